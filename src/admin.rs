@@ -1,0 +1,173 @@
+//! The admin listener.
+//!
+//! | route | needs | does |
+//! | --- | --- | --- |
+//! | `GET /health` | - | 200 while the process is up |
+//! | `GET /ready` | - | 200 while at least one account can serve, else 503 |
+//! | `GET /` | - | the settings URL: up or down; the accounts with a session |
+//! | `GET /connect?account=NAME` | - | the initiation URL: 302 to the authorize page |
+//! | `GET /callback` | a pending login's state | the redirect URL |
+//! | `POST /api/session` | a link's one-time key, or the admin key | a session cookie, or a fresh link |
+//! | `GET /api/status` | key | all accounts |
+//! | `POST /api/accounts/NAME/refresh` | key | refreshes; `?force=true` also what is fresh |
+//! | `POST /api/accounts/NAME/logout` | key | forgets the grant |
+//! | `POST /api/accounts/NAME/login` | key | begins, finishes or imports a login |
+//! | `POST /api/shutdown` | key | ends the process |
+//!
+//! The guard judges every request first, the key is asked for in front of all of `/api` but the session, so no route
+//! can be forgotten. No GET changes a grant. No token ever leaves.
+
+mod api;
+pub mod key;
+mod pages;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::login::Logins;
+use crate::proxy::guard::Guard;
+use crate::proxy::reply::Problem;
+use crate::tokens::Accounts;
+use key::{Caller, Keys};
+
+/// What the admin listener works on.
+pub struct Admin {
+    /// All accounts.
+    pub accounts: Arc<Accounts>,
+    /// Logins under way.
+    pub logins: Arc<Logins>,
+    /// Judges requests.
+    pub guard: Guard,
+    /// Who may do more than look.
+    pub keys: Arc<Keys>,
+    /// Tells the process to end.
+    pub shutdown: CancellationToken,
+    /// Where the listener is: `http://127.0.0.1:8089`.
+    pub origin: String,
+    /// The configured redirect URI; none = this listener's own `/callback`.
+    pub redirect_uri: Option<Url>,
+    /// What `status` says about the process itself.
+    pub about: About,
+}
+
+/// What `status` says about the process itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct About {
+    /// Process id.
+    pub pid: u32,
+    /// The environment's name.
+    pub environment: String,
+    /// Where tools talk.
+    pub api: String,
+    /// Where people talk.
+    pub admin: Option<String>,
+    /// Where grants are kept.
+    pub store: String,
+    /// The API's origin.
+    pub upstream: String,
+    /// Defences that are off or loosened.
+    pub notes: Vec<String>,
+}
+
+type Shared = State<Arc<Admin>>;
+
+/// All routes.
+pub fn router(admin: Arc<Admin>) -> Router {
+    let api = Router::new()
+        .route("/status", get(api::status))
+        .route("/accounts/{name}/refresh", post(api::refresh))
+        .route("/accounts/{name}/logout", post(api::logout))
+        .route("/accounts/{name}/login", post(api::login))
+        .route("/shutdown", post(api::shutdown))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(admin.clone(), with_key));
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/", get(pages::index))
+        .route("/connect", get(pages::connect))
+        .route("/callback", get(pages::callback))
+        .route("/api/session", post(api::session))
+        .nest("/api", api)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(admin.clone(), guarded))
+        .with_state(admin)
+}
+
+async fn guarded(State(admin): Shared, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match admin.guard.check(&parts) {
+        Ok(_) => next.run(Request::from_parts(parts, body)).await,
+        Err(problem) => answer(problem),
+    }
+}
+
+async fn with_key(State(admin): Shared, request: Request, next: Next) -> Response {
+    match admin.keys.identify(request.headers(), &admin.guard.own_origins) {
+        Caller::Known => next.run(request).await,
+        Caller::Unknown => unauthorized(),
+        Caller::Barred => {
+            refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys; wait a minute.")
+        }
+    }
+}
+
+async fn health() -> impl IntoResponse {
+    axum::Json(json!({"status": "ok"}))
+}
+
+async fn ready(State(admin): Shared) -> Response {
+    let accounts = admin.accounts.all();
+    let serving = accounts.iter().filter(|account| account.can_serve()).count();
+    let (status, word) = match serving {
+        0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        _ if accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
+        _ => (StatusCode::OK, "degraded"),
+    };
+    (status, axum::Json(json!({"status": word}))).into_response()
+}
+
+async fn not_found() -> Response {
+    refusal(StatusCode::NOT_FOUND, "not_found", "There is no such page here.")
+}
+
+async fn wrong_method() -> Response {
+    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page does not take that method.")
+}
+
+fn unauthorized() -> Response {
+    let hint = "Send the content of admin.key as Authorization: Bearer, or run: pleo-proxy open";
+    let mut response = refusal(StatusCode::UNAUTHORIZED, "admin_key_required", hint);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pleo-proxy admin\""));
+    response
+}
+
+/// A refusal of this listener itself, in the proxy's form.
+fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body =
+        json!({"type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail});
+    let mut response = (status, body.to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
+    response
+}
+
+fn answer(problem: Problem) -> Response {
+    problem.into_response().map(Body::new)
+}

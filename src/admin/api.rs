@@ -1,0 +1,250 @@
+//! `/api`: what the command line and the page ask for.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::key::{COOKIE_NAME, Caller};
+use super::{Admin, Shared, refusal, unauthorized};
+use crate::login::{CallbackListener, LoginError};
+use crate::oauth::authorize::Callback;
+use crate::secret::RefreshToken;
+use crate::store::AccountName;
+use crate::tokens::{ChangeError, Reason, Report};
+
+/// How often a listener that serves one login is checked for being needed still.
+const LISTENER_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// `GET /api/status`.
+pub(super) async fn status(State(admin): Shared) -> Json<Value> {
+    let accounts: Vec<_> = admin.accounts.all().iter().map(|account| account_status(&admin, account)).collect();
+    let mut status = json!({"version": 1, "running": true, "accounts": accounts});
+    if let (Value::Object(status), Ok(Value::Object(about))) = (&mut status, serde_json::to_value(&admin.about)) {
+        status.extend(about);
+    }
+    Json(status)
+}
+
+fn account_status(admin: &Admin, account: &crate::tokens::Account) -> Value {
+    let mut status = serde_json::to_value(account.status()).unwrap_or_default();
+    if let (Value::Object(status), Some(failure)) = (&mut status, admin.logins.failure(&account.name)) {
+        status.insert("last_login_error".into(), failure.into());
+    }
+    status
+}
+
+#[derive(Deserialize)]
+pub(super) struct Force {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /api/accounts/NAME/refresh`: what is fresh stays as it is, unless forced.
+pub(super) async fn refresh(
+    State(admin): Shared,
+    Path(name): Path<String>,
+    Query(Force { force }): Query<Force>,
+) -> Response {
+    let Some(account) = known(&admin, &name).await else { return unknown(&name) };
+    let snapshot = account.snapshot();
+    let fresh = account.is_well() && account.can_serve() && !account.is_due();
+    if fresh && !force {
+        return Json(json!({"version": 1, "outcome": "fresh", "account": account.status()})).into_response();
+    }
+    let report = admin.accounts.refresh(&account, Reason::Asked, snapshot.generation).await;
+    let outcome = match report {
+        Report::Refreshed => "refreshed",
+        Report::Adopted => "adopted",
+        Report::Limited | Report::Failed => "failed",
+    };
+    let status = if outcome == "failed" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(json!({"version": 1, "outcome": outcome, "account": account.status()}))).into_response()
+}
+
+/// `POST /api/accounts/NAME/logout`.
+pub(super) async fn logout(State(admin): Shared, Path(name): Path<String>) -> Response {
+    let Ok(name) = name.parse::<AccountName>() else { return unknown(&name) };
+    admin.logins.cancel(&name);
+    match admin.accounts.logout(&name, "it was logged out").await {
+        Ok(()) => Json(json!({"version": 1, "outcome": "logged_out"})).into_response(),
+        Err(ChangeError::Unknown(name)) => unknown(name.as_str()),
+        Err(error) => change_failed(&error),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoginBody {
+    redirected_url: Option<String>,
+    refresh_token: Option<String>,
+}
+
+/// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes, `refresh_token` imports.
+pub(super) async fn login(State(admin): Shared, Path(name): Path<String>, body: Bytes) -> Response {
+    let Ok(name) = name.parse::<AccountName>() else { return unknown(&name) };
+    let body = match body.trim_ascii().is_empty() {
+        true => LoginBody::default(),
+        false => match serde_json::from_slice(&body) {
+            Ok(body) => body,
+            Err(_) => return refusal(StatusCode::BAD_REQUEST, "bad_request", "The body is not one this route knows."),
+        },
+    };
+    let done = match body {
+        LoginBody { redirected_url: Some(address), refresh_token: None } => finish(&admin, &name, &address).await,
+        LoginBody { refresh_token: Some(token), redirected_url: None } => {
+            admin.logins.import(&name, RefreshToken::new(token.trim())).await
+        }
+        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name).await,
+        _ => return refusal(StatusCode::BAD_REQUEST, "bad_request", "Send one of redirected_url and refresh_token."),
+    };
+    match done {
+        Ok(()) => Json(json!({"version": 1, "outcome": "connected", "account": name.as_str()})).into_response(),
+        Err(error) => login_failed(&error),
+    }
+}
+
+async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), LoginError> {
+    let callback = Callback::from_address(address)?;
+    let account = admin.logins.finish(callback).await?;
+    match account == *name {
+        true => Ok(()),
+        false => Err(LoginError::Refused(format!(
+            "that address belongs to a login of account {account}, which is now connected"
+        ))),
+    }
+}
+
+async fn begin(admin: &Arc<Admin>, name: &AccountName) -> Response {
+    let begun = match admin.begin(name).await {
+        Ok(begun) => begun,
+        Err(response) => return response,
+    };
+    let (url, redirect_uri) = (begun.url.as_str(), begun.redirect_uri);
+    Json(json!({"version": 1, "outcome": "begun", "authorize_url": url, "redirect_uri": redirect_uri})).into_response()
+}
+
+impl Admin {
+    /// Begins a login whose answer can arrive: at our own `/callback`, or at a listener for its length.
+    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<crate::login::Begun, Response> {
+        let own = format!("{}/callback", self.origin);
+        let redirect_uri = self.redirect_uri.as_ref().map_or(own, ToString::to_string);
+        let mut listener = None;
+        if let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) {
+            match CallbackListener::open(elsewhere, self.logins.clone()).await {
+                Ok((opened, _)) => listener = Some(opened),
+                // Comes back through a reverse proxy or by hand.
+                Err(crate::login::ListenerError::Elsewhere(_)) => {}
+                // Our own earlier login still listens there.
+                Err(crate::login::ListenerError::Taken(..)) if self.logins.is_pending_at(&redirect_uri) => {}
+                Err(error) => return Err(refusal(StatusCode::CONFLICT, "redirect_taken", &error.to_string())),
+            }
+        }
+        let begun = self.logins.begin(name, &redirect_uri).map_err(|error| login_failed(&error))?;
+        if let Some(listener) = listener {
+            tokio::spawn(self.clone().keep(listener, redirect_uri));
+        }
+        Ok(begun)
+    }
+
+    /// Keeps a listener for as long as a login may come back to it.
+    async fn keep(self: Arc<Self>, _listener: CallbackListener, redirect_uri: String) {
+        while self.logins.is_pending_at(&redirect_uri) && !self.shutdown.is_cancelled() {
+            tokio::time::sleep(LISTENER_CHECK).await;
+        }
+    }
+
+    /// True if the redirect URI leads to this listener's `/callback`.
+    fn serves(&self, uri: &url::Url) -> bool {
+        let origin = uri.origin().ascii_serialization();
+        uri.path() == "/callback" && self.guard.own_origins.contains(&origin)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionBody {
+    key: String,
+}
+
+/// `POST /api/session`: a link's one-time key becomes a session, the admin key a fresh link.
+pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    if let Ok(SessionBody { key }) = serde_json::from_slice(&body) {
+        return match admin.keys.trade(&key) {
+            Ok(session) => {
+                let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/", session.expose());
+                (StatusCode::OK, [(SET_COOKIE, cookie)], Json(json!({"version": 1}))).into_response()
+            }
+            Err(Caller::Barred) => too_many(),
+            Err(_) => unauthorized(),
+        };
+    }
+    match admin.keys.identify(&headers, &admin.guard.own_origins) {
+        Caller::Known => match admin.keys.issue_link() {
+            Ok(key) => {
+                let url = format!("{}/#key={}", admin.origin, key.expose());
+                (StatusCode::CREATED, Json(json!({"version": 1, "url": url}))).into_response()
+            }
+            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The system has no randomness."),
+        },
+        Caller::Unknown => unauthorized(),
+        Caller::Barred => too_many(),
+    }
+}
+
+/// `POST /api/shutdown`.
+pub(super) async fn shutdown(State(admin): Shared) -> Response {
+    admin.shutdown.cancel();
+    (StatusCode::ACCEPTED, Json(json!({"version": 1, "outcome": "stopping"}))).into_response()
+}
+
+async fn known(admin: &Admin, name: &str) -> Option<Arc<crate::tokens::Account>> {
+    let name: AccountName = name.parse().ok()?;
+    admin.accounts.find(&name).await
+}
+
+fn unknown(name: &str) -> Response {
+    match name.parse::<AccountName>() {
+        Ok(name) => refusal(StatusCode::NOT_FOUND, "account_unknown", &format!("There is no account {name}.")),
+        Err(_) => refusal(StatusCode::NOT_FOUND, "account_unknown", "That is not an account's name."),
+    }
+}
+
+fn too_many() -> Response {
+    refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys; wait a minute.")
+}
+
+fn login_failed(error: &LoginError) -> Response {
+    let (status, code) = match error {
+        LoginError::Change(change) => return change_failed(change),
+        LoginError::Credentials(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
+        LoginError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_logins"),
+        LoginError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        LoginError::Callback(_) | LoginError::UnknownState => (StatusCode::BAD_REQUEST, "bad_request"),
+        LoginError::Refused(_) | LoginError::Issuer | LoginError::Exchange(_) => {
+            (StatusCode::BAD_GATEWAY, "login_failed")
+        }
+    };
+    refusal(status, code, &error.to_string())
+}
+
+fn change_failed(error: &ChangeError) -> Response {
+    let (status, code) = match error {
+        ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, "account_unknown"),
+        ChangeError::Superseded(_) | ChangeError::OtherSubject { .. } | ChangeError::Connected(_) => {
+            (StatusCode::CONFLICT, "login_conflict")
+        }
+        ChangeError::NoRefreshToken | ChangeError::Import(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
+        ChangeError::Lock(_) => (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout"),
+        ChangeError::Record(_) | ChangeError::SetAside(..) => (StatusCode::SERVICE_UNAVAILABLE, "store_error"),
+        ChangeError::Save(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable"),
+        ChangeError::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+    };
+    refusal(status, code, &error.to_string())
+}

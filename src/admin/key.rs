@@ -1,0 +1,257 @@
+//! Who may use the admin listener: the key file, the one-time keys of links, and the sessions they are traded for.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
+
+use crate::clock::{Clock, Deadline};
+use crate::private_file::{self, PrivateFileError};
+use crate::secret::{self, AdminKey};
+
+/// Name of the session cookie.
+pub const COOKIE_NAME: &str = "pleo_proxy_session";
+/// How long the key of a link is good for.
+const LINK_LIFE: Duration = Duration::from_secs(600);
+/// How long a session lasts.
+const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Sessions and unused links that are remembered, each.
+const MOST: usize = 32;
+/// Wrong keys within [`FAILURE_WINDOW`] after which further ones are not even looked at.
+const MOST_FAILURES: u32 = 50;
+const FAILURE_WINDOW: Duration = Duration::from_secs(60);
+
+/// Why there is no admin key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file is there and not private, or cannot be read.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The file cannot be made.
+    #[error("the admin key {} cannot be written: {}", .0.display(), .1)]
+    Write(std::path::PathBuf, io::Error),
+    /// The file is damaged.
+    #[error("the admin key {} is empty or damaged; remove it and start again", .0.display())]
+    Damaged(std::path::PathBuf),
+    /// No randomness.
+    #[error("the system has no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Reads the admin key, or makes one, once.
+///
+/// # Errors
+/// [`KeyError`] says what to do.
+pub fn load_or_create(path: &Path) -> Result<AdminKey, KeyError> {
+    match read(path) {
+        Err(KeyError::File(PrivateFileError::Missing(_))) => {}
+        read => return read,
+    }
+    let key = secret::random()?;
+    let fail = |error| KeyError::Write(path.into(), error);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    writeln!(file, "{}", key.as_str()).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(AdminKey::new(key.as_str())),
+        // Another process was faster: its key is the key.
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => read(path),
+        Err(error) => Err(fail(error.error)),
+    }
+}
+
+/// Reads the admin key.
+///
+/// # Errors
+/// [`KeyError`]; there may be none yet.
+pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
+    let content = zeroize::Zeroizing::new(private_file::read(path, 1024)?);
+    let text = std::str::from_utf8(&content).map(str::trim).unwrap_or_default();
+    match text.len() >= 32 {
+        true => Ok(AdminKey::new(text)),
+        false => Err(KeyError::Damaged(path.into())),
+    }
+}
+
+/// What opens the admin listener.
+#[derive(Debug)]
+pub struct Keys {
+    key: AdminKey,
+    clock: Clock,
+    issued: Mutex<Issued>,
+}
+
+#[derive(Debug, Default)]
+struct Issued {
+    links: Vec<(AdminKey, Deadline)>,
+    sessions: Vec<(AdminKey, Deadline)>,
+    failures: u32,
+    window: Option<Deadline>,
+}
+
+/// How a request identified itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// With the key or a session.
+    Known,
+    /// Not at all, or wrongly.
+    Unknown,
+    /// Wrongly, too often.
+    Barred,
+}
+
+impl Keys {
+    /// Nothing issued yet.
+    pub fn new(key: AdminKey, clock: Clock) -> Self {
+        Self { key, clock, issued: Mutex::default() }
+    }
+
+    /// Looks for the key in `Authorization: Bearer`, or for a session cookie from our own page.
+    pub fn identify(&self, headers: &HeaderMap, own_origins: &[String]) -> Caller {
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(key) =
+            bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        {
+            return if self.key.matches(key.1.trim()) { Caller::Known } else { self.failed() };
+        }
+        match cookie(headers).filter(|_| is_own_page(headers, own_origins)) {
+            Some(session) if self.has_session(session) => Caller::Known,
+            _ => Caller::Unknown,
+        }
+    }
+
+    /// A fresh one-time key for a link.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn issue_link(&self) -> Result<AdminKey, getrandom::Error> {
+        let key = AdminKey::new(secret::random()?.as_str());
+        let expires = Deadline::after(self.clock.now(), LINK_LIFE);
+        push(&mut self.lock().links, (key.clone(), expires));
+        Ok(key)
+    }
+
+    /// Trades the one-time key of a link for a session.
+    ///
+    /// # Errors
+    /// The key was used, is too old or was never issued.
+    pub fn trade(&self, key: &str) -> Result<AdminKey, Caller> {
+        let now = self.clock.now();
+        let mut issued = self.lock();
+        let place = issued.links.iter().position(|(link, expires)| link.matches(key) && !expires.passed(now));
+        let Some(place) = place else {
+            drop(issued);
+            return Err(self.failed());
+        };
+        issued.links.remove(place);
+        let session = AdminKey::new(secret::random().map_err(|_| Caller::Unknown)?.as_str());
+        push(&mut issued.sessions, (session.clone(), Deadline::after(now, SESSION_LIFE)));
+        Ok(session)
+    }
+
+    fn has_session(&self, session: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().sessions.iter().any(|(known, expires)| known.matches(session) && !expires.passed(now))
+    }
+
+    /// Counts a wrong key: guessing 256 bits is hopeless anyway, this keeps it from costing anything.
+    fn failed(&self) -> Caller {
+        let now = self.clock.now();
+        let mut issued = self.lock();
+        if issued.window.is_none_or(|window| window.passed(now)) {
+            issued.window = Some(Deadline::after(now, FAILURE_WINDOW));
+            issued.failures = 0;
+        }
+        issued.failures += 1;
+        if issued.failures > MOST_FAILURES { Caller::Barred } else { Caller::Unknown }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Issued> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn push(list: &mut Vec<(AdminKey, Deadline)>, item: (AdminKey, Deadline)) {
+    if list.len() >= MOST {
+        list.remove(0);
+    }
+    list.push(item);
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value)
+}
+
+/// Cookies ignore ports, so another local page's requests carry ours too: only our own page's count.
+fn is_own_page(headers: &HeaderMap, own_origins: &[String]) -> bool {
+    let is_same_origin = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+    let is_own = headers.get(ORIGIN).is_some_and(|origin| own_origins.iter().any(|own| origin == own.as_str()));
+    is_same_origin || is_own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::new(AdminKey::new("k".repeat(43)), Clock::system())
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_key_is_a_bearer_and_nothing_else() {
+        let keys = keys();
+        let key = "k".repeat(43);
+        assert_eq!(keys.identify(&headers(&[("authorization", &format!("Bearer {key}"))]), &[]), Caller::Known);
+        assert_eq!(keys.identify(&headers(&[("authorization", &key)]), &[]), Caller::Unknown);
+        let as_cookie = [("cookie", &*format!("{COOKIE_NAME}={key}")), ("sec-fetch-site", "same-origin")];
+        assert_eq!(keys.identify(&headers(&as_cookie), &[]), Caller::Unknown);
+    }
+
+    #[test]
+    fn a_link_works_once_and_its_session_only_from_our_page() {
+        let keys = keys();
+        let link = keys.issue_link().unwrap();
+        let session = keys.trade(link.expose()).unwrap();
+        assert!(keys.trade(link.expose()).is_err());
+        let cookie = format!("a=b; {COOKIE_NAME}={}", session.expose());
+        let own = ["http://127.0.0.1:8089".to_owned()];
+        assert_eq!(keys.identify(&headers(&[("cookie", &cookie)]), &own), Caller::Unknown);
+        let same = [("cookie", &*cookie), ("sec-fetch-site", "same-origin")];
+        assert_eq!(keys.identify(&headers(&same), &own), Caller::Known);
+        let site = [("cookie", &*cookie), ("sec-fetch-site", "same-site")];
+        assert_eq!(keys.identify(&headers(&site), &own), Caller::Unknown);
+        let origin = [("cookie", &*cookie), ("origin", "http://127.0.0.1:8089")];
+        assert_eq!(keys.identify(&headers(&origin), &own), Caller::Known);
+    }
+
+    #[test]
+    fn guessing_is_barred_and_the_true_key_is_not() {
+        let keys = keys();
+        let wrong = headers(&[("authorization", "Bearer wrong")]);
+        let last = (0..=MOST_FAILURES).map(|_| keys.identify(&wrong, &[])).last();
+        assert_eq!(last, Some(Caller::Barred));
+        let right = headers(&[("authorization", &*format!("Bearer {}", "k".repeat(43)))]);
+        assert_eq!(keys.identify(&right, &[]), Caller::Known);
+    }
+
+    #[test]
+    fn the_key_file_is_made_once_and_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.key");
+        let first = load_or_create(&path).unwrap();
+        assert!(load_or_create(&path).unwrap().matches(first.expose()));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(load_or_create(&path), Err(KeyError::Damaged(_))));
+    }
+}

@@ -1,0 +1,77 @@
+//! The three addresses that other sites may lead a person to: `/`, `/connect` and `/callback`.
+
+use axum::extract::{Query, RawQuery, State};
+use axum::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::{Shared, wrong_method};
+use crate::login::{Page, protect, source_hash};
+use crate::store::AccountName;
+
+const HTML: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// `GET /`: the settings URL. The shell is the same for everybody; its script asks for the accounts.
+pub(super) async fn index() -> Response {
+    let html = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>pleo-proxy</title><style>{STYLE}</style>{HTML}<script>{SCRIPT}</script></html>"
+    );
+    let policy = format!(
+        "default-src 'none'; connect-src 'self'; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'",
+        source_hash(STYLE),
+        source_hash(SCRIPT)
+    );
+    let mut response = html.into_response();
+    protect(&mut response, &policy);
+    response
+}
+
+#[derive(Deserialize)]
+pub(super) struct Connect {
+    account: Option<String>,
+}
+
+/// `GET /connect`: the initiation URL. Changes nothing but the list of logins under way.
+pub(super) async fn connect(
+    State(admin): Shared,
+    method: Method,
+    Query(Connect { account }): Query<Connect>,
+) -> Response {
+    if method != Method::GET {
+        return wrong_method().await;
+    }
+    let default = admin.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback);
+    let name = match account.map(|name| name.parse::<AccountName>()) {
+        None => default,
+        Some(Ok(name)) => name,
+        Some(Err(error)) => {
+            let text = error.to_string();
+            return Page { status: StatusCode::BAD_REQUEST, title: "Not an account's name".into(), text }
+                .into_response();
+        }
+    };
+    match admin.begin(&name).await {
+        Ok(begun) => {
+            let headers = [
+                (LOCATION, begun.url.to_string()),
+                (CACHE_CONTROL, "no-store".into()),
+                (REFERRER_POLICY, "no-referrer".into()),
+            ];
+            (StatusCode::FOUND, headers).into_response()
+        }
+        Err(response) => response,
+    }
+}
+
+/// `GET /callback`: the redirect URL.
+pub(super) async fn callback(State(admin): Shared, method: Method, RawQuery(query): RawQuery) -> Response {
+    match method {
+        Method::GET => admin.logins.callback(query.as_deref().unwrap_or_default()).await.into_response(),
+        _ => wrong_method().await,
+    }
+}

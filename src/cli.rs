@@ -1,0 +1,242 @@
+//! The command line: data on stdout, talk on stderr, exit codes with names.
+
+mod account;
+mod assemble;
+mod demo;
+mod instance;
+mod serve;
+mod status;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
+
+use crate::config::{self, Config, Flags};
+use crate::telemetry;
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, 4 not running, \
+5 degraded.";
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Fine = 0,
+    /// It did not work.
+    Failed = 1,
+    /// Wrong arguments or configuration.
+    Usage = 2,
+    /// An account needs a login.
+    LoginRequired = 3,
+    /// No proxy is running.
+    NotRunning = 4,
+    /// It works, and something needs attention.
+    Degraded = 5,
+}
+
+/// An error and the exit code that goes with it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, error: impl Display) -> Self {
+        Self { exit, error: anyhow::anyhow!("{error}") }
+    }
+
+    pub(crate) fn usage(error: impl Display) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { exit: Exit::Failed, error: error.into() }
+    }
+}
+
+/// Tools send plain requests to 127.0.0.1; this adds a fresh Pleo credential and forwards them.
+#[derive(Debug, Parser)]
+#[command(name = "pleo-proxy", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Configuration file [default: ./proxy.toml, then ~/.config/pleo-proxy/proxy.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// sandbox, staging or production
+    #[arg(long, global = true, value_name = "NAME")]
+    environment: Option<String>,
+    /// Set one key, such as listen.api=127.0.0.1:0 (never a secret)
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log: Level,
+    /// Machine-readable output on stdout
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (the default)
+    Serve,
+    /// Connect an account to Pleo
+    Login(account::Login),
+    /// Forget an account's tokens
+    Logout {
+        /// Account [default: the configured one, or "default"]
+        account: Option<String>,
+    },
+    /// Show all accounts
+    Status,
+    /// Refresh an account's token if it is due
+    Refresh {
+        /// Account [default: the configured one, or "default"]
+        account: Option<String>,
+        /// Also if it is fresh
+        #[arg(long)]
+        force: bool,
+    },
+    /// Open the page of the running proxy, with a fresh one-time link
+    Open,
+    /// End the running proxy
+    Stop,
+    /// Run the fake Pleo alone
+    Sandbox(demo::SandboxArguments),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Report every mistake, with line and column
+    Check,
+    /// Show what is in effect and where each value came from
+    Show,
+}
+
+/// What every command gets.
+pub(crate) struct Context {
+    /// The configuration.
+    pub(crate) config: Config,
+    /// Answer in JSON.
+    pub(crate) json: bool,
+}
+
+/// Runs the program and returns how it ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed pipe is nobody's mistake.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Fine as u8 });
+        }
+    };
+    match dispatch(arguments) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            eprintln!("pleo-proxy: {:#}", failure.error);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
+    telemetry::init(arguments.global.log);
+    // Libraries that ask for the process's provider find the one that everything else uses; a second call is harmless.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let command = arguments.command.unwrap_or(Command::Serve);
+    if let Command::Sandbox(options) = command {
+        return control_runtime()?.block_on(demo::sandbox(options, arguments.global.json));
+    }
+    let config = load(&arguments.global)?;
+    let context = Context { config, json: arguments.global.json };
+    if let Command::Config(command) = command {
+        return configuration(&context, &command);
+    }
+    control_runtime()?.block_on(async {
+        match command {
+            Command::Serve | Command::Sandbox(_) | Command::Config(_) => serve::run(context).await,
+            Command::Login(login) => account::login(&context, login).await,
+            Command::Logout { account } => account::logout(&context, account).await,
+            Command::Refresh { account, force } => account::refresh(&context, account, force).await,
+            Command::Status => status::run(&context).await,
+            Command::Open => status::open(&context).await,
+            Command::Stop => status::stop(&context).await,
+        }
+    })
+}
+
+/// Refresh, login, admin listener and store: one thread of their own beside the data workers.
+fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.worker_threads(1).thread_name("control").enable_all().build()?)
+}
+
+fn load(global: &Global) -> Result<Config, Failure> {
+    let flags = Flags {
+        config: global.config.clone(),
+        environment: global.environment.clone(),
+        set: global.set.clone(),
+        working_dir: std::env::current_dir()?,
+    };
+    config::load(&flags, &variables()).map_err(Failure::usage)
+}
+
+/// The environment as text; what is not text is no variable of ours.
+fn variables() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn configuration(context: &Context, command: &ConfigCommand) -> Result<Exit, Failure> {
+    match command {
+        ConfigCommand::Show => print!("{}", context.config.show()),
+        ConfigCommand::Check => {
+            context.config.check_files().map_err(Failure::usage)?;
+            let file = context.config.file.as_ref().map(|file| file.display().to_string());
+            let file = file.unwrap_or_else(|| "the built-in defaults".into());
+            println!("{file}: fine");
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+/// SIGTERM and Ctrl-C, from the moment this is made.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! `pleo-proxy serve`: everything is opened, then served, then drained.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::assemble::{self, State};
+use super::instance::{self, Instance, RunFile};
+use super::{Context, Exit, Failure, Signals, demo};
+use crate::admin::{self, About, Admin, key};
+use crate::clock::Clock;
+use crate::config::{Config, OutboundProxy, PeerCheck};
+use crate::login::Logins;
+use crate::outbound::Outbound;
+use crate::proxy::Forwarder;
+use crate::proxy::body::Budget;
+use crate::proxy::guard::{self, Guard};
+use crate::proxy::upstream::Way;
+use crate::sandbox::{COMPANY_ID, Sandbox};
+use crate::server::{self, Bound};
+use crate::store::AccountName;
+use crate::tokens::{Accounts, Care};
+
+/// What is opened before the first request.
+struct Opened {
+    config: Config,
+    state: State,
+    outbound: Outbound,
+    /// Where tools talk, and people.
+    api: SocketAddr,
+    admin: Option<SocketAddr>,
+    /// Until serving begins.
+    listeners: Option<Bound>,
+    guard: guard::Settings,
+    accounts: Arc<Accounts>,
+    logins: Arc<Logins>,
+    keys: Arc<key::Keys>,
+    shutdown: CancellationToken,
+    sandbox: Option<Sandbox>,
+}
+
+/// Runs until told to end; every step that can fail for a foreseeable reason comes before the first request.
+pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    let mut opened = open(context.config).await?;
+    let running = serve(&mut opened)?;
+    let instance = opened.instance();
+    let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
+    if opened.sandbox.is_some() {
+        demo::connect(&opened.logins, &opened.default_account(), &opened.redirect_uri()).await?;
+    }
+    opened.announce(&instance, context.json);
+    tokio::select! {
+        () = signals.next() => {}
+        () = opened.shutdown.cancelled() => {}
+    }
+    info!("ending: requests under way are given {:?}; a second signal ends at once", server::DRAIN);
+    let ending = async {
+        running.drain().await;
+        opened.accounts.close().await
+    };
+    let unsaved = tokio::select! {
+        unsaved = ending => unsaved,
+        () = signals.next() => {
+            eprintln!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
+            return Ok(Exit::Failed);
+        }
+    };
+    drop(run_file);
+    for account in &unsaved {
+        eprintln!(
+            "pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}"
+        );
+    }
+    Ok(if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
+}
+
+async fn open(mut config: Config) -> Result<Opened, Failure> {
+    let guard = config.guard().map_err(Failure::usage)?;
+    let state = State::of(&config)?;
+    // The ports first: with them in hand no second process of this configuration gets any further.
+    let bound = server::bind(&config.server()).map_err(|error| taken(&error, &state.folder))?;
+    let sandbox = if config.endpoints.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
+    let outbound = assemble::outbound(&config)?;
+    let accounts = assemble::accounts(&config, &state, &outbound, Care::Scheduled).await?;
+    let key = key::load_or_create(&state.folder.join("admin.key"))?;
+    let keys = Arc::new(key::Keys::new(key, Clock::system()));
+    let logins = Logins::new(accounts.clone());
+    let shutdown = CancellationToken::new();
+    let (api, admin) = (bound.api, bound.admin);
+    let listeners = Some(bound);
+    Ok(Opened { config, state, outbound, api, admin, listeners, guard, accounts, logins, keys, shutdown, sandbox })
+}
+
+/// A port is taken: says by whom, if it is one of us.
+fn taken(error: &server::BindError, state: &Path) -> Failure {
+    let port = format!(":{}", error.address.port());
+    let is_there = |origin: &String| origin.ends_with(&port);
+    let holder = instance::all(state)
+        .into_iter()
+        .find(|instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there));
+    let advice = match holder {
+        Some(holder) => format!("pleo-proxy (process {}) is running there; end it with `pleo-proxy stop`", holder.pid),
+        None => "end the program that listens there".to_owned(),
+    };
+    Failure::new(Exit::Failed, format!("{error}; {advice}, or choose another port for {}", error.setting))
+}
+
+fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
+    let settings = opened.config.upstream();
+    let origin = opened.config.oauth().map_err(Failure::usage)?.api;
+    let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.port(), &origin));
+    let way = Way::new(origin, opened.outbound.clone(), &settings, Clock::system()).map_err(Failure::usage)?;
+    let budget = Arc::new(Budget::default());
+    let accounts = opened.accounts.clone();
+    let forwarder = || {
+        let accounts = accounts.clone();
+        Forwarder::new(accounts, data_guard.clone(), settings.clone(), budget.clone(), way.clone())
+    };
+    let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
+    let bound = opened.listeners.take().context("the listeners are in use already")?;
+    Ok(bound.serve(forwarder, admin)?)
+}
+
+impl Opened {
+    fn admin(&self) -> Admin {
+        let port = self.admin.map_or(0, |address| address.port());
+        Admin {
+            accounts: self.accounts.clone(),
+            logins: self.logins.clone(),
+            guard: Guard::admin(&self.guard, port),
+            keys: self.keys.clone(),
+            shutdown: self.shutdown.clone(),
+            origin: self.admin_origin().unwrap_or_default(),
+            redirect_uri: self.config.client.redirect_uri.clone(),
+            about: self.about(),
+        }
+    }
+
+    fn about(&self) -> About {
+        let instance = self.instance();
+        About {
+            pid: instance.pid,
+            environment: self.config.environment.as_str().into(),
+            api: instance.api,
+            admin: instance.admin,
+            store: instance.store.display().to_string(),
+            upstream: self.accounts.oauth().settings.api.to_string(),
+            notes: notes(&self.config),
+        }
+    }
+
+    fn instance(&self) -> Instance {
+        Instance {
+            pid: std::process::id(),
+            api: format!("http://{}", self.api),
+            admin: self.admin_origin(),
+            store: self.state.records.clone(),
+        }
+    }
+
+    fn admin_origin(&self) -> Option<String> {
+        self.admin.map(|address| format!("http://{address}"))
+    }
+
+    fn default_account(&self) -> AccountName {
+        self.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback)
+    }
+
+    /// Where a login comes back to. The embedded sandbox takes any loopback address, so none has to be listening.
+    fn redirect_uri(&self) -> String {
+        match &self.config.client.redirect_uri {
+            Some(configured) => configured.to_string(),
+            None => format!("{}/callback", self.admin_origin().unwrap_or_else(|| "http://127.0.0.1".into())),
+        }
+    }
+
+    /// The ready line, what is loosened, and in the sandbox what to try.
+    fn announce(&self, instance: &Instance, json: bool) {
+        for note in notes(&self.config) {
+            warn!("{note}");
+        }
+        if json {
+            let ready = json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin});
+            println!("{ready}");
+        }
+        let admin = instance.admin.as_deref().unwrap_or("off");
+        let link = match (std::io::stderr().is_terminal(), self.keys.issue_link()) {
+            (true, Ok(key)) if instance.admin.is_some() => format!("{admin}/#key={}", key.expose()),
+            _ => admin.to_owned(),
+        };
+        let environment = self.config.environment.as_str();
+        eprintln!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
+        if self.sandbox.is_some() {
+            self.suggest(&instance.api);
+        }
+    }
+
+    fn suggest(&self, api: &str) {
+        let upstream = &self.accounts.oauth().settings.api;
+        eprintln!("\nThis is a fake Pleo with made-up data, and the account \"default\" is connected to it. Try:\n");
+        eprintln!("  curl {api}/v1/companies");
+        eprintln!(
+            "  curl -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
+             -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'"
+        );
+        eprintln!("  curl -x {api} {upstream}/v1/introspect\n");
+    }
+}
+
+/// Defences that are off or loosened: said at the start and in `status`.
+fn notes(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    let guard = &config.guard;
+    if guard.peer_check != PeerCheck::Off {
+        notes.push(
+            "guard.peer_check is not enforced in this version: any user of this machine can use the proxy".into(),
+        );
+    }
+    if !guard.allow_hosts.is_empty() {
+        notes.push(format!("guard.allow_hosts lets in: {}", guard.allow_hosts.join(", ")));
+    }
+    if !guard.allow_origins.is_empty() {
+        notes.push(format!("guard.allow_origins lets pages of these origins in: {}", guard.allow_origins.join(", ")));
+    }
+    if guard.allow_disconnect {
+        notes.push("guard.allow_disconnect lets DELETE /v1/installations/me through".into());
+    }
+    if let OutboundProxy::Url(_) = config.upstream.proxy {
+        notes.push("upstream.proxy is set: Pleo is reached through an outbound proxy".into());
+    }
+    if let Some(file) = &config.endpoints.ca_file {
+        notes.push(format!("endpoints.ca_file adds trust roots: {}", file.display()));
+    }
+    if rustix::process::geteuid().is_root() {
+        notes.push("running as root; a user of its own is safer".into());
+    }
+    notes
+}

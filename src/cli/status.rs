@@ -1,0 +1,140 @@
+//! `status`, `open` and `stop`: the running proxy of this store, or what the store says when none runs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::account::accounts;
+use super::assemble::State;
+use super::instance::{self, Running};
+use super::{Context, Exit, Failure};
+
+/// Longest wait for a proxy to end: its drain, and its last token request.
+const ENDING: Duration = Duration::from_secs(50);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// `pleo-proxy status`.
+pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+    let state = State::of(&context.config)?;
+    let status = match Running::find(&state.folder, state.wanted()).await? {
+        Some(running) => running.get("/api/status").await?.json,
+        None => stored(context, &state).await?,
+    };
+    match context.json {
+        true => println!("{status}"),
+        false => print(&status),
+    }
+    Ok(exit(&status))
+}
+
+async fn stored(context: &Context, state: &State) -> Result<Value, Failure> {
+    let accounts = accounts(&context.config, state).await?;
+    let accounts: Vec<_> = accounts.all().iter().map(|account| account.status()).collect();
+    let environment = context.config.environment.as_str();
+    let store = state.records.display().to_string();
+    Ok(json!({"version": 1, "running": false, "environment": environment, "store": store, "accounts": accounts}))
+}
+
+fn exit(status: &Value) -> Exit {
+    let states: Vec<_> =
+        status["accounts"].as_array().into_iter().flatten().filter_map(|account| account["state"].as_str()).collect();
+    match status["running"].as_bool() {
+        Some(true) if states.is_empty() || states.contains(&"login_required") => Exit::LoginRequired,
+        Some(true) if states.iter().any(|state| *state != "connected") => Exit::Degraded,
+        Some(true) => Exit::Fine,
+        _ => Exit::NotRunning,
+    }
+}
+
+fn print(status: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    match status["running"].as_bool() {
+        Some(true) => println!(
+            "running ({}, process {}): tools {}, admin {}, Pleo {}",
+            text(&status["environment"]),
+            status["pid"],
+            text(&status["api"]),
+            text(&status["admin"]),
+            text(&status["upstream"])
+        ),
+        _ => println!("not running ({}, store {})", text(&status["environment"]), text(&status["store"])),
+    }
+    for note in status["notes"].as_array().into_iter().flatten() {
+        println!("note: {}", text(note));
+    }
+    let accounts = status["accounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if accounts.is_empty() {
+        println!("no account; run: pleo-proxy login");
+    }
+    for account in accounts {
+        print_account(account);
+    }
+}
+
+fn print_account(account: &Value) {
+    let text = |key: &str| account[key].as_str().unwrap_or("-").to_owned();
+    println!("\n{}: {}", text("account"), text("state"));
+    if let Some(why) = account["why"].as_str() {
+        println!("  {why}");
+    }
+    if account["refreshed_at"].is_null() {
+        return;
+    }
+    println!("  company     {}", text("subject"));
+    let scope: Vec<_> = account["scope"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    println!("  scopes      {}", scope.join(" "));
+    println!("  token       until {} (generation {})", text("access_expires_at"), account["generation"]);
+    println!("  refreshed   {}", text("refreshed_at"));
+    println!("  logged in   {}", text("logged_in_at"));
+    if let Some(next) = account["next_try"].as_str() {
+        println!("  next try    {next}");
+    }
+    if account["resends"].as_u64().unwrap_or(0) > 0 {
+        println!("  re-sends    {}", account["resends"]);
+    }
+}
+
+/// `pleo-proxy open`.
+pub(super) async fn open(context: &Context) -> Result<Exit, Failure> {
+    let running = running(context).await?;
+    let answer = running.post("/api/session", None).await?;
+    let url = answer.json["url"].as_str().ok_or_else(|| anyhow!("the proxy gave no link: {}", answer.detail()))?;
+    match context.json {
+        true => println!("{}", answer.json),
+        false => println!("{url}"),
+    }
+    if open::that_detached(url).is_err() {
+        eprintln!("No browser could be opened; copy the address into one. It works once.");
+    }
+    Ok(Exit::Fine)
+}
+
+/// `pleo-proxy stop`.
+pub(super) async fn stop(context: &Context) -> Result<Exit, Failure> {
+    let running = running(context).await?;
+    let answer = running.post("/api/shutdown", None).await?;
+    if !answer.ok {
+        return Err(anyhow!("it does not end: {}", answer.detail()).into());
+    }
+    let (state, pid) = (State::of(&context.config)?, running.instance.pid);
+    let deadline = Instant::now() + ENDING;
+    while instance::all(&state.folder).iter().any(|instance| instance.pid == pid) {
+        if Instant::now() >= deadline {
+            return Err(anyhow!("process {pid} was told to end and has not yet").into());
+        }
+        sleep(LOOK).await;
+    }
+    match context.json {
+        true => println!("{}", json!({"version": 1, "outcome": "stopped", "pid": pid})),
+        false => eprintln!("Process {pid} has ended."),
+    }
+    Ok(Exit::Fine)
+}
+
+async fn running(context: &Context) -> Result<Running, Failure> {
+    let state = State::of(&context.config)?;
+    let none = || Failure::new(Exit::NotRunning, "no pleo-proxy is running for this store; start it with `pleo-proxy`");
+    Running::find(&state.folder, state.wanted()).await?.ok_or_else(none)
+}

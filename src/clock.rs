@@ -1,0 +1,168 @@
+//! Time that survives suspend and clock changes.
+//!
+//! `std::time::Instant` stands still while a Linux or macOS machine sleeps, so a ten-minute token would look fresh
+//! after a night; the wall clock can be set back. A [`Deadline`] therefore holds both readings and has passed as soon
+//! as either says so.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// One look at both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub wall: i64,
+    /// Milliseconds since boot, time asleep included.
+    pub boot: u64,
+}
+
+/// An instant to come, by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub wall: i64,
+    /// Milliseconds since boot, time asleep included.
+    pub boot: u64,
+}
+
+impl Deadline {
+    /// The instant `wait` after `now`.
+    pub fn after(now: Now, wait: Duration) -> Self {
+        let wait = millis(wait);
+        Self { wall: now.wall.saturating_add_unsigned(wait), boot: now.boot.saturating_add(wait) }
+    }
+
+    /// A stored wall time, believed for at most `longest` from now: a clock that was set back keeps nothing alive.
+    pub fn from_wall(now: Now, wall: i64, longest: Duration) -> Self {
+        let ahead = u64::try_from(wall.saturating_sub(now.wall)).unwrap_or(0).min(millis(longest));
+        Self { wall: wall.min(now.wall.saturating_add_unsigned(ahead)), boot: now.boot.saturating_add(ahead) }
+    }
+
+    /// True once either clock has reached it.
+    pub fn passed(self, now: Now) -> bool {
+        now.wall >= self.wall || now.boot >= self.boot
+    }
+
+    /// What is left by the clock that is further ahead; zero once passed.
+    pub fn remaining(self, now: Now) -> Duration {
+        let wall = u64::try_from(self.wall.saturating_sub(now.wall)).unwrap_or(0);
+        Duration::from_millis(wall.min(self.boot.saturating_sub(now.boot)))
+    }
+}
+
+/// Where the time comes from.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual(Arc<Mutex<Now>>),
+    Paused(tokio::time::Instant),
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still until [`set`](Self::set), for tests that jump.
+    pub fn manual(now: Now) -> Self {
+        Self(Source::Manual(Arc::new(Mutex::new(now))))
+    }
+
+    /// A clock that follows Tokio's, for tests in paused time.
+    pub fn paused() -> Self {
+        Self(Source::Paused(tokio::time::Instant::now()))
+    }
+
+    /// Moves a manual clock; any other keeps its own time.
+    pub fn set(&self, now: Now) {
+        if let Source::Manual(shared) = &self.0 {
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+    }
+
+    /// Both readings, taken together.
+    pub fn now(&self) -> Now {
+        match &self.0 {
+            Source::System => system_now(),
+            Source::Manual(shared) => *shared.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::Paused(start) => {
+                let passed = millis(start.elapsed());
+                Now { wall: 1_800_000_000_000_i64.saturating_add_unsigned(passed), boot: 1_000_000 + passed }
+            }
+        }
+    }
+}
+
+fn system_now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { wall: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX), boot: boot_millis() }
+}
+
+/// Linux counts suspend in `CLOCK_BOOTTIME`; the BSDs and macOS count it in `CLOCK_MONOTONIC`'s raw relatives, which
+/// rustix does not name, so there the wall clock alone notices a sleep.
+fn boot_millis() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let id = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let id = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(id);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+/// Whole milliseconds, saturating.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A wall time for people and JSON: RFC 3339, UTC, whole seconds.
+pub fn rfc3339(wall: i64) -> String {
+    let seconds = jiff::Timestamp::from_second(wall.div_euclid(1000)).unwrap_or_default();
+    seconds.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Now = Now { wall: 1_800_000_000_000, boot: 5_000_000 };
+
+    fn later(now: Now, wall: i64, boot: u64) -> Now {
+        Now { wall: now.wall + wall, boot: now.boot + boot }
+    }
+
+    #[test]
+    fn passes_by_either_clock() {
+        let deadline = Deadline::after(NOON, Duration::from_secs(10));
+        assert!(!deadline.passed(later(NOON, 9_999, 9_999)));
+        assert!(deadline.passed(later(NOON, 0, 10_000)), "asleep with a stopped wall clock");
+        assert!(deadline.passed(later(NOON, 10_000, 0)), "wall clock set ahead");
+        assert!(deadline.passed(later(NOON, -86_400_000, 10_000)), "wall clock set back");
+    }
+
+    #[test]
+    fn remaining_follows_the_faster_clock_and_never_underflows() {
+        let deadline = Deadline::after(NOON, Duration::from_secs(10));
+        assert_eq!(deadline.remaining(later(NOON, 4_000, 1_000)), Duration::from_secs(6));
+        assert_eq!(deadline.remaining(later(NOON, -999_999_999, 50_000)), Duration::ZERO);
+        assert_eq!(deadline.remaining(Now { wall: i64::MAX, boot: u64::MAX }), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_stored_expiry_is_believed_for_a_day_at_most() {
+        let day = Duration::from_secs(86_400);
+        let far = Deadline::from_wall(NOON, NOON.wall + 10 * 86_400_000, day);
+        assert_eq!(far.remaining(NOON), day);
+        let past = Deadline::from_wall(NOON, NOON.wall - 1, day);
+        assert!(past.passed(NOON));
+        assert!(Deadline::from_wall(NOON, i64::MIN, day).passed(NOON));
+    }
+
+    #[test]
+    fn stamps_are_rfc_3339() {
+        assert_eq!(rfc3339(1_800_000_000_999), "2027-01-15T08:00:00Z");
+    }
+}

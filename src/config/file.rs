@@ -1,0 +1,112 @@
+//! Finding and reading the one configuration file.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::key::FILE_VARIABLE;
+use super::problem::ConfigError;
+use super::source::Source;
+use super::{FOLDER, Flags};
+
+/// A file larger than this was not meant for us.
+const LIMIT: u64 = 1024 * 1024;
+const NAME: &str = "proxy.toml";
+
+/// The file that applies.
+pub(super) struct ConfigFile {
+    pub(super) source: Source,
+    mode: u32,
+}
+
+impl ConfigFile {
+    /// The fix, if the group may change the file.
+    pub(super) fn group_writable(&self) -> Option<ConfigError> {
+        let path = self.source.path.display();
+        (self.mode & 0o020 != 0).then(|| {
+            let title = format!("{path} can be changed by its group (mode {:04o})", self.mode);
+            ConfigError::plain(&title, &format!("this is allowed in the sandbox only; run: chmod go-w {path}"))
+        })
+    }
+}
+
+/// Looks for the file: named, else in the working folder, else in the user's configuration folder.
+pub(super) fn find(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Option<ConfigFile>, ConfigError> {
+    let named = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if let Some(path) = flags.config.clone().or(named) {
+        let path = flags.working_dir.join(path);
+        let missing = || ConfigError::plain(&format!("{} does not exist", path.display()), "name a file that does");
+        return read(&path, flags)?.ok_or_else(missing).map(Some);
+    }
+    match read(&flags.working_dir.join(NAME), flags)? {
+        Some(file) => Ok(Some(file)),
+        None => match xdg_folder(environment, "XDG_CONFIG_HOME", ".config") {
+            Some(folder) => read(&folder.join(NAME), flags),
+            None => Ok(None),
+        },
+    }
+}
+
+/// Our folder below an XDG base folder. Relative values do not count (XDG Base Directory Specification).
+pub(super) fn xdg_folder(environment: &BTreeMap<String, String>, variable: &str, below_home: &str) -> Option<PathBuf> {
+    let absolute = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))?;
+    Some(base.join(FOLDER))
+}
+
+fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
+    let Some((file, metadata)) = open(path).map_err(|error| unreadable(path, &error))? else { return Ok(None) };
+    check(path, &metadata)?;
+    let mut content = Vec::new();
+    file.take(LIMIT + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
+    if content.len() as u64 > LIMIT {
+        return Err(ConfigError::plain(&format!("{} is larger than 1 MiB", path.display()), "name another file"));
+    }
+    let text = String::from_utf8(content).map_err(|error| not_text(path, error.utf8_error().valid_up_to()))?;
+    let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
+    Ok(Some(ConfigFile { source: Source { path: path.into(), shown, text }, mode: metadata.mode() & 0o7777 }))
+}
+
+/// Opens without waiting (it may be a FIFO). `None`: nothing is there.
+fn open(path: &Path) -> io::Result<Option<(File, Metadata)>> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    Ok(Some((file, metadata)))
+}
+
+/// Whoever can change this file can send the tokens elsewhere.
+fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
+    let (me, shown) = (rustix::process::geteuid().as_raw(), path.display());
+    if !metadata.is_file() {
+        let title = format!("{shown} is not a regular file");
+        return Err(ConfigError::plain(&title, "put a file there, or name another one with --config"));
+    }
+    if metadata.uid() != me && metadata.uid() != 0 {
+        let title = format!("{shown} belongs to user {}, not to you or root", metadata.uid());
+        return Err(ConfigError::plain(&title, &format!("if you trust its content, run: chown {me} {shown}")));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        let title = format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
+        return Err(ConfigError::plain(&title, &format!("look through it, then run: chmod go-w {shown}")));
+    }
+    Ok(())
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
+    let title = format!("{} cannot be read: {error}", path.display());
+    ConfigError::plain(&title, "make it readable for you, or name another file with --config")
+}
+
+fn not_text(path: &Path, offset: usize) -> ConfigError {
+    let title = format!("{} is not UTF-8 text (byte {offset})", path.display());
+    ConfigError::plain(&title, "save it as UTF-8")
+}

@@ -1,0 +1,249 @@
+//! The OAuth client: requests are built and answers read by pure functions in the files below; this one puts the
+//! transport between them.
+
+pub mod authorize;
+pub mod endpoint;
+pub mod introspect;
+pub mod pkce;
+pub mod token;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::header;
+use zeroize::Zeroizing;
+
+use crate::outbound::Outbound;
+use crate::private_file::{self, PrivateFileError};
+use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+use endpoint::{Endpoint, Origin};
+use introspect::IntrospectError;
+pub use token::{Outcome, Tokens};
+
+/// Time to reach a server, TLS included.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Time for a whole call. Long on purpose: an answer that is given up on may carry the only copy of a new pair.
+pub const CALL: Duration = Duration::from_secs(30);
+/// Largest secret file, in bytes.
+const LARGEST_SECRET: u64 = 16 * 1024;
+
+/// Who we are, and where the servers are.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Client id from Pleo's onboarding.
+    pub client_id: Option<String>,
+    /// Where the client secret is.
+    pub client_secret: SecretSource,
+    /// How the client proves itself.
+    pub auth: ClientAuth,
+    /// Scopes asked for at a login.
+    pub scopes: Vec<String>,
+    /// Authorize endpoint, opened by a browser.
+    pub authorize: Endpoint,
+    /// Token endpoint.
+    pub token: Endpoint,
+    /// Introspection endpoint of the authorization server, if any.
+    pub introspect: Option<Endpoint>,
+    /// The API.
+    pub api: Origin,
+}
+
+/// Where the client secret comes from; a file is read anew at every attempt, so that a changed one heals.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// Nothing is configured.
+    None,
+    /// From the environment.
+    Value(ClientSecret),
+    /// A private file.
+    File(PathBuf),
+}
+
+/// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// HTTP Basic, id and secret form-encoded first.
+    Basic,
+    /// HTTP Basic without the encoding.
+    BasicRaw,
+    /// In the form.
+    Post,
+}
+
+/// What is handed in at the token endpoint.
+#[derive(Debug)]
+pub enum Exchange<'a> {
+    /// A login's code.
+    Code {
+        /// From the callback.
+        code: &'a AuthorizationCode,
+        /// The verifier whose challenge was sent.
+        verifier: &'a CodeVerifier,
+        /// The very redirect URI of the authorization request.
+        redirect_uri: &'a str,
+    },
+    /// The single-use refresh token.
+    Refresh(&'a RefreshToken),
+}
+
+/// Id and secret, read for one attempt.
+#[derive(Debug)]
+pub struct Credentials {
+    id: String,
+    secret: ClientSecret,
+}
+
+impl Credentials {
+    /// The client id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Why there are no credentials; each names the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// No client id.
+    #[error("client.id is not set; put the client id that Pleo gave you into proxy.toml")]
+    NoId,
+    /// No client secret.
+    #[error(
+        "no client secret is set; put it into a file of mode 0600 and set client.secret_file, or set PLEO_PROXY_CLIENT_SECRET"
+    )]
+    NoSecret,
+    /// The file cannot be used.
+    #[error("client.secret_file: {0}")]
+    File(#[from] PrivateFileError),
+    /// The file holds nothing or more than one line.
+    #[error("client.secret_file {} must hold the client secret on one line", .0.display())]
+    Form(PathBuf),
+}
+
+/// The OAuth client of this process.
+#[derive(Debug)]
+pub struct Client {
+    /// Who we are, and where the servers are.
+    pub settings: Settings,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// Sets the transport up: HTTP/1.1, no redirects, no retries, bounded in time.
+    ///
+    /// # Errors
+    /// The TLS library refuses its settings.
+    pub fn new(settings: Settings, outbound: &Outbound) -> Result<Self, reqwest::Error> {
+        let proxies = outbound.clone();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured((*outbound.tls).clone())
+            .no_proxy()
+            .proxy(reqwest::Proxy::custom(move |url| {
+                let destination = url.as_str().parse().ok()?;
+                let intercept = proxies.proxy_for(&destination)?;
+                let mut proxy = url::Url::parse(&intercept.uri().to_string()).ok()?;
+                if let Some((user, password)) = intercept.raw_auth() {
+                    proxy.set_username(user).ok()?;
+                    proxy.set_password(Some(password)).ok()?;
+                }
+                Some(proxy)
+            }))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .timeout(CALL)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { settings, http })
+    }
+
+    /// Reads id and secret for one attempt.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] names the setting.
+    pub fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        let id = self.settings.client_id.clone().ok_or(CredentialsError::NoId)?;
+        let secret = match &self.settings.client_secret {
+            SecretSource::None => return Err(CredentialsError::NoSecret),
+            SecretSource::Value(secret) => secret.clone(),
+            SecretSource::File(path) => secret_from(path)?,
+        };
+        Ok(Credentials { id, secret })
+    }
+
+    /// When the secret file was last changed, to notice that a refused one was replaced.
+    pub fn secret_stamp(&self) -> Option<std::time::SystemTime> {
+        let SecretSource::File(path) = &self.settings.client_secret else { return None };
+        path.metadata().ok()?.modified().ok()
+    }
+
+    /// Any HTTP answer from the token endpoint's origin: the connection is up and waits for the real request.
+    ///
+    /// # Errors
+    /// What stands between us and the server.
+    pub async fn reach(&self) -> Result<(), String> {
+        let mut origin = self.settings.token.url().clone();
+        origin.set_path("/");
+        origin.set_query(None);
+        let head = self.http.head(origin).timeout(CONNECT).send().await;
+        head.map(drop).map_err(|error| token::innermost(&error.without_url()))
+    }
+
+    /// Posts to the token endpoint, once.
+    pub async fn exchange(&self, exchange: &Exchange<'_>, credentials: &Credentials) -> Outcome {
+        let request = self.authenticated(&self.settings.token, token::form(exchange), credentials);
+        token::post(request).await
+    }
+
+    /// Asks whether the authorization server still accepts a refresh token (RFC 7662).
+    ///
+    /// # Errors
+    /// There is no endpoint, or it did not answer the question.
+    pub async fn is_active(&self, token: &RefreshToken, credentials: &Credentials) -> Result<bool, IntrospectError> {
+        let endpoint = self.settings.introspect.as_ref().ok_or(IntrospectError::Absent)?;
+        let form = Zeroizing::new(format!(
+            "token={}&token_type_hint=refresh_token",
+            url::form_urlencoded::byte_serialize(token.expose().as_bytes()).collect::<String>()
+        ));
+        introspect::active(&introspect::ask(self.authenticated(endpoint, form, credentials)).await?)
+    }
+
+    /// Asks the API whose token this is.
+    ///
+    /// # Errors
+    /// The API did not answer the question.
+    pub async fn subject(&self, token: &AccessToken) -> Result<String, IntrospectError> {
+        let url = format!("{}/v1/introspect", self.settings.api);
+        let request = self.http.get(url).bearer_auth(token.expose()).header(header::ACCEPT, "application/json");
+        introspect::subject(&introspect::ask(request).await?)
+    }
+
+    fn authenticated(
+        &self,
+        endpoint: &Endpoint,
+        mut form: Zeroizing<String>,
+        credentials: &Credentials,
+    ) -> reqwest::RequestBuilder {
+        let basic = token::authenticate(self.settings.auth, &credentials.id, &credentials.secret, &mut form);
+        let mut request = self
+            .http
+            .post(endpoint.url().clone())
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json");
+        if let Some(basic) = basic {
+            request = request.header(header::AUTHORIZATION, basic);
+        }
+        request.body(form.to_string())
+    }
+}
+
+fn secret_from(path: &std::path::Path) -> Result<ClientSecret, CredentialsError> {
+    let content = Zeroizing::new(private_file::read(path, LARGEST_SECRET)?);
+    let text = std::str::from_utf8(&content).map_err(|_| CredentialsError::Form(path.into()))?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    match secret.is_empty() || secret.contains(['\r', '\n']) {
+        true => Err(CredentialsError::Form(path.into())),
+        false => Ok(ClientSecret::new(secret)),
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading files that hold secrets: only a regular file of the right owner and mode is ever opened as one.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Bits of a mode that would let group or others in.
+const LAX: u32 = 0o077;
+
+/// Why a private file was not read. Each names the path and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateFileError {
+    /// Nothing is there.
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    /// It is there and cannot be opened or read.
+    #[error("{} cannot be read: {}", .0.display(), .1)]
+    Unreadable(PathBuf, io::Error),
+    /// A symlink, folder, device or FIFO.
+    #[error("{} is not a regular file; put the file itself there", .0.display())]
+    NotRegular(PathBuf),
+    /// More than one name leads to the same content.
+    #[error("{} has {} hard links; remove the others", .0.display(), .1)]
+    Linked(PathBuf, u64),
+    /// Somebody else's file.
+    #[error("{} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, .2, .0.display())]
+    Foreign(PathBuf, u32, u32),
+    /// Group or others have access.
+    #[error("{} has mode {:04o}, others may open it; run: chmod 600 {}", .0.display(), .1, .0.display())]
+    Lax(PathBuf, u32),
+    /// Larger than anything that belongs there.
+    #[error("{} is larger than {} bytes", .0.display(), .1)]
+    TooLarge(PathBuf, u64),
+}
+
+/// Reads a private file whole: not through a symlink, never waiting on a FIFO, at most `limit` bytes.
+///
+/// # Errors
+/// [`PrivateFileError`]; nothing is changed or repaired.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PrivateFileError> {
+    let file = open(path)?;
+    let mut content = Vec::new();
+    file.take(limit + 1).read_to_end(&mut content).map_err(|error| unreadable(path, error))?;
+    if content.len() as u64 > limit {
+        return Err(PrivateFileError::TooLarge(path.into(), limit));
+    }
+    Ok(content)
+}
+
+/// Opens a private file for reading after checking what was opened (not what the name meant a moment ago).
+fn open(path: &Path) -> Result<File, PrivateFileError> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(PrivateFileError::Missing(path.into())),
+        Err(error) if is_symlink(path) => {
+            drop(error);
+            return Err(PrivateFileError::NotRegular(path.into()));
+        }
+        Err(error) => return Err(unreadable(path, error)),
+    };
+    let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
+    check(path, &metadata)?;
+    Ok(file)
+}
+
+fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
+    let me = rustix::process::geteuid().as_raw();
+    if !metadata.is_file() {
+        return Err(PrivateFileError::NotRegular(path.into()));
+    }
+    if metadata.nlink() != 1 {
+        return Err(PrivateFileError::Linked(path.into(), metadata.nlink()));
+    }
+    // Root's files are as good as ours: service managers hand credentials over that way.
+    if metadata.uid() != me && metadata.uid() != 0 {
+        return Err(PrivateFileError::Foreign(path.into(), metadata.uid(), me));
+    }
+    // Service managers hand credentials over as root's files that an access list opens for us; its mask then stands
+    // in the group's bits.
+    let lax = if metadata.uid() == 0 && me != 0 { LAX & !0o040 } else { LAX };
+    match metadata.mode() & 0o7777 {
+        mode if mode & lax != 0 => Err(PrivateFileError::Lax(path.into(), mode)),
+        _ => Ok(()),
+    }
+}
+
+fn is_symlink(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
+}
+
+fn unreadable(path: &Path, error: io::Error) -> PrivateFileError {
+    PrivateFileError::Unreadable(path.into(), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn private(folder: &Path, name: &str, content: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    #[test]
+    fn reads_a_file_that_is_ours_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = private(folder.path(), "key", "hush");
+        assert_eq!(read(&path, 4).unwrap(), b"hush");
+        assert!(matches!(read(&path, 3), Err(PrivateFileError::TooLarge(..))));
+    }
+
+    #[test]
+    fn refuses_lax_linked_symlinked_and_special_files_and_leaves_them_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = private(folder.path(), "key", "hush");
+        let link = folder.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(read(&link, 9), Err(PrivateFileError::NotRegular(..))));
+        assert!(matches!(read(folder.path(), 9), Err(PrivateFileError::NotRegular(..))));
+        assert!(matches!(read(&folder.path().join("none"), 9), Err(PrivateFileError::Missing(..))));
+
+        fs::hard_link(&path, folder.path().join("twin")).unwrap();
+        assert!(matches!(read(&path, 9), Err(PrivateFileError::Linked(_, 2))));
+        fs::remove_file(folder.path().join("twin")).unwrap();
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = read(&path, 9).unwrap_err();
+        assert!(refused.to_string().contains("chmod 600"), "{refused}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    }
+}

@@ -1,0 +1,363 @@
+//! Bodies both ways: streamed frame by frame in constant memory. A request body is copied on its way, up to a bound,
+//! so that it can be sent once more after a 401.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use super::upstream::Connection;
+
+/// Bytes of request bodies that all requests together may keep: 64 MiB.
+const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
+
+/// How much is kept of request bodies, by all requests.
+#[derive(Debug, Default)]
+pub struct Budget(AtomicUsize);
+
+impl Budget {
+    fn take(&self, bytes: usize) -> bool {
+        let fits = self.0.fetch_add(bytes, Ordering::AcqRel) + bytes <= KEPT_IN_ALL;
+        if !fits {
+            self.give(bytes);
+        }
+        fits
+    }
+
+    fn give(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// A body that fails while it is streamed.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection it comes from broke.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// No byte for `idle_timeout`.
+    #[error("no byte came for {0:?}")]
+    Idle(Duration),
+}
+
+/// A request body from its arrival to its last sending.
+#[derive(Debug)]
+pub struct Original {
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+/// What the copies of a request body have in common.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    budget: Arc<Budget>,
+    idle: Option<Duration>,
+    /// Told when the body that is being sent has ended or was given back.
+    rested: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    /// False once more came than may be kept.
+    whole: bool,
+    /// What has not been read yet, while no copy is being sent.
+    rest: Option<Incoming>,
+    /// When the last byte was read.
+    ended: Option<Instant>,
+    /// The caller broke off.
+    failed: bool,
+}
+
+impl Original {
+    /// Takes a body over; of those of up to `limit` bytes a copy is kept.
+    pub fn new(body: Incoming, limit: usize, budget: Arc<Budget>, idle: Option<Duration>) -> Self {
+        let ended = body.is_end_stream().then(Instant::now);
+        let whole = body.size_hint().lower() <= limit as u64;
+        let state = State { whole, ended, rest: Some(body), ..State::default() };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), budget, idle, rested: Notify::new() }), limit }
+    }
+
+    /// The body to be sent, from its first byte; once more only if [`can_repeat`](Self::can_repeat).
+    pub fn outgoing(&self) -> Outgoing {
+        let mut state = self.shared.lock();
+        let rest = state.rest.take();
+        let replay = if state.whole { state.kept.clone() } else { VecDeque::new() };
+        let left: u64 = rest.as_ref().map_or(0, |rest| rest.size_hint().exact().unwrap_or(0));
+        let is_exact = rest.as_ref().is_none_or(|rest| rest.size_hint().exact().is_some());
+        let length = is_exact.then_some(state.kept_bytes as u64 + left);
+        Outgoing {
+            shared: self.shared.clone(),
+            replay,
+            rest,
+            limit: self.limit,
+            length,
+            idle: Idle::new(self.shared.idle),
+        }
+    }
+
+    /// Waits until the copy that was sent has ended or was dropped, then tells whether another can follow.
+    pub async fn can_repeat(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let rested = self.shared.rested.notified();
+            {
+                let state = self.shared.lock();
+                if !state.whole || state.failed {
+                    return false;
+                }
+                if state.ended.is_some() || state.rest.is_some() {
+                    return true;
+                }
+            }
+            if tokio::time::timeout_at(deadline, rested).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// True if the body is small enough to be kept so far.
+    pub fn is_kept(&self) -> bool {
+        self.shared.lock().whole
+    }
+
+    /// When the last byte was read, if it was.
+    pub fn ended(&self) -> Option<Instant> {
+        self.shared.lock().ended
+    }
+
+    /// True if the caller broke off or stalled.
+    pub fn failed(&self) -> bool {
+        self.shared.lock().failed
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, data: &Bytes, limit: usize) {
+        let mut state = self.lock();
+        if !state.whole {
+            return;
+        }
+        let fits = state.kept_bytes + data.len() <= limit && self.budget.take(data.len());
+        if fits {
+            state.kept_bytes += data.len();
+            // A copy of its own: the frame may be a slice of a much larger read buffer.
+            state.kept.push_back(Bytes::copy_from_slice(data));
+        } else {
+            state.whole = false;
+            state.kept = VecDeque::new();
+            self.budget.give(std::mem::take(&mut state.kept_bytes));
+        }
+    }
+
+    fn end(&self, failed: bool) {
+        let mut state = self.lock();
+        state.failed |= failed;
+        state.ended = (!failed).then(Instant::now);
+        drop(state);
+        self.rested.notify_waiters();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).kept_bytes;
+        self.budget.give(kept);
+    }
+}
+
+/// A request body on its way to the upstream: what was kept of it, then the rest as it comes.
+#[derive(Debug)]
+pub struct Outgoing {
+    shared: Arc<Shared>,
+    replay: VecDeque<Bytes>,
+    rest: Option<Incoming>,
+    limit: usize,
+    length: Option<u64>,
+    idle: Idle,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(data) = this.replay.pop_front() {
+            this.length = this.length.map(|length| length.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+        match ready!(this.idle.poll_data(rest, cx)) {
+            Some(Ok(data)) => {
+                this.shared.keep(&data, this.limit);
+                this.length = this.length.map(|length| length.saturating_sub(data.len() as u64));
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            end => {
+                let error = end.and_then(Result::err);
+                this.rest = None;
+                this.shared.end(error.is_some());
+                Poll::Ready(error.map(Err))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.replay.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        let Some(rest) = self.rest.take() else { return };
+        // hyper does not poll a body again whose last byte it has.
+        let ended = rest.is_end_stream();
+        let mut state = self.shared.lock();
+        if ended && !state.failed {
+            state.ended.get_or_insert_with(Instant::now);
+        }
+        state.rest = Some(rest);
+        drop(state);
+        self.shared.rested.notify_waiters();
+    }
+}
+
+/// A response body on its way to the caller.
+#[derive(Debug)]
+pub enum Answer {
+    /// An answer of the proxy itself.
+    Ours(Option<Bytes>),
+    /// The upstream's, as it comes.
+    Theirs(Box<Theirs>),
+}
+
+/// The upstream's response body; its connection returns to the pool at the end.
+#[derive(Debug)]
+pub struct Theirs {
+    body: Incoming,
+    /// Held until the end; then returned, or closed if it is not reusable.
+    connection: Option<Connection>,
+    reusable: bool,
+    idle: Idle,
+}
+
+impl Answer {
+    /// An answer of the proxy itself.
+    pub fn ours(bytes: Bytes) -> Self {
+        Self::Ours(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+
+    /// The upstream's answer.
+    pub fn theirs(body: Incoming, connection: Connection, reusable: bool, idle: Option<Duration>) -> Self {
+        let mut theirs = Theirs { body, connection: Some(connection), reusable, idle: Idle::new(idle) };
+        if theirs.body.is_end_stream() {
+            theirs.finish();
+        }
+        Self::Theirs(Box::new(theirs))
+    }
+}
+
+impl Theirs {
+    fn finish(&mut self) {
+        if let Some(connection) = self.connection.take_if(|_| self.reusable) {
+            connection.give_back();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Theirs(theirs) => {
+                let frame = ready!(theirs.idle.poll_data(&mut theirs.body, cx));
+                if frame.is_none() || theirs.body.is_end_stream() {
+                    theirs.finish();
+                }
+                Poll::Ready(frame.map(|data| data.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Ours(bytes) => bytes.is_none(),
+            Self::Theirs(theirs) => theirs.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Theirs(theirs) => theirs.body.size_hint(),
+        }
+    }
+}
+
+/// Gives up on a body that stalls. The timer exists only while a body is waited for, and is not touched by one that
+/// flows.
+#[derive(Debug)]
+struct Idle {
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
+    last: Option<Instant>,
+}
+
+impl Idle {
+    fn new(limit: Option<Duration>) -> Self {
+        Self { limit, timer: None, last: None }
+    }
+
+    /// The next data frame; trailers are left out.
+    fn poll_data(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.last = None;
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return self.poll_timer(cx).map(|limit| Some(Err(BodyError::Idle(limit)))),
+            }
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let since = *self.last.get_or_insert_with(Instant::now);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(since + limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if since + limit <= Instant::now() {
+                return Poll::Ready(limit);
+            }
+            // Bytes came since the timer was set.
+            timer.as_mut().reset(since + limit);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Header policy, both ways: a new map is built of what may pass, and only then the credential goes in. Stripping
+//! after inserting would let a caller's `Connection: Authorization` take the token out again.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+
+use super::route::Route;
+use crate::oauth::endpoint::Origin;
+
+/// Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each side does anew.
+const HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Fields of a request that stay here, beside the hop-by-hop ones and those that begin like [`REQUEST_PREFIXES`].
+const REQUEST: [&str; 16] = [
+    "host",
+    "content-length",
+    "expect",
+    "authorization",
+    "cookie",
+    "forwarded",
+    "x-real-ip",
+    "via",
+    "origin",
+    "referer",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "service-worker",
+    "pleo-account",
+    "pleo-proxy-key",
+];
+const REQUEST_PREFIXES: [&str; 4] = ["x-forwarded-", "sec-fetch-", "sec-websocket-", "access-control-request-"];
+
+/// Fields of a response that mean something to a browser at the proxy's own origin, or to the next hop only.
+const RESPONSE: [&str; 9] = [
+    "set-cookie",
+    "clear-site-data",
+    "alt-svc",
+    "service-worker-allowed",
+    "refresh",
+    "nel",
+    "report-to",
+    "strict-transport-security",
+    "pleo-proxy-error",
+];
+const RESPONSE_PREFIXES: [&str; 1] = ["access-control-"];
+
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
+const CROSS_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
+const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// What the upstream gets: the caller's end-to-end fields, our Host, then the credential.
+pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -> HeaderMap {
+    let nominated = Nominated::of(&from.headers);
+    let mut to = HeaderMap::with_capacity(from.headers.len() + 2);
+    to.insert(header::HOST, host.clone());
+    for (name, value) in &from.headers {
+        if !stays(name.as_str(), &REQUEST, &REQUEST_PREFIXES) && !nominated.has(name.as_str()) {
+            to.append(name.clone(), value.clone());
+        }
+    }
+    to.insert(header::AUTHORIZATION, credential.clone());
+    to
+}
+
+/// What the caller gets back.
+pub fn to_client(from: &HeaderMap, about: &Exchange<'_>) -> HeaderMap {
+    let nominated = Nominated::of(from);
+    // With both, the length is not to be believed (RFC 9112 section 6.3).
+    let is_chunked = from.contains_key(header::TRANSFER_ENCODING);
+    let mut to = HeaderMap::with_capacity(from.len() + 2);
+    for (name, value) in from {
+        let is_false_length = is_chunked && name == header::CONTENT_LENGTH;
+        if is_false_length || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES) || nominated.has(name.as_str()) {
+            continue;
+        }
+        match (name == header::LOCATION).then(|| about.local(value)).flatten() {
+            Some(local) => to.append(name.clone(), local),
+            None => to.append(name.clone(), value.clone()),
+        };
+    }
+    protect(&mut to, about);
+    to
+}
+
+/// What an answer is an answer to.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// The caller's request.
+    pub request: &'a Parts,
+    /// Where it went.
+    pub route: &'a Route,
+    /// The API.
+    pub api: &'a Origin,
+    /// The allow-listed page that asked.
+    pub origin: Option<&'a HeaderValue>,
+}
+
+impl Exchange<'_> {
+    /// A location on the API's origin as the address that the caller used; any other stays as it is.
+    fn local(&self, location: &HeaderValue) -> Option<HeaderValue> {
+        let location = location.to_str().ok()?;
+        let rest = match location.strip_prefix('/') {
+            // `//host` is another host's address, in a scheme's place.
+            Some(rest) if rest.starts_with('/') => return None,
+            Some(_) => location,
+            None => self.path_on_api(location)?,
+        };
+        let account = self.route.account.as_ref().filter(|_| self.route.prefixed);
+        let prefix = account.map(|account| format!("/@{account}")).unwrap_or_default();
+        let local = match location.starts_with('/') {
+            true => format!("{prefix}{rest}"),
+            false => format!("{}{prefix}{rest}", self.own_origin()?),
+        };
+        HeaderValue::from_str(&local).ok()
+    }
+
+    fn path_on_api<'l>(&self, location: &'l str) -> Option<&'l str> {
+        let rest = location.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case(self.api.scheme()))?.1;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let known = [self.api.authority(), self.api.authority_with_port()];
+        known.iter().any(|known| known.eq_ignore_ascii_case(authority)).then_some(match path {
+            "" => "/",
+            path => path,
+        })
+    }
+
+    fn own_origin(&self) -> Option<String> {
+        let host = self.request.headers.get(header::HOST)?.to_str().ok()?;
+        Some(format!("http://{host}"))
+    }
+}
+
+/// Fields of our own: nothing is sniffed, nothing runs, and only an allow-listed page may read.
+fn protect(to: &mut HeaderMap, about: &Exchange<'_>) {
+    to.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    to.insert(RESOURCE_POLICY, if about.origin.is_some() { CROSS_ORIGIN } else { SAME_ORIGIN });
+    let is_shown = about.request.headers.get("sec-fetch-dest");
+    if is_shown.is_some_and(|dest| dest == "document" || dest == "iframe" || dest == "frame") {
+        to.insert(header::CONTENT_SECURITY_POLICY, SANDBOX);
+    }
+    if let Some(origin) = about.origin {
+        allow(to, origin);
+    }
+}
+
+/// Lets one page read an answer (Fetch standard, CORS protocol): its exact origin, never with its cookies.
+pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
+    to.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    to.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
+    to.append(header::VARY, HeaderValue::from_static("Origin"));
+}
+
+/// True for a controlled name, or one that a server might take for it: `_` or `.` in a hyphen's place.
+fn stays(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
+    if name.contains(['_', '.']) {
+        let plain = name.replace(['_', '.'], "-");
+        return is_controlled(&plain, list, prefixes);
+    }
+    is_controlled(name, list, prefixes)
+}
+
+fn is_controlled(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
+    HOP.contains(&name) || list.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The names that `Connection` lines declare to be for this hop only.
+struct Nominated<'a>(Vec<&'a str>);
+
+impl<'a> Nominated<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let names = lines.flat_map(|line| line.split(',')).map(|name| name.trim().trim_matches('"'));
+        // The two usual words nominate nothing that is not dropped anyway.
+        let is_usual = |name: &str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
+        Self(names.filter(|name| !name.is_empty() && !is_usual(name)).collect())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http::uri::PathAndQuery;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CREDENTIAL: HeaderValue = HeaderValue::from_static("Bearer ours");
+
+    fn request(headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri("/v1/x").header("host", "127.0.0.1:8088");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn up(headers: &[(&str, &str)]) -> HeaderMap {
+        to_upstream(&request(headers), &HeaderValue::from_static("external.pleo.io"), &CREDENTIAL)
+    }
+
+    fn down(headers: &[(&'static str, &str)], asked: &[(&str, &str)], prefixed: bool) -> HeaderMap {
+        let mut from = HeaderMap::new();
+        for (name, value) in headers {
+            from.append(*name, value.parse().unwrap());
+        }
+        let account = prefixed.then(|| "acme".parse().unwrap());
+        let route = Route { account, target: PathAndQuery::from_static("/"), prefixed };
+        let api = Origin::parse("https://external.pleo.io").unwrap();
+        let request = request(asked);
+        to_client(&from, &Exchange { request: &request, route: &route, api: &api, origin: None })
+    }
+
+    #[test]
+    fn the_credential_is_ours_whatever_is_sent() {
+        let sent = up(&[
+            ("authorization", "Bearer evil"),
+            ("authorization", "Basic evil"),
+            ("proxy-authorization", "Basic x"),
+            ("connection", ""),
+            ("connection", "authorization, host, x-a"),
+            ("connection", "\"Authorization\""),
+            ("x-a", "1"),
+            ("author_ization", "harmless"),
+            ("authori.zation", "harmless"),
+        ]);
+        assert_eq!(sent.get_all("authorization").iter().collect::<Vec<_>>(), [&CREDENTIAL]);
+        assert_eq!(sent["host"], "external.pleo.io");
+        assert!(sent.get("x-a").is_none() && sent.get("connection").is_none());
+    }
+
+    #[test]
+    fn what_concerns_the_proxy_stays_here() {
+        let sent = up(&[
+            ("cookie", "a=b"),
+            ("origin", "http://x"),
+            ("referer", "http://x"),
+            ("sec-fetch-site", "none"),
+            ("forwarded", "for=1"),
+            ("x-forwarded-for", "1"),
+            ("X_Forwarded_For", "1"),
+            ("x.forwarded.for", "1"),
+            ("via", "1.1 a"),
+            ("x-http-method-override", "DELETE"),
+            ("pleo-account", "acme"),
+            ("pleo-proxy-key", "k"),
+            ("pleo_account", "acme"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMA"),
+            ("expect", "100-continue"),
+            ("content-length", "003"),
+        ]);
+        assert_eq!(sent.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["host", "authorization"]);
+    }
+
+    #[test]
+    fn the_rest_passes_in_order() {
+        let sent = up(&[("accept", "a"), ("x-dup", "1"), ("x-dup", "2"), ("accept-encoding", "gzip"), ("range", "b")]);
+        assert_eq!(sent.get_all("x-dup").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!((&sent["accept-encoding"], &sent["range"]), (&"gzip".parse().unwrap(), &"b".parse().unwrap()));
+    }
+
+    #[test]
+    fn answers_lose_what_a_browser_would_obey() {
+        let got = down(
+            &[
+                ("set-cookie", "a=b"),
+                ("access-control-allow-origin", "*"),
+                ("access-control-allow-credentials", "true"),
+                ("clear-site-data", "\"*\""),
+                ("alt-svc", "h3"),
+                ("refresh", "0"),
+                ("service-worker-allowed", "/"),
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("proxy-authenticate", "Basic"),
+                ("pleo-proxy-error", "forged"),
+                ("content-type", "text/html"),
+                ("content-length", "10"),
+                ("transfer-encoding", "chunked"),
+            ],
+            &[("sec-fetch-dest", "document")],
+            false,
+        );
+        assert_eq!(got["content-security-policy"], "sandbox; default-src 'none'");
+        let mut names: Vec<_> = got.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["content-security-policy", "content-type", "cross-origin-resource-policy", "x-content-type-options"]
+        );
+    }
+
+    #[test]
+    fn locations_on_the_api_become_local() {
+        for (location, prefixed, expected) in [
+            ("https://external.pleo.io/v1/y?z#f", false, "http://127.0.0.1:8088/v1/y?z#f"),
+            ("https://External.Pleo.io:443/v1/y", true, "http://127.0.0.1:8088/@acme/v1/y"),
+            ("https://external.pleo.io", false, "http://127.0.0.1:8088/"),
+            ("/v1/y", true, "/@acme/v1/y"),
+            ("/v1/y", false, "/v1/y"),
+            ("https://external.pleo.io.evil/steal", false, "https://external.pleo.io.evil/steal"),
+            ("http://external.pleo.io/v1", false, "http://external.pleo.io/v1"),
+            ("//evil/x", true, "//evil/x"),
+            ("y", true, "y"),
+        ] {
+            assert_eq!(down(&[("location", location)], &[], prefixed)["location"], expected, "{location}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_credential_and_it_is_ours(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
+            let mut headers = vec![("connection", nominated.trim())];
+            headers.extend(names.iter().map(|name| (name.as_str(), "evil")));
+            let sent = up(&headers);
+            prop_assert_eq!(sent.get_all("authorization").iter().collect::<Vec<_>>(), [&CREDENTIAL]);
+            prop_assert_eq!(sent.get_all("host").iter().count(), 1);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Answers in Pleo's form: envelopes, and errors as `{type, message}`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// What the specifications name for requests and answers alike.
+const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
+
+/// A JSON answer without an envelope.
+pub(crate) fn bare(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
+}
+
+/// One object in its envelope.
+pub(crate) fn data(status: StatusCode, body: &Value) -> Response {
+    bare(status, &json!({ "data": body }))
+}
+
+/// An error of the API.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", message)
+    }
+
+    pub(crate) fn invalid_parameter(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "PARAMETER_VALIDATION_FAILED", message)
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("{what} not found"))
+    }
+
+    pub(crate) fn denied() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "ACCESS_DENIED", "Access_Denied")
+    }
+
+    pub(crate) fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = bare(self.status, &json!({ "type": self.kind, "message": self.message }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}

@@ -1,0 +1,175 @@
+//! Query parameters and pages: cursors, limits, sorting.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::answer::{Problem, bare};
+use super::books::Row;
+
+const MOST: usize = 100;
+const OWN: [&str; 6] = ["limit", "after", "before", "offset", "sorting_keys", "sorting_order"];
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// A query, its repeated names kept.
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn read(raw: Option<&str>) -> Self {
+        Self(form_urlencoded::parse(raw.unwrap_or_default().as_bytes()).into_owned().collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A number; `default` where it is absent.
+    pub(crate) fn number(&self, name: &str, default: u64) -> Result<u64, Problem> {
+        let value = self.get(name).map(str::parse).transpose();
+        value.map(|value| value.unwrap_or(default)).map_err(|_| invalid(name))
+    }
+
+    fn limit(&self, default: usize) -> Result<usize, Problem> {
+        let limit = self.number("limit", default as u64)?;
+        usize::try_from(limit).ok().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| invalid("limit"))
+    }
+
+    /// What the client asked beside paging, as the answer repeats it.
+    fn parameters(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut parameters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, value) in self.0.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+            parameters.entry(name).or_default().push(value);
+        }
+        parameters
+    }
+}
+
+fn invalid(name: &str) -> Problem {
+    Problem::invalid_parameter(format!("{name} is not valid"))
+}
+
+/// The rows of one page, and what the envelope says about it.
+pub(crate) struct Page<'a> {
+    pub(crate) rows: Vec<&'a Row>,
+    pagination: Value,
+}
+
+impl Page<'_> {
+    /// The page in its envelope, each row shown by `show`.
+    pub(crate) fn answer(&self, show: impl Fn(&Row) -> Value) -> Response {
+        let data: Vec<Value> = self.rows.iter().map(|row| show(row)).collect();
+        bare(StatusCode::OK, &json!({ "data": data, "pagination": self.pagination }))
+    }
+
+    /// The page with its rows as they are.
+    pub(crate) fn plain(&self) -> Response {
+        self.answer(|row| row.body.clone())
+    }
+}
+
+/// Cuts the page that `query` asks for out of all rows that fit.
+pub(crate) fn page<'a>(mut rows: Vec<&'a Row>, query: &Query, default_limit: usize) -> Result<Page<'a>, Problem> {
+    let limit = query.limit(default_limit)?;
+    let sorting = sort(&mut rows, query)?;
+    let total = rows.len();
+    let (start, end) = window(&rows, query, limit)?;
+    let shown = rows[start..end].to_vec();
+    let mut request = json!({
+        "limit": limit,
+        "parameters": query.parameters(),
+        "sortingKeys": sorting.iter().map(|(key, _)| key).collect::<Vec<_>>(),
+        "sortingOrder": sorting.iter().map(|(_, order)| order).collect::<Vec<_>>(),
+    });
+    for name in ["after", "before", "offset"] {
+        if let Some(value) = query.get(name) {
+            request[name] = json!(value);
+        }
+    }
+    let pagination = json!({
+        "hasNextPage": end < total,
+        "hasPreviousPage": start > 0,
+        "startCursor": shown.first().map(|row| cursor(&row.id)),
+        "endCursor": shown.last().map(|row| cursor(&row.id)),
+        "total": total,
+        "currentRequestPagination": request,
+    });
+    Ok(Page { rows: shown, pagination })
+}
+
+/// Start and end of the page in the sorted rows.
+fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), Problem> {
+    let total = rows.len();
+    let place = |name: &str, cursor_text: &str| {
+        rows.iter().position(|row| cursor(&row.id) == cursor_text).ok_or_else(|| invalid(name))
+    };
+    match (query.get("after"), query.get("before"), query.get("offset")) {
+        (None, None, None) => Ok((0, limit.min(total))),
+        (Some(after), None, None) => {
+            let start = place("after", after)? + 1;
+            Ok((start, total.min(start + limit)))
+        }
+        (None, Some(before), None) => {
+            let end = place("before", before)?;
+            Ok((end.saturating_sub(limit), end))
+        }
+        (None, None, Some(_)) => {
+            let offset = usize::try_from(query.number("offset", 0)?).map_err(|_| invalid("offset"))?.min(total);
+            Ok((offset, total.min(offset + limit)))
+        }
+        _ => Err(Problem::invalid_parameter("after, before and offset exclude each other")),
+    }
+}
+
+/// Sorts by the keys asked for, then by id; says what it sorted by.
+fn sort(rows: &mut [&Row], query: &Query) -> Result<Vec<(String, String)>, Problem> {
+    let mut orders = query.all("sorting_order");
+    let mut sorting: Vec<(String, String)> =
+        query.all("sorting_keys").map(|key| (key.to_owned(), orders.next().unwrap_or("ASC").to_owned())).collect();
+    if sorting.is_empty() {
+        sorting.push(("id".to_owned(), query.get("sorting_order").unwrap_or("ASC").to_owned()));
+    }
+    for (key, order) in &sorting {
+        if !(order.starts_with("ASC") || order.starts_with("DESC")) {
+            return Err(invalid("sorting_order"));
+        }
+        if rows.iter().any(|row| row.body.get(key).is_none()) {
+            return Err(invalid("sorting_keys"));
+        }
+    }
+    rows.sort_by(|a, b| {
+        let by_keys = sorting.iter().map(|(key, order)| {
+            let compared = text(&a.body[key]).cmp(text(&b.body[key]));
+            if order.starts_with("DESC") { compared.reverse() } else { compared }
+        });
+        by_keys.fold(Ordering::Equal, Ordering::then).then_with(|| a.id.cmp(&b.id))
+    });
+    Ok(sorting)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Base32 of the id, padded, as Pleo's cursors look.
+fn cursor(id: &str) -> String {
+    let mut encoded = String::new();
+    for group in id.as_bytes().chunks(5) {
+        let mut bits = [0; 8];
+        bits[3..3 + group.len()].copy_from_slice(group);
+        let bits = u64::from_be_bytes(bits);
+        let digits = (group.len() * 8).div_ceil(5);
+        for place in 0..8 {
+            let digit = (bits >> (35 - 5 * place)) & 31;
+            encoded.push(if place < digits { char::from(ALPHABET[digit as usize]) } else { '=' });
+        }
+    }
+    encoded
+}

@@ -1,0 +1,158 @@
+//! The books at the start: always the same, so that examples and tests can name what is in them.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::books::{Books, Row, Table};
+use super::files::receipt_file;
+use super::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID, Subject};
+
+/// 2026-05-04T09:12:00Z.
+const FIRST_PURCHASE: i64 = 1_777_885_920;
+const HOURS_BETWEEN: i64 = 17;
+const LIVE_ENTRIES: u64 = 45;
+const DELETED_ENTRIES: u64 = 2;
+const SECOND_COMPANY_ENTRIES: u64 = 12;
+const PEOPLE: [(&str, &str, &str, &str); 5] = [
+    ("Ada", "Byron", "Buyer", COMPANY_ID),
+    ("Grace", "Hopper", "Bookkeeper", COMPANY_ID),
+    ("Edsger", "Dijkstra", "Barista", COMPANY_ID),
+    ("Emmy", "Noether", "Roaster", SECOND_COMPANY_ID),
+    ("Konrad", "Zuse", "Driver", SECOND_COMPANY_ID),
+];
+const NOTES: [&str; 5] = ["cables", "oat milk", "train to Aarhus", "team lunch", "paper cups"];
+const FAMILIES: [&str; 4] = ["CARD_PURCHASE", "OUT_OF_POCKET", "MILEAGE", "BILL_INVOICE"];
+const VENDORS: [(&str, &str); 4] = [
+    ("Bean Brothers", COMPANY_ID),
+    ("Cup & Saucer Ltd", COMPANY_ID),
+    ("Nordic Milk", COMPANY_ID),
+    ("Rhein Röster", SECOND_COMPANY_ID),
+];
+
+pub(crate) fn books() -> Books {
+    let mut books = Books { companies: companies(), employees: employees(), vendors: vendors(), ..Books::default() };
+    let first = (1..=LIVE_ENTRIES + DELETED_ENTRIES).map(|n| (n, COMPANY_ID));
+    let second = (1001..=1000 + SECOND_COMPANY_ENTRIES).map(|n| (n, SECOND_COMPANY_ID));
+    for (n, company) in first.chain(second) {
+        books.receipts.0.extend((0..receipts_of(n)).map(|k| receipt(n, k, company)));
+        books.entries.0.push(entry(n, company));
+    }
+    let (job, item) = export();
+    books.jobs.0.push(job);
+    books.items.0.push(item);
+    books
+}
+
+/// A UUID that tells what it names: the kind first, the number last.
+fn id(kind: &str, n: u64) -> String {
+    format!("{kind}-0000-4000-8000-{n:012x}")
+}
+
+fn entry_id(n: u64) -> String {
+    id("e4721e50", n)
+}
+
+fn row(company: &str, body: Value) -> Row {
+    let id = body["id"].as_str().unwrap_or_default().to_owned();
+    Row { id, company: company.to_owned(), body }
+}
+
+fn at(hours: i64) -> String {
+    let start = Timestamp::from_second(FIRST_PURCHASE).expect("the constant is a time in 2026");
+    (start + SignedDuration::from_hours(hours)).to_string()
+}
+
+fn companies() -> Table {
+    let company = |subject: Subject, number: &str, town: &str, country: &str| {
+        let body = json!({
+            "id": subject.id(), "name": subject.title(), "organizationId": ORGANISATION_ID,
+            "registrationNumber": number, "address": {
+                "addressLine1": "1 Quay", "addressLine2": null, "locality": town, "postalCode": "1000", "region": null,
+                "country": country,
+            },
+        });
+        row(subject.id(), body)
+    };
+    Table(vec![
+        company(Subject::FirstCompany, "DK10000001", "Copenhagen", "DK"),
+        company(Subject::SecondCompany, "HRB20000002", "Hamburg", "DE"),
+    ])
+}
+
+fn employees() -> Table {
+    let employee = |(n, (first, last, job, company)): (u64, (&str, &str, &str, &str))| {
+        let body = json!({
+            "id": id("e3b10e00", n), "companyId": company, "firstName": first, "lastName": last,
+            "email": format!("{}@harbour.example", first.to_lowercase()), "code": format!("E-{n:02}"), "jobTitle": job,
+            "phone": format!("+45 00 00 00 {n:02}"),
+        });
+        row(company, body)
+    };
+    Table((1..).zip(PEOPLE).map(employee).collect())
+}
+
+fn vendors() -> Table {
+    let vendor = |(n, (name, company)): (u64, (&str, &str))| {
+        row(
+            company,
+            json!({ "id": id("7e4d0500", n), "companyId": company, "name": name, "status": "ACTIVE",
+            "createdAt": at(0), "updatedAt": at(0) }),
+        )
+    };
+    Table((1..).zip(VENDORS).map(vendor).collect())
+}
+
+fn receipts_of(n: u64) -> u64 {
+    n % 3
+}
+
+fn entry(n: u64, company: &str) -> Row {
+    let buyers: Vec<u64> = (1..).zip(PEOPLE).filter(|(_, person)| person.3 == company).map(|(k, _)| k).collect();
+    let pick = n as usize;
+    let hours = pick as i64 % 1000 * HOURS_BETWEEN;
+    let receipts: Vec<String> = (0..receipts_of(n)).map(|k| receipt_id(n, k)).collect();
+    let minors = 100 + n * 7919 % 90_000;
+    let deleted = company == COMPANY_ID && n > LIVE_ENTRIES;
+    let body = json!({
+        "id": entry_id(n), "companyId": company, "employeeId": id("e3b10e00", buyers[pick % buyers.len()]),
+        "family": FAMILIES[pick % FAMILIES.len()], "subFamily": null, "status": "COMPLETED",
+        "exportStatus": if n == 1 { "QUEUED" } else { "NOT_EXPORTED" }, "reviewStatus": "NOT_REQUIRED",
+        "transactionValue": { "currency": "EUR", "minors": minors },
+        "totalBillValue": { "currency": "DKK", "minors": minors * 746 / 100 },
+        "performedAt": at(hours), "settledAt": at(hours + 40), "createdAt": at(hours), "updatedAt": at(hours + 41),
+        "deletedAt": if deleted { json!(at(hours + 50)) } else { Value::Null },
+        "accountId": id("acc00000", 1 + n % 4), "accountCode": format!("68{:02}", n % 4),
+        "taxCodeId": id("7a8c0de0", 1), "note": NOTES[pick % NOTES.len()], "receiptIds": receipts, "tags": [],
+        "splitItems": [], "attendees": [],
+    });
+    row(company, body)
+}
+
+fn receipt_id(n: u64, k: u64) -> String {
+    id("4ece1970", n * 16 + k)
+}
+
+fn receipt(n: u64, k: u64, company: &str) -> Row {
+    let receipt = receipt_id(n, k);
+    let size = receipt_file(&receipt).len();
+    let body = json!({
+        "id": receipt, "accountingEntryId": entry_id(n), "createdAt": at(n as i64 % 1000 * HOURS_BETWEEN),
+        "source": "MOBILE", "fileType": "pdf", "mimeType": "application/pdf", "sizeInBytes": size,
+    });
+    row(company, body)
+}
+
+fn export() -> (Row, Row) {
+    let job = id("e890420b", 1);
+    let body = json!({
+        "id": job, "companyId": COMPANY_ID, "status": "pending", "numberOfItems": 1, "expiresIn": 3600,
+        "isInteractive": true, "createdAt": at(60), "createdBy": id("e3b10e00", 2), "lastUpdatedAt": at(60),
+        "startedAt": null, "completedAt": null, "expiredAt": null, "failureReason": null, "failureReasonType": null,
+        "vendorBasedBookkeeping": false,
+    });
+    let item = json!({
+        "id": id("17e40000", 1), "jobId": job, "companyId": COMPANY_ID, "accountingEntryId": entry_id(1),
+        "status": "pending", "failureReason": null, "failureReasonType": null, "externalId": null, "exportedAt": null,
+    });
+    (row(COMPANY_ID, body), row(COMPANY_ID, item))
+}

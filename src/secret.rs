@@ -1,0 +1,108 @@
+//! Secrets as types that cannot be printed.
+//!
+//! Each kind of secret is its own newtype: `Debug` is redacted, there is no `Display` and no `Serialize`, the memory
+//! is overwritten on drop. [`expose`](AccessToken::expose) is the only way out, and `tests/architecture.rs` lists the
+//! files that may call it.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+macro_rules! secret {
+    ($($(#[$doc:meta])* $name:ident;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name(Zeroizing<String>);
+
+        impl $name {
+            /// Takes the secret over.
+            pub fn new(value: impl Into<String>) -> Self {
+                Self(Zeroizing::new(value.into()))
+            }
+
+            /// The secret itself, for the one place where it must leave its type.
+            pub fn expose(&self) -> &str {
+                &self.0
+            }
+
+            /// Equality in constant time for values of one length.
+            pub fn matches(&self, other: &str) -> bool {
+                self.0.as_bytes().ct_eq(other.as_bytes()).into()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "([redacted])"))
+            }
+        }
+    )+};
+}
+
+secret! {
+    /// Bearer token for the API (RFC 6750).
+    AccessToken;
+    /// Single-use token that buys the next pair (RFC 6749 section 6).
+    RefreshToken;
+    /// What the client proves itself with at the token endpoint (RFC 6749 section 2.3.1).
+    ClientSecret;
+    /// Authorization code (RFC 6749 section 4.1.2).
+    AuthorizationCode;
+    /// PKCE code verifier (RFC 7636 section 4.1).
+    CodeVerifier;
+    /// The one-time `state` of a login (RFC 6749 section 10.12).
+    LoginState;
+    /// What callers of the data listener must send when `local_key_file` is set.
+    LocalKey;
+    /// What opens the admin listener's API.
+    AdminKey;
+}
+
+impl RefreshToken {
+    /// A short hash that tells two tokens apart in the intent and in logs, and gives neither away: 48 of 256 bits.
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(self.0.as_bytes());
+        digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A fresh random secret of 256 bits, base64url without padding: 43 characters of `[A-Za-z0-9-_]`.
+///
+/// # Errors
+/// The operating system has no randomness to give.
+pub fn random() -> Result<Zeroizing<String>, getrandom::Error> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    getrandom::fill(bytes.as_mut())?;
+    Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_never_shows_the_secret() {
+        let shown = format!("{:?} {:?}", AccessToken::new("canary-a"), Some(RefreshToken::new("canary-r")));
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("[redacted]"));
+    }
+
+    #[test]
+    fn random_is_43_unreserved_characters_and_never_the_same() {
+        let (a, b) = (random().unwrap(), random().unwrap());
+        assert_eq!(a.len(), 43);
+        assert!(a.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn matches_compares_the_whole_value() {
+        let key = LocalKey::new("abc");
+        assert!(key.matches("abc"));
+        assert!(!key.matches("abd") && !key.matches("ab") && !key.matches("abcd"));
+    }
+}

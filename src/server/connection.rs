@@ -1,0 +1,276 @@
+//! One client connection: HTTP/1.1 with limits, and the clocks that end it. hyper's own head timer would also run
+//! while a kept-alive connection rests, so the time of a head is measured here.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Time for a request head from its first byte.
+const HEAD: Duration = Duration::from_secs(10);
+/// Time a connection may rest between requests.
+const REST: Duration = Duration::from_secs(75);
+/// How often a busy connection's clock looks up.
+const LOOK: Duration = Duration::from_secs(10);
+/// Largest request head, in bytes.
+const LARGEST_HEAD: usize = 64 * 1024;
+/// Most fields of a request head.
+const MOST_FIELDS: usize = 100;
+
+/// What a connection is doing: two bits, and since when.
+#[derive(Debug)]
+pub(super) struct Activity {
+    word: AtomicU64,
+    /// Tells the connection to end to make room.
+    evicted: Notify,
+    start: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Resting,
+    Head,
+    Serving,
+}
+
+impl Activity {
+    pub(super) fn new(start: Instant) -> Arc<Self> {
+        let activity = Self { word: AtomicU64::new(0), evicted: Notify::new(), start };
+        activity.set(Doing::Resting);
+        Arc::new(activity)
+    }
+
+    /// Milliseconds since the server's start at which it came to rest; none if it is at work.
+    pub(super) fn resting_since(&self) -> Option<u64> {
+        let (doing, since) = self.get();
+        (doing == Doing::Resting).then_some(since)
+    }
+
+    pub(super) fn evict(&self) {
+        self.evicted.notify_one();
+    }
+
+    fn set(&self, doing: Doing) {
+        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+        self.word.store(since << 2 | doing as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (Doing, u64) {
+        let word = self.word.load(Ordering::Relaxed);
+        let doing = match word & 3 {
+            0 => Doing::Resting,
+            1 => Doing::Head,
+            _ => Doing::Serving,
+        };
+        (doing, word >> 2)
+    }
+
+    fn begin_head(&self) {
+        if self.get().0 == Doing::Resting {
+            self.set(Doing::Head);
+        }
+    }
+
+    /// When it has lasted long enough; none while a request is served, whose own limits count.
+    fn deadline(&self) -> Option<Instant> {
+        let (doing, since) = self.get();
+        let since = self.start + Duration::from_millis(since);
+        match doing {
+            Doing::Resting => Some(since + REST),
+            Doing::Head => Some(since + HEAD),
+            Doing::Serving => None,
+        }
+    }
+}
+
+/// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its request is answered.
+pub(super) async fn serve<S, B>(stream: TcpStream, service: S, activity: Arc<Activity>, draining: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
+    B: Body<Error: std::error::Error + Send + Sync + 'static> + 'static,
+{
+    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let service = Marked { service, activity: activity.clone() };
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_FIELDS);
+    let connection = builder.half_close(false).serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut drain = pin!(draining.cancelled());
+    let mut evicted = pin!(activity.evicted.notified());
+    let mut timer = Timer::new();
+    let mut is_draining = false;
+    // The connection's errors are the client's: nobody is left to be told.
+    poll_fn(|cx| {
+        if !is_draining && drain.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if connection.as_mut().poll(cx).is_ready() || evicted.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        timer.poll(&activity, cx)
+    })
+    .await;
+}
+
+/// One timer for a connection, set as seldom as can be: it fires, looks, and is set anew.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(LOOK)) }
+    }
+
+    fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // A head that has begun is due sooner than whatever the timer was set for.
+            let deadline = activity.deadline();
+            if let Some(deadline) = deadline.filter(|deadline| *deadline < self.sleep.deadline()) {
+                self.sleep.as_mut().reset(deadline);
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            match deadline {
+                Some(deadline) if deadline <= now => return Poll::Ready(()),
+                Some(deadline) => self.sleep.as_mut().reset(deadline),
+                None => self.sleep.as_mut().reset(now + LOOK),
+            }
+        }
+    }
+}
+
+/// Notices the first byte of a head.
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.begin_head();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Marks a connection as serving from the head of a request to the end of its answer.
+struct Marked<S> {
+    service: S,
+    activity: Arc<Activity>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Marked<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = Response<Serving<B>>;
+    type Error = S::Error;
+    type Future = MarkedFuture<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.activity.set(Doing::Serving);
+        let served = Served(self.activity.clone());
+        MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served) }
+    }
+}
+
+struct MarkedFuture<F> {
+    answer: Pin<Box<F>>,
+    served: Option<Served>,
+}
+
+impl<F, B, E> Future for MarkedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<Serving<B>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = std::task::ready!(self.answer.as_mut().poll(cx));
+        let served = self.served.take();
+        Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body: Box::pin(body), _served: served })))
+    }
+}
+
+/// A request is being served until this is dropped.
+struct Served(Arc<Activity>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.set(Doing::Resting);
+    }
+}
+
+/// An answer's body that knows when it has ended.
+struct Serving<B> {
+    body: Pin<Box<B>>,
+    _served: Option<Served>,
+}
+
+impl<B: Body> Body for Serving<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.body.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,214 @@
+//! Where grants are kept: lock, load, save, list. Saving needs the [`Locked`] in hand, so that nobody can overwrite
+//! what another process is about to replace.
+
+mod file;
+mod record;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::private_file::PrivateFileError;
+use file::FileStore;
+pub use file::Locked;
+pub use record::{AccountName, AccountNameError, DecodeError, Ended, Grant, Intent, Issued, Record};
+
+/// How often a lock that somebody holds is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What tells one version of a record from the next without reading it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp(Option<(u64, i64, i64, u64, u32)>);
+
+/// Why a store cannot be opened: the start stops.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made.
+    #[error("the state folder {} cannot be made: {}; set store.path to a folder you can write", .0.display(), .1)]
+    Uncreatable(PathBuf, io::Error),
+    /// The folder cannot be read.
+    #[error("the state folder {} cannot be read: {}", .0.display(), .1)]
+    Unreadable(PathBuf, io::Error),
+    /// Something else is there.
+    #[error("the state folder {} is not a folder, or is a symlink to one; set store.path to the folder itself", .0.display())]
+    NotFolder(PathBuf),
+    /// Somebody else's folder.
+    #[error("the state folder {} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, .2, .0.display())]
+    Foreign(PathBuf, u32, u32),
+    /// Group or others have access.
+    #[error("the state folder {} has mode {:04o}, others may enter it; run: chmod 700 {}", .0.display(), .1, .0.display())]
+    Lax(PathBuf, u32),
+}
+
+/// Why one account's record cannot be used. It stays where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Owner, mode, kind or size, or the system says no.
+    #[error(transparent)]
+    Refused(#[from] PrivateFileError),
+    /// It was read and is not a record.
+    #[error("{}: {}; restore it from a backup, or log in again (the file is then put aside)", .0.display(), .1)]
+    Undecodable(PathBuf, DecodeError),
+}
+
+/// Why there is no lock.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody holds it.
+    #[error("{}", busy(.0))]
+    Busy(Option<u32>),
+    /// The lock file cannot be opened.
+    #[error("the lock of this account cannot be opened: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a record was not saved; what was there before is still there.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be written: {}", .path.display(), .source)]
+pub struct SaveError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl SaveError {
+    fn new(path: &Path, source: io::Error) -> Self {
+        Self { path: path.into(), source }
+    }
+}
+
+/// The kinds of store.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A folder of private files.
+    File(Arc<FileStore>),
+}
+
+impl Store {
+    /// Opens the file store in a folder, or makes it.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        FileStore::open(folder).map(|store| Self::File(Arc::new(store)))
+    }
+
+    /// The folder, for messages and for finding a running proxy of the same store.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Self::File(store) => store.folder(),
+        }
+    }
+
+    /// Takes the account's lock, waiting at most `patience`.
+    ///
+    /// # Errors
+    /// [`LockError`] names the process that holds it.
+    pub async fn lock(&self, account: &AccountName, patience: Duration) -> Result<Locked, LockError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let account = account.clone();
+            match self.run(move |store| store.try_lock(&account)).await? {
+                file::Try::Locked(locked) => return Ok(locked),
+                file::Try::Busy(holder) if Instant::now() >= deadline => return Err(LockError::Busy(holder)),
+                file::Try::Busy(_) => sleep(LOCK_POLL).await,
+            }
+        }
+    }
+
+    /// Reads a record; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`RecordError`]; the file is left alone.
+    pub async fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
+        let account = account.clone();
+        self.run(move |store| store.load(&account)).await
+    }
+
+    /// Makes sure that the next save has its space.
+    ///
+    /// # Errors
+    /// [`SaveError`], with the disk's reason.
+    pub async fn prepare(&self, locked: Locked) -> (Locked, Result<(), SaveError>) {
+        self.run(move |store| {
+            let mut locked = locked;
+            let prepared = store.prepare(&mut locked);
+            (locked, prepared)
+        })
+        .await
+    }
+
+    /// Replaces a record durably; it is on disk when this returns `Ok`.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the old record is whole.
+    pub async fn save(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
+        self.run(move |store| {
+            let mut locked = locked;
+            let saved = store.save(&mut locked, &record);
+            (locked, saved)
+        })
+        .await
+    }
+
+    /// Replaces a record durably and leaves the space that was prepared for the next save.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the old record is whole.
+    pub async fn note(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
+        self.run(move |store| {
+            let noted = store.note(&locked, &record);
+            (locked, noted)
+        })
+        .await
+    }
+
+    /// Moves a record that cannot be read aside and returns its new place.
+    ///
+    /// # Errors
+    /// The file cannot be moved.
+    pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<PathBuf> {
+        let account = locked.account.clone();
+        self.run(move |store| store.set_aside(&account, unix_time)).await
+    }
+
+    /// Names of all records, sorted.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub async fn list(&self) -> io::Result<Vec<AccountName>> {
+        self.run(FileStore::list).await
+    }
+
+    /// Stamp of the folder, and of each named record, in that order.
+    pub async fn stamps(&self, accounts: Vec<AccountName>) -> (Stamp, Vec<Stamp>) {
+        self.run(move |store| (store.folder_stamp(), accounts.iter().map(|account| store.stamp(account)).collect()))
+            .await
+    }
+
+    /// Runs file work off the runtimes' threads. It is not cancelled when the caller leaves: a save that has begun
+    /// ends, and what it owns is dropped after it.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&FileStore) -> T + Send + 'static) -> T {
+        let Self::File(store) = self;
+        let store = store.clone();
+        spawn_blocking(move || work(&store)).await.expect("file work does not panic, and runtimes outlive it")
+    }
+}
+
+/// Makes a folder that only we can enter, or checks the one that is there.
+///
+/// # Errors
+/// [`OpenError`] says what to do.
+pub fn private_folder(folder: &Path) -> Result<(), OpenError> {
+    file::make_private_folder(folder)
+}
+
+fn busy(holder: &Option<u32>) -> String {
+    match holder {
+        Some(pid) => format!("process {pid} holds the lock of this account"),
+        None => "another process holds the lock of this account".into(),
+    }
+}

@@ -1,0 +1,333 @@
+//! One account: its snapshot for requests, its memory for refreshes, and the lease that ties the two together.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::Settings;
+use super::gate::{Gate, Ticket};
+use super::refresh::{Reason, Report};
+use super::schedule;
+use super::snapshot::{Decision, Health, Refusal, Snapshot};
+use crate::clock::{Clock, Deadline, Now, millis};
+use crate::store::{AccountName, Record, Stamp};
+
+/// Requests of one account that may wait at a time.
+const MOST_HELD: usize = 1024;
+/// Longest distance between two refreshes that are forced by a 401.
+const LONGEST_LIMIT: Duration = Duration::from_secs(10);
+/// How exactly the last use is known, in milliseconds: workers write it once a second, not once a request.
+const USE_GRAIN: u64 = 1000;
+
+/// What all accounts share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    /// Wishes of requests, granted by the scheduler.
+    pub(super) wishes: mpsc::UnboundedSender<Wish>,
+    /// Set whenever an account came, went or changed, so that the choice for callers who name none is made anew.
+    pub(super) choice_stale: AtomicBool,
+}
+
+/// What a request asks the scheduler for.
+#[derive(Debug)]
+pub(super) enum Wish {
+    Refresh(Arc<Account>, Reason),
+    /// An idle account is used again, or something changed: work out the next wake anew.
+    Look,
+}
+
+/// One account.
+#[derive(Debug)]
+pub struct Account {
+    /// Its name.
+    pub name: AccountName,
+    pub(super) gate: Gate,
+    /// The turn: one refresh, login or logout at a time in this process.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// The refresh under way, for everybody to wait for.
+    pub(super) flight: Mutex<Option<watch::Receiver<Option<Report>>>>,
+    /// Logins and logouts that were asked for, in order; the last one to be asked wins.
+    pub(super) asked: AtomicU64,
+    pub(super) shared: Arc<Shared>,
+    snapshot: ArcSwap<Snapshot>,
+    memory: Mutex<Memory>,
+    held: AtomicUsize,
+    /// Boot time of the last use, in milliseconds; 0 = never.
+    last_used: AtomicU64,
+    /// True while a wish of this account waits for the scheduler or its flight.
+    wished: AtomicBool,
+}
+
+/// What a process remembers of an account beside the snapshot; never looked at by a request on its usual path.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The record that was loaded or saved last.
+    pub(super) record: Option<Record>,
+    /// Its stamp on disk.
+    pub(super) stamp: Stamp,
+    /// Failed attempts since the last good one.
+    pub(super) attempts: u32,
+    /// When a 401 or a person last forced a refresh.
+    pub(super) forced_at: Option<Now>,
+    /// True if the last attempt of the open intent got a whole answer, so that no copy of it is still under way.
+    pub(super) answered: bool,
+    /// Access tokens in a row that could not be used.
+    pub(super) unusable: u32,
+    /// The last attempt, for `status`.
+    pub(super) last: Option<LastAttempt>,
+    /// Stamp of the secret file when the client was refused.
+    pub(super) secret_stamp: Option<std::time::SystemTime>,
+}
+
+/// The last refresh attempt.
+#[derive(Clone, Debug)]
+pub(super) struct LastAttempt {
+    pub(super) at: i64,
+    pub(super) reason: Reason,
+    pub(super) outcome: &'static str,
+    pub(super) took: Duration,
+}
+
+/// A request's right to use the token it carries; returned when the response head has arrived.
+#[derive(Debug)]
+pub struct Lease {
+    /// The credential for the `Authorization` header, marked sensitive.
+    pub credential: HeaderValue,
+    /// Generation of the grant it belongs to.
+    pub generation: u64,
+    account: Arc<Account>,
+    ticket: Ticket,
+}
+
+impl Account {
+    pub(super) fn new(name: AccountName, shared: Arc<Shared>) -> Self {
+        let why = format!("account {name} is not connected; run: pleo-proxy login {name}");
+        let snapshot = Snapshot { generation: 0, health: Health::LoginRequired(why), credential: None };
+        Self {
+            name,
+            gate: Gate::default(),
+            turn: Arc::default(),
+            flight: Mutex::default(),
+            asked: AtomicU64::new(0),
+            shared,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            memory: Mutex::default(),
+            held: AtomicUsize::new(0),
+            last_used: AtomicU64::new(0),
+            wished: AtomicBool::new(false),
+        }
+    }
+
+    /// The account at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// True if a request would get a token now, or after a refresh that is likely to succeed.
+    pub fn can_serve(&self) -> bool {
+        let decision = self.snapshot.load().decide(self.shared.clock.now(), Duration::ZERO);
+        matches!(decision, Decision::Serve | Decision::Refresh)
+    }
+
+    /// True if nothing about the account needs anybody's attention.
+    pub fn is_well(&self) -> bool {
+        self.snapshot.load().health == Health::Connected
+    }
+
+    /// True if the token is within its margin or gone.
+    pub fn is_due(&self) -> bool {
+        let snapshot = self.snapshot.load();
+        let now = self.shared.clock.now();
+        snapshot.credential.as_ref().is_none_or(|it| it.deadline.remaining(now) <= it.margin())
+    }
+
+    /// Borrows the token, waiting at most until `deadline` for a refresh.
+    ///
+    /// # Errors
+    /// [`Refusal`]: there is no usable token, and why.
+    pub async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Refusal> {
+        let now = self.shared.clock.now();
+        self.touch(now);
+        if let Some(lease) = self.try_lease(now) {
+            return Ok(lease);
+        }
+        let _held = Held::new(&self.held)?;
+        loop {
+            let news = self.gate.news();
+            let now = self.shared.clock.now();
+            if let Some(lease) = self.try_lease(now) {
+                return Ok(lease);
+            }
+            match self.snapshot.load().decide(now, deadline.saturating_duration_since(Instant::now())) {
+                Decision::Refuse(refusal) => return Err(refusal),
+                Decision::Refresh => self.wish(Reason::Expired),
+                // Served a moment ago, so the gate is closed: wait for it.
+                Decision::Serve | Decision::Wait => {}
+            }
+            if timeout_at(deadline, news).await.is_err() {
+                return Err(self.timed_out());
+            }
+        }
+    }
+
+    /// A lease if one is to be had at once: the usual path, one look at the gate and one at the snapshot.
+    fn try_lease(self: &Arc<Self>, now: Now) -> Option<Lease> {
+        let ticket = self.gate.enter(self.epoch(now))?;
+        let snapshot = self.snapshot.load();
+        let credential = match &snapshot.credential {
+            Some(credential) if snapshot.decide(now, Duration::ZERO) == Decision::Serve => credential.header.clone(),
+            _ => {
+                self.gate.leave(ticket);
+                return None;
+            }
+        };
+        Some(Lease { credential, generation: snapshot.generation, account: self.clone(), ticket })
+    }
+
+    fn timed_out(&self) -> Refusal {
+        let snapshot = self.snapshot.load();
+        let why = snapshot.health.why().unwrap_or("the token endpoint is slow");
+        Refusal::RefreshTimeout(format!("no fresh token within {:?}: {why}", self.shared.settings.hold))
+    }
+
+    /// The time in units of `drain`, which is what the gate counts in.
+    pub(super) fn epoch(&self, now: Now) -> u64 {
+        now.boot / millis(self.shared.settings.drain).max(1)
+    }
+
+    /// Notes that somebody uses the account.
+    pub(super) fn touch(&self, now: Now) {
+        let last = self.last_used.load(Ordering::Relaxed);
+        if now.boot.saturating_sub(last) < USE_GRAIN && last != 0 {
+            return;
+        }
+        let was_idle = !self.is_warm(now);
+        self.last_used.store(now.boot.max(1), Ordering::Relaxed);
+        if was_idle {
+            let _ = self.shared.wishes.send(Wish::Look);
+        }
+    }
+
+    /// Used within `keep_warm`.
+    pub(super) fn is_warm(&self, now: Now) -> bool {
+        let last = self.last_used.load(Ordering::Relaxed);
+        last != 0 && now.boot.saturating_sub(last) <= millis(self.shared.settings.keep_warm)
+    }
+
+    /// Asks the scheduler for a refresh; one wish at a time.
+    pub(super) fn wish(self: &Arc<Self>, reason: Reason) {
+        if !self.wished.swap(true, Ordering::AcqRel) {
+            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason));
+        }
+    }
+
+    pub(super) fn wish_granted(&self) {
+        self.wished.store(false, Ordering::Release);
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wait before the next attempt, after one more that failed.
+    pub(super) fn next_wait(&self, asked_for: Option<Duration>) -> Duration {
+        let mut memory = self.memory();
+        memory.attempts = memory.attempts.saturating_add(1);
+        asked_for.unwrap_or_default().max(schedule::backoff(memory.attempts))
+    }
+
+    /// A whole answer with a pair came: earlier trouble is over.
+    pub(super) fn remember_good(&self, usable: bool) {
+        let mut memory = self.memory();
+        memory.attempts = 0;
+        memory.answered = false;
+        memory.unusable = if usable { 0 } else { memory.unusable + 1 };
+    }
+
+    /// True if a refresh was forced less than ten seconds, or a quarter of a token's life, ago.
+    pub(super) fn was_just_forced(&self, now: Now) -> bool {
+        let life = self.snapshot.load().credential.as_ref().map_or(LONGEST_LIMIT, |credential| credential.life);
+        let limit = LONGEST_LIMIT.min(life / 4);
+        self.memory().forced_at.is_some_and(|last| !Deadline::after(last, limit).passed(now))
+    }
+
+    /// When the current pair was issued: milliseconds since 1970.
+    pub(super) fn refreshed_at(&self) -> Option<i64> {
+        self.memory().record.as_ref()?.grant.as_ref().map(|grant| grant.refreshed_at)
+    }
+
+    /// Makes a record the one that requests see. `deadline` is the one measured when the pair was issued.
+    pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
+        let snapshot = Snapshot::of(&record, health, deadline, self.shared.clock.now());
+        self.memory().record = Some(record);
+        self.swap(snapshot);
+    }
+
+    /// Changes how the account is, and nothing else of it.
+    pub(super) fn set_health(&self, health: Health) {
+        let old = self.snapshot.load();
+        let usable = !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
+        let credential = old.credential.clone().filter(|_| usable);
+        self.swap(Snapshot { generation: old.generation, health, credential });
+    }
+
+    /// Takes a token out of use that the upstream has refused.
+    pub(super) fn forget_credential(&self, generation: u64) {
+        let old = self.snapshot.load();
+        if old.generation == generation {
+            self.swap(Snapshot { credential: None, ..(**old).clone() });
+        }
+    }
+
+    fn swap(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.shared.choice_stale.store(true, Ordering::Release);
+        self.gate.tell();
+        let _ = self.shared.wishes.send(Wish::Look);
+    }
+}
+
+impl Lease {
+    /// The account.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.account.gate.leave(self.ticket) {
+            return;
+        }
+        let snapshot = self.account.snapshot.load();
+        if snapshot.may_refresh_quietly(self.account.shared.clock.now()) {
+            self.account.wish(Reason::Quiet);
+        }
+    }
+}
+
+/// One of the requests that wait; counted out on every path.
+struct Held<'a>(&'a AtomicUsize);
+
+impl<'a> Held<'a> {
+    fn new(count: &'a AtomicUsize) -> Result<Self, Refusal> {
+        if count.fetch_add(1, Ordering::AcqRel) >= MOST_HELD {
+            count.fetch_sub(1, Ordering::AcqRel);
+            return Err(Refusal::Overloaded);
+        }
+        Ok(Self(count))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,233 @@
+//! A refresh, from the turn to the published pair. The only renewer: every reason comes through here, on a task of its
+//! own that no caller can cancel.
+//!
+//! Turn, store lock, re-read, open intent resolved, endpoint reached, intent written, gate closed, young leases
+//! waited for, POST, answer classified, saved, published, gate opened, lock freed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedMutexGuard;
+use tracing::{info, warn};
+
+use super::account::{Account, LastAttempt};
+use super::snapshot::Health;
+use super::{Accounts, LOCK_PATIENCE};
+use crate::oauth::{Credentials, Exchange};
+use crate::store::{Intent, Locked, Record};
+
+/// Why a refresh is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A request found the token expired.
+    Expired,
+    /// One margin before expiry.
+    Margin,
+    /// No request was under way, between two margins and one.
+    Quiet,
+    /// The upstream refused the current token.
+    Rejected,
+    /// Unused for long; kept alive.
+    KeepAlive,
+    /// The time of the next try has come.
+    Retry,
+    /// A person asked.
+    Asked,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "expired",
+            Self::Margin => "margin",
+            Self::Quiet => "quiet",
+            Self::Rejected => "401",
+            Self::KeepAlive => "keep-alive",
+            Self::Retry => "retry",
+            Self::Asked => "asked",
+        })
+    }
+}
+
+/// How an attempt ended; the account's snapshot has the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A new pair was issued.
+    Refreshed,
+    /// A newer generation was there already.
+    Adopted,
+    /// A refresh was forced a moment ago; none was sent.
+    Limited,
+    /// See the account's health.
+    Failed,
+}
+
+/// One attempt at one generation.
+pub(super) struct Attempt {
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) account: Arc<Account>,
+    pub(super) reason: Reason,
+    /// The generation that is to be replaced.
+    pub(super) generation: u64,
+}
+
+/// What an attempt has in its hands from the lock on.
+pub(super) struct Hands {
+    pub(super) turn: OwnedMutexGuard<()>,
+    pub(super) locked: Locked,
+    /// The record as it is on disk, or as memory knows better.
+    pub(super) record: Record,
+    /// Logins and logouts asked for when the attempt began.
+    pub(super) asked: u64,
+}
+
+impl Attempt {
+    /// Runs the attempt; a second one follows if the new access token cannot be used.
+    pub(super) async fn run(self) -> Report {
+        let started = self.accounts.clock().now();
+        let report = match self.hands().await {
+            Ok(hands) => self.renew(hands).await.unwrap_or_else(|report| report),
+            Err(report) => report,
+        };
+        let took = Duration::from_millis(self.accounts.clock().now().boot.saturating_sub(started.boot));
+        let outcome = match report {
+            Report::Refreshed => "fresh",
+            Report::Adopted => "adopted",
+            Report::Limited => "limited",
+            Report::Failed => self.account.snapshot().health.word(),
+        };
+        self.account.memory().last = Some(LastAttempt { at: started.wall, reason: self.reason, outcome, took });
+        report
+    }
+
+    /// Turn, lock and record.
+    async fn hands(&self) -> Result<Hands, Report> {
+        let turn = self.account.turn.clone().lock_owned().await;
+        if self.account.snapshot().generation > self.generation {
+            return Err(Report::Adopted);
+        }
+        let asked = self.account.asked.load(std::sync::atomic::Ordering::Acquire);
+        let locking = self.accounts.store().lock(&self.account.name, LOCK_PATIENCE);
+        let locked = match self.accounts.unless_closing(locking).await {
+            Some(Ok(locked)) => locked,
+            Some(Err(error)) => return Err(self.locked(error.to_string())),
+            None => return Err(Report::Failed),
+        };
+        let record = self.read().await?;
+        Ok(Hands { turn, locked, record, asked })
+    }
+
+    /// Re-reads the record under the lock: newer is adopted, older is a backup that was put back.
+    async fn read(&self) -> Result<Record, Report> {
+        let loaded = self.accounts.store().load(&self.account.name).await;
+        let remembered = self.account.memory().record.clone();
+        let record = match loaded {
+            Err(error) => return Err(self.fail(Health::StoreError(error.to_string()))),
+            Ok(None) => {
+                let why = self.accounts.login_hint(&self.account.name, "its record is gone, so it is logged out");
+                return Err(self.fail(Health::LoginRequired(why)));
+            }
+            Ok(Some(record)) => record,
+        };
+        let known = self.account.snapshot().generation;
+        if record.generation > known {
+            self.accounts.adopt(&self.account, record).await;
+            return Err(Report::Adopted);
+        }
+        let record = match remembered {
+            Some(remembered) if remembered.generation > record.generation => {
+                warn!(account = %self.account.name, on_disk = record.generation, known, "an older record was put back; the newer one is kept and saved over it");
+                remembered
+            }
+            _ => record,
+        };
+        match self.accounts.health_of(&self.account.name, &record) {
+            health @ Health::LoginRequired(_) => Err(self.fail(health)),
+            _ => Ok(record),
+        }
+    }
+
+    /// From the record to the answer of the token endpoint and its consequences.
+    async fn renew(&self, hands: Hands) -> Result<Report, Report> {
+        if self.is_limited() {
+            return Err(Report::Limited);
+        }
+        let credentials = match self.accounts.oauth().credentials() {
+            Ok(credentials) => credentials,
+            Err(error) => return Err(self.misconfigured(error.to_string())),
+        };
+        let hands = self.resolve(hands, &credentials).await?;
+        if let Err(why) = self.accounts.oauth().reach().await {
+            let why = format!("the token endpoint cannot be reached: {why}");
+            return Err(self.later(&hands.record, why, None));
+        }
+        let (hands, unnoted) = self.note(hands).await?;
+        Ok(self.exchange(hands, &unnoted, &credentials).await)
+    }
+
+    /// A refresh forced by a 401 follows another forced one at a distance.
+    fn is_limited(&self) -> bool {
+        if self.reason != Reason::Rejected {
+            return false;
+        }
+        let now = self.accounts.clock().now();
+        let limited = self.account.was_just_forced(now);
+        if !limited {
+            self.account.memory().forced_at = Some(now);
+        }
+        limited
+    }
+
+    /// Reserves the next file's space, then writes the intent: from here on the pair may be spent. Returns the record
+    /// as it was before.
+    async fn note(&self, hands: Hands) -> Result<(Hands, Record), Report> {
+        // After the last word to stop nothing new is begun; what was begun is waited for.
+        if self.accounts.is_closing() {
+            return Err(Report::Failed);
+        }
+        let before = hands.record;
+        let noted = Record { intent: Some(intent(&before, self.accounts.clock().now().wall)), ..before.clone() };
+        let (locked, prepared) = self.accounts.store().prepare(hands.locked).await;
+        let (locked, written) = match prepared {
+            Ok(()) => self.accounts.store().note(locked, noted.clone()).await,
+            Err(error) => (locked, Err(error)),
+        };
+        match written {
+            Ok(()) => Ok((Hands { locked, record: noted, ..hands }, before)),
+            Err(error) => Err(self.unwritable(error.to_string())),
+        }
+    }
+
+    /// The exchange itself: the gate is closed from here until the outcome is published.
+    async fn exchange(&self, hands: Hands, before: &Record, credentials: &Credentials) -> Report {
+        let Some(grant) = hands.record.grant.clone() else { return Report::Failed };
+        let snapshot = self.account.snapshot();
+        let now = self.accounts.clock().now();
+        let gate = self.account.gate.close(self.account.epoch(now), self.drain(&snapshot.credential, now)).await;
+        let sent = self.accounts.clock().now();
+        info!(account = %self.account.name, reason = %self.reason, generation = hands.record.generation,
+              drained = sent.boot.saturating_sub(now.boot), "refresh sent");
+        let outcome = self.accounts.oauth().exchange(&Exchange::Refresh(&grant.refresh), credentials).await;
+        let report = self.settle(hands, before, sent, outcome).await;
+        drop(gate);
+        report
+    }
+
+    /// How long young leases are waited for: `drain` or the margin, never past the expiry.
+    fn drain(&self, credential: &Option<super::snapshot::Credential>, now: crate::clock::Now) -> Duration {
+        let drain = self.accounts.settings().drain;
+        credential
+            .as_ref()
+            .map_or(Duration::ZERO, |credential| drain.min(credential.margin()).min(credential.deadline.remaining(now)))
+    }
+}
+
+/// The note that the record's refresh token is about to be sent, for the first time or again.
+fn intent(record: &Record, now: i64) -> Intent {
+    let token = record.grant.as_ref().map(|grant| grant.refresh.fingerprint()).unwrap_or_default();
+    match record.open_intent() {
+        Some(open) => Intent { sent_at: now, resends: open.resends + 1, ..open.clone() },
+        None => Intent { generation: record.generation, token, sent_at: now, first_sent_at: now, resends: 0 },
+    }
+}

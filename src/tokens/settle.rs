@@ -1,0 +1,233 @@
+//! What follows from the answer to a refresh: each outcome class has one consequence.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::refresh::{Attempt, Hands, Report};
+use super::schedule;
+use super::snapshot::{Health, Trouble};
+use crate::clock::{Deadline, Now, millis, rfc3339};
+use crate::oauth::{Credentials, Outcome, Tokens};
+use crate::store::{Ended, Grant, Record};
+
+/// How old an intent must be before its token may be sent again if no whole answer came: a late first copy would be
+/// taken for the replay.
+const SETTLED: Duration = Duration::from_secs(10);
+
+impl Attempt {
+    /// Turns an outcome into a record, a health and a report. `before` is the record without this attempt's intent.
+    pub(super) async fn settle(&self, hands: Hands, before: &Record, sent: Now, outcome: Outcome) -> Report {
+        match outcome {
+            Outcome::Fresh(tokens) => self.fresh(hands, sent, tokens).await,
+            Outcome::NotSent(why) => {
+                let why = format!("the token endpoint cannot be reached: {why}");
+                self.unsent(hands, before).await;
+                self.later(before, why, None)
+            }
+            Outcome::ComeBackLater { why, retry_after } => {
+                self.unsent(hands, before).await;
+                self.later(before, format!("the token endpoint is busy: {why}"), retry_after)
+            }
+            Outcome::Misconfigured(why) => {
+                self.unsent(hands, before).await;
+                self.misconfigured(format!("the token endpoint refuses this client: {why}"))
+            }
+            Outcome::Dead(code) => self.dead(hands, before, &code).await,
+            Outcome::Ambiguous { why, answered } => {
+                self.account.memory().answered = answered;
+                self.uncertain(&hands.record, format!("a refresh has no known outcome: {why}"))
+            }
+        }
+    }
+
+    /// Saves first, then lets requests see it.
+    async fn fresh(&self, hands: Hands, sent: Now, tokens: Tokens) -> Report {
+        let usable = tokens.access.is_some();
+        for oddity in &tokens.oddities {
+            warn!(account = %self.account.name, "the token endpoint's answer is odd: {oddity}");
+        }
+        let deadline = Deadline::after(sent, tokens.life);
+        let Some(record) = renewed(hands.record, tokens, deadline, sent) else { return Report::Failed };
+        let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
+        self.account.remember_good(usable);
+        let superseded = self.account.asked.load(std::sync::atomic::Ordering::Acquire) != hands.asked;
+        match saved {
+            Ok(()) => {
+                let health = self.health_after(usable, superseded);
+                self.accounts.note_stamp(&self.account).await;
+                info!(account = %self.account.name, reason = %self.reason, generation = record.generation, "refreshed");
+                self.account.publish(record, health, Some(deadline));
+                drop((locked, hands.turn));
+            }
+            Err(error) => {
+                error!(account = %self.account.name, "the new pair is in memory only: {error}");
+                self.account.publish(record.clone(), Health::Unsaved(error.to_string()), Some(deadline));
+                self.accounts.keep_saving(&self.account, hands.turn, locked, record);
+            }
+        }
+        if usable { Report::Refreshed } else { Report::Failed }
+    }
+
+    fn health_after(&self, usable: bool, superseded: bool) -> Health {
+        if superseded {
+            // A logout was asked for meanwhile and waits for the turn: it saves over this record.
+            return self.account.snapshot().health.clone();
+        }
+        let now = self.accounts.clock().now();
+        match (usable, self.account.memory().unusable) {
+            (true, _) => Health::Connected,
+            (false, 1) => {
+                let why = "the token endpoint sent no usable access token; asking once more".into();
+                Health::Retrying(Trouble { why, next_try: Deadline::after(now, Duration::ZERO) })
+            }
+            (false, _) => Health::Misconfigured(
+                "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes".into(),
+            ),
+        }
+    }
+
+    /// Takes the intent back: the server has not looked at the token. An older open one stays.
+    async fn unsent(&self, hands: Hands, before: &Record) {
+        let (_, cleared) = self.accounts.store().note(hands.locked, before.clone()).await;
+        if let Err(error) = cleared {
+            warn!(account = %self.account.name, "the note of an unsent refresh stays behind: {error}");
+        }
+        self.account.memory().record = Some(before.clone());
+        self.accounts.note_stamp(&self.account).await;
+    }
+
+    /// The server says that the grant is over: unless the store holds another pair by now, it is.
+    async fn dead(&self, hands: Hands, before: &Record, code: &str) -> Report {
+        let sent = hands.record.grant.as_ref().map(|grant| grant.refresh.fingerprint());
+        if let Ok(Some(stored)) = self.accounts.store().load(&self.account.name).await
+            && stored.generation >= hands.record.generation
+            && stored.grant.as_ref().is_some_and(|grant| Some(grant.refresh.fingerprint()) != sent)
+        {
+            self.accounts.adopt(&self.account, stored).await;
+            return Report::Adopted;
+        }
+        let why = match before.open_intent() {
+            Some(open) => interrupted(open.first_sent_at),
+            None => format!("the authorization server ended the login ({code})"),
+        };
+        self.end(hands, &why).await
+    }
+
+    /// Keeps a tombstone, over restarts too: no token is sent until somebody logs in.
+    pub(super) async fn end(&self, hands: Hands, why: &str) -> Report {
+        let why = self.accounts.login_hint(&self.account.name, why);
+        warn!(account = %self.account.name, "{why}");
+        let ended = Ended { at: self.accounts.clock().now().wall, why: why.clone() };
+        let generation = hands.record.generation + 1;
+        let record = Record { generation, grant: None, intent: None, ended: Some(ended), ..hands.record };
+        let (_, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
+        if let Err(error) = saved {
+            error!(account = %self.account.name, "the end of the login could not be saved: {error}");
+        }
+        self.accounts.note_stamp(&self.account).await;
+        self.account.publish(record, Health::LoginRequired(why), None);
+        Report::Failed
+    }
+
+    /// Finds out what became of a refresh that has no known outcome. Goes on only if its token may be sent.
+    pub(super) async fn resolve(&self, hands: Hands, credentials: &Credentials) -> Result<Hands, Report> {
+        let (Some(intent), Some(grant)) = (hands.record.open_intent().cloned(), hands.record.grant.as_ref()) else {
+            return Ok(hands);
+        };
+        let age = millis_since(self.accounts.clock().now().wall, intent.sent_at);
+        let trusted = grant.introspection_trusted && self.accounts.oauth().settings.introspect.is_some();
+        if trusted {
+            match self.accounts.oauth().is_active(&grant.refresh, credentials).await {
+                Ok(true) => {}
+                Ok(false) => return Err(self.end(hands, &interrupted(intent.first_sent_at)).await),
+                Err(error) => {
+                    let why = format!("a refresh has no known outcome, and introspection gives none: {error}");
+                    return Err(self.uncertain(&hands.record, why));
+                }
+            }
+        }
+        let answered = self.account.memory().answered;
+        match answered || age >= SETTLED {
+            true => Ok(hands),
+            false => Err(self.unsettled(&hands.record, SETTLED.saturating_sub(age))),
+        }
+    }
+
+    fn unsettled(&self, record: &Record, wait: Duration) -> Report {
+        let why = "a refresh was sent and has no answer yet".into();
+        let next_try = Deadline::after(self.accounts.clock().now(), wait);
+        self.account.memory().record = Some(record.clone());
+        self.fail(Health::Uncertain(Trouble { why, next_try }))
+    }
+
+    /// Stays in doubt, and tries again with growing patience.
+    fn uncertain(&self, record: &Record, why: String) -> Report {
+        warn!(account = %self.account.name, "{why}");
+        let wait = self.account.next_wait(None);
+        self.account.memory().record = Some(record.clone());
+        let next_try = Deadline::after(self.accounts.clock().now(), wait);
+        self.fail(Health::Uncertain(Trouble { why, next_try }))
+    }
+
+    /// Nothing is spent: tries again later. With an older intent open the doubt stays.
+    pub(super) fn later(&self, record: &Record, why: String, retry_after: Option<Duration>) -> Report {
+        warn!(account = %self.account.name, "{why}");
+        let wait = self.account.next_wait(retry_after);
+        let trouble = Trouble { why, next_try: Deadline::after(self.accounts.clock().now(), wait) };
+        self.fail(match record.open_intent() {
+            Some(_) => Health::Uncertain(trouble),
+            None => Health::Retrying(trouble),
+        })
+    }
+
+    /// A setting must change; a changed secret file is noticed.
+    pub(super) fn misconfigured(&self, why: String) -> Report {
+        error!(account = %self.account.name, "{why}");
+        self.account.memory().secret_stamp = self.accounts.oauth().secret_stamp();
+        self.fail(Health::Misconfigured(why))
+    }
+
+    /// No durable note is possible, so nothing was sent.
+    pub(super) fn unwritable(&self, why: String) -> Report {
+        error!(account = %self.account.name, "no refresh is sent, because it could not be noted first: {why}");
+        let wait = self.account.next_wait(None).min(schedule::DISK_RETRY);
+        let next_try = Deadline::after(self.accounts.clock().now(), wait);
+        self.fail(Health::StoreUnwritable(Trouble { why, next_try }))
+    }
+
+    /// Another process is at work on this account.
+    pub(super) fn locked(&self, why: String) -> Report {
+        let next_try = Deadline::after(self.accounts.clock().now(), self.account.next_wait(None));
+        self.fail(Health::Locked(Trouble { why, next_try }))
+    }
+
+    pub(super) fn fail(&self, health: Health) -> Report {
+        self.account.set_health(health);
+        Report::Failed
+    }
+}
+
+/// The record of the next generation.
+fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Option<Record> {
+    let old = record.grant?;
+    let grant = Grant {
+        access: tokens.access,
+        refresh: tokens.refresh.unwrap_or(old.refresh),
+        expires_at: deadline.wall,
+        life: millis(tokens.life),
+        scope: tokens.scope.unwrap_or(old.scope),
+        refreshed_at: sent.wall,
+        ..old
+    };
+    Some(Record { generation: record.generation + 1, grant: Some(grant), intent: None, ended: None, ..record })
+}
+
+fn interrupted(sent_at: i64) -> String {
+    format!("the refresh at {} was interrupted and its new tokens were lost", rfc3339(sent_at))
+}
+
+/// Zero if the clock was set back meanwhile.
+fn millis_since(now: i64, then: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
+}
