@@ -15,7 +15,7 @@ use super::account::{Account, LastAttempt};
 use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE};
 use crate::oauth::{Credentials, Exchange};
-use crate::store::{Intent, Locked, Record};
+use crate::store::{Intent, LockError, Locked, Record};
 
 /// Why a refresh is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl Attempt {
         let locking = self.accounts.store().lock(&self.account.name, LOCK_PATIENCE);
         let locked = match self.accounts.unless_closing(locking).await {
             Some(Ok(locked)) => locked,
-            Some(Err(error)) => return Err(self.locked(error.to_string())),
+            Some(Err(LockError::Busy(holder))) => return Err(self.locked(LockError::Busy(holder).to_string())),
+            Some(Err(error)) => return Err(self.unwritable(error.to_string())),
             None => return Err(Report::Failed),
         };
         let record = self.read().await?;

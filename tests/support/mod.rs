@@ -91,7 +91,7 @@ impl Place {
     pub fn serve_with(&self, arguments: &[&str]) -> Proxy {
         let mut all = vec!["--json", "--log", "debug"];
         all.extend_from_slice(arguments);
-        Proxy::start(self.command(&all), &self.state())
+        Proxy::launch(self.command(&all), &self.state())
     }
 }
 
@@ -127,7 +127,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    fn start(mut command: Command, state: &Path) -> Self {
+    /// Runs a command that serves and prints the ready line.
+    pub fn launch(mut command: Command, state: &Path) -> Self {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stdout, mut stderr, sink) = (child.stdout.take().unwrap(), child.stderr.take().unwrap(), log.clone());
