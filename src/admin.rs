@@ -8,14 +8,15 @@
 //! | `GET /connect?account=NAME` | - | the initiation URL: 302 to the authorize page |
 //! | `GET /callback` | a pending login's state | the redirect URL |
 //! | `POST /api/session` | a link's one-time key, or the admin key | a session cookie, or a fresh link |
+//! | `GET /metrics` | key | counters, in the Prometheus text format |
 //! | `GET /api/status` | key | all accounts |
 //! | `POST /api/accounts/NAME/refresh` | key | refreshes; `?force=true` also what is fresh |
 //! | `POST /api/accounts/NAME/logout` | key | forgets the grant |
 //! | `POST /api/accounts/NAME/login` | key | begins, finishes or imports a login |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
-//! The guard judges every request first, the key is asked for in front of all of `/api` but the session, so no route
-//! can be forgotten. No GET changes a grant. No token ever leaves.
+//! The guard judges every request first, the key is asked for in front of `/metrics` and all of `/api` but the session,
+//! so no route can be forgotten. No GET changes a grant. No token ever leaves.
 
 mod api;
 pub mod key;
@@ -93,7 +94,12 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), with_key));
+    let metrics = Router::new()
+        .route("/metrics", get(api::metrics))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(admin.clone(), with_key));
     Router::new()
+        .merge(metrics)
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/", get(pages::index))

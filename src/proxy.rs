@@ -60,7 +60,7 @@ impl Forwarder {
         let (parts, body) = request.into_parts();
         let admitted = match self.guard.check(&parts) {
             Ok(admitted) => admitted,
-            Err(problem) => return problem.into_response(),
+            Err(problem) => return self.refuse(problem),
         };
         if admitted.preflight {
             return preflight(&parts, &admitted);
@@ -68,12 +68,17 @@ impl Forwarder {
         let origin = admitted.origin.clone();
         let answer = self.forward(&parts, body, admitted.origin).await;
         answer.unwrap_or_else(|problem| {
-            let mut response = problem.into_response();
+            let mut response = self.refuse(problem);
             if let Some(origin) = &origin {
                 headers::allow(response.headers_mut(), origin);
             }
             response
         })
+    }
+
+    fn refuse(&self, problem: Problem) -> Response<Answer> {
+        self.accounts.metrics().refused(problem.code.word());
+        problem.into_response()
     }
 
     async fn forward(
@@ -136,6 +141,7 @@ impl Journey<'_> {
             Verdict::Refuse(refusal) => Err(refusal.into()),
             Verdict::Again => {
                 drop(arrived);
+                accounts.metrics().resent();
                 let (_, arrived) = self.send(account.lease(self.patience()).await?).await?;
                 self.finish(account, arrived).await
             }

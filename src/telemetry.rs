@@ -1,7 +1,13 @@
-//! Logs: to stderr, one line an event, escaped by the subscriber, no secret ever passed to it.
+//! Logs and metrics. Logs go to stderr, one line an event, escaped by the subscriber; no secret is ever passed to
+//! either.
 
 use std::io::{IsTerminal as _, stderr};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -20,4 +26,122 @@ pub fn init(level: Level) {
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(color).with_target(false);
     // A test process may have one already.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+}
+
+/// What an attempt to refresh was for, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Attempt {
+    reason: &'static str,
+    outcome: &'static str,
+}
+
+/// An answer that the proxy made itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    code: &'static str,
+}
+
+/// A state of accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+/// The counters behind `/metrics`. No label holds an account's name: there may be thousands.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    refreshes: Family<Attempt, Counter>,
+    refusals: Family<Refusal, Counter>,
+    accounts: Family<State, Gauge>,
+    held: Counter,
+    resent: Counter,
+    token_resends: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("pleo_proxy"),
+            refreshes: Family::default(),
+            refusals: Family::default(),
+            accounts: Family::default(),
+            held: Counter::default(),
+            resent: Counter::default(),
+            token_resends: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("refreshes", "Attempts to refresh, by reason and outcome", self.refreshes.clone());
+        registry.register("refused_requests", "Answers of the proxy itself, by code", self.refusals.clone());
+        registry.register("accounts", "Accounts, by state", self.accounts.clone());
+        registry.register("held_requests", "Requests that waited for a token", self.held.clone());
+        registry.register("resent_requests", "Requests sent once more after a 401", self.resent.clone());
+        let help = "Refresh tokens of unknown fate that were sent again";
+        registry.register("token_resends", help, self.token_resends.clone());
+    }
+
+    /// An attempt to refresh has ended.
+    pub fn refreshed(&self, reason: &'static str, outcome: &'static str) {
+        self.refreshes.get_or_create(&Attempt { reason, outcome }).inc();
+    }
+
+    /// The proxy answered a request itself.
+    pub fn refused(&self, code: &'static str) {
+        self.refusals.get_or_create(&Refusal { code }).inc();
+    }
+
+    /// A request waits for a token.
+    pub fn held(&self) {
+        self.held.inc();
+    }
+
+    /// A request is sent once more.
+    pub fn resent(&self) {
+        self.resent.inc();
+    }
+
+    /// A refresh token of unknown fate is sent again.
+    pub fn token_resent(&self) {
+        self.token_resends.inc();
+    }
+
+    /// All of it in the text format, with each account's state as it is now.
+    ///
+    /// # Errors
+    /// Never in practice: the sink is a string.
+    pub fn text(&self, states: impl Iterator<Item = &'static str>) -> Result<String, std::fmt::Error> {
+        self.accounts.clear();
+        for state in states {
+            self.accounts.get_or_create(&State { state }).inc();
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_told_by_label() {
+        let metrics = Metrics::default();
+        metrics.refreshed("margin", "fresh");
+        metrics.refreshed("margin", "fresh");
+        metrics.held();
+        let text = metrics.text(["connected", "connected", "unsaved"].into_iter()).unwrap();
+        assert!(text.contains("pleo_proxy_refreshes_total{reason=\"margin\",outcome=\"fresh\"} 2"), "{text}");
+        assert!(text.contains("pleo_proxy_accounts{state=\"connected\"} 2"), "{text}");
+        assert!(text.contains("pleo_proxy_held_requests_total 1"), "{text}");
+        let text = metrics.text(["connected"].into_iter()).unwrap();
+        assert!(!text.contains("unsaved"), "{text}");
+    }
 }

@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 use crate::clock::{Clock, Deadline};
 use crate::oauth;
 use crate::store::{AccountName, Issued, Locked, Record, Stamp, Store};
+use crate::telemetry::Metrics;
 use account::Shared;
 use refresh::Attempt;
 
@@ -121,7 +122,7 @@ impl Accounts {
             map: DashMap::new(),
             store,
             oauth,
-            shared: Arc::new(Shared { settings, clock, wishes, choice_stale: AtomicBool::new(true) }),
+            shared: Arc::new(Shared { settings, clock, metrics: Arc::default(), wishes, choice_stale: AtomicBool::new(true) }),
             control: Handle::current(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -280,6 +281,11 @@ impl Accounts {
     /// Settings of custody.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Counters of everything that is done to tokens and requests.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// Where grants of this process are issued.

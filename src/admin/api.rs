@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::header::SET_COOKIE;
+use axum::http::header::{CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -38,6 +38,18 @@ fn account_status(admin: &Admin, account: &crate::tokens::Account) -> Value {
         status.insert("last_login_error".into(), failure.into());
     }
     status
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(admin): Shared) -> Response {
+    let accounts = admin.accounts.all();
+    let states = accounts.iter().map(|account| account.snapshot().health.word());
+    match admin.accounts.metrics().text(states) {
+        Ok(text) => {
+            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written."),
+    }
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,7 @@ use super::schedule;
 use super::snapshot::{Decision, Health, Refusal, Snapshot};
 use crate::clock::{Clock, Deadline, Now, millis};
 use crate::store::{AccountName, Record, Stamp};
+use crate::telemetry::Metrics;
 
 /// Requests of one account that may wait at a time.
 const MOST_HELD: usize = 1024;
@@ -29,6 +30,7 @@ const USE_GRAIN: u64 = 1000;
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
     /// Wishes of requests, granted by the scheduler.
     pub(super) wishes: mpsc::UnboundedSender<Wish>,
     /// Set whenever an account came, went or changed, so that the choice for callers who name none is made anew.
@@ -38,7 +40,8 @@ pub(super) struct Shared {
 /// What a request asks the scheduler for.
 #[derive(Debug)]
 pub(super) enum Wish {
-    Refresh(Arc<Account>, Reason),
+    /// For this generation: by the time it is granted there may be a newer one.
+    Refresh(Arc<Account>, Reason, u64),
     /// An idle account is used again, or something changed: work out the next wake anew.
     Look,
 }
@@ -159,6 +162,7 @@ impl Account {
             return Ok(lease);
         }
         let _held = Held::new(&self.held)?;
+        self.shared.metrics.held();
         loop {
             let news = self.gate.news();
             let now = self.shared.clock.now();
@@ -224,7 +228,8 @@ impl Account {
     /// Asks the scheduler for a refresh; one wish at a time.
     pub(super) fn wish(self: &Arc<Self>, reason: Reason) {
         if !self.wished.swap(true, Ordering::AcqRel) {
-            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason));
+            let generation = self.snapshot.load().generation;
+            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason, generation));
         }
     }
 

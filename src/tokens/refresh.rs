@@ -4,7 +4,6 @@
 //! Turn, store lock, re-read, open intent resolved, endpoint reached, intent written, gate closed, young leases
 //! waited for, POST, answer classified, saved, published, gate opened, lock freed.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +35,10 @@ pub enum Reason {
     Asked,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// The reason's name in logs, metrics and `status`.
+    pub fn word(self) -> &'static str {
+        match self {
             Self::Expired => "expired",
             Self::Margin => "margin",
             Self::Quiet => "quiet",
@@ -46,7 +46,7 @@ impl fmt::Display for Reason {
             Self::KeepAlive => "keep-alive",
             Self::Retry => "retry",
             Self::Asked => "asked",
-        })
+        }
     }
 }
 
@@ -97,6 +97,7 @@ impl Attempt {
             Report::Limited => "limited",
             Report::Failed => self.account.snapshot().health.word(),
         };
+        self.accounts.metrics().refreshed(self.reason.word(), outcome);
         self.account.memory().last = Some(LastAttempt { at: started.wall, reason: self.reason, outcome, took });
         report
     }
@@ -195,7 +196,12 @@ impl Attempt {
             Err(error) => (locked, Err(error)),
         };
         match written {
-            Ok(()) => Ok((Hands { locked, record: noted, ..hands }, before)),
+            Ok(()) => {
+                if before.open_intent().is_some() {
+                    self.accounts.metrics().token_resent();
+                }
+                Ok((Hands { locked, record: noted, ..hands }, before))
+            }
             Err(error) => Err(self.unwritable(error.to_string())),
         }
     }
@@ -207,7 +213,7 @@ impl Attempt {
         let now = self.accounts.clock().now();
         let gate = self.account.gate.close(self.account.epoch(now), self.drain(&snapshot.credential, now)).await;
         let sent = self.accounts.clock().now();
-        info!(account = %self.account.name, reason = %self.reason, generation = hands.record.generation,
+        info!(account = %self.account.name, reason = self.reason.word(), generation = hands.record.generation,
               drained = sent.boot.saturating_sub(now.boot), "refresh sent");
         let outcome = self.accounts.oauth().exchange(&Exchange::Refresh(&grant.refresh), credentials).await;
         let report = self.settle(hands, before, sent, outcome).await;

@@ -110,8 +110,7 @@ async fn wait(wishes: &mut mpsc::UnboundedReceiver<Wish>, sleep: Duration, accou
         Err(_) => return,
     };
     while let Some(granted) = wish {
-        if let Wish::Refresh(account, reason) = granted {
-            let generation = account.snapshot().generation;
+        if let Wish::Refresh(account, reason, generation) = granted {
             accounts.start(&account, reason, generation);
         }
         wish = wishes.try_recv().ok();

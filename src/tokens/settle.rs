@@ -56,7 +56,7 @@ impl Attempt {
             Ok(()) => {
                 let health = self.health_after(usable, superseded);
                 self.accounts.note_stamp(&self.account).await;
-                info!(account = %self.account.name, reason = %self.reason, generation = record.generation, "refreshed");
+                info!(account = %self.account.name, reason = self.reason.word(), generation = record.generation, "refreshed");
                 self.account.publish(record, health, Some(deadline));
                 drop((locked, hands.turn));
             }

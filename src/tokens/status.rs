@@ -68,7 +68,7 @@ impl Account {
         let mut status = Status::of(self.name.as_str(), &snapshot, record.as_ref(), now);
         status.last_refresh = last.map(|last| LastRefresh {
             at: rfc3339(last.at),
-            reason: last.reason.to_string(),
+            reason: last.reason.word().into(),
             outcome: last.outcome.into(),
             ms: crate::clock::millis(last.took),
         });
