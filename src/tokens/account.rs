@@ -336,3 +336,190 @@ impl Drop for Held<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::task::JoinSet;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::secret::{AccessToken, RefreshToken};
+    use crate::store::{Grant, Issued};
+
+    const LIFE: Duration = Duration::from_secs(600);
+
+    fn settings() -> Settings {
+        Settings {
+            drain: Duration::from_secs(2),
+            hold: Duration::from_secs(15),
+            keep_warm: LIFE,
+            keep_alive: LIFE * 1000,
+            default_account: None,
+        }
+    }
+
+    fn account() -> (Arc<Account>, mpsc::UnboundedReceiver<Wish>) {
+        let (wishes, granted) = mpsc::unbounded_channel();
+        let shared = Shared {
+            settings: settings(),
+            clock: Clock::paused(),
+            metrics: Arc::default(),
+            wishes,
+            choice_stale: AtomicBool::default(),
+        };
+        (Arc::new(Account::new(AccountName::fallback(), Arc::new(shared))), granted)
+    }
+
+    fn record(generation: u64) -> Record {
+        let issued = Issued { token_endpoint: String::new(), client_id: String::new(), api_origin: String::new() };
+        let grant = Grant {
+            access: Some(AccessToken::new(format!("access-{generation}"))),
+            refresh: RefreshToken::new("refresh"),
+            expires_at: i64::MAX,
+            life: millis(LIFE),
+            scope: Vec::new(),
+            issued,
+            logged_in_at: 0,
+            refreshed_at: 0,
+            introspection_trusted: false,
+        };
+        Record { generation, grant: Some(grant), subject: None, intent: None, ended: None }
+    }
+
+    fn publish(account: &Account, generation: u64) {
+        let deadline = Deadline::after(account.shared.clock.now(), LIFE);
+        account.publish(record(generation), Health::Connected, Some(deadline));
+    }
+
+    /// Requests and refreshes of a made-up day, in milliseconds from its start.
+    #[derive(Clone, Debug)]
+    struct Plan {
+        /// Begins, reaches the server, gets its head; leaves early if the last is set.
+        requests: Vec<(u64, u64, u64, Option<u64>)>,
+        /// Begins, reaches the server, is answered.
+        refreshes: Vec<(u64, u64, u64)>,
+    }
+
+    fn plan() -> impl Strategy<Value = Plan> {
+        let request = (0_u64..20_000, 0_u64..1_900, 0_u64..4_000, prop::option::of(0_u64..3_000));
+        let refresh = (0_u64..20_000, 0_u64..300, 0_u64..300);
+        (prop::collection::vec(request, 1..60), prop::collection::vec(refresh, 0..8))
+            .prop_map(|(requests, refreshes)| Plan { requests, refreshes })
+    }
+
+    /// One request: borrows, travels, is judged by the server's generation at its arrival, returns the lease.
+    async fn request(account: Arc<Account>, server: Arc<AtomicU64>, step: (u64, u64, u64)) -> Result<(), String> {
+        let (begin, travel, think) = step;
+        sleep(Duration::from_millis(begin)).await;
+        let asked = Instant::now();
+        let lease = account.lease(asked + settings().hold).await.map_err(|refusal| format!("{refusal:?}"))?;
+        let waited = asked.elapsed();
+        sleep(Duration::from_millis(travel)).await;
+        let valid = server.load(Ordering::SeqCst);
+        sleep(Duration::from_millis(think)).await;
+        match lease.generation == valid && waited <= settings().hold {
+            true => Ok(()),
+            false => Err(format!("sent {} to {valid} after {waited:?}", lease.generation)),
+        }
+    }
+
+    /// One refresh, as an attempt does it between intent and publish.
+    async fn refresh(account: Arc<Account>, server: Arc<AtomicU64>, step: (u64, u64, u64)) {
+        let (begin, travel, back) = step;
+        sleep(Duration::from_millis(begin)).await;
+        let _turn = account.turn.clone().lock_owned().await;
+        let closing = Instant::now();
+        let epoch = account.epoch(account.shared.clock.now());
+        let gate = account.gate.close(epoch, settings().drain).await;
+        assert!(closing.elapsed() <= settings().drain, "the drain is bounded");
+        sleep(Duration::from_millis(travel)).await;
+        let generation = server.fetch_add(1, Ordering::SeqCst) + 1;
+        sleep(Duration::from_millis(back)).await;
+        publish(&account, generation);
+        drop(gate);
+    }
+
+    async fn play(plan: Plan) -> Result<(), String> {
+        let (account, _wishes) = account();
+        let server = Arc::new(AtomicU64::new(1));
+        publish(&account, 1);
+        let (mut requests, mut refreshes) = (JoinSet::new(), JoinSet::new());
+        for step in plan.refreshes {
+            refreshes.spawn(refresh(account.clone(), server.clone(), step));
+        }
+        for (begin, travel, think, leaves) in plan.requests {
+            let work = request(account.clone(), server.clone(), (begin, travel, think));
+            let limit = Duration::from_millis(leaves.map_or(u64::MAX >> 1, |leaves| begin + leaves));
+            requests.spawn(async move { tokio::time::timeout(limit, work).await.unwrap_or(Ok(())) });
+        }
+        while let Some(answered) = requests.join_next().await {
+            answered.map_err(|error| error.to_string())??;
+        }
+        refreshes.join_all().await;
+        let last = account.gate.enter(0).ok_or("the gate stayed closed")?;
+        match account.gate.leave(last) && account.held.load(Ordering::SeqCst) == 0 {
+            true => Ok(()),
+            false => Err("a lease was not returned".into()),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// No request whose way is shorter than the drain reaches the server with a dead token, whatever else happens.
+        #[test]
+        fn no_request_arrives_with_a_dead_token(plan in plan()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            prop_assert_eq!(runtime.block_on(play(plan)), Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_most_so_many_wait_and_the_rest_is_told_at_once() {
+        let (account, _wishes) = account();
+        publish(&account, 1);
+        let gate = account.gate.close(account.epoch(account.shared.clock.now()), Duration::ZERO).await;
+        let mut waiting = JoinSet::new();
+        for _ in 0..MOST_HELD {
+            let account = account.clone();
+            waiting.spawn(async move { account.lease(Instant::now() + LIFE).await.map(drop) });
+        }
+        // Time stands still until all of them wait.
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(account.lease(Instant::now() + LIFE).await.map(drop), Err(Refusal::Overloaded));
+        drop(gate);
+        assert!(waiting.join_all().await.into_iter().all(|leased| leased.is_ok()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_token_is_wished_anew_once_and_waited_for_no_longer_than_hold() {
+        let (account, mut wishes) = account();
+        let expired = Deadline::after(account.shared.clock.now(), Duration::ZERO);
+        account.publish(record(1), Health::Connected, Some(expired));
+        let start = Instant::now();
+        let (first, second) =
+            tokio::join!(account.lease(start + settings().hold), account.lease(start + settings().hold));
+        assert!(matches!((first, second), (Err(Refusal::RefreshTimeout(_)), Err(Refusal::RefreshTimeout(_)))));
+        assert_eq!(start.elapsed(), settings().hold);
+        let mut refreshes = 0;
+        while let Ok(wish) = wishes.try_recv() {
+            refreshes += u32::from(matches!(wish, Wish::Refresh(..)));
+        }
+        assert_eq!(refreshes, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_with_a_lease_in_hand_returns_it() {
+        let (account, _wishes) = account();
+        publish(&account, 1);
+        let borrowed = account.clone();
+        let task = tokio::spawn(async move {
+            let _lease = borrowed.lease(Instant::now() + LIFE).await.unwrap();
+            panic!("on purpose");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        let ticket = account.gate.enter(0).unwrap();
+        assert!(account.gate.leave(ticket), "nobody else is inside");
+    }
+}

@@ -116,3 +116,108 @@ async fn wait(wishes: &mut mpsc::UnboundedReceiver<Wish>, sleep: Duration, accou
         wish = wishes.try_recv().ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::super::snapshot::{Credential, Trouble};
+    use super::*;
+
+    const NOON: Now = Now { wall: 1_800_000_000_000, boot: 5_000_000 };
+    const DAY: u64 = 86_400;
+
+    fn settings() -> Settings {
+        Settings {
+            drain: Duration::from_secs(2),
+            hold: Duration::from_secs(15),
+            keep_warm: Duration::from_secs(600),
+            keep_alive: Duration::from_secs(7 * DAY),
+            default_account: None,
+        }
+    }
+
+    fn snapshot(health: Health) -> Snapshot {
+        let credential = Credential {
+            header: HeaderValue::from_static("Bearer x"),
+            deadline: Deadline::after(NOON, Duration::from_secs(600)),
+            life: Duration::from_secs(600),
+        };
+        Snapshot { generation: 1, health, credential: Some(credential) }
+    }
+
+    fn later(wall: i64, boot: u64) -> Now {
+        Now { wall: NOON.wall + wall * 1000, boot: NOON.boot + boot * 1000 }
+    }
+
+    fn connected(warm: bool, now: Now) -> Option<(Reason, Duration)> {
+        due(&snapshot(Health::Connected), Some(NOON.wall), warm, now, &settings())
+    }
+
+    #[test]
+    fn a_warm_account_is_due_one_margin_before_expiry_to_the_second() {
+        let seconds = |at| connected(true, later(at, at as u64)).map(|(reason, wait)| (reason, wait.as_secs()));
+        assert_eq!(seconds(539), Some((Reason::Margin, 1)));
+        assert_eq!(seconds(540), Some((Reason::Margin, 0)));
+        assert_eq!(seconds(541), Some((Reason::Margin, 0)));
+        assert_eq!(seconds(700), Some((Reason::Margin, 0)));
+    }
+
+    #[test]
+    fn an_idle_account_waits_for_its_next_request_or_for_keep_alive() {
+        let week = 7 * DAY as i64;
+        assert_eq!(connected(false, later(700, 700)).map(|(reason, _)| reason), Some(Reason::KeepAlive));
+        assert_eq!(connected(false, later(week - 1, 1)), Some((Reason::KeepAlive, Duration::from_secs(1))));
+        assert_eq!(connected(false, later(week + 1, 1)), Some((Reason::KeepAlive, Duration::ZERO)));
+    }
+
+    #[test]
+    fn jumps_of_the_clock_bring_a_refresh_forward_and_never_put_it_off() {
+        assert_eq!(connected(true, later(10 * 365 * DAY as i64, 1)).map(|(_, wait)| wait), Some(Duration::ZERO));
+        // Asleep: the wall clock was stopped too.
+        assert_eq!(connected(true, later(0, 600)), Some((Reason::Margin, Duration::ZERO)));
+        let back = connected(true, later(-10 * 365 * DAY as i64, 100));
+        assert_eq!(back, Some((Reason::Margin, Duration::from_secs(440))), "the boot clock knows better");
+    }
+
+    #[test]
+    fn troubled_accounts_are_due_at_their_next_try_and_dead_ones_never() {
+        let next_try = Deadline::after(NOON, Duration::from_secs(5));
+        let trouble = Trouble { why: String::new(), next_try };
+        for health in [
+            Health::Retrying(trouble.clone()),
+            Health::Uncertain(trouble.clone()),
+            Health::Locked(trouble.clone()),
+            Health::StoreUnwritable(trouble),
+        ] {
+            let wait = |at| due(&snapshot(health.clone()), Some(NOON.wall), false, later(at, at as u64), &settings());
+            assert_eq!(wait(4), Some((Reason::Retry, Duration::from_secs(1))));
+            assert_eq!(wait(6), Some((Reason::Retry, Duration::ZERO)));
+        }
+        for health in [
+            Health::LoginRequired(String::new()),
+            Health::StoreError(String::new()),
+            Health::Misconfigured(String::new()),
+            Health::Unsaved(String::new()),
+        ] {
+            assert_eq!(due(&snapshot(health), Some(0), true, later(9_999_999, 9_999_999), &settings()), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn waits_double_from_a_second_to_five_minutes(attempts in 0_u32..200) {
+            let wait = backoff(attempts);
+            let full = Duration::from_secs(1 << attempts.saturating_sub(1).min(9)).min(Duration::from_secs(300));
+            prop_assert!(wait <= full && wait >= full.mul_f64(0.74), "{attempts}: {wait:?}");
+        }
+
+        #[test]
+        fn no_reading_of_the_clocks_panics(wall in any::<i64>(), boot in any::<u64>(), at in any::<i64>()) {
+            let now = Now { wall, boot };
+            let _ = due(&snapshot(Health::Connected), Some(at), true, now, &settings());
+            let _ = snapshot(Health::Connected).decide(now, Duration::MAX);
+        }
+    }
+}
