@@ -70,6 +70,34 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 24] = [
+        Self::BadRequest,
+        Self::ForbiddenHost,
+        Self::ForbiddenOrigin,
+        Self::ForbiddenPeer,
+        Self::LocalKeyRequired,
+        Self::ReadOnly,
+        Self::ProtectedOperation,
+        Self::AccountUnknown,
+        Self::AccountRequired,
+        Self::MethodNotAllowed,
+        Self::ExpectationFailed,
+        Self::Misconfigured,
+        Self::UpstreamUnreachable,
+        Self::UpstreamBroken,
+        Self::UpstreamTimeout,
+        Self::LoginRequired,
+        Self::RefreshTimeout,
+        Self::AuthUnreachable,
+        Self::TokenRotated,
+        Self::StoreError,
+        Self::StoreUnwritable,
+        Self::Overloaded,
+        Self::ShuttingDown,
+        Self::Internal,
+    ];
+
     /// The code as it is written.
     pub fn word(self) -> &'static str {
         self.row().0

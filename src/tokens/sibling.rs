@@ -1,0 +1,111 @@
+//! Records on disk: what other processes of the same store saved is noticed and adopted.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::Accounts;
+use super::account::Account;
+use super::snapshot::{Health, Snapshot, Trouble};
+use crate::clock::Deadline;
+use crate::store::{AccountName, Record};
+
+impl Accounts {
+    /// Looks at the records of accounts that are used or in trouble, and at the folder for new ones.
+    pub(super) async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
+        let names = watched.iter().map(|account| account.name.clone()).collect();
+        let (folder, stamps) = self.store.stamps(names).await;
+        for (account, stamp) in watched.iter().zip(stamps) {
+            if account.memory().stamp != stamp {
+                self.reload(account).await;
+            }
+        }
+        let known = std::mem::replace(&mut *self.folder.lock().unwrap_or_else(PoisonError::into_inner), folder);
+        if known != folder {
+            self.look_for_new().await;
+        }
+    }
+
+    async fn look_for_new(self: &Arc<Self>) {
+        let Ok(names) = self.store.list().await else { return };
+        for name in names.into_iter().filter(|name| !self.map.contains_key(name)) {
+            self.reload(&self.enter(&name)).await;
+        }
+    }
+
+    /// Reads a record that another process may have replaced, and adopts it if it is newer. Whoever has the turn knows
+    /// better, so then nothing is done.
+    pub(super) async fn reload(&self, account: &Arc<Account>) {
+        let Ok(_turn) = account.turn.clone().try_lock_owned() else { return };
+        let (_, stamps) = self.store.stamps(vec![account.name.clone()]).await;
+        let stamp = stamps.first().copied().unwrap_or_default();
+        if std::mem::replace(&mut account.memory().stamp, stamp) == stamp {
+            return;
+        }
+        match self.store.load(&account.name).await {
+            Ok(Some(record)) => {
+                let mended = matches!(account.snapshot().health, Health::StoreError(_));
+                if mended || account.memory().record.is_none() || record.generation > account.snapshot().generation {
+                    self.adopt(account, record).await;
+                }
+            }
+            Ok(None) if account.memory().record.is_some() => {
+                let why = self.login_hint(&account.name, "its record is gone, so it is logged out");
+                warn!(account = %account.name, "{why}");
+                account.set_health(Health::LoginRequired(why));
+            }
+            Ok(None) => {}
+            Err(problem) => {
+                error!(account = %account.name, "{problem}");
+                account.set_health(Health::StoreError(problem.to_string()));
+            }
+        }
+    }
+
+    /// Takes over what another process saved. The gate stays as it is.
+    pub(super) async fn adopt(&self, account: &Account, record: Record) {
+        info!(account = %account.name, generation = record.generation, "record loaded");
+        let health = self.health_of(&account.name, &record);
+        account.remember_good(true);
+        account.publish(record, health, None);
+    }
+
+    /// How an account is that has this record and no other trouble.
+    pub(super) fn health_of(&self, name: &AccountName, record: &Record) -> Health {
+        let Some(grant) = &record.grant else {
+            let why = record.ended.as_ref().map(|ended| ended.why.clone());
+            return Health::LoginRequired(why.unwrap_or_else(|| self.login_hint(name, "it is logged out")));
+        };
+        // Without a client id nothing can be refreshed anyway; commands that only look still tell what is there.
+        if grant.issued != self.issued() && self.oauth.settings.client_id.is_some() {
+            let from = format!(
+                "its login is for {} at {} (client {})",
+                grant.issued.api_origin, grant.issued.token_endpoint, grant.issued.client_id
+            );
+            return Health::LoginRequired(self.login_hint(name, &from));
+        }
+        match record.open_intent() {
+            Some(_) => Health::Uncertain(Trouble {
+                why: "a refresh was sent and has no known outcome".into(),
+                next_try: Deadline::after(self.clock().now(), Duration::ZERO),
+            }),
+            None => Health::Connected,
+        }
+    }
+
+    pub(super) fn login_hint(&self, name: &AccountName, why: &str) -> String {
+        format!("account {name} needs a login: {why}; run: pleo-proxy login {name}")
+    }
+
+    pub(super) fn secret_changed(&self, account: &Account, snapshot: &Snapshot) -> bool {
+        matches!(snapshot.health, Health::Misconfigured(_))
+            && account.memory().secret_stamp != self.oauth.secret_stamp()
+    }
+
+    /// Remembers the stamp of what this process has just written itself.
+    pub(super) async fn note_stamp(&self, account: &Account) {
+        let (_, stamps) = self.store.stamps(vec![account.name.clone()]).await;
+        account.memory().stamp = stamps.first().copied().unwrap_or_default();
+    }
+}
