@@ -273,8 +273,8 @@ fn fine(answer: &Answer) -> Result<(), Failure> {
 }
 
 fn account_in(status: &Value, name: &AccountName) -> Value {
-    let accounts = status["accounts"].as_array().into_iter().flatten();
-    accounts.filter(|account| account["account"] == name.as_str()).cloned().next().unwrap_or_default()
+    let mut accounts = status["accounts"].as_array().into_iter().flatten();
+    accounts.find(|account| account["account"] == name.as_str()).cloned().unwrap_or_default()
 }
 
 fn timed_out() -> Failure {

@@ -32,7 +32,7 @@ impl State {
     /// The folders of a process that serves. The embedded sandbox's accounts are gone with it.
     pub(super) fn of(config: &Config) -> Result<Self, Failure> {
         let is_temporary = config.endpoints.embedded_sandbox && config.store.path.is_none();
-        let temporary = is_temporary.then(|| private_tempdir()).transpose();
+        let temporary = is_temporary.then(private_tempdir).transpose();
         let temporary = temporary.context("no temporary folder can be made")?;
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
         let folder = config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
