@@ -8,9 +8,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pleo_proxy::sandbox::{
-    Counters, ExpiresIn, Faults, GrantType, Introspection, Sandbox, TokenFault, TokenFaultKind,
-};
+use pleo_proxy::sandbox::{Counters, ExpiresIn, Faults, GrantType, Introspection, Sandbox, TokenFault, TokenFaultKind};
 use serde_json::Value;
 use support::{Place, Proxy, client, problem, sandbox, text};
 use tokio::task::JoinSet;
