@@ -161,7 +161,8 @@ impl Journey<'_> {
                 Ok(arrived) => return Ok((lease.generation, arrived)),
                 Err(SendError::Unsent(unsent)) => request = *unsent,
                 Err(SendError::Failed(error)) => {
-                    if !self.may_repeat_stale().await {
+                    // An answer that makes no sense is an answer: the connection was not stale.
+                    if error.is_parse() || !self.may_repeat_stale().await {
                         return Err(broken(&error));
                     }
                     request = self.request(&lease)?;

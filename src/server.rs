@@ -300,13 +300,16 @@ impl Room {
 
     /// Ends the connections that have rested longest; returns how many.
     fn make_space(&self) -> usize {
-        let places = self.lock();
-        let mut resting: Vec<_> =
-            places.values().filter_map(|activity| Some((activity.resting_since()?, activity))).collect();
-        resting.sort_by_key(|(since, _)| *since);
+        let mut places = self.lock();
+        let resting = |(number, activity): (&usize, &Arc<Activity>)| Some((activity.resting_since()?, *number));
+        let mut resting: Vec<_> = places.iter().filter_map(resting).collect();
+        resting.sort_unstable();
         let evicted = resting.len().min(EVICTED.min(self.most.div_ceil(8)));
-        for (_, activity) in resting.iter().take(evicted) {
-            activity.evict();
+        for (_, number) in resting.iter().take(evicted) {
+            // Out at once, though its connection is yet to end: a place is given away only once.
+            if let Some(activity) = places.remove(number) {
+                activity.evict();
+            }
         }
         evicted
     }

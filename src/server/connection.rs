@@ -108,6 +108,8 @@ where
     let service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_FIELDS);
+    // The buffer's limit alone lets a head pass that arrives faster than it is looked at.
+    builder.max_header_size(LARGEST_HEAD);
     let connection = builder.half_close(false).serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut drain = pin!(draining.cancelled());
