@@ -257,7 +257,7 @@ async fn a_busy_token_endpoint_is_obeyed_while_the_old_token_serves() {
     sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
     let before = sandbox.counters();
     assert_eq!(force(&proxy).await["account"]["state"], "retrying");
-    assert!(burst(&[proxy.api.clone()], 20).await.iter().all(|status| *status == 200));
+    assert!(burst(std::slice::from_ref(&proxy.api), 20).await.iter().all(|status| *status == 200));
     assert_eq!(posts(&sandbox, &before), 1);
 }
 
