@@ -13,6 +13,7 @@ mod settle;
 mod sibling;
 mod snapshot;
 mod status;
+mod unsaved;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,15 +23,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::clock::Clock;
 use crate::oauth;
-use crate::store::{AccountName, Issued, Locked, Record, Stamp, Store};
+use crate::store::{AccountName, Issued, Stamp, Store};
 use crate::telemetry::Metrics;
 use account::Shared;
 use refresh::Attempt;
@@ -152,24 +153,26 @@ impl Accounts {
             return Some(account);
         }
         let is_named = self.settings().default_account.as_ref() == Some(name) || *name == AccountName::fallback();
-        let exists = is_named || !matches!(self.store.load(name).await, Ok(None));
-        if !exists {
+        if !is_named && matches!(self.store.load(name).await, Ok(None)) {
             return None;
         }
         let account = self.enter(name);
+        account.set_known();
         self.reload(&account).await;
         Some(account)
     }
 
     /// An account that this process knows already: the usual path of a request.
     pub fn get(&self, name: &AccountName) -> Option<Arc<Account>> {
-        self.map.get(name).map(|account| account.clone())
+        self.map.get(name).map(|account| account.clone()).filter(|account| account.is_known())
     }
 
     /// The account of callers who name none: the configured one, else the only one with a grant, else `default` if it
     /// has a record.
     pub fn choice(&self) -> Arc<Choice> {
-        if self.shared.choice_stale.swap(false, Ordering::AcqRel) {
+        // Looked at before it is written: all workers read this word with every request.
+        let stale = &self.shared.choice_stale;
+        if stale.load(Ordering::Acquire) && stale.swap(false, Ordering::AcqRel) {
             self.choice.store(Arc::new(self.choose()));
         }
         self.choice.load_full()
@@ -192,7 +195,8 @@ impl Accounts {
 
     /// All accounts, sorted by name.
     pub fn all(&self) -> Vec<Arc<Account>> {
-        let mut all: Vec<_> = self.map.iter().map(|entry| entry.value().clone()).collect();
+        let entries = self.map.iter().map(|entry| entry.value().clone());
+        let mut all: Vec<_> = entries.filter(|account| account.is_known()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -306,6 +310,11 @@ impl Accounts {
         }
     }
 
+    /// Token requests, logins and saves under way.
+    fn under_way(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// True once the process is about to end.
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
@@ -349,42 +358,6 @@ impl Accounts {
             &self.control,
         );
         flight
-    }
-
-    /// Goes on trying to save a pair that is in memory only. Turn and lock stay taken: a process that read the old
-    /// record would send a spent token.
-    fn keep_saving(
-        self: &Arc<Self>,
-        account: &Arc<Account>,
-        turn: OwnedMutexGuard<()>,
-        locked: Locked,
-        record: Record,
-    ) {
-        let (accounts, account) = (self.clone(), account.clone());
-        let saving = async move {
-            let (_turn, mut locked) = (turn, locked);
-            loop {
-                let wait = account.next_wait(None).min(schedule::DISK_RETRY);
-                let last = accounts.unless_closing(tokio::time::sleep(wait)).await.is_none();
-                let (back, saved) = accounts.store.save(locked, record.clone()).await;
-                locked = back;
-                match saved {
-                    Ok(()) => return accounts.saved_at_last(&account).await,
-                    Err(problem) if last => return error!(account = %account.name, "given up unsaved: {problem}"),
-                    Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
-                }
-            }
-        };
-        self.tasks.spawn_on(saving, &self.control);
-    }
-
-    async fn saved_at_last(&self, account: &Account) {
-        info!(account = %account.name, "the new pair is saved");
-        self.note_stamp(account).await;
-        account.remember_good(true);
-        if matches!(account.snapshot().health, Health::Unsaved(_)) {
-            account.set_health(Health::Connected);
-        }
     }
 }
 

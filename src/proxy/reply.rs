@@ -65,13 +65,11 @@ pub enum Code {
     Overloaded,
     /// The proxy is about to end.
     ShuttingDown,
-    /// A fault of the proxy itself.
-    Internal,
 }
 
 impl Code {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::ForbiddenHost,
         Self::ForbiddenOrigin,
@@ -95,7 +93,6 @@ impl Code {
         Self::StoreUnwritable,
         Self::Overloaded,
         Self::ShuttingDown,
-        Self::Internal,
     ];
 
     /// The code as it is written.
@@ -134,7 +131,6 @@ impl Code {
             Self::StoreUnwritable => ("store_unwritable", S::SERVICE_UNAVAILABLE, "The store cannot be written"),
             Self::Overloaded => ("overloaded", S::SERVICE_UNAVAILABLE, "Too many requests at once"),
             Self::ShuttingDown => ("shutting_down", S::SERVICE_UNAVAILABLE, "The proxy is shutting down"),
-            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "A fault of the proxy"),
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Account {
     held: AtomicUsize,
     /// Boot time of the last use, in milliseconds; 0 = never.
     last_used: AtomicU64,
+    /// True once it had a record or was named by the settings; a login that came to nothing leaves no account behind.
+    known: AtomicBool,
     /// True while a wish of this account waits for the scheduler or its flight.
     wished: AtomicBool,
 }
@@ -124,6 +126,7 @@ impl Account {
             memory: Mutex::default(),
             held: AtomicUsize::new(0),
             last_used: AtomicU64::new(0),
+            known: AtomicBool::new(false),
             wished: AtomicBool::new(false),
         }
     }
@@ -272,6 +275,7 @@ impl Account {
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
         let snapshot = Snapshot::of(&record, health, deadline, self.shared.clock.now());
         self.memory().record = Some(record);
+        self.set_known();
         self.swap(snapshot);
     }
 
@@ -281,6 +285,14 @@ impl Account {
         let usable = !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
         let credential = old.credential.clone().filter(|_| usable);
         self.swap(Snapshot { generation: old.generation, health, credential });
+    }
+
+    pub(super) fn set_known(&self) {
+        self.known.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
     }
 
     /// Takes a token out of use that the upstream has refused.

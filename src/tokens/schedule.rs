@@ -17,6 +17,9 @@ use crate::clock::{Deadline, Now, millis};
 
 /// Longest sleep: `Instant` stands still in suspend, so both clocks are looked at this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// Token requests under way beyond which none is begun just to keep a grant alive: after weeks of rest, or a jump of
+/// the clock, all accounts are due at once.
+const KEPT_ALIVE_AT_ONCE: usize = 8;
 /// How often the records of used or troubled accounts are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// First and longest wait between attempts.
@@ -93,6 +96,9 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
         let due =
             due.or_else(|| accounts.secret_changed(&account, &snapshot).then_some((Reason::Retry, Duration::ZERO)));
         match due {
+            Some((Reason::KeepAlive, wait)) if wait.is_zero() && accounts.under_way() >= KEPT_ALIVE_AT_ONCE => {
+                next = next.min(LOOK);
+            }
             Some((reason, wait)) if wait.is_zero() => accounts.start(&account, reason, snapshot.generation),
             Some((_, wait)) => next = next.min(wait),
             None => {}
