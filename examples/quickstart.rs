@@ -60,8 +60,10 @@ fn pleo_proxy(folder: &Path, arguments: &[&str]) -> std::io::Result<Command> {
 
 fn run(folder: &Path, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     println!("$ pleo-proxy {}", arguments.join(" "));
-    match pleo_proxy(folder, arguments)?.status()?.success() {
-        true => Ok(println!()),
+    let ended = pleo_proxy(folder, arguments)?.status()?;
+    println!();
+    match ended.success() {
+        true => Ok(()),
         false => Err(format!("pleo-proxy {} failed", arguments.join(" ")).into()),
     }
 }
