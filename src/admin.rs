@@ -12,7 +12,7 @@
 //! | `GET /api/status` | key | all accounts |
 //! | `POST /api/accounts/NAME/refresh` | key | refreshes; `?force=true` also what is fresh |
 //! | `POST /api/accounts/NAME/logout` | key | forgets the grant |
-//! | `POST /api/accounts/NAME/login` | key | begins, finishes or imports a login |
+//! | `POST /api/accounts/NAME/login` | key | begins (`?paste=true`: nobody listens for its answer), finishes or imports a login |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
 //! The guard judges every request first, the key is asked for in front of `/metrics` and all of `/api` but the session,
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -36,7 +36,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::login::Logins;
+use crate::login::{CallbackListener, Logins};
 use crate::proxy::guard::Guard;
 use crate::proxy::reply::Problem;
 use crate::tokens::Accounts;
@@ -58,6 +58,8 @@ pub struct Admin {
     pub origin: String,
     /// The configured redirect URI; none = this listener's own `/callback`.
     pub redirect_uri: Option<Url>,
+    /// Where logins come back to while a redirect URI of this machine is not this listener's own.
+    pub listener: tokio::sync::Mutex<Option<CallbackListener>>,
     /// What `status` says about the process itself.
     pub about: About,
 }
@@ -116,9 +118,17 @@ pub fn router(admin: Arc<Admin>) -> Router {
 async fn guarded(State(admin): Shared, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match admin.guard.check(&parts) {
-        Ok(_) => next.run(Request::from_parts(parts, body)).await,
+        Ok(_) => uncached(next.run(Request::from_parts(parts, body)).await),
         Err(problem) => answer(problem),
     }
+}
+
+/// Nothing that this listener says is kept by a browser, or taken for what it is not.
+fn uncached(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 async fn with_key(State(admin): Shared, request: Request, next: Next) -> Response {
@@ -154,6 +164,18 @@ async fn wrong_method() -> Response {
     refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page does not take that method.")
 }
 
+/// The same for a route that takes GET and was asked with HEAD.
+fn only_get() -> Response {
+    let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// A browser asks ahead of a person, or for a part of a page.
+fn no_navigation() -> Response {
+    refusal(StatusCode::FORBIDDEN, "forbidden_origin", "This address is for a person to open, not for a page to load.")
+}
+
 fn unauthorized() -> Response {
     let hint = "Send the content of admin.key as Authorization: Bearer, or run: pleo-proxy open";
     let mut response = refusal(StatusCode::UNAUTHORIZED, "admin_key_required", hint);
@@ -169,7 +191,6 @@ fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
     let mut response = (status, body.to_string()).into_response();
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
-    headers.insert("cache-control", HeaderValue::from_static("no-store"));
     headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
     response
 }

@@ -6,7 +6,7 @@ mod page;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use dashmap::DashMap;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
@@ -17,7 +17,7 @@ use crate::oauth::authorize::{Callback, CallbackError, Request, issuer_matches};
 use crate::oauth::{Credentials, CredentialsError, Exchange, Outcome};
 use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
-use crate::tokens::{Accounts, ChangeError, Login};
+use crate::tokens::{Accounts, Asked, ChangeError, Login};
 
 pub use listener::{CallbackListener, ListenerError};
 pub use page::{Page, protect, source_hash};
@@ -80,14 +80,14 @@ pub struct Logins {
     accounts: Arc<Accounts>,
     /// By the SHA-256 of their state, so that looking one up takes no time that depends on the state.
     pending: DashMap<[u8; 32], Pending>,
-    /// The last failure of each account, for whoever waits for its login.
-    failures: DashMap<AccountName, String>,
+    /// How the last login of each account ended, for whoever waits for it.
+    outcomes: DashMap<AccountName, Result<(), String>>,
 }
 
 impl Logins {
     /// None yet.
     pub fn new(accounts: Arc<Accounts>) -> Arc<Self> {
-        Arc::new(Self { accounts, pending: DashMap::new(), failures: DashMap::new() })
+        Arc::new(Self { accounts, pending: DashMap::new(), outcomes: DashMap::new() })
     }
 
     /// Begins a login.
@@ -116,7 +116,7 @@ impl Logins {
         let url = request.url();
         let expires = Deadline::after(now, PATIENCE);
         let pending = Pending { account: account.clone(), verifier, redirect_uri: redirect_uri.into(), expires };
-        self.failures.remove(account);
+        self.outcomes.remove(account);
         self.pending.insert(key(&state), pending);
         Ok(Begun { url, redirect_uri: redirect_uri.into() })
     }
@@ -131,33 +131,42 @@ impl Logins {
             return Err(LoginError::UnknownState);
         }
         let account = pending.account.clone();
-        let finished = self.redeem(pending, callback).await;
-        match &finished {
-            Ok(()) => drop(self.failures.remove(&account)),
-            Err(error) => {
-                warn!(%account, "login failed: {error}");
-                self.failures.insert(account.clone(), error.to_string());
-            }
-        }
-        finished.map(|()| account)
+        let code = self.code(callback).inspect_err(|error| self.note(&account, Err(error)))?;
+        let asked = self.accounts.ask(&account);
+        let logins = self.clone();
+        let work = async move {
+            let finished = logins.redeem(asked, &pending, &code).await;
+            logins.note(&pending.account, finished.as_ref().copied());
+            finished
+        };
+        self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))?;
+        Ok(account)
     }
 
-    async fn redeem(self: &Arc<Self>, pending: Pending, callback: Callback) -> Result<(), LoginError> {
-        let (code, issuer) = match callback {
-            Callback::Error { message, .. } => return Err(LoginError::Refused(message)),
-            Callback::Code { code, issuer, .. } => (code, issuer),
-        };
-        if issuer.is_some_and(|issuer| !issuer_matches(&issuer, &self.accounts.oauth().settings.authorize)) {
-            return Err(LoginError::Issuer);
+    /// The code of a callback that brings one from the server that was asked.
+    fn code(&self, callback: Callback) -> Result<AuthorizationCode, LoginError> {
+        match callback {
+            Callback::Error { message, .. } => Err(LoginError::Refused(message)),
+            Callback::Code { issuer: Some(issuer), .. }
+                if !issuer_matches(&issuer, &self.accounts.oauth().settings.authorize) =>
+            {
+                Err(LoginError::Issuer)
+            }
+            Callback::Code { code, .. } => Ok(code),
         }
-        let asked = self.accounts.ask(&pending.account);
-        let accounts = self.accounts.clone();
-        let work = async move {
-            let credentials = accounts.oauth().credentials()?;
-            let login = exchange(&accounts, &pending, &code, &credentials).await?;
-            accounts.install(asked, login).await.map_err(LoginError::from)
-        };
-        self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))
+    }
+
+    async fn redeem(&self, asked: Asked, pending: &Pending, code: &AuthorizationCode) -> Result<(), LoginError> {
+        let credentials = self.accounts.oauth().credentials()?;
+        let login = exchange(&self.accounts, pending, code, &credentials).await?;
+        Ok(self.accounts.install(asked, login).await?)
+    }
+
+    fn note(&self, account: &AccountName, finished: Result<(), &LoginError>) {
+        if let Err(error) = finished {
+            warn!(%account, "login failed: {error}");
+        }
+        self.outcomes.insert(account.clone(), finished.map_err(ToString::to_string));
     }
 
     /// Saves a refresh token that was issued elsewhere to this client, refreshes it once and finds out whose it is.
@@ -177,7 +186,11 @@ impl Logins {
 
     /// Forgets the logins of an account that are under way: it is being logged out.
     pub fn cancel(&self, account: &AccountName) {
+        let before = self.pending.len();
         self.pending.retain(|_, pending| pending.account != *account);
+        if self.pending.len() < before {
+            self.outcomes.insert(account.clone(), Err("a logout cancelled the login".into()));
+        }
     }
 
     /// True if a login under way comes back to this redirect URI.
@@ -186,14 +199,9 @@ impl Logins {
         self.pending.iter().any(|pending| pending.redirect_uri == redirect_uri && !pending.expires.passed(now))
     }
 
-    /// True if the account has a grant that was not refused yet.
-    pub fn is_connected(&self, account: &AccountName) -> bool {
-        self.accounts.get(account).is_some_and(|account| account.can_serve())
-    }
-
-    /// Why the last login of an account failed, if it did.
-    pub fn failure(&self, account: &AccountName) -> Option<String> {
-        self.failures.get(account).map(|failure| failure.clone())
+    /// How the last login of an account that was begun has ended; none while it is under way.
+    pub fn outcome(&self, account: &AccountName) -> Option<Result<(), String>> {
+        self.outcomes.get(account).map(|outcome| outcome.clone())
     }
 
     /// Answers the browser that comes back from the authorization server.
@@ -211,6 +219,12 @@ impl Logins {
             Err(error) => failed(&error),
         }
     }
+}
+
+/// False for what a browser fetches ahead of a person, or as a part of a page: neither may use a login up.
+pub fn is_navigation(headers: &HeaderMap) -> bool {
+    let is_ahead = ["sec-purpose", "purpose"].iter().any(|name| headers.contains_key(*name));
+    !is_ahead && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
 }
 
 fn failed(error: &LoginError) -> Page {

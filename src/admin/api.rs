@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::key::{COOKIE_NAME, Caller};
 use super::{Admin, Shared, refusal, unauthorized};
-use crate::login::{CallbackListener, LoginError};
+use crate::login::{Begun, CallbackListener, ListenerError, LoginError};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
 use crate::store::AccountName;
@@ -34,8 +34,11 @@ pub(super) async fn status(State(admin): Shared) -> Json<Value> {
 
 fn account_status(admin: &Admin, account: &crate::tokens::Account) -> Value {
     let mut status = serde_json::to_value(account.status()).unwrap_or_default();
-    if let (Value::Object(status), Some(failure)) = (&mut status, admin.logins.failure(&account.name)) {
-        status.insert("last_login_error".into(), failure.into());
+    if let (Value::Object(status), Some(outcome)) = (&mut status, admin.logins.outcome(&account.name)) {
+        match outcome {
+            Ok(()) => status.insert("last_login".into(), "connected".into()),
+            Err(why) => status.insert("last_login_error".into(), why.into()),
+        };
     }
     status
 }
@@ -98,8 +101,21 @@ struct LoginBody {
     refresh_token: Option<String>,
 }
 
+/// How a login comes back.
+#[derive(Deserialize)]
+pub(super) struct Back {
+    /// By hand, so that nobody has to listen for it.
+    #[serde(default)]
+    paste: bool,
+}
+
 /// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes, `refresh_token` imports.
-pub(super) async fn login(State(admin): Shared, Path(name): Path<String>, body: Bytes) -> Response {
+pub(super) async fn login(
+    State(admin): Shared,
+    Path(name): Path<String>,
+    Query(Back { paste }): Query<Back>,
+    body: Bytes,
+) -> Response {
     let Ok(name) = name.parse::<AccountName>() else { return unknown(&name) };
     let body = match body.trim_ascii().is_empty() {
         true => LoginBody::default(),
@@ -113,7 +129,7 @@ pub(super) async fn login(State(admin): Shared, Path(name): Path<String>, body: 
         LoginBody { refresh_token: Some(token), redirected_url: None } => {
             admin.logins.import(&name, RefreshToken::new(token.trim())).await
         }
-        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name).await,
+        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name, paste).await,
         _ => return refusal(StatusCode::BAD_REQUEST, "bad_request", "Send one of redirected_url and refresh_token."),
     };
     match done {
@@ -133,8 +149,12 @@ async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), 
     }
 }
 
-async fn begin(admin: &Arc<Admin>, name: &AccountName) -> Response {
-    let begun = match admin.begin(name).await {
+async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response {
+    let begun = match paste {
+        true => admin.begin_pasted(name).map_err(|error| login_failed(&error)),
+        false => admin.begin(name).await,
+    };
+    let begun = match begun {
         Ok(begun) => begun,
         Err(response) => return response,
     };
@@ -144,31 +164,46 @@ async fn begin(admin: &Arc<Admin>, name: &AccountName) -> Response {
 
 impl Admin {
     /// Begins a login whose answer can arrive: at our own `/callback`, or at a listener for its length.
-    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<crate::login::Begun, Response> {
-        let own = format!("{}/callback", self.origin);
-        let redirect_uri = self.redirect_uri.as_ref().map_or(own, ToString::to_string);
-        let mut listener = None;
-        if let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) {
-            match CallbackListener::open(elsewhere, self.logins.clone()).await {
-                Ok((opened, _)) => listener = Some(opened),
+    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<Begun, Response> {
+        let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) else {
+            return self.begin_pasted(name).map_err(|error| login_failed(&error));
+        };
+        let mut slot = self.listener.lock().await;
+        let opened = match &*slot {
+            Some(_) => None,
+            None => match CallbackListener::open(elsewhere, self.logins.clone()).await {
+                Ok((opened, _)) => Some(opened),
                 // Comes back through a reverse proxy or by hand.
-                Err(crate::login::ListenerError::Elsewhere(_)) => {}
-                // Our own earlier login still listens there.
-                Err(crate::login::ListenerError::Taken(..)) if self.logins.is_pending_at(&redirect_uri) => {}
+                Err(ListenerError::Elsewhere(_)) => None,
                 Err(error) => return Err(refusal(StatusCode::CONFLICT, "redirect_taken", &error.to_string())),
-            }
-        }
-        let begun = self.logins.begin(name, &redirect_uri).map_err(|error| login_failed(&error))?;
-        if let Some(listener) = listener {
-            tokio::spawn(self.clone().keep(listener, redirect_uri));
+            },
+        };
+        let begun = self.begin_pasted(name).map_err(|error| login_failed(&error))?;
+        if let Some(listener) = opened {
+            *slot = Some(listener);
+            tokio::spawn(self.clone().close_when_unused(begun.redirect_uri.clone()));
         }
         Ok(begun)
     }
 
-    /// Keeps a listener for as long as a login may come back to it.
-    async fn keep(self: Arc<Self>, _listener: CallbackListener, redirect_uri: String) {
-        while self.logins.is_pending_at(&redirect_uri) && !self.shutdown.is_cancelled() {
+    /// Begins a login whose answer somebody brings here.
+    fn begin_pasted(&self, name: &AccountName) -> Result<Begun, LoginError> {
+        let own = format!("{}/callback", self.origin);
+        let redirect_uri = self.redirect_uri.as_ref().map_or(own, ToString::to_string);
+        self.logins.begin(name, &redirect_uri)
+    }
+
+    /// Ends the listener once no login comes back to it any more.
+    async fn close_when_unused(self: Arc<Self>, redirect_uri: String) {
+        loop {
             tokio::time::sleep(LISTENER_CHECK).await;
+            let mut slot = self.listener.lock().await;
+            if self.shutdown.is_cancelled() || !self.logins.is_pending_at(&redirect_uri) {
+                if let Some(listener) = slot.take() {
+                    listener.close().await;
+                }
+                return;
+            }
         }
     }
 

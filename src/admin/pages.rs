@@ -2,12 +2,12 @@
 
 use axum::extract::{Query, RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::{Shared, wrong_method};
-use crate::login::{Page, protect, source_hash};
+use super::{Shared, no_navigation, only_get};
+use crate::login::{Page, is_navigation, protect, source_hash};
 use crate::store::AccountName;
 
 const HTML: &str = include_str!("page.html");
@@ -40,10 +40,14 @@ pub(super) struct Connect {
 pub(super) async fn connect(
     State(admin): Shared,
     method: Method,
+    headers: HeaderMap,
     Query(Connect { account }): Query<Connect>,
 ) -> Response {
     if method != Method::GET {
-        return wrong_method().await;
+        return only_get();
+    }
+    if !is_navigation(&headers) {
+        return no_navigation();
     }
     let default = admin.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback);
     let name = match account.map(|name| name.parse::<AccountName>()) {
@@ -69,9 +73,17 @@ pub(super) async fn connect(
 }
 
 /// `GET /callback`: the redirect URL.
-pub(super) async fn callback(State(admin): Shared, method: Method, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn callback(
+    State(admin): Shared,
+    method: Method,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
     match method {
-        Method::GET => admin.logins.callback(query.as_deref().unwrap_or_default()).await.into_response(),
-        _ => wrong_method().await,
+        Method::GET if is_navigation(&headers) => {
+            admin.logins.callback(query.as_deref().unwrap_or_default()).await.into_response()
+        }
+        Method::GET => no_navigation(),
+        _ => only_get(),
     }
 }

@@ -62,8 +62,7 @@ async fn login_through(running: &Running, name: &AccountName, login: &Login) -> 
         let token = read_stdin("refresh token")?;
         return fine(&running.post(&path, Some(&json!({"refresh_token": token.trim()}))).await?);
     }
-    let before = account_in(&running.get("/api/status").await?.json, name);
-    let begun = running.post(&path, None).await?;
+    let begun = running.post(&format!("{path}?paste={}", login.paste), None).await?;
     fine(&begun)?;
     let url = begun.json["authorize_url"].as_str().ok_or_else(|| anyhow!("the proxy named no address"))?;
     let redirect_uri = begun.json["redirect_uri"].as_str().unwrap_or_default();
@@ -80,7 +79,7 @@ async fn login_through(running: &Running, name: &AccountName, login: &Login) -> 
         if let Some(error) = now["last_login_error"].as_str() {
             return Err(anyhow!("{error}").into());
         }
-        if now["generation"].as_u64() > before["generation"].as_u64() && now["logged_in_at"] != before["logged_in_at"] {
+        if now["last_login"].is_string() {
             return Ok(());
         }
     }
@@ -88,11 +87,7 @@ async fn login_through(running: &Running, name: &AccountName, login: &Login) -> 
 }
 
 async fn login_here(config: &Config, state: &State, name: &AccountName, login: &Login) -> Result<(), Failure> {
-    if config.endpoints.embedded_sandbox {
-        let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
-        return Err(Failure::new(Exit::NotRunning, hint));
-    }
-    let accounts = accounts(config, state).await?;
+    let accounts = lasting_accounts(config, state).await?;
     accounts.oauth().credentials().map_err(Failure::usage)?;
     let logins = Logins::new(accounts.clone());
     if login.import_refresh_token {
@@ -116,23 +111,20 @@ async fn login_here(config: &Config, state: &State, name: &AccountName, login: &
         return Ok(());
     }
     eprintln!("Waiting for the login to come back to {redirect_uri} ...");
-    let done = wait(&logins, name, redirect_uri.as_str()).await;
-    // The page must still reach the browser.
-    drop(listener);
-    sleep(LOOK).await;
+    let done = wait(&logins, name).await;
+    if let Some(listener) = listener {
+        listener.close().await;
+    }
     done
 }
 
 /// Waits for the browser to come back to the temporary listener.
-async fn wait(logins: &Arc<Logins>, name: &AccountName, redirect_uri: &str) -> Result<(), Failure> {
+async fn wait(logins: &Logins, name: &AccountName) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         sleep(LOOK).await;
-        if let Some(error) = logins.failure(name) {
-            return Err(anyhow!("{error}").into());
-        }
-        if logins.is_connected(name) && !logins.is_pending_at(redirect_uri) {
-            return Ok(());
+        if let Some(outcome) = logins.outcome(name) {
+            return outcome.map_err(|error| anyhow!("{error}").into());
         }
     }
     Err(timed_out())
@@ -145,12 +137,11 @@ pub(super) async fn logout(context: &Context, account_name: Option<String>) -> R
     match Running::find(&state.folder, state.wanted()).await? {
         Some(running) => fine(&running.post(&format!("/api/accounts/{name}/logout"), None).await?)?,
         None => {
-            let accounts = accounts(&context.config, &state).await?;
-            let known = accounts.all().iter().any(|account| account.name == name);
-            if !known {
-                return Err(Failure::usage(ChangeError::Unknown(name)));
+            let accounts = lasting_accounts(&context.config, &state).await?;
+            match accounts.logout(&name, "it was logged out").await {
+                Err(unknown @ ChangeError::Unknown(_)) => return Err(Failure::usage(unknown)),
+                done => done?,
             }
-            accounts.logout(&name, "it was logged out").await?;
         }
     }
     match context.json {
@@ -190,9 +181,8 @@ pub(super) async fn refresh(context: &Context, account_name: Option<String>, for
 }
 
 async fn refresh_here(config: &Config, state: &State, name: &AccountName, force: bool) -> Result<Value, Failure> {
-    let accounts = accounts(config, state).await?;
-    let account = accounts.all().into_iter().find(|account| account.name == *name);
-    let account = account.ok_or_else(|| Failure::usage(ChangeError::Unknown(name.clone())))?;
+    let accounts = lasting_accounts(config, state).await?;
+    let account = accounts.find(name).await.ok_or_else(|| Failure::usage(ChangeError::Unknown(name.clone())))?;
     let outcome = match account.is_well() && !account.is_due() && !force {
         true => "fresh",
         false => match accounts.refresh(&account, Reason::Asked, account.snapshot().generation).await {
@@ -213,6 +203,15 @@ async fn refresh_here(config: &Config, state: &State, name: &AccountName, force:
 pub(super) async fn accounts(config: &Config, state: &State) -> Result<Arc<Accounts>, Failure> {
     let outbound = assemble::outbound(config)?;
     assemble::accounts(config, state, &outbound, Care::OnDemand).await
+}
+
+/// The same, to change them: those of the embedded sandbox end with the process that serves them.
+async fn lasting_accounts(config: &Config, state: &State) -> Result<Arc<Accounts>, Failure> {
+    if config.endpoints.embedded_sandbox {
+        let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
+        return Err(Failure::new(Exit::NotRunning, hint));
+    }
+    accounts(config, state).await
 }
 
 fn account(config: &Config, named: Option<String>) -> Result<AccountName, Failure> {

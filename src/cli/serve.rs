@@ -139,6 +139,7 @@ impl Opened {
             shutdown: self.shutdown.clone(),
             origin: self.admin_origin().unwrap_or_default(),
             redirect_uri: self.config.client.redirect_uri.clone(),
+            listener: tokio::sync::Mutex::default(),
             about: self.about(),
         }
     }

@@ -19,7 +19,10 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let state = State::of(&context.config)?;
     let status = match Running::find(&state.folder, state.wanted()).await? {
-        Some(running) => running.get("/api/status").await?.json,
+        Some(running) => match running.get("/api/status").await? {
+            answer if answer.ok => answer.json,
+            refused => return Err(anyhow!("the running proxy tells nothing: {}", refused.detail()).into()),
+        },
         None => stored(context, &state).await?,
     };
     match context.json {

@@ -2,21 +2,36 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, HOST};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
-use super::Logins;
+use super::{Logins, is_navigation};
 
-/// A listener that ends when it is dropped.
+/// Time for the last page to reach the browser.
+const LAST_PAGE: Duration = Duration::from_secs(2);
+
+/// A listener for one redirect URI.
 #[derive(Debug)]
 pub struct CallbackListener {
     ended: CancellationToken,
+    serving: JoinSet<std::io::Result<()>>,
+}
+
+/// What it answers with.
+struct Served {
+    logins: Arc<Logins>,
+    /// As the browser was sent there.
+    redirect_uri: Url,
 }
 
 /// Why there is no listener.
@@ -51,27 +66,45 @@ impl CallbackListener {
             // A URL with a host takes any port.
             let _ = redirect_uri.set_port(Some(address.port()));
         }
-        let ended = CancellationToken::new();
+        let (ended, mut serving) = (CancellationToken::new(), JoinSet::new());
+        let served = Arc::new(Served { logins, redirect_uri: redirect_uri.clone() });
         for listener in listeners {
-            let router = Router::new().route(redirect_uri.path(), axum::routing::any(callback));
-            let serving = axum::serve(listener, router.with_state(logins.clone()));
-            let ended = ended.clone();
-            tokio::spawn(async move { serving.with_graceful_shutdown(ended.cancelled_owned()).await });
+            let router = Router::new().fallback(answer).with_state(served.clone());
+            let server = axum::serve(listener, router).with_graceful_shutdown(ended.clone().cancelled_owned());
+            serving.spawn(server.into_future());
         }
-        Ok((Self { ended }, redirect_uri))
+        Ok((Self { ended, serving }, redirect_uri))
     }
-}
 
-impl Drop for CallbackListener {
-    fn drop(&mut self) {
+    /// Ends after the page under way; the port is free then.
+    pub async fn close(mut self) {
         self.ended.cancel();
+        // Whoever does not read its page does not get it.
+        let _ = timeout(LAST_PAGE, async { while self.serving.join_next().await.is_some() {} }).await;
     }
 }
 
-async fn callback(State(logins): State<Arc<Logins>>, method: Method, RawQuery(query): RawQuery) -> Response {
-    match method {
-        Method::GET => logins.callback(query.as_deref().unwrap_or_default()).await.into_response(),
-        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response {
+    let (uri, headers) = (request.uri(), request.headers());
+    let is_ours = headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(|host| served.is_host(host));
+    if !is_ours || !is_navigation(headers) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    match *request.method() {
+        _ if uri.path() != served.redirect_uri.path() => StatusCode::NOT_FOUND.into_response(),
+        Method::GET => served.logins.callback(uri.query().unwrap_or_default()).await.into_response(),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")]).into_response(),
+    }
+}
+
+impl Served {
+    /// A loopback name with our port: never a name that was rebound to loopback.
+    fn is_host(&self, host: &str) -> bool {
+        let names = ["127.0.0.1", "localhost", "[::1]"];
+        let port = self.redirect_uri.port_or_known_default().unwrap_or_default();
+        let fits = |name: &str| host.eq_ignore_ascii_case(&format!("{name}:{port}")) || port == 80 && host == name;
+        let own = self.redirect_uri.host_str().into_iter();
+        own.chain(names).any(fits)
     }
 }
 
