@@ -4,6 +4,7 @@
 pub mod body;
 pub mod guard;
 pub mod headers;
+pub mod peer;
 pub mod reply;
 pub mod route;
 pub mod upstream;
@@ -76,7 +77,8 @@ impl Forwarder {
         })
     }
 
-    fn refuse(&self, problem: Problem) -> Response<Answer> {
+    /// Answers with a problem, and counts it.
+    pub fn refuse(&self, problem: Problem) -> Response<Answer> {
         self.accounts.metrics().refused(problem.code.word());
         problem.into_response()
     }

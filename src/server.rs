@@ -4,28 +4,27 @@
 //! listening sockets. The admin listener runs on the caller's runtime.
 
 mod connection;
+mod room;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::proxy::Forwarder;
-use crate::proxy::reply::{Code, Problem};
-use connection::Activity;
+use crate::proxy::peer::Allowed;
+use room::{Place, Room};
 
 /// How long requests under way are given at the end.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -33,12 +32,6 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 const BACKLOG: i32 = 4096;
 /// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Resting connections that are closed together to make room for new ones.
-const EVICTED: usize = 32;
-/// File descriptors that are not for client connections: listeners, store, logs, the token endpoint.
-const SPARE_FILES: usize = 64;
-/// Most connections, whatever the file limit.
-const MOST_CONNECTIONS: usize = 20_000;
 
 /// Where the server listens.
 #[derive(Clone, Debug)]
@@ -49,6 +42,10 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// Most client connections; 0 = as many as the file limit allows.
     pub max_connections: usize,
+    /// Whose programs may call either listener.
+    pub allowed: Allowed,
+    /// How long a caller may take no bytes; none = for ever.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A port that cannot be had.
@@ -72,7 +69,7 @@ pub struct Bound {
     pub admin: Option<SocketAddr>,
     data: Vec<StdListener>,
     people: Vec<StdListener>,
-    most: usize,
+    settings: Settings,
 }
 
 /// Binds both listeners, each on both loopback families.
@@ -88,7 +85,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, BindError> {
     };
     let first = |listeners: &[StdListener]| listeners.first().and_then(|listener| listener.local_addr().ok());
     let api = first(&data).unwrap_or(settings.api);
-    Ok(Bound { api, admin: first(&people), data, people, most: most_connections(settings.max_connections) })
+    Ok(Bound { api, admin: first(&people), data, people, settings: settings.clone() })
 }
 
 /// One address, and its twin in the other family if it is loopback: `localhost` must not lead to somebody else.
@@ -127,16 +124,6 @@ fn is_absent(error: &io::Error) -> bool {
     absent.iter().any(|absent| error.raw_os_error() == Some(absent.raw_os_error()))
 }
 
-/// Each client connection may need one upstream connection beside it.
-fn most_connections(configured: usize) -> usize {
-    if configured > 0 {
-        return configured;
-    }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    (files.saturating_sub(SPARE_FILES) / 2).clamp(16, MOST_CONNECTIONS)
-}
-
 /// A running server.
 #[derive(Debug)]
 pub struct Running {
@@ -152,7 +139,7 @@ impl Bound {
     /// The system gives no thread or socket.
     pub fn serve(self, forwarder: impl Fn() -> Forwarder, admin: Option<Router>) -> io::Result<Running> {
         let draining = CancellationToken::new();
-        let room = Arc::new(Room::new(self.most));
+        let room = Arc::new(Room::new(&self.settings));
         let mut workers = Vec::new();
         for number in 0..thread::available_parallelism().map_or(1, Into::into) {
             let listeners = self.data.iter().map(StdListener::try_clone).collect::<io::Result<Vec<_>>>()?;
@@ -202,11 +189,10 @@ async fn worker(listeners: Vec<StdListener>, forwarder: Arc<Forwarder>, room: Ar
                 let forwarder = forwarder.clone();
                 let draining = draining.clone();
                 tasks.spawn(async move {
-                    let overloaded = place.overloaded;
                     let service = service_fn(|request| async {
-                        Ok::<_, Infallible>(match overloaded {
-                            false => forwarder.answer(request).await,
-                            true => overload().into_response(),
+                        Ok::<_, Infallible>(match &place.refusal {
+                            None => forwarder.answer(request).await,
+                            Some(problem) => forwarder.refuse(problem.clone()),
                         })
                     });
                     connection::serve(stream, service, place.activity.clone(), draining).await;
@@ -226,7 +212,12 @@ async fn serve_admin(listener: TcpListener, router: Router, room: Arc<Room>, dra
         let service = TowerToHyperService::new(router.clone());
         let draining = draining.clone();
         tasks.spawn(async move {
-            connection::serve(stream, service, place.activity.clone(), draining).await;
+            let activity = place.activity.clone();
+            let Some(problem) = &place.refusal else {
+                return connection::serve(stream, service, activity, draining).await;
+            };
+            let refuse = service_fn(|_| async { Ok::<_, Infallible>(problem.clone().into_response()) });
+            connection::serve(stream, refuse, activity, draining).await;
         });
     });
     draining.run_until_cancelled(accepting).await;
@@ -234,15 +225,17 @@ async fn serve_admin(listener: TcpListener, router: Router, room: Arc<Room>, dra
     let _ = timeout(DRAIN, tasks.wait()).await;
 }
 
-/// Accepts for ever; each connection gets a place in the room.
-async fn accept(listener: &TcpListener, room: &Arc<Room>, start: impl Fn(tokio::net::TcpStream, Place)) {
+/// Accepts for ever; each connection gets a place in the room, if only to be told why it is turned away.
+async fn accept(listener: &TcpListener, room: &Arc<Room>, start: impl Fn(TcpStream, Place)) {
     loop {
         match listener.accept().await {
             // A loopback listener has loopback peers, whatever a router may have been told.
             Ok((_, peer)) if is_stray(listener, peer) => warn!(%peer, "a peer that is not local was turned away"),
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
-                start(stream, Room::enter(room));
+                if let Some(place) = Room::enter(room, &stream, peer) {
+                    start(stream, place);
+                }
             }
             Err(error) => {
                 warn!("a connection could not be accepted: {error}");
@@ -253,74 +246,7 @@ async fn accept(listener: &TcpListener, room: &Arc<Room>, start: impl Fn(tokio::
     }
 }
 
-fn overload() -> Problem {
-    let detail = "all connections are busy";
-    Problem::new(Code::Overloaded, detail, "Send fewer requests at once, or raise listen.max_connections.")
-        .retry_after(Duration::from_secs(1))
-        .closing()
-}
-
 fn is_stray(listener: &TcpListener, peer: SocketAddr) -> bool {
     let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
     listener.local_addr().is_ok_and(is_local) && !is_local(peer)
-}
-
-/// All client connections, counted; at the limit the ones that rest longest make room.
-#[derive(Debug)]
-struct Room {
-    most: usize,
-    start: Instant,
-    next: AtomicUsize,
-    places: Mutex<HashMap<usize, Arc<Activity>>>,
-}
-
-/// A connection's place, given back when it ends.
-#[derive(Debug)]
-struct Place {
-    number: usize,
-    room: Arc<Room>,
-    activity: Arc<Activity>,
-    /// True if there was no room: the first request is refused.
-    overloaded: bool,
-}
-
-impl Room {
-    fn new(most: usize) -> Self {
-        Self { most, start: Instant::now(), next: AtomicUsize::new(0), places: Mutex::default() }
-    }
-
-    fn enter(room: &Arc<Self>) -> Place {
-        let is_full = room.lock().len() >= room.most;
-        let overloaded = is_full && room.make_space() == 0;
-        let activity = Activity::new(room.start);
-        let number = room.next.fetch_add(1, Ordering::Relaxed);
-        room.lock().insert(number, activity.clone());
-        Place { number, room: room.clone(), activity, overloaded }
-    }
-
-    /// Ends the connections that have rested longest; returns how many.
-    fn make_space(&self) -> usize {
-        let mut places = self.lock();
-        let resting = |(number, activity): (&usize, &Arc<Activity>)| Some((activity.resting_since()?, *number));
-        let mut resting: Vec<_> = places.iter().filter_map(resting).collect();
-        resting.sort_unstable();
-        let evicted = resting.len().min(EVICTED.min(self.most.div_ceil(8)));
-        for (_, number) in resting.iter().take(evicted) {
-            // Out at once, though its connection is yet to end: a place is given away only once.
-            if let Some(activity) = places.remove(number) {
-                activity.evict();
-            }
-        }
-        evicted
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Activity>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.lock().remove(&self.number);
-    }
 }

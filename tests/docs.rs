@@ -454,16 +454,6 @@ fn the_variables_of_the_readme_are_known() {
     }
 }
 
-/// Sentences that hold only as long as the program does not say otherwise.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_readme_admits_what_is_not_enforced() {
-    let stage = Stage::new().await;
-    let notes = stage.proxy.status().await["notes"].to_string();
-    let written = readme().contains("`guard.peer_check` is not enforced in this version");
-    let note = notes.contains("guard.peer_check is not enforced");
-    assert_eq!(written, note, "README, section Security, row \"another user of this machine\"; status says: {notes}");
-}
-
 #[test]
 fn links_lead_somewhere() {
     let readme = readme();

@@ -699,6 +699,24 @@ async fn a_body_that_stalls_is_given_up_either_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_stops_reading_is_given_up() {
+    let (closed, ends) = shared();
+    let upstream = Upstream::start(move |visit| {
+        visit.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        while visit.try_say(&chunk).is_ok() {}
+        closed.lock().unwrap().send(true).unwrap();
+        After::Close
+    });
+    let stage = stage(&upstream, "[upstream]\nidle_timeout = \"300ms\"\n").await;
+    let mut caller = stage.caller();
+    caller.begin("GET", "/v1/x", &[]);
+    caller.some(1);
+    assert!(told(&ends), "the upstream's connection is closed while the caller still holds its own");
+    drop(caller);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_chunk_ends_the_upstream_request_unfinished() {
     let (ended, ends) = shared();
     let upstream = Upstream::start(move |visit| {

@@ -323,13 +323,21 @@ async fn a_request_with_two_lengths_smuggles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fragment_never_reaches_the_upstream() {
+async fn a_fragment_is_refused_also_when_the_line_comes_in_pieces() {
     let upstream = Upstream::fine();
     let stage = stage(&upstream, "").await;
-    let answer = stage.caller().get("/v1/x?a=1#y");
-    // hyper cuts it off before anybody sees it.
-    assert!(matches!(answer.status, 200 | 400), "{}", answer.head);
-    assert!(upstream.seen().iter().all(|it| it.target() == "/v1/x?a=1"));
+    let own = stage.proxy.address();
+    assert_eq!(stage.caller().get("/v1/x?a=1#y").problem(), (400, "bad_request".into()));
+    let mut caller = stage.caller();
+    caller.send("GET /v1/x#");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    caller.send(format!("y HTTP/1.1\r\nHost: {own}\r\n\r\n"));
+    assert_eq!(caller.answer().problem(), (400, "bad_request".into()));
+    assert!(upstream.seen().is_empty());
+    // A header may hold what it likes, and so may the next request.
+    let mut caller = stage.caller();
+    assert_eq!(caller.ask("GET", "/v1/x", &["X-Color: #fff"], b"").status, 200);
+    assert_eq!(caller.get("/v1/x").status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -916,4 +924,19 @@ async fn mixed_parallel_requests_never_mix_their_accounts() {
     workers.into_iter().for_each(|worker| worker.join().unwrap());
     assert_eq!(answered.load(Ordering::SeqCst), 400);
     assert_ne!(acme, other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_login_of_a_sibling_is_noticed_by_callers_who_name_no_account() {
+    let sandbox = support::sandbox().await;
+    let place = support::Place::toward(&sandbox, "");
+    let (first, second) = (place.serve(), place.serve());
+    assert_eq!(problem(first.get("/v1/companies").await).await, (503, "login_required".into()));
+    second.login("acme").await;
+    let start = std::time::Instant::now();
+    while first.get("/v1/companies").await.status() != 200 {
+        // Far below the half minute at which every sleep ends.
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "{}", first.log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }

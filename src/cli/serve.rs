@@ -21,6 +21,7 @@ use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
 use crate::proxy::body::Budget;
 use crate::proxy::guard::{self, Guard};
+use crate::proxy::peer;
 use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Bound};
@@ -219,10 +220,12 @@ impl Opened {
 fn notes(config: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     let guard = &config.guard;
-    if guard.peer_check != PeerCheck::Off {
-        notes.push(
-            "guard.peer_check is not enforced in this version: any user of this machine can use the proxy".into(),
-        );
+    let everybody = "any user of this machine can use the proxy";
+    match &guard.peer_check {
+        PeerCheck::Off => notes.push(format!("guard.peer_check is off: {everybody}")),
+        _ if !peer::IS_SUPPORTED => notes.push(format!("guard.peer_check does not work on this system: {everybody}")),
+        PeerCheck::Users(users) => notes.push(format!("guard.peer_check lets these users in: {users:?}")),
+        PeerCheck::SameUser => {}
     }
     if !guard.allow_hosts.is_empty() {
         notes.push(format!("guard.allow_hosts lets in: {}", guard.allow_hosts.join(", ")));

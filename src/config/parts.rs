@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Config, OutboundProxy};
+use super::{Config, OutboundProxy, PeerCheck};
 use crate::oauth::endpoint::{Endpoint, EndpointError};
 use crate::outbound::{self, ProxyChoice};
 use crate::private_file::{self, PrivateFileError};
+use crate::proxy::peer::Allowed;
 use crate::proxy::{guard, upstream};
 use crate::secret::LocalKey;
 use crate::{oauth, server, tokens};
@@ -97,6 +98,12 @@ impl Config {
             api: self.listen.api,
             admin: self.listen.admin,
             max_connections: self.listen.max_connections,
+            allowed: match &self.guard.peer_check {
+                PeerCheck::SameUser => Allowed::same_user(),
+                PeerCheck::Off => Allowed::All,
+                PeerCheck::Users(users) => Allowed::Users(users.clone()),
+            },
+            idle_timeout: self.upstream.idle_timeout,
         }
     }
 

@@ -51,6 +51,10 @@ pub struct Guard {
     allow_disconnect: bool,
 }
 
+/// Put into a request's extensions by the server if the request line held a `#`.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment;
+
 /// What the guard found out on the way.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
@@ -300,7 +304,7 @@ fn check_target(parts: &Parts) -> Result<(), Problem> {
     if !path.starts_with('/') || target.bytes().any(|byte| !(0x21..=0x7e).contains(&byte)) {
         return Err(bad("the request target is not a path of visible ASCII characters"));
     }
-    if target.contains(['\\', '#']) {
+    if target.contains('\\') || parts.extensions.get::<Fragment>().is_some() {
         return Err(bad("the request target holds a backslash or a fragment"));
     }
     if path.split('/').any(is_dot_segment) {

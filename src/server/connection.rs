@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::proxy::guard::Fragment;
 
 /// Time for a request head from its first byte.
 const HEAD: Duration = Duration::from_secs(10);
@@ -36,6 +38,12 @@ const MOST_FIELDS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Activity {
     word: AtomicU64,
+    /// Since when the caller takes no bytes: milliseconds since `start` plus one; 0 = it does.
+    stalled: AtomicU64,
+    /// How long that may last; none = for ever.
+    patience: Option<Duration>,
+    /// The request line that came last holds a `#`, which hyper would cut off silently.
+    fragment: AtomicBool,
     /// Tells the connection to end to make room.
     evicted: Notify,
     start: Instant,
@@ -49,8 +57,15 @@ enum Doing {
 }
 
 impl Activity {
-    pub(super) fn new(start: Instant) -> Arc<Self> {
-        let activity = Self { word: AtomicU64::new(0), evicted: Notify::new(), start };
+    pub(super) fn new(start: Instant, patience: Option<Duration>) -> Arc<Self> {
+        let activity = Self {
+            word: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
+            patience,
+            fragment: AtomicBool::new(false),
+            evicted: Notify::new(),
+            start,
+        };
         activity.set(Doing::Resting);
         Arc::new(activity)
     }
@@ -66,8 +81,12 @@ impl Activity {
     }
 
     fn set(&self, doing: Doing) {
-        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
-        self.word.store(since << 2 | doing as u64, Ordering::Relaxed);
+        self.word.store(self.elapsed() << 2 | doing as u64, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since `start`.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX >> 3)
     }
 
     fn get(&self) -> (Doing, u64) {
@@ -80,20 +99,32 @@ impl Activity {
         (doing, word >> 2)
     }
 
-    fn begin_head(&self) {
-        if self.get().0 == Doing::Resting {
+    /// True if a head begins with what was just read.
+    fn begin_head(&self) -> bool {
+        let begins = self.get().0 == Doing::Resting;
+        if begins {
             self.set(Doing::Head);
+        }
+        begins
+    }
+
+    fn wrote(&self, is_pending: bool) {
+        let stalled = self.stalled.load(Ordering::Relaxed) != 0;
+        if stalled != is_pending {
+            self.stalled.store(if is_pending { self.elapsed() + 1 } else { 0 }, Ordering::Relaxed);
         }
     }
 
-    /// When it has lasted long enough; none while a request is served, whose own limits count.
+    /// When it has lasted long enough; while a request is served its own limits count, and the caller's patience to
+    /// read.
     fn deadline(&self) -> Option<Instant> {
         let (doing, since) = self.get();
-        let since = self.start + Duration::from_millis(since);
-        match doing {
-            Doing::Resting => Some(since + REST),
-            Doing::Head => Some(since + HEAD),
-            Doing::Serving => None,
+        let at = |since| self.start + Duration::from_millis(since);
+        match (doing, self.stalled.load(Ordering::Relaxed)) {
+            (Doing::Resting, _) => Some(at(since) + REST),
+            (Doing::Head, _) => Some(at(since) + HEAD),
+            (Doing::Serving, 0) => None,
+            (Doing::Serving, stalled) => self.patience.map(|patience| at(stalled) + patience),
         }
     }
 }
@@ -104,7 +135,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + 'static,
 {
-    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let io = TokioIo::new(Watched { stream, activity: activity.clone(), in_request_line: false });
     let service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_FIELDS);
@@ -160,10 +191,26 @@ impl Timer {
     }
 }
 
-/// Notices the first byte of a head.
+/// Notices the first byte of a head, a fragment in its first line, and a caller that takes no bytes.
 struct Watched {
     stream: TcpStream,
     activity: Arc<Activity>,
+    in_request_line: bool,
+}
+
+impl Watched {
+    /// Looks at what was just read. A head behind another in one read is not looked into: its fragment is cut off.
+    fn look(&mut self, bytes: &[u8]) {
+        self.in_request_line |= self.activity.begin_head();
+        if !self.in_request_line {
+            return;
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        self.in_request_line = end.is_none();
+        if bytes[..end.unwrap_or(bytes.len())].contains(&b'#') {
+            self.activity.fragment.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -171,7 +218,7 @@ impl AsyncRead for Watched {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.begin_head();
+            self.look(&buf.filled()[before..]);
         }
         read
     }
@@ -179,7 +226,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.activity.wrote(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -187,7 +236,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.activity.wrote(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -217,8 +268,11 @@ where
     type Error = S::Error;
     type Future = MarkedFuture<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.set(Doing::Serving);
+        if self.activity.fragment.swap(false, Ordering::Relaxed) {
+            request.extensions_mut().insert(Fragment);
+        }
         let served = Served(self.activity.clone());
         MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served) }
     }

@@ -14,7 +14,7 @@ use super::account::{Account, LastAttempt};
 use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE};
 use crate::oauth::{Credentials, Exchange};
-use crate::store::{Intent, LockError, Locked, Record};
+use crate::store::{Intent, LockError, Locked, Record, Stamp};
 
 /// Why a refresh is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,8 @@ impl Attempt {
         let record = match loaded {
             Err(error) => return Err(self.fail(Health::StoreError(error.to_string()))),
             Ok(None) => {
+                // So that its return is seen.
+                self.account.memory().stamp = Stamp::default();
                 let why = self.accounts.login_hint(&self.account.name, "its record is gone, so it is logged out");
                 return Err(self.fail(Health::LoginRequired(why)));
             }

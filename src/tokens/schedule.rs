@@ -72,7 +72,9 @@ pub(super) async fn run(
         loop {
             let now = accounts.clock().now();
             let (next, watched) = refresh_due(&accounts, now);
-            let sleep = if watched.is_empty() { next } else { next.min(LOOK) };
+            // With no account at all, the first one may come from another process at any time.
+            let is_watching = !watched.is_empty() || accounts.all().is_empty();
+            let sleep = if is_watching { next.min(LOOK) } else { next };
             if looked.is_none_or(|last: Deadline| last.passed(now)) {
                 accounts.look(watched).await;
                 looked = Some(Deadline::after(now, LOOK));

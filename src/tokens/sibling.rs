@@ -17,7 +17,8 @@ impl Accounts {
         let names = watched.iter().map(|account| account.name.clone()).collect();
         let (folder, stamps) = self.store.stamps(names).await;
         for (account, stamp) in watched.iter().zip(stamps) {
-            if account.memory().stamp != stamp {
+            // What could not be read may have been so for a moment only.
+            if account.memory().stamp != stamp || matches!(account.snapshot().health, Health::StoreError(_)) {
                 self.reload(account).await;
             }
         }
@@ -38,28 +39,44 @@ impl Accounts {
     /// better, so then nothing is done.
     pub(super) async fn reload(&self, account: &Arc<Account>) {
         let Ok(_turn) = account.turn.clone().try_lock_owned() else { return };
-        let (_, stamps) = self.store.stamps(vec![account.name.clone()]).await;
+        let (folder, stamps) = self.store.stamps(vec![account.name.clone()]).await;
         let stamp = stamps.first().copied().unwrap_or_default();
-        if std::mem::replace(&mut account.memory().stamp, stamp) == stamp {
+        let before = std::mem::replace(&mut account.memory().stamp, stamp);
+        let was_refused = matches!(account.snapshot().health, Health::StoreError(_));
+        if before == stamp && !was_refused {
             return;
         }
         match self.store.load(&account.name).await {
-            Ok(Some(record)) => {
-                let mended = matches!(account.snapshot().health, Health::StoreError(_));
-                if mended || account.memory().record.is_none() || record.generation > account.snapshot().generation {
-                    self.adopt(account, record).await;
-                }
-            }
-            Ok(None) if account.memory().record.is_some() => {
+            Ok(Some(record)) => self.seen(account, record, was_refused || before.is_nothing()).await,
+            // A disk that is not there has logged nobody out.
+            Ok(None) if folder.is_nothing() => {}
+            Ok(None) if was_refused || account.memory().record.is_some() => {
                 let why = self.login_hint(&account.name, "its record is gone, so it is logged out");
                 warn!(account = %account.name, "{why}");
                 account.set_health(Health::LoginRequired(why));
             }
             Ok(None) => {}
             Err(problem) => {
-                error!(account = %account.name, "{problem}");
-                account.set_health(Health::StoreError(problem.to_string()));
+                let health = Health::StoreError(problem.to_string());
+                if account.snapshot().health != health {
+                    error!(account = %account.name, "{problem}");
+                    account.set_health(health);
+                }
             }
+        }
+    }
+
+    /// A readable record: a newer one is adopted. One that is `back` ends the trouble of its absence; where it is an
+    /// older one, memory's is kept, because the older one's token is spent.
+    async fn seen(&self, account: &Account, record: Record, back: bool) {
+        let (on_disk, known) = (record.generation, account.memory().record.clone());
+        match known.filter(|known| known.generation > on_disk) {
+            Some(known) if back => {
+                warn!(account = %account.name, on_disk, known = known.generation, "an older record was put back; the newer one is kept");
+                self.adopt(account, known).await;
+            }
+            None if back || on_disk > account.snapshot().generation => self.adopt(account, record).await,
+            _ => {}
         }
     }
 
