@@ -931,7 +931,7 @@ async fn the_first_login_of_a_sibling_is_noticed_by_callers_who_name_no_account(
     let sandbox = support::sandbox().await;
     let place = support::Place::toward(&sandbox, "");
     let (first, second) = (place.serve(), place.serve());
-    assert_eq!(problem(first.get("/v1/companies").await).await, (503, "login_required".into()));
+    assert_eq!(support::problem(first.get("/v1/companies").await).await, (503, "login_required".into()));
     second.login("acme").await;
     let start = std::time::Instant::now();
     while first.get("/v1/companies").await.status() != 200 {
