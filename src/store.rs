@@ -24,6 +24,13 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp(Option<(u64, i64, i64, u64, u32)>);
 
+impl Stamp {
+    /// True if nothing is there.
+    pub fn is_nothing(self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// Why a store cannot be opened: the start stops.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
