@@ -48,8 +48,8 @@ impl Accounts {
         }
         match self.store.load(&account.name).await {
             Ok(Some(record)) => self.seen(account, record, was_refused || before.is_nothing()).await,
-            // A disk that is not there has logged nobody out.
-            Ok(None) if folder.is_nothing() => {}
+            // A disk that is not there has logged nobody out: looked at again until it is.
+            Ok(None) if folder.is_nothing() => account.memory().stamp = before,
             Ok(None) if was_refused || account.memory().record.is_some() => {
                 let why = self.login_hint(&account.name, "its record is gone, so it is logged out");
                 warn!(account = %account.name, "{why}");
