@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 
 use crate::config::{self, Config, Flags};
-use crate::telemetry;
+use crate::{hardening, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, 4 not running, \
 5 degraded.";
@@ -160,6 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
+    hardening::apply();
     telemetry::init(arguments.global.log);
     // Libraries that ask for the process's provider find the one that everything else uses; a second call is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -186,7 +186,7 @@ impl Accounts {
         if granted.len() == 1 {
             return granted.pop().map_or(Choice::None, Choice::One);
         }
-        match self.get(&AccountName::fallback()).filter(|account| account.memory().record.is_some()) {
+        match self.get(&AccountName::fallback()).filter(|account| account.has_record()) {
             Some(account) => Choice::One(account),
             None if granted.is_empty() => Choice::None,
             None => Choice::Ambiguous(granted.iter().map(|account| account.name.clone()).collect()),

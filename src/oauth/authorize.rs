@@ -76,6 +76,9 @@ pub enum CallbackError {
     /// A parameter came twice (RFC 6749 section 3.1).
     #[error("the parameter {0} came more than once")]
     Repeated(&'static str),
+    /// It holds what no server sends (RFC 6749 appendix A: visible ASCII and space).
+    #[error("the parameter {0} holds characters that it cannot have")]
+    Malformed(&'static str),
     /// Neither code nor error, or no state.
     #[error("the parameter {0} is missing")]
     Missing(&'static str),
@@ -128,7 +131,11 @@ pub fn issuer_matches(issuer: &str, authorize: &Endpoint) -> bool {
 }
 
 fn required(query: &str, name: &'static str) -> Result<String, CallbackError> {
-    single(query, name)?.filter(|value| !value.is_empty()).ok_or(CallbackError::Missing(name))
+    let value = single(query, name)?.filter(|value| !value.is_empty()).ok_or(CallbackError::Missing(name))?;
+    match value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        true => Ok(value),
+        false => Err(CallbackError::Malformed(name)),
+    }
 }
 
 fn single(query: &str, name: &'static str) -> Result<Option<String>, CallbackError> {
@@ -204,6 +211,7 @@ mod tests {
             ("code=a&code=b&state=s", CallbackError::Repeated("code")),
             ("code=a&state=s&state=s", CallbackError::Repeated("state")),
             ("code=&state=s", CallbackError::Missing("code")),
+            ("code=a%00&state=s", CallbackError::Malformed("code")),
             ("code=a", CallbackError::Missing("state")),
             ("", CallbackError::Missing("state")),
         ] {

@@ -295,6 +295,11 @@ impl Account {
         self.known.load(Ordering::Acquire)
     }
 
+    /// True if there is a record, readable or not.
+    pub(super) fn has_record(&self) -> bool {
+        self.memory().record.is_some() || matches!(self.snapshot.load().health, Health::StoreError(_))
+    }
+
     /// Takes a token out of use that the upstream has refused.
     pub(super) fn forget_credential(&self, generation: u64) {
         let old = self.snapshot.load();

@@ -30,7 +30,7 @@ impl Accounts {
 
     async fn look_for_new(self: &Arc<Self>) {
         let Ok(names) = self.store.list().await else { return };
-        for name in names.into_iter().filter(|name| !self.map.contains_key(name)) {
+        for name in names.into_iter().filter(|name| self.get(name).is_none()) {
             self.reload(&self.enter(&name)).await;
         }
     }
@@ -58,6 +58,7 @@ impl Accounts {
             Ok(None) => {}
             Err(problem) => {
                 let health = Health::StoreError(problem.to_string());
+                account.set_known();
                 if account.snapshot().health != health {
                     error!(account = %account.name, "{problem}");
                     account.set_health(health);
