@@ -195,10 +195,13 @@ impl Accounts {
 
     /// All accounts, sorted by name.
     pub fn all(&self) -> Vec<Arc<Account>> {
-        let entries = self.map.iter().map(|entry| entry.value().clone());
-        let mut all: Vec<_> = entries.filter(|account| account.is_known()).collect();
+        let mut all = self.unsorted();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    fn unsorted(&self) -> Vec<Arc<Account>> {
+        self.map.iter().map(|entry| entry.value().clone()).filter(|account| account.is_known()).collect()
     }
 
     /// Refreshes an account, or joins the refresh that is under way, and waits for its end. A caller who leaves

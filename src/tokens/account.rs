@@ -274,7 +274,11 @@ impl Account {
     /// Makes a record the one that requests see. `deadline` is the one measured when the pair was issued.
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
         let snapshot = Snapshot::of(&record, health, deadline, self.shared.clock.now());
-        self.memory().record = Some(record);
+        let has_grant = record.grant.is_some();
+        let old = self.memory().record.replace(record);
+        if old.is_none_or(|old| old.grant.is_some() != has_grant) {
+            self.shared.choice_stale.store(true, Ordering::Release);
+        }
         self.set_known();
         self.swap(snapshot);
     }
@@ -288,7 +292,9 @@ impl Account {
     }
 
     pub(super) fn set_known(&self) {
-        self.known.store(true, Ordering::Release);
+        if !self.known.swap(true, Ordering::AcqRel) {
+            self.shared.choice_stale.store(true, Ordering::Release);
+        }
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -310,7 +316,6 @@ impl Account {
 
     fn swap(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
-        self.shared.choice_stale.store(true, Ordering::Release);
         self.gate.tell();
         let _ = self.shared.wishes.send(Wish::Look);
     }

@@ -73,7 +73,7 @@ pub(super) async fn run(
             let now = accounts.clock().now();
             let (next, watched) = refresh_due(&accounts, now);
             // With no account at all, the first one may come from another process at any time.
-            let is_watching = !watched.is_empty() || accounts.all().is_empty();
+            let is_watching = !watched.is_empty() || accounts.unsorted().is_empty();
             let sleep = if is_watching { next.min(LOOK) } else { next };
             if looked.is_none_or(|last: Deadline| last.passed(now)) {
                 accounts.look(watched).await;
@@ -88,7 +88,7 @@ pub(super) async fn run(
 /// Starts what is due; returns when the next is, and the accounts whose records are to be looked at.
 fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account>>) {
     let (mut next, mut watched) = (LONGEST_SLEEP, Vec::new());
-    for account in accounts.all() {
+    for account in accounts.unsorted() {
         let snapshot = account.snapshot();
         let warm = account.is_warm(now);
         if warm || snapshot.health != Health::Connected {
