@@ -59,7 +59,7 @@
 //! 3. A caller that leaves cancels its own request and nothing else.
 //! 4. Rotation is invisible: requests whose bodies are kept see no 401 and no error that Pleo did not mean.
 //! 5. The credential goes to the configured origin of the API and nowhere else.
-//! 6. Web pages, other origins and other machines get no answer with data, and cause no request to Pleo.
+//! 6. Web pages, other origins, other users and other machines get no answer with data, and cause no request to Pleo.
 //! 7. No secret in logs, errors, metrics, pages, arguments or files that others can read. Secrets are types without
 //!    `Display`; the places that may unwrap them are listed in `tests/architecture.rs`.
 //! 8. Memory is bounded, whatever streams through and however many connect.
