@@ -13,6 +13,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
@@ -85,11 +86,15 @@ struct Global {
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", value_parser = levels(), hide_possible_values = true)]
     log: Level,
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     json: bool,
+}
+
+fn levels() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]).try_map(|level| level.parse::<Level>())
 }
 
 #[derive(Debug, Subcommand)]

@@ -63,6 +63,9 @@ pub enum LoginError {
     /// The code was not exchanged.
     #[error("the code could not be exchanged: {0}")]
     Exchange(String),
+    /// Nobody could listen for the answer.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The account refuses the grant.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -208,7 +211,7 @@ impl Logins {
     pub async fn callback(self: &Arc<Self>, query: &str) -> Page {
         let callback = match Callback::from_query(query) {
             Ok(callback) => callback,
-            Err(error) => return failed(&error.into()),
+            Err(error) => return Page::failure(&error.into()),
         };
         match self.finish(callback).await {
             Ok(account) => Page {
@@ -216,7 +219,7 @@ impl Logins {
                 title: "Connected".into(),
                 text: format!("The account {account} is connected. You can close this page."),
             },
-            Err(error) => failed(&error),
+            Err(error) => Page::failure(&error),
         }
     }
 }
@@ -227,12 +230,22 @@ pub fn is_navigation(headers: &HeaderMap) -> bool {
     !is_ahead && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
 }
 
-fn failed(error: &LoginError) -> Page {
-    let title = match error {
-        LoginError::Callback(_) | LoginError::UnknownState => "This login cannot be finished",
-        _ => "The login failed",
-    };
-    Page { status: StatusCode::BAD_REQUEST, title: title.into(), text: error.to_string() }
+impl Page {
+    /// Tells a person why a login cannot begin or did not end well.
+    pub fn failure(error: &LoginError) -> Self {
+        let (status, title) = match error {
+            LoginError::Callback(_) | LoginError::UnknownState => {
+                (StatusCode::BAD_REQUEST, "This login cannot be finished")
+            }
+            LoginError::Credentials(_) | LoginError::Random(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "The login cannot begin")
+            }
+            LoginError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "The login cannot begin"),
+            LoginError::Listener(_) => (StatusCode::CONFLICT, "The login cannot begin"),
+            _ => (StatusCode::BAD_REQUEST, "The login failed"),
+        };
+        Self { status, title: title.into(), text: error.to_string() }
+    }
 }
 
 fn key(state: &LoginState) -> [u8; 32] {

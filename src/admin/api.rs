@@ -151,12 +151,12 @@ async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), 
 
 async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response {
     let begun = match paste {
-        true => admin.begin_pasted(name).map_err(|error| login_failed(&error)),
+        true => admin.begin_pasted(name),
         false => admin.begin(name).await,
     };
     let begun = match begun {
         Ok(begun) => begun,
-        Err(response) => return response,
+        Err(error) => return login_failed(&error),
     };
     let (url, redirect_uri) = (begun.url.as_str(), begun.redirect_uri);
     Json(json!({"version": 1, "outcome": "begun", "authorize_url": url, "redirect_uri": redirect_uri})).into_response()
@@ -164,9 +164,9 @@ async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response 
 
 impl Admin {
     /// Begins a login whose answer can arrive: at our own `/callback`, or at a listener for its length.
-    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<Begun, Response> {
+    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<Begun, LoginError> {
         let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) else {
-            return self.begin_pasted(name).map_err(|error| login_failed(&error));
+            return self.begin_pasted(name);
         };
         let mut slot = self.listener.lock().await;
         let opened = match &*slot {
@@ -175,10 +175,10 @@ impl Admin {
                 Ok((opened, _)) => Some(opened),
                 // Comes back through a reverse proxy or by hand.
                 Err(ListenerError::Elsewhere(_)) => None,
-                Err(error) => return Err(refusal(StatusCode::CONFLICT, "redirect_taken", &error.to_string())),
+                Err(error) => return Err(error.into()),
             },
         };
-        let begun = self.begin_pasted(name).map_err(|error| login_failed(&error))?;
+        let begun = self.begin_pasted(name)?;
         if let Some(listener) = opened {
             *slot = Some(listener);
             tokio::spawn(self.clone().close_when_unused(begun.redirect_uri.clone()));
@@ -270,6 +270,7 @@ fn too_many() -> Response {
 fn login_failed(error: &LoginError) -> Response {
     let (status, code) = match error {
         LoginError::Change(change) => return change_failed(change),
+        LoginError::Listener(_) => (StatusCode::CONFLICT, "redirect_taken"),
         LoginError::Credentials(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
         LoginError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_logins"),
         LoginError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

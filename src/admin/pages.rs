@@ -68,7 +68,7 @@ pub(super) async fn connect(
             ];
             (StatusCode::FOUND, headers).into_response()
         }
-        Err(response) => response,
+        Err(error) => Page::failure(&error).into_response(),
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
     config.endpoints.api = parse(sandbox.api_origin())?;
     config.client.id = Some(id);
     config.client.secret = SecretSource::Value(ClientSecret::new(secret));
+    // Logins come back to this process itself: nobody else knows this sandbox.
+    config.client.redirect_uri = None;
     if config.client.scopes.is_empty() {
         config.client.scopes = SCOPES.map(String::from).to_vec();
     }

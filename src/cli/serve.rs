@@ -188,6 +188,9 @@ impl Opened {
         for note in notes(&self.config) {
             warn!("{note}");
         }
+        if let Err(error) = self.accounts.oauth().credentials() {
+            warn!("no login and no refresh is possible yet: {error}");
+        }
         if json {
             let ready = json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin});
             println!("{ready}");

@@ -364,11 +364,15 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a He
 }
 
 fn hosts(settings: &Settings, port: u16) -> Vec<String> {
-    let names = ["127.0.0.1", "localhost", "[::1]"];
-    let own = names.iter().map(|host| format!("{host}:{port}"));
-    // Clients leave the default port out (RFC 9110 section 4.2.3).
-    let bare = names.iter().filter(|_| port == 80).map(ToString::to_string);
-    own.chain(bare).chain(settings.allow_hosts.iter().cloned()).collect()
+    let own = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
+    let all = own.into_iter().chain(settings.allow_hosts.iter().cloned());
+    // Clients leave a default port out (RFC 9110 section 4.2.3).
+    all.flat_map(|host| [Some(host.clone()), without_default_port(&host)]).flatten().collect()
+}
+
+/// `host` for `host:80` and `host:443`.
+fn without_default_port(host: &str) -> Option<String> {
+    host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).map(str::to_owned)
 }
 
 fn bad(detail: impl Into<String>) -> Problem {
@@ -448,6 +452,7 @@ mod tests {
             "localhost6:8088",
             "localhost:1",
             "localhost",
+            "proxy.internal",
             "external.pleo.io",
         ] {
             assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::ForbiddenHost), "{host}");
@@ -458,7 +463,10 @@ mod tests {
         let twice = [("host", "127.0.0.1:8088"), ("host", "127.0.0.1:8088")];
         assert_eq!(default("GET", "/", &twice), Err(Code::BadRequest));
         let extra = Settings { allow_hosts: vec!["proxy.internal:80".into()], ..Settings::default() };
-        assert!(judge(&extra, "GET", "/", &[("host", "proxy.internal:80")]).is_ok());
+        for host in ["proxy.internal:80", "proxy.internal"] {
+            assert!(judge(&extra, "GET", "/", &[("host", host)]).is_ok(), "{host}");
+        }
+        assert_eq!(judge(&extra, "GET", "/", &[("host", "proxy.internal:443")]), Err(Code::ForbiddenHost));
     }
 
     #[test]
