@@ -437,6 +437,40 @@ async fn a_fault_may_mean_one_grant_type_only() {
 }
 
 #[tokio::test]
+async fn a_fault_may_mean_one_authorization_only() {
+    let bench = Bench::new().await;
+    let (first, second) = (bench.login().await, bench.login().await);
+    bench.token_fault(TokenFault { kind: TokenFaultKind::Status, only_family: Some(1), ..TokenFault::default() });
+    let first = pair(bench.refresh(&first.refresh).await.unwrap()).await;
+    assert_eq!(bench.refresh(&second.refresh).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    pair(bench.refresh(&first.refresh).await.unwrap()).await;
+    bench.login().await;
+    assert_eq!(bench.sandbox.counters().token_faults, 1);
+}
+
+#[tokio::test]
+async fn a_replay_after_a_lost_answer_is_told_from_others() {
+    let bench = Bench::new().await;
+    let counted = || (bench.sandbox.counters().refresh_replays, bench.sandbox.counters().lost_replays);
+    let lost = bench.login().await;
+    pair(bench.refresh(&lost.refresh).await.unwrap()).await;
+    bench.refresh(&lost.refresh).await.unwrap();
+    assert_eq!(counted(), (1, 1), "nobody has used the new pair");
+
+    let kept = bench.login().await;
+    let newer = pair(bench.refresh(&kept.refresh).await.unwrap()).await;
+    bench.get(&newer.access, "/v1/companies").await;
+    bench.refresh(&kept.refresh).await.unwrap();
+    assert_eq!(counted(), (2, 1), "somebody has");
+
+    let older = bench.login().await;
+    let newer = pair(bench.refresh(&older.refresh).await.unwrap()).await;
+    pair(bench.refresh(&newer.refresh).await.unwrap()).await;
+    bench.refresh(&older.refresh).await.unwrap();
+    assert_eq!(counted(), (3, 1), "two behind is no lost answer");
+}
+
+#[tokio::test]
 async fn the_work_is_done_although_the_caller_left() {
     let bench = Bench::new().await;
     let tokens = bench.login().await;

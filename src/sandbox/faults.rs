@@ -45,10 +45,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Takes the fault of the token endpoint that this exchange suffers, counting it down.
-    pub(crate) fn take_token_fault(&mut self, grant: Option<GrantType>) -> Option<TokenFault> {
+    /// Takes the fault of the token endpoint that this exchange suffers, counting it down. `family` is the
+    /// authorization whose refresh token is presented.
+    pub(crate) fn take_token_fault(&mut self, grant: Option<GrantType>, family: Option<usize>) -> Option<TokenFault> {
         let fault = self.token_answer.as_mut()?;
-        let meant = fault.only_grant.is_none() || fault.only_grant == grant;
+        let meant = (fault.only_grant.is_none() || fault.only_grant == grant)
+            && (fault.only_family.is_none() || fault.only_family == family);
         (meant && spend(&mut fault.count)).then(|| fault.clone())
     }
 
@@ -124,6 +126,9 @@ pub struct TokenFault {
     pub count: Option<u32>,
     /// Only exchanges of this grant type suffer it.
     pub only_grant: Option<GrantType>,
+    /// Only refreshes of this authorization suffer it. Authorizations are numbered from 0 in the order in which
+    /// their codes were exchanged.
+    pub only_family: Option<usize>,
 }
 
 /// The kinds of [`TokenFault`].

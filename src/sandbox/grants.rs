@@ -30,6 +30,8 @@ struct Family {
     scope: String,
     access: Option<String>,
     refresh: Option<String>,
+    /// The refresh token that bought the newest pair, until a token of that pair comes back: so long nobody may have it.
+    unheard: Option<String>,
     revoked: bool,
 }
 
@@ -75,6 +77,14 @@ pub(crate) enum Refusal {
 pub(crate) struct Refused {
     pub(crate) why: Refusal,
     pub(crate) family_revoked: bool,
+    /// The newest pair was bought with this very token, and nobody has used it.
+    pub(crate) was_lost: bool,
+}
+
+impl Refused {
+    fn alone(why: Refusal) -> Self {
+        Self { why, family_revoked: false, was_lost: false }
+    }
 }
 
 /// A bearer token's standing.
@@ -112,17 +122,17 @@ impl Grants {
     /// Takes the code whatever comes of the exchange; presented again it revokes the tokens it had bought.
     pub(crate) fn take_code(&mut self, code: &str) -> Result<CodeFor, Refused> {
         let Some(record) = self.codes.get_mut(code) else {
-            return Err(Refused { why: Refusal::Unknown, family_revoked: false });
+            return Err(Refused::alone(Refusal::Unknown));
         };
         if record.used {
             let family = record.family;
             let family_revoked = family.is_some_and(|family| self.revoke(family));
-            return Err(Refused { why: Refusal::Reused, family_revoked });
+            return Err(Refused { family_revoked, ..Refused::alone(Refusal::Reused) });
         }
         record.used = true;
         match Instant::now() < record.expires {
             true => Ok(record.meant.clone()),
-            false => Err(Refused { why: Refusal::Expired, family_revoked: false }),
+            false => Err(Refused::alone(Refusal::Expired)),
         }
     }
 
@@ -130,7 +140,7 @@ impl Grants {
     pub(crate) fn begin(&mut self, code: &str, meant: &CodeFor, lives: Lives) -> Pair {
         let id = self.families.len();
         let (subject, scope) = (meant.subject, meant.scope.clone());
-        self.families.push(Family { subject, scope, access: None, refresh: None, revoked: false });
+        self.families.push(Family { subject, scope, access: None, refresh: None, unheard: None, revoked: false });
         if let Some(record) = self.codes.get_mut(code) {
             record.family = Some(id);
         }
@@ -140,7 +150,7 @@ impl Grants {
     /// Rotates. A superseded or expired token takes its whole family down.
     pub(crate) fn refresh(&mut self, token: &str, lives: Lives, keep_refresh: bool) -> Result<Pair, Refused> {
         let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Refresh) else {
-            return Err(Refused { why: Refusal::Unknown, family_revoked: false });
+            return Err(Refused::alone(Refusal::Unknown));
         };
         let (id, expires) = (record.family, record.expires);
         let family = &self.families[id];
@@ -153,14 +163,16 @@ impl Grants {
         } else {
             return Ok(self.issue(id, lives, keep_refresh));
         };
+        let was_lost = family.unheard.as_deref() == Some(token);
         let family_revoked = self.revoke(id);
-        Err(Refused { why, family_revoked })
+        Err(Refused { why, family_revoked, was_lost })
     }
 
     fn issue(&mut self, id: usize, lives: Lives, keep_refresh: bool) -> Pair {
         let access = self.mint(Kind::Access, id, lives.access);
         let refresh = (!keep_refresh).then(|| self.mint(Kind::Refresh, id, lives.refresh));
         let family = &mut self.families[id];
+        family.unheard = refresh.is_some().then(|| family.refresh.take()).flatten();
         family.access = Some(access.clone());
         if refresh.is_some() {
             family.refresh.clone_from(&refresh);
@@ -178,11 +190,14 @@ impl Grants {
     }
 
     /// Whether the bearer of this access token may pass.
-    pub(crate) fn standing(&self, token: &str) -> Standing {
+    pub(crate) fn standing(&mut self, token: &str) -> Standing {
         let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Access) else {
             return Standing::Bad;
         };
-        let family = &self.families[record.family];
+        let family = &mut self.families[record.family];
+        if family.access.as_deref() == Some(token) {
+            family.unheard = None;
+        }
         if family.revoked {
             Standing::Bad
         } else if family.access.as_deref() != Some(token) {
@@ -195,17 +210,26 @@ impl Grants {
     }
 
     /// `None` for whatever is not in force now.
-    pub(crate) fn describe(&self, token: &str) -> Option<Description> {
+    pub(crate) fn describe(&mut self, token: &str) -> Option<Description> {
         let record = self.tokens.get(token)?;
-        let family = &self.families[record.family];
+        let family = &mut self.families[record.family];
         let current = if record.kind == Kind::Access { &family.access } else { &family.refresh };
-        let active = !family.revoked && current.as_deref() == Some(token) && Instant::now() < record.expires;
+        let is_newest = current.as_deref() == Some(token);
+        let active = !family.revoked && is_newest && Instant::now() < record.expires;
+        if is_newest {
+            family.unheard = None;
+        }
         active.then_some(Description {
             subject: family.subject,
             is_refresh: record.kind == Kind::Refresh,
             issued: record.issued,
             expires: record.expires_unix,
         })
+    }
+
+    /// The authorization that a refresh token descends from.
+    pub(crate) fn family_of(&self, token: &str) -> Option<usize> {
+        self.tokens.get(token).filter(|record| record.kind == Kind::Refresh).map(|record| record.family)
     }
 
     /// Says whether there was anything to revoke.

@@ -41,7 +41,7 @@ async fn token(
 
 async fn exchange(world: &World, wire: &Wire, headers: &HeaderMap, body: &[u8]) -> Response {
     let form = Form::read(headers, body);
-    let (fault, before, after) = begin(&mut world.state(), form.as_ref().ok().and_then(grant_type));
+    let (fault, before, after) = begin(&mut world.state(), form.as_ref().ok());
     world.pause(Duration::from_millis(before)).await;
     let works = fault.as_ref().is_none_or(|fault| fault.work || fault.kind == TokenFaultKind::Truncated);
     let truth = match works {
@@ -57,8 +57,9 @@ async fn exchange(world: &World, wire: &Wire, headers: &HeaderMap, body: &[u8]) 
     }
 }
 
-fn begin(state: &mut Inner, grant: Option<GrantType>) -> (Option<super::TokenFault>, u64, u64) {
-    let fault = state.faults.take_token_fault(grant);
+fn begin(state: &mut Inner, form: Option<&Form>) -> (Option<super::TokenFault>, u64, u64) {
+    let family = form.and_then(|form| form.get("refresh_token")).and_then(|token| state.grants.family_of(token));
+    let fault = state.faults.take_token_fault(form.and_then(grant_type), family);
     state.counters.token_posts += 1;
     state.counters.token_faults += u64::from(fault.is_some());
     (fault, state.faults.token_latency_before_ms, state.faults.token_latency_after_ms)
@@ -116,6 +117,7 @@ fn rotate(state: &mut Inner, form: &Form) -> Result<Pair, OauthError> {
     let (lives, keep) = (lives(&state.faults), state.faults.omit_refresh_token);
     let pair = state.grants.refresh(token, lives, keep).map_err(|refused| {
         state.counters.refresh_replays += u64::from(refused.why == Refusal::Reused);
+        state.counters.lost_replays += u64::from(refused.why == Refusal::Reused && refused.was_lost);
         refuse(state, &refused)
     })?;
     state.counters.refreshes += 1;
