@@ -24,9 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 
 LOADERS = 8
 # Codes that this soak may cause. Those of bad requests, configurations and disks are faults of the proxy here.
@@ -38,7 +36,6 @@ DOCUMENTED = {
 EXCUSE_LASTS = 90.0
 CALLER_PATIENCE = 60.0
 ENDING_PATIENCE = 60.0
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Failure(Exception):
@@ -201,7 +198,8 @@ class Loader(threading.Thread):
                 return self.read(api, kept)
             except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
                 self.forget(api)
-        self.connections = {api_: connection for api_, connection in self.connections.items() if api_ in self.soak.apis()}
+        for gone in set(self.connections) - self.soak.apis():
+            self.forget(gone)
         fresh = self.connections[api] = http.client.HTTPConnection(*address(api), timeout=CALLER_PATIENCE)
         try:
             fresh.request(method, target, body=body)
