@@ -10,13 +10,14 @@ mod status;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::Level;
+use tracing::{Level, info};
 
 use crate::config::{self, Config, Flags};
 use crate::{hardening, telemetry};
@@ -227,22 +228,32 @@ fn configuration(context: &Context, command: &ConfigCommand) -> Result<Exit, Fai
     Ok(Exit::Fine)
 }
 
-/// SIGTERM and Ctrl-C, from the moment this is made.
+/// SIGTERM and Ctrl-C, from the moment this is made. SIGHUP is one of them where a terminal was closed; a service that
+/// gets one keeps running, and reads no settings anew.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
     /// Waits for the next one.
     pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        let has_terminal = std::io::stderr().is_terminal();
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match has_terminal {
+                    true => return,
+                    false => info!("SIGHUP changes nothing: settings are read at the start"),
+                },
+            }
         }
     }
 }

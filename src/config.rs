@@ -28,6 +28,7 @@ mod show;
 mod source;
 
 pub use crate::oauth::{ClientAuth, SecretSource};
+pub(crate) use key::SECRET_VARIABLE;
 pub use problem::ConfigError;
 
 /// The folder that is ours below the XDG folders.

@@ -35,7 +35,7 @@
 //!
 //! # A refresh
 //!
-//! A quiet moment, near expiry, a 401, a long rest, a person: all end in
+//! Near expiry, a 401, a long rest, a person: all end in
 //! [`Accounts::refresh`](tokens::Accounts::refresh). It takes the account's turn in this process, then the lock on the
 //! [`store`], and reads the record again: what is newer is adopted, and nothing is sent. Else an intent goes to disk,
 //! the gate closes, leases that are under way come back, and [`oauth`] sends the token request. The answer is sorted by

@@ -193,6 +193,10 @@ async fn a_bad_configuration_changes_nothing_before_the_restart_which_refuses_it
     let (place, proxy) = connected(&sandbox, "default").await;
     let record = fs::read(place.record("default")).unwrap();
     place.configure("environment = \"sandbox\"\nlisten = 7\nunheard_of = true\n");
+    proxy.signal("HUP");
+    while !proxy.log().contains("SIGHUP changes nothing") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     for arguments in [&["config", "check"][..], &["serve"]] {
         let done = place.run(arguments);

@@ -16,7 +16,7 @@ use super::{Admin, Shared, refusal, unauthorized};
 use crate::login::{Begun, CallbackListener, ListenerError, LoginError};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
-use crate::store::AccountName;
+use crate::store::{AccountName, LockError};
 use crate::tokens::{ChangeError, Reason, Report};
 
 /// How often a listener that serves one login is checked for being needed still.
@@ -289,7 +289,12 @@ fn change_failed(error: &ChangeError) -> Response {
             (StatusCode::CONFLICT, "login_conflict")
         }
         ChangeError::NoRefreshToken | ChangeError::Import(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
-        ChangeError::Lock(_) => (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout"),
+        ChangeError::Lock(LockError::Busy(_)) | ChangeError::Busy(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout")
+        }
+        ChangeError::Lock(LockError::Io(_)) | ChangeError::Unsaved(..) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable")
+        }
         ChangeError::Record(_) | ChangeError::SetAside(..) => (StatusCode::SERVICE_UNAVAILABLE, "store_error"),
         ChangeError::Save(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable"),
         ChangeError::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::assemble::{self, State};
 use super::instance::{Answer, Running};
+use super::status::open_in_browser;
 use super::{Context, Exit, Failure};
 use crate::config::Config;
 use crate::login::{CallbackListener, ListenerError, Logins, PATIENCE};
@@ -235,7 +236,7 @@ fn present(url: &Url, login: &Login) -> Result<(), Failure> {
     // Only what is fit for secrets is opened: never a file, never another program's scheme.
     Endpoint::new(url.clone()).map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
     eprintln!("Open this address to log in:\n\n  {url}\n");
-    if !login.no_browser && !login.paste && open::that_detached(url.as_str()).is_err() {
+    if !login.no_browser && !login.paste && !open_in_browser(url.as_str()) {
         eprintln!("No browser could be opened; copy the address into one.");
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! `status`, `open` and `stop`: the running proxy of this store, or what the store says when none runs.
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -10,10 +12,13 @@ use super::account::accounts;
 use super::assemble::State;
 use super::instance::{self, Running};
 use super::{Context, Exit, Failure};
+use crate::config::SECRET_VARIABLE;
 
 /// Longest wait for a proxy to end: its drain, and its last token request.
 const ENDING: Duration = Duration::from_secs(50);
 const LOOK: Duration = Duration::from_millis(50);
+/// A launcher of browsers that has not failed by then is at work.
+const LAUNCH: Duration = Duration::from_millis(250);
 
 /// `pleo-proxy status`.
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
@@ -108,10 +113,26 @@ pub(super) async fn open(context: &Context) -> Result<Exit, Failure> {
         true => println!("{}", answer.json),
         false => println!("{url}"),
     }
-    if open::that_detached(url).is_err() {
+    if !open_in_browser(url) {
         eprintln!("No browser could be opened; copy the address into one. It works once.");
     }
     Ok(Exit::Fine)
+}
+
+/// Opens an address in the person's browser, which lives on and inherits no secret; false if there is none.
+pub(super) fn open_in_browser(url: &str) -> bool {
+    open::commands(url).iter_mut().any(|launcher| {
+        launcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(mut child) = launcher.env_remove(SECRET_VARIABLE).process_group(0).spawn() else { return false };
+        let deadline = Instant::now() + LAUNCH;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    })
 }
 
 /// `pleo-proxy stop`.

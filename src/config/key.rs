@@ -93,7 +93,7 @@ impl Key {
 
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 /// The one way to hand the client secret over without a file.
-pub(super) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
+pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
 /// Same as `--config`.
 pub(super) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
 

@@ -330,13 +330,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.account.gate.leave(self.ticket) {
-            return;
-        }
-        let snapshot = self.account.snapshot.load();
-        if snapshot.may_refresh_quietly(self.account.shared.clock.now()) {
-            self.account.wish(Reason::Quiet);
-        }
+        self.account.gate.leave(self.ticket);
     }
 }
 

@@ -19,6 +19,10 @@ use crate::store::{AccountName, Grant, LockError, Locked, Record, RecordError, S
 /// Life that an imported token's record states until its first refresh tells.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
 
+/// How long a login or logout waits for its turn: a refresh takes its lock (10 s), reaches the server (5 s), drains and
+/// posts (30 s).
+const TURN_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A grant fresh from a login.
 #[derive(Debug)]
 pub struct Login {
@@ -81,6 +85,12 @@ pub enum ChangeError {
     /// An imported token was not accepted.
     #[error("the token was saved, and its first refresh failed: {0}")]
     Import(String),
+    /// The newest pair is not on disk yet.
+    #[error("the newest tokens of account {0} are not saved yet ({1}); make room or give write access first")]
+    Unsaved(AccountName, String),
+    /// A refresh takes longer than any should.
+    #[error("a refresh of account {0} does not end; try again")]
+    Busy(AccountName),
     /// The process is about to end.
     #[error("the proxy is shutting down")]
     Closing,
@@ -187,6 +197,9 @@ impl Accounts {
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
     pub async fn logout(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
         let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
+        if let Health::Unsaved(why) = &account.snapshot().health {
+            return Err(ChangeError::Unsaved(name.clone(), why.clone()));
+        }
         let asked = self.ask(name);
         let why = self.login_hint(name, why);
         account.set_health(Health::LoginRequired(why.clone()));
@@ -204,7 +217,11 @@ impl Accounts {
         replaces_corrupt: bool,
     ) -> Result<(tokio::sync::OwnedMutexGuard<()>, Locked, Option<Record>), ChangeError> {
         let account = &asked.account;
-        let turn = account.turn.clone().lock_owned().await;
+        if let Health::Unsaved(why) = &account.snapshot().health {
+            return Err(ChangeError::Unsaved(account.name.clone(), why.clone()));
+        }
+        let turn = tokio::time::timeout(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
+        let turn = turn.map_err(|_| ChangeError::Busy(account.name.clone()))?;
         if account.asked.load(Ordering::Acquire) != asked.number {
             return Err(ChangeError::Superseded(account.name.clone()));
         }

@@ -23,8 +23,6 @@ pub enum Reason {
     Expired,
     /// One margin before expiry.
     Margin,
-    /// No request was under way, between two margins and one.
-    Quiet,
     /// The upstream refused the current token.
     Rejected,
     /// Unused for long; kept alive.
@@ -41,7 +39,6 @@ impl Reason {
         match self {
             Self::Expired => "expired",
             Self::Margin => "margin",
-            Self::Quiet => "quiet",
             Self::Rejected => "401",
             Self::KeepAlive => "keep-alive",
             Self::Retry => "retry",
@@ -204,7 +201,12 @@ impl Attempt {
                 }
                 Ok((Hands { locked, record: noted, ..hands }, before))
             }
-            Err(error) => Err(self.unwritable(error.to_string())),
+            Err(error) => {
+                // Should the note be on disk all the same: nothing was sent, so nothing has to be waited for.
+                let nothing_open = before.open_intent().is_none();
+                self.account.memory().answered |= nothing_open;
+                Err(self.unwritable(error.to_string()))
+            }
         }
     }
 

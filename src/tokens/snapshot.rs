@@ -124,15 +124,6 @@ impl Snapshot {
             Health::Unsaved(why) => Decision::Refuse(Refusal::StoreUnwritable(why.clone(), Duration::from_secs(5))),
         }
     }
-
-    /// True between two margins and one before expiry: time to refresh if nobody would notice.
-    pub fn may_refresh_quietly(&self, now: Now) -> bool {
-        self.health == Health::Connected
-            && self.credential.as_ref().is_some_and(|credential| {
-                let (left, margin) = (credential.deadline.remaining(now), credential.margin());
-                left <= 2 * margin && left > margin
-            })
-    }
 }
 
 impl Credential {
@@ -250,13 +241,6 @@ mod tests {
         assert!(matches!(decide(Health::Uncertain(trouble(16))), Decision::Refuse(Refusal::AuthUnreachable(..))));
         assert!(matches!(decide(Health::Misconfigured("w".into())), Decision::Refuse(Refusal::Misconfigured(_))));
         assert!(matches!(decide(Health::StoreUnwritable(trouble(1))), Decision::Refuse(Refusal::StoreUnwritable(..))));
-    }
-
-    #[test]
-    fn quiet_moments_lie_between_two_margins_and_one() {
-        let quiet = |seconds| snapshot(Health::Connected, Some(Duration::from_secs(seconds))).may_refresh_quietly(NOON);
-        assert!(!quiet(121) && quiet(120) && quiet(61) && !quiet(60) && !quiet(0));
-        assert!(!snapshot(Health::Retrying(trouble(1)), Some(Duration::from_secs(90))).may_refresh_quietly(NOON));
     }
 
     #[test]
