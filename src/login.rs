@@ -181,8 +181,8 @@ impl Logins {
         let asked = self.accounts.ask(account);
         let (accounts, name) = (self.accounts.clone(), account.clone());
         let work = async move {
-            accounts.import(asked, token).await?;
-            describe(&accounts, &name).await
+            accounts.import(&asked, token).await?;
+            describe(&accounts, &name, &asked).await
         };
         self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))
     }
@@ -290,7 +290,7 @@ async fn exchange(
 }
 
 /// The same two questions about an imported grant, after its first refresh.
-async fn describe(accounts: &Arc<Accounts>, name: &AccountName) -> Result<(), LoginError> {
+async fn describe(accounts: &Arc<Accounts>, name: &AccountName, asked: &Asked) -> Result<(), LoginError> {
     let Ok(Some(record)) = accounts.store().load(name).await else { return Ok(()) };
     let Some(grant) = record.grant else { return Ok(()) };
     let credentials = accounts.oauth().credentials()?;
@@ -299,6 +299,5 @@ async fn describe(accounts: &Arc<Accounts>, name: &AccountName) -> Result<(), Lo
         None => None,
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
-    let asked = accounts.ask(name);
     Ok(accounts.describe(asked, subject, trusted).await?)
 }

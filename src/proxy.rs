@@ -127,7 +127,7 @@ impl Journey<'_> {
     /// Sends the request, and once more if the upstream refused a token that has a successor.
     async fn run(&self, account: &Arc<Account>) -> Result<Response<Answer>, Problem> {
         let accounts = &self.forwarder.accounts;
-        let (generation, arrived) = self.send(account.lease(self.patience()).await?).await?;
+        let (generation, arrived) = self.send(account).await?;
         if arrived.response.status() != StatusCode::UNAUTHORIZED {
             return self.finish(account, arrived).await;
         }
@@ -144,7 +144,7 @@ impl Journey<'_> {
             Verdict::Again => {
                 drop(arrived);
                 accounts.metrics().resent();
-                let (_, arrived) = self.send(account.lease(self.patience()).await?).await?;
+                let (_, arrived) = self.send(account).await?;
                 self.finish(account, arrived).await
             }
         }
@@ -155,25 +155,28 @@ impl Journey<'_> {
     }
 
     /// From the lease to the response head, where the lease is returned.
-    async fn send(&self, lease: Lease) -> Result<(u64, Arrived), Problem> {
+    async fn send(&self, account: &Arc<Account>) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
-        let mut request = self.request(&lease)?;
+        let lease = account.lease(self.patience()).await?;
         if let Some(connection) = pool.reuse() {
-            match self.try_on(connection, request).await? {
+            match self.try_on(connection, self.request(&lease)?).await? {
                 Ok(arrived) => return Ok((lease.generation, arrived)),
-                Err(SendError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Unsent) => {}
                 Err(SendError::Failed(error)) => {
                     // An answer that makes no sense is an answer: the connection was not stale.
                     if error.is_parse() || !self.may_repeat_stale().await {
                         return Err(broken(&error));
                     }
-                    request = self.request(&lease)?;
                 }
             }
         }
-        match self.try_on(pool.connect().await?, request).await? {
+        // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of that moment.
+        drop(lease);
+        let connection = pool.connect().await?;
+        let lease = account.lease(self.patience()).await?;
+        match self.try_on(connection, self.request(&lease)?).await? {
             Ok(arrived) => Ok((lease.generation, arrived)),
-            Err(SendError::Unsent(_)) => {
+            Err(SendError::Unsent) => {
                 let detail = "it closed a new connection before the request could be sent";
                 Err(Problem::new(Code::UpstreamBroken, detail, "Try again."))
             }
@@ -206,15 +209,19 @@ impl Journey<'_> {
         }
     }
 
-    /// Ready once `response_timeout` has passed since the end of the request body.
+    /// Ready once `response_timeout` has passed since the end of the request body, or nothing of it was taken for longer
+    /// than a body may rest.
     async fn overdue(&self) {
-        let limit = self.forwarder.settings.response_timeout;
+        let (limit, idle) = (self.forwarder.settings.response_timeout, self.forwarder.settings.idle_timeout);
         let mut until = Instant::now() + limit;
         loop {
             sleep_until(until).await;
             let now = Instant::now();
-            // While the body is still on its way, its own limit counts.
-            until = self.body.ended().map_or(now, |ended| ended) + limit;
+            until = match (self.body.ended(), idle) {
+                (Some(ended), _) => ended + limit,
+                (None, Some(idle)) => self.body.moved() + limit.max(idle),
+                (None, None) => now + limit,
+            };
             if until <= now {
                 return;
             }

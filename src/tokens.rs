@@ -44,6 +44,8 @@ pub use status::{LastRefresh, Status};
 
 /// How long a turn waits for the store's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long anybody waits for a turn: a refresh takes its lock (10 s), reaches the server (5 s), drains and posts (30 s).
+const TURN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for token requests: their own deadline, and their save.
 const LAST_CALLS: Duration = oauth::CALL.saturating_add(Duration::from_secs(5));
 
@@ -106,6 +108,7 @@ pub struct Accounts {
     closing: CancellationToken,
     folder: Mutex<Stamp>,
     choice: ArcSwap<Choice>,
+    choosing: Mutex<()>,
 }
 
 impl Accounts {
@@ -137,6 +140,7 @@ impl Accounts {
             closing: CancellationToken::new(),
             folder: Mutex::default(),
             choice: ArcSwap::from_pointee(Choice::None),
+            choosing: Mutex::default(),
         });
         for name in accounts.store.list().await? {
             accounts.reload(&accounts.enter(&name)).await;
@@ -172,8 +176,12 @@ impl Accounts {
     pub fn choice(&self) -> Arc<Choice> {
         // Looked at before it is written: all workers read this word with every request.
         let stale = &self.shared.choice_stale;
-        if stale.load(Ordering::Acquire) && stale.swap(false, Ordering::AcqRel) {
-            self.choice.store(Arc::new(self.choose()));
+        if stale.load(Ordering::Acquire) {
+            // One at a time: an older answer must not be stored last.
+            let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+            if stale.swap(false, Ordering::AcqRel) {
+                self.choice.store(Arc::new(self.choose()));
+            }
         }
         self.choice.load_full()
     }
@@ -350,7 +358,8 @@ impl Accounts {
         }
         let (landed, flight) = watch::channel(None);
         *slot = Some(flight.clone());
-        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation };
+        let asked = account.asked.load(Ordering::Acquire);
+        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation, asked };
         let landing = Landing(account.clone());
         self.tasks.spawn_on(
             async move {

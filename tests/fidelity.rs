@@ -699,6 +699,25 @@ async fn a_body_that_stalls_is_given_up_either_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_stops_reading_is_given_up() {
+    let (release, parked) = signal();
+    let upstream = Upstream::start(move |_| {
+        // The head was read; nothing of the body ever is.
+        let _ = parked.lock().unwrap().recv_timeout(PATIENCE);
+        After::Close
+    });
+    let limits = "[upstream]\nidle_timeout = \"300ms\"\nresponse_timeout = \"300ms\"\n";
+    let stage = stage(&upstream, limits).await;
+    let mut caller = stage.caller();
+    caller.begin("PUT", "/v1/x", &["Content-Length: 100000000"]);
+    while caller.try_send(vec![b'x'; 65_536]).is_ok() {}
+    assert!(caller.rest().contains("upstream_timeout") || caller.is_closed());
+    let metrics = stage.proxy.admin(reqwest::Method::GET, "/metrics", None).await.text().await.unwrap();
+    assert!(metrics.contains("refused_requests_total{code=\"upstream_timeout\"} 1"), "{metrics}");
+    release.send(()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_stops_reading_is_given_up() {
     let (closed, ends) = shared();
     let upstream = Upstream::start(move |visit| {

@@ -404,3 +404,16 @@ async fn logout_during_a_refresh_wins() {
     let record = fs::read_to_string(place.record("default")).unwrap();
     assert!(!record.contains("sbx-"), "no token is left: {record}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_that_fails_leaves_the_account_as_it_was() {
+    let sandbox = sandbox().await;
+    let (place, proxy) = connected(&sandbox, "").await;
+    let whole = fs::read(place.record("default")).unwrap();
+    fs::write(place.record("default"), &whole[..20]).unwrap();
+    let answer = proxy.admin(reqwest::Method::POST, "/api/accounts/default/logout", None).await;
+    assert_eq!(answer.status(), 503, "a damaged record is not replaced by a logout");
+    fs::write(place.record("default"), &whole).unwrap();
+    proxy.until("default", |account| account["state"] == "connected").await;
+    assert_eq!(proxy.get("/v1/companies").await.status(), 200);
+}

@@ -61,6 +61,8 @@ pub struct Tokens {
     pub access: Option<AccessToken>,
     /// The new refresh token, if one was sent.
     pub refresh: Option<RefreshToken>,
+    /// A refresh token was sent that is none: the old one is spent, and its successor cannot be used.
+    pub refresh_unreadable: bool,
     /// Life of the access token, counted from before the request was sent.
     pub life: Duration,
     /// Granted scopes, if told.
@@ -208,7 +210,9 @@ fn error_code(json: &Value) -> Option<String> {
 
 fn tokens(json: &Value) -> Option<Tokens> {
     let mut oddities = Vec::new();
-    let refresh = json.get("refresh_token").and_then(Value::as_str).filter(|token| is_refresh_token(token));
+    let sent = json.get("refresh_token").filter(|token| !token.is_null());
+    let refresh = sent.and_then(Value::as_str).filter(|token| is_refresh_token(token));
+    let refresh_unreadable = sent.is_some() && refresh.is_none();
     let access = json.get("access_token").and_then(Value::as_str).filter(|token| is_bearer_token(token));
     if refresh.is_none() && access.is_none() {
         return None;
@@ -225,11 +229,15 @@ fn tokens(json: &Value) -> Option<Tokens> {
         (true, None) => oddities.push("access_token is missing or unusable"),
         (true, Some(_)) => {}
     }
+    if refresh_unreadable {
+        oddities.push("refresh_token is unusable");
+    }
     let life = life(json.get("expires_in"), &mut oddities);
     let scope = scope(json.get("scope"));
     Some(Tokens {
         access: access.filter(|_| bearer).map(AccessToken::new),
         refresh: refresh.map(RefreshToken::new),
+        refresh_unreadable,
         life,
         scope,
         oddities,
@@ -369,7 +377,12 @@ mod tests {
         assert_eq!(tokens.scope.unwrap(), ["x:read", "y:read", "z"]);
         let mac = fresh(r#"{"access_token":"a","refresh_token":"r","token_type":"mac","error":"none"}"#);
         assert!(mac.access.is_none() && mac.refresh.is_some());
-        assert!(fresh(r#"{"access_token":"a=="}"#).refresh.is_none());
+        let absent = fresh(r#"{"access_token":"a==","refresh_token":null}"#);
+        assert!(absent.refresh.is_none() && !absent.refresh_unreadable);
+        for odd in ["5", "\"\"", "\"a\\u0000\"", "[]"] {
+            let odd = fresh(&format!(r#"{{"access_token":"a","refresh_token":{odd}}}"#));
+            assert!(odd.refresh.is_none() && odd.refresh_unreadable);
+        }
         assert!(fresh(r#"{"access_token":"a\r\nX: y","refresh_token":"r"}"#).access.is_none());
     }
 

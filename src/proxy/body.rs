@@ -65,7 +65,7 @@ struct Shared {
     rested: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
@@ -73,6 +73,8 @@ struct State {
     whole: bool,
     /// What has not been read yet, while no copy is being sent.
     rest: Option<Incoming>,
+    /// When a byte was taken last.
+    moved: Instant,
     /// When the last byte was read.
     ended: Option<Instant>,
     /// The caller broke off.
@@ -84,7 +86,15 @@ impl Original {
     pub fn new(body: Incoming, limit: usize, budget: Arc<Budget>, idle: Option<Duration>) -> Self {
         let ended = body.is_end_stream().then(Instant::now);
         let whole = body.size_hint().lower() <= limit as u64;
-        let state = State { whole, ended, rest: Some(body), ..State::default() };
+        let state = State {
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            whole,
+            rest: Some(body),
+            moved: Instant::now(),
+            ended,
+            failed: false,
+        };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), budget, idle, rested: Notify::new() }), limit }
     }
 
@@ -131,6 +141,11 @@ impl Original {
         self.shared.lock().whole
     }
 
+    /// When a byte was taken last, or the body arrived.
+    pub fn moved(&self) -> Instant {
+        self.shared.lock().moved
+    }
+
     /// When the last byte was read, if it was.
     pub fn ended(&self) -> Option<Instant> {
         self.shared.lock().ended
@@ -149,6 +164,7 @@ impl Shared {
 
     fn keep(&self, data: &Bytes, limit: usize) {
         let mut state = self.lock();
+        state.moved = Instant::now();
         if !state.whole {
             return;
         }

@@ -11,6 +11,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
@@ -61,14 +62,21 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Outgoing>,
+    line: Line,
     /// Boot time in milliseconds: a machine that slept wakes with stale connections.
     since: u64,
 }
 
-/// A connection in use; given back when the response body has ended, else closed.
-pub struct Connection {
+/// Both ends of a connection: where requests go in, and the task that moves its bytes.
+struct Line {
     sender: SendRequest<Outgoing>,
+    driver: AbortHandle,
+}
+
+/// A connection in use; given back when the response body has ended, else torn down, whatever its task waits for.
+pub struct Connection {
+    /// None once it was given back.
+    line: Option<Line>,
     idle: Arc<Mutex<Vec<Idle>>>,
     clock: Clock,
 }
@@ -76,8 +84,8 @@ pub struct Connection {
 /// Why there is no response.
 #[derive(Debug)]
 pub enum SendError {
-    /// Nothing was written: the request is free to go again.
-    Unsent(Box<Request<Outgoing>>),
+    /// Nothing was written: the request is free to go again, and its body is back where it came from.
+    Unsent,
     /// It failed under way.
     Failed(hyper::Error),
 }
@@ -105,15 +113,15 @@ impl Way {
         Ok(Self { origin, host, uri, connector, tls, outbound, clock, connect_timeout })
     }
 
-    async fn connect(&self) -> Result<SendRequest<Outgoing>, Problem> {
+    async fn connect(&self) -> Result<Line, Problem> {
         match timeout(self.connect_timeout, self.dial()).await {
-            Ok(Ok(sender)) => Ok(sender),
+            Ok(Ok(line)) => Ok(line),
             Ok(Err(why)) => Err(self.unreachable(&why)),
             Err(_) => Err(self.unreachable(&format!("no connection within {:?}", self.connect_timeout))),
         }
     }
 
-    async fn dial(&self) -> Result<SendRequest<Outgoing>, String> {
+    async fn dial(&self) -> Result<Line, String> {
         let mut direct = self.connector.clone();
         let tcp = match self.outbound.proxy_for(&self.uri) {
             None => direct.call(self.uri.clone()).await.map_err(|error| innermost(&error))?,
@@ -144,12 +152,12 @@ impl Way {
     }
 }
 
-async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Outgoing>, String> {
+async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Line, String> {
     let handshake = http1::Builder::new().handshake(TokioIo::new(io)).await;
     let (sender, connection) = handshake.map_err(|error| innermost(&error))?;
     // Ends with the connection; its errors reach whoever waits for a response on it.
-    tokio::spawn(connection);
-    Ok(sender)
+    let driver = tokio::spawn(connection).abort_handle();
+    Ok(Line { sender, driver })
 }
 
 impl Pool {
@@ -168,14 +176,14 @@ impl Pool {
         let now = self.way.clock.now().boot;
         let mut idle = lock(&self.idle);
         loop {
-            let Idle { sender, since } = idle.pop()?;
+            let Idle { line, since } = idle.pop()?;
             if now.saturating_sub(since) > millis(IDLE) {
                 // The ones below are older still.
                 idle.clear();
                 return None;
             }
-            if !sender.is_closed() {
-                return Some(self.connection(sender));
+            if !line.sender.is_closed() {
+                return Some(self.connection(line));
             }
         }
     }
@@ -188,8 +196,8 @@ impl Pool {
         Ok(self.connection(self.way.connect().await?))
     }
 
-    fn connection(&self, sender: SendRequest<Outgoing>) -> Connection {
-        Connection { sender, idle: self.idle.clone(), clock: self.way.clock.clone() }
+    fn connection(&self, line: Line) -> Connection {
+        Connection { line: Some(line), idle: self.idle.clone(), clock: self.way.clock.clone() }
     }
 }
 
@@ -199,24 +207,35 @@ impl Connection {
     /// # Errors
     /// [`SendError`] tells whether any of it was written.
     pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, SendError> {
-        self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
+        let Some(line) = &mut self.line else { return Err(SendError::Unsent) };
+        line.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+            Some(request) => {
+                drop(request);
+                SendError::Unsent
+            }
             None => SendError::Failed(error.into_error()),
         })
     }
 
     /// Lets the next request use it.
-    pub fn give_back(self) {
-        if self.sender.is_closed() {
-            return;
-        }
+    pub fn give_back(mut self) {
+        let Some(line) = self.line.take_if(|line| !line.sender.is_closed()) else { return };
         let now = self.clock.now().boot;
         let mut idle = lock(&self.idle);
         if idle.first().is_some_and(|oldest| now.saturating_sub(oldest.since) > millis(IDLE)) {
-            idle.retain(|it| now.saturating_sub(it.since) <= millis(IDLE) && !it.sender.is_closed());
+            idle.retain(|it| now.saturating_sub(it.since) <= millis(IDLE) && !it.line.sender.is_closed());
         }
         if idle.len() < MOST_IDLE {
-            idle.push(Idle { sender: self.sender, since: now });
+            idle.push(Idle { line, since: now });
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            // A task that waits for the upstream to take bytes would hold on to the caller's body.
+            line.driver.abort();
         }
     }
 }

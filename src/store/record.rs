@@ -121,6 +121,13 @@ pub struct Intent {
     pub resends: u32,
 }
 
+impl Intent {
+    /// What tells one sending of a token from the next.
+    pub fn sending(&self) -> (i64, u32) {
+        (self.sent_at, self.resends)
+    }
+}
+
 /// Why an account has no grant any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

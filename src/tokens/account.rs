@@ -15,7 +15,7 @@ use super::refresh::{Reason, Report};
 use super::schedule;
 use super::snapshot::{Decision, Health, Refusal, Snapshot};
 use crate::clock::{Clock, Deadline, Now, millis};
-use crate::store::{AccountName, Record, Stamp};
+use crate::store::{AccountName, Intent, Record, Stamp};
 use crate::telemetry::Metrics;
 
 /// Requests of one account that may wait at a time.
@@ -81,8 +81,10 @@ pub(super) struct Memory {
     pub(super) attempts: u32,
     /// When a 401 or a person last forced a refresh.
     pub(super) forced_at: Option<Now>,
-    /// True if the last attempt of the open intent got a whole answer, so that no copy of it is still under way.
-    pub(super) answered: bool,
+    /// The sending of an intent that got a whole answer, so that no copy of it is still under way.
+    pub(super) answered: Option<(i64, u32)>,
+    /// The sending of an intent that was met unanswered, and the boot time of the first meeting in milliseconds.
+    pub(super) sighted: Option<((i64, u32), u64)>,
     /// Access tokens in a row that could not be used.
     pub(super) unusable: u32,
     /// The last attempt, for `status`.
@@ -255,8 +257,18 @@ impl Account {
     pub(super) fn remember_good(&self, usable: bool) {
         let mut memory = self.memory();
         memory.attempts = 0;
-        memory.answered = false;
+        memory.answered = None;
+        memory.sighted = None;
         memory.unusable = if usable { 0 } else { memory.unusable + 1 };
+    }
+
+    /// How long an unanswered intent has been known here, time asleep included.
+    pub(super) fn seen_for(&self, intent: &Intent) -> Duration {
+        let (now, sending) = (self.shared.clock.now().boot, intent.sending());
+        let mut memory = self.memory();
+        let since = memory.sighted.filter(|(known, _)| *known == sending).map_or(now, |(_, since)| since);
+        memory.sighted = Some((sending, since));
+        Duration::from_millis(now.saturating_sub(since))
     }
 
     /// True if a refresh was forced less than ten seconds, or a quarter of a token's life, ago.
@@ -280,15 +292,22 @@ impl Account {
             self.shared.choice_stale.store(true, Ordering::Release);
         }
         self.set_known();
-        self.swap(snapshot);
+        self.snapshot.store(Arc::new(snapshot));
+        self.tell();
     }
 
     /// Changes how the account is, and nothing else of it.
     pub(super) fn set_health(&self, health: Health) {
-        let old = self.snapshot.load();
-        let usable = !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
-        let credential = old.credential.clone().filter(|_| usable);
-        self.swap(Snapshot { generation: old.generation, health, credential });
+        let is_refused = |health: &Health| matches!(health, Health::StoreError(_));
+        let usable = !is_refused(&health) && !matches!(health, Health::LoginRequired(_));
+        let old = self.snapshot.rcu(|old| {
+            let credential = old.credential.clone().filter(|_| usable);
+            Snapshot { generation: old.generation, health: health.clone(), credential }
+        });
+        if is_refused(&old.health) != is_refused(&health) {
+            self.shared.choice_stale.store(true, Ordering::Release);
+        }
+        self.tell();
     }
 
     pub(super) fn set_known(&self) {
@@ -308,14 +327,15 @@ impl Account {
 
     /// Takes a token out of use that the upstream has refused.
     pub(super) fn forget_credential(&self, generation: u64) {
-        let old = self.snapshot.load();
-        if old.generation == generation {
-            self.swap(Snapshot { credential: None, ..(**old).clone() });
-        }
+        self.snapshot.rcu(|old| match old.generation == generation {
+            true => Arc::new(Snapshot { credential: None, ..(**old).clone() }),
+            false => old.clone(),
+        });
+        self.tell();
     }
 
-    fn swap(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    /// Lets requests and the scheduler look again.
+    fn tell(&self) {
         self.gate.tell();
         let _ = self.shared.wishes.send(Wish::Look);
     }
@@ -523,6 +543,23 @@ mod tests {
             refreshes += u32::from(matches!(wish, Wish::Refresh(..)));
         }
         assert_eq!(refreshes, 1);
+    }
+
+    #[test]
+    fn an_unanswered_intent_grows_old_though_the_wall_clock_was_set_back() {
+        let start = Now { wall: 1_800_000_000_000, boot: 1_000_000 };
+        let clock = Clock::manual(start);
+        let (wishes, _) = mpsc::unbounded_channel();
+        let choice_stale = AtomicBool::default();
+        let shared =
+            Shared { settings: settings(), clock: clock.clone(), metrics: Arc::default(), wishes, choice_stale };
+        let account = Account::new(AccountName::fallback(), Arc::new(shared));
+        let sent_at = start.wall + 7_200_000;
+        let intent = Intent { generation: 1, token: String::new(), sent_at, first_sent_at: sent_at, resends: 0 };
+        assert_eq!(account.seen_for(&intent), Duration::ZERO);
+        clock.set(Now { wall: start.wall, boot: start.boot + 10_000 });
+        assert_eq!(account.seen_for(&intent), Duration::from_secs(10));
+        assert_eq!(account.seen_for(&Intent { resends: 1, ..intent }), Duration::ZERO, "another sending");
     }
 
     #[tokio::test(start_paused = true)]

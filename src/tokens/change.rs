@@ -10,18 +10,14 @@ use tracing::{info, warn};
 use super::account::Account;
 use super::refresh::{Reason, Report};
 use super::snapshot::Health;
-use super::{Accounts, LOCK_PATIENCE};
+use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, Grant, LockError, Locked, Record, RecordError, SaveError};
+use crate::store::{AccountName, Grant, LockError, Locked, Record, RecordError, SaveError, Stamp};
 
 /// Life that an imported token's record states until its first refresh tells.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
-
-/// How long a login or logout waits for its turn: a refresh takes its lock (10 s), reaches the server (5 s), drains and
-/// posts (30 s).
-const TURN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A grant fresh from a login.
 #[derive(Debug)]
@@ -135,14 +131,21 @@ impl Accounts {
     ///
     /// # Errors
     /// [`ChangeError`]; after `Import` the token is saved all the same, unless the server ended it.
-    pub async fn import(self: &Arc<Self>, asked: Asked, token: RefreshToken) -> Result<(), ChangeError> {
+    pub async fn import(self: &Arc<Self>, asked: &Asked, token: RefreshToken) -> Result<(), ChangeError> {
         let account = asked.account.clone();
-        let (turn, locked, previous) = self.begin(&asked, true).await?;
+        let (turn, locked, previous) = self.begin(asked, true).await?;
         if previous.as_ref().is_some_and(|record| record.grant.is_some()) {
             return Err(ChangeError::Connected(account.name.clone()));
         }
         let now = self.clock().now();
-        let nothing = Tokens { access: None, refresh: None, life: UNKNOWN_LIFE, scope: None, oddities: Vec::new() };
+        let nothing = Tokens {
+            access: None,
+            refresh: None,
+            refresh_unreadable: false,
+            life: UNKNOWN_LIFE,
+            scope: None,
+            oddities: Vec::new(),
+        };
         let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
         let subject = previous.as_ref().and_then(|record| record.subject.clone());
         let record = Record { generation: 0, grant: Some(grant), subject, intent: None, ended: None };
@@ -164,12 +167,12 @@ impl Accounts {
     /// [`ChangeError::OtherSubject`]: the account is bound to somebody else, and its grant was ended.
     pub async fn describe(
         self: &Arc<Self>,
-        asked: Asked,
+        asked: &Asked,
         subject: Option<String>,
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
         let account = asked.account.clone();
-        let (_turn, locked, previous) = self.begin(&asked, false).await?;
+        let (_turn, locked, previous) = self.begin(asked, false).await?;
         let Some(mut record) = previous else { return Ok(()) };
         let bound = record.subject.clone();
         if let (Some(bound), Some(offered)) = (bound, &subject)
@@ -185,17 +188,25 @@ impl Accounts {
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
-        self.store().save(locked, record.clone()).await.1?;
+        let (_locked, saved) = self.store().save(locked, record.clone()).await;
+        saved?;
         self.note_stamp(&account).await;
         account.memory().record = Some(record);
         Ok(())
     }
 
-    /// Forgets a grant: a tombstone takes its place. Requests that wait are let go at once.
+    /// Forgets a grant: a tombstone takes its place. Requests that wait are let go at once. It goes on if the caller
+    /// leaves.
     ///
     /// # Errors
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
     pub async fn logout(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
+        let (accounts, name, why) = (self.clone(), name.clone(), why.to_owned());
+        let work = async move { accounts.forget(&name, &why).await };
+        self.keep(work).await.unwrap_or(Err(ChangeError::Closing))
+    }
+
+    async fn forget(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
         let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
         if let Health::Unsaved(why) = &account.snapshot().health {
             return Err(ChangeError::Unsaved(name.clone(), why.clone()));
@@ -203,7 +214,14 @@ impl Accounts {
         let asked = self.ask(name);
         let why = self.login_hint(name, why);
         account.set_health(Health::LoginRequired(why.clone()));
-        let (_turn, locked, previous) = self.begin(&asked, false).await?;
+        let (_turn, locked, previous) = match self.begin(&asked, false).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Nothing was changed: the next look at the record puts the account back as it is there.
+                account.memory().stamp = Stamp::default();
+                return Err(error);
+            }
+        };
         let tombstone = Record::tombstone(0, self.clock().now().wall, why);
         self.replace(&account, locked, previous, tombstone, None).await?;
         info!(account = %name, "logged out");
@@ -258,7 +276,8 @@ impl Accounts {
     ) -> Result<(), ChangeError> {
         let known = account.snapshot().generation.max(previous.map_or(0, |record| record.generation));
         let record = Record { generation: known + 1, ..record };
-        self.store().save(locked, record.clone()).await.1?;
+        let (_locked, saved) = self.store().save(locked, record.clone()).await;
+        saved?;
         self.note_stamp(account).await;
         let health = self.health_of(&account.name, &record);
         account.publish(record, health, deadline);

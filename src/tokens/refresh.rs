@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::account::{Account, LastAttempt};
 use super::snapshot::Health;
-use super::{Accounts, LOCK_PATIENCE};
+use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::oauth::{Credentials, Exchange};
 use crate::store::{Intent, LockError, Locked, Record, Stamp};
 
@@ -67,6 +67,8 @@ pub(super) struct Attempt {
     pub(super) reason: Reason,
     /// The generation that is to be replaced.
     pub(super) generation: u64,
+    /// Logins and logouts asked for when it was wanted.
+    pub(super) asked: u64,
 }
 
 /// What an attempt has in its hands from the lock on.
@@ -75,8 +77,6 @@ pub(super) struct Hands {
     pub(super) locked: Locked,
     /// The record as it is on disk, or as memory knows better.
     pub(super) record: Record,
-    /// Logins and logouts asked for when the attempt began.
-    pub(super) asked: u64,
 }
 
 impl Attempt {
@@ -101,11 +101,11 @@ impl Attempt {
 
     /// Turn, lock and record.
     async fn hands(&self) -> Result<Hands, Report> {
-        let turn = self.account.turn.clone().lock_owned().await;
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.account.turn.clone().lock_owned()).await;
+        let Ok(turn) = turn else { return Err(Report::Failed) };
         if self.account.snapshot().generation > self.generation {
             return Err(Report::Adopted);
         }
-        let asked = self.account.asked.load(std::sync::atomic::Ordering::Acquire);
         let locking = self.accounts.store().lock(&self.account.name, LOCK_PATIENCE);
         let locked = match self.accounts.unless_closing(locking).await {
             Some(Ok(locked)) => locked,
@@ -114,7 +114,7 @@ impl Attempt {
             None => return Err(Report::Failed),
         };
         let record = self.read().await?;
-        Ok(Hands { turn, locked, record, asked })
+        Ok(Hands { turn, locked, record })
     }
 
     /// Re-reads the record under the lock: newer is adopted, older is a backup that was put back.
@@ -151,6 +151,9 @@ impl Attempt {
 
     /// From the record to the answer of the token endpoint and its consequences.
     async fn renew(&self, hands: Hands) -> Result<Report, Report> {
+        if self.is_asked_to_wait() {
+            return Err(Report::Failed);
+        }
         if self.is_limited() {
             return Err(Report::Limited);
         }
@@ -165,6 +168,14 @@ impl Attempt {
         }
         let (hands, unnoted) = self.note(hands).await?;
         Ok(self.exchange(hands, &unnoted, &credentials).await)
+    }
+
+    /// A 401 is no reason to bother a token endpoint that asked for patience or cannot be reached.
+    fn is_asked_to_wait(&self) -> bool {
+        let now = self.accounts.clock().now();
+        let snapshot = self.account.snapshot();
+        let waits = matches!(&snapshot.health, Health::Retrying(trouble) if !trouble.next_try.passed(now));
+        waits && self.reason == Reason::Rejected
     }
 
     /// A refresh forced by a 401 follows another forced one at a distance.
@@ -189,6 +200,7 @@ impl Attempt {
         }
         let before = hands.record;
         let noted = Record { intent: Some(intent(&before, self.accounts.clock().now().wall)), ..before.clone() };
+        let sending = noted.intent.as_ref().map(Intent::sending);
         let (locked, prepared) = self.accounts.store().prepare(hands.locked).await;
         let (locked, written) = match prepared {
             Ok(()) => self.accounts.store().note(locked, noted.clone()).await,
@@ -203,8 +215,9 @@ impl Attempt {
             }
             Err(error) => {
                 // Should the note be on disk all the same: nothing was sent, so nothing has to be waited for.
-                let nothing_open = before.open_intent().is_none();
-                self.account.memory().answered |= nothing_open;
+                if before.open_intent().is_none() {
+                    self.account.memory().answered = sending;
+                }
                 Err(self.unwritable(error.to_string()))
             }
         }

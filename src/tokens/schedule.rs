@@ -2,6 +2,7 @@
 //! another process may have changed a record. One task for all accounts: work out the next wake, sleep until then or
 //! until told.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub(super) async fn run(
 /// Starts what is due; returns when the next is, and the accounts whose records are to be looked at.
 fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account>>) {
     let (mut next, mut watched) = (LONGEST_SLEEP, Vec::new());
+    // Looked at once a round, and only if somebody was refused with it.
+    let secret = LazyCell::new(|| accounts.oauth().secret_stamp());
     for account in accounts.unsorted() {
         let snapshot = account.snapshot();
         let warm = account.is_warm(now);
@@ -95,8 +98,9 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
             watched.push(account.clone());
         }
         let due = due(&snapshot, account.refreshed_at(), warm, now, accounts.settings());
-        let due =
-            due.or_else(|| accounts.secret_changed(&account, &snapshot).then_some((Reason::Retry, Duration::ZERO)));
+        let is_refused = matches!(snapshot.health, Health::Misconfigured(_));
+        let is_mended = is_refused && account.memory().secret_stamp != *secret;
+        let due = due.or(is_mended.then_some((Reason::Retry, Duration::ZERO)));
         match due {
             Some((Reason::KeepAlive, wait)) if wait.is_zero() && accounts.under_way() >= KEPT_ALIVE_AT_ONCE => {
                 next = next.min(LOOK);

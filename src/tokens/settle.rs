@@ -1,5 +1,6 @@
 //! What follows from the answer to a refresh: each outcome class has one consequence.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -9,7 +10,7 @@ use super::schedule;
 use super::snapshot::{Health, Trouble};
 use crate::clock::{Deadline, Now, millis, rfc3339};
 use crate::oauth::{Credentials, Outcome, Tokens};
-use crate::store::{Ended, Grant, Record};
+use crate::store::{Ended, Grant, Intent, Record};
 
 /// How old an intent must be before its token may be sent again if no whole answer came: a late first copy would be
 /// taken for the replay.
@@ -35,7 +36,8 @@ impl Attempt {
             }
             Outcome::Dead(code) => self.dead(hands, before, &code).await,
             Outcome::Ambiguous { why, answered } => {
-                self.account.memory().answered = answered;
+                let sending = hands.record.intent.as_ref().map(Intent::sending);
+                self.account.memory().answered = sending.filter(|_| answered);
                 self.uncertain(&hands.record, format!("a refresh has no known outcome: {why}"))
             }
         }
@@ -51,29 +53,35 @@ impl Attempt {
         let Some(record) = renewed(hands.record, tokens, deadline, sent) else { return Report::Failed };
         let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
         self.account.remember_good(usable);
-        let superseded = self.account.asked.load(std::sync::atomic::Ordering::Acquire) != hands.asked;
         match saved {
             Ok(()) => {
-                let health = self.health_after(usable, superseded);
                 self.accounts.note_stamp(&self.account).await;
+                let health = self.unless_logged_out(self.health_after(usable));
                 info!(account = %self.account.name, reason = self.reason.word(), generation = record.generation, "refreshed");
                 self.account.publish(record, health, Some(deadline));
                 drop((locked, hands.turn));
             }
             Err(error) => {
                 error!(account = %self.account.name, "the new pair is in memory only: {error}");
-                self.account.publish(record.clone(), Health::Unsaved(error.to_string()), Some(deadline));
+                let health = self.unless_logged_out(Health::Unsaved(error.to_string()));
+                self.account.publish(record.clone(), health, Some(deadline));
                 self.accounts.keep_saving(&self.account, hands.turn, locked, record);
             }
         }
         if usable { Report::Refreshed } else { Report::Failed }
     }
 
-    fn health_after(&self, usable: bool, superseded: bool) -> Health {
-        if superseded {
-            // A logout was asked for meanwhile and waits for the turn: it saves over this record.
-            return self.account.snapshot().health.clone();
+    /// A logout that was asked for since the attempt began waits for the turn, and will save over this record: nothing
+    /// serves until then. Looked at right before publishing.
+    fn unless_logged_out(&self, health: Health) -> Health {
+        let asked_since = self.account.asked.load(Ordering::Acquire) != self.asked;
+        match &self.account.snapshot().health {
+            logged_out @ Health::LoginRequired(_) if asked_since => logged_out.clone(),
+            _ => health,
         }
+    }
+
+    fn health_after(&self, usable: bool) -> Health {
         let now = self.accounts.clock().now();
         match (usable, self.account.memory().unusable) {
             (true, _) => Health::Connected,
@@ -89,9 +97,10 @@ impl Attempt {
 
     /// Takes the intent back: the server has not looked at the token. An older open one stays.
     async fn unsent(&self, hands: Hands, before: &Record) {
-        let (_, cleared) = self.accounts.store().note(hands.locked, before.clone()).await;
+        let (_locked, cleared) = self.accounts.store().note(hands.locked, before.clone()).await;
         if let Err(error) = cleared {
             warn!(account = %self.account.name, "the note of an unsent refresh stays behind: {error}");
+            self.account.memory().answered = hands.record.intent.as_ref().map(Intent::sending);
         }
         self.account.memory().record = Some(before.clone());
         self.accounts.note_stamp(&self.account).await;
@@ -121,12 +130,14 @@ impl Attempt {
         let ended = Ended { at: self.accounts.clock().now().wall, why: why.clone() };
         let generation = hands.record.generation + 1;
         let record = Record { generation, grant: None, intent: None, ended: Some(ended), ..hands.record };
-        let (_, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
-        if let Err(error) = saved {
-            error!(account = %self.account.name, "the end of the login could not be saved: {error}");
-        }
+        let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
         self.accounts.note_stamp(&self.account).await;
-        self.account.publish(record, Health::LoginRequired(why), None);
+        self.account.publish(record.clone(), Health::LoginRequired(why), None);
+        if let Err(error) = saved {
+            // Until it is saved the record stays locked: whoever read it would send a token that is over.
+            error!(account = %self.account.name, "the end of the login could not be saved: {error}");
+            self.accounts.keep_saving(&self.account, hands.turn, locked, record);
+        }
         Report::Failed
     }
 
@@ -147,7 +158,9 @@ impl Attempt {
                 }
             }
         }
-        let answered = self.account.memory().answered;
+        let answered = self.account.memory().answered == Some(intent.sending());
+        // By either clock: the wall clock may have been set back since.
+        let age = age.max(self.account.seen_for(&intent));
         match answered || age >= SETTLED {
             true => Ok(hands),
             false => Err(self.unsettled(&hands.record, SETTLED.saturating_sub(age))),
@@ -211,6 +224,7 @@ impl Attempt {
 /// The record of the next generation.
 fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Option<Record> {
     let old = record.grant?;
+    let unreadable = tokens.refresh_unreadable;
     let grant = Grant {
         access: tokens.access,
         refresh: tokens.refresh.unwrap_or(old.refresh),
@@ -220,7 +234,10 @@ fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Opt
         refreshed_at: sent.wall,
         ..old
     };
-    Some(Record { generation: record.generation + 1, grant: Some(grant), intent: None, ended: None, ..record })
+    let generation = record.generation + 1;
+    // A refresh token that cannot be read has replaced the old one all the same: what became of that stays open.
+    let intent = record.intent.filter(|_| unreadable).map(|intent| Intent { generation, ..intent });
+    Some(Record { generation, grant: Some(grant), intent, ended: None, ..record })
 }
 
 fn interrupted(sent_at: i64) -> String {

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::Accounts;
 use super::account::Account;
-use super::snapshot::{Health, Snapshot, Trouble};
+use super::snapshot::{Health, Trouble};
 use crate::clock::Deadline;
 use crate::store::{AccountName, Record};
 
@@ -41,12 +41,15 @@ impl Accounts {
         let Ok(_turn) = account.turn.clone().try_lock_owned() else { return };
         let (folder, stamps) = self.store.stamps(vec![account.name.clone()]).await;
         let stamp = stamps.first().copied().unwrap_or_default();
-        let before = std::mem::replace(&mut account.memory().stamp, stamp);
+        let before = account.memory().stamp;
         let was_refused = matches!(account.snapshot().health, Health::StoreError(_));
         if before == stamp && !was_refused {
             return;
         }
-        match self.store.load(&account.name).await {
+        let loaded = self.store.load(&account.name).await;
+        // Only now: a caller who leaves while the record is read must not make it count as seen.
+        account.memory().stamp = stamp;
+        match loaded {
             Ok(Some(record)) => self.seen(account, record, was_refused || before.is_nothing()).await,
             // A disk that is not there has logged nobody out: looked at again until it is.
             Ok(None) if folder.is_nothing() => account.memory().stamp = before,
@@ -114,11 +117,6 @@ impl Accounts {
 
     pub(super) fn login_hint(&self, name: &AccountName, why: &str) -> String {
         format!("account {name} needs a login: {why}; run: pleo-proxy login {name}")
-    }
-
-    pub(super) fn secret_changed(&self, account: &Account, snapshot: &Snapshot) -> bool {
-        matches!(snapshot.health, Health::Misconfigured(_))
-            && account.memory().secret_stamp != self.oauth.secret_stamp()
     }
 
     /// Remembers the stamp of what this process has just written itself.
