@@ -87,6 +87,9 @@ impl Browser {
         command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
         command.args(["--disable-dev-shm-usage", "--disable-popup-blocking", "--no-default-browser-check"]);
+        // The attacked windows open before the page, whose timers are not to sleep for that.
+        command.args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]);
+        command.arg("--disable-backgrounding-occluded-windows");
         // The browser's own defences are not ours to rely on.
         command.arg("--disable-features=LocalNetworkAccessChecks,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable");
         command.arg("--host-resolver-rules=MAP evil.test 127.0.0.1,MAP rebind.test 127.0.0.1");
