@@ -19,7 +19,7 @@ const show = status => {
     cell(row, account.refreshed_at);
     const link = document.createElement('a');
     link.href = '/connect?account=' + encodeURIComponent(account.account);
-    link.textContent = 'connect';
+    link.textContent = account.state === 'connected' ? 'log in again' : 'connect';
     cell(row).append(link);
   }
   byId('accounts').hidden = false;
