@@ -127,7 +127,7 @@ impl Journey<'_> {
     /// Sends the request, and once more if the upstream refused a token that has a successor.
     async fn run(&self, account: &Arc<Account>) -> Result<Response<Answer>, Problem> {
         let accounts = &self.forwarder.accounts;
-        let (generation, arrived) = self.send(account).await?;
+        let (generation, arrived) = self.send(account, self.patience()).await?;
         if arrived.response.status() != StatusCode::UNAUTHORIZED {
             return self.finish(account, arrived).await;
         }
@@ -138,26 +138,28 @@ impl Journey<'_> {
             accounts.rejected_for_good(account, generation);
             return self.finish(account, arrived).await;
         }
-        match accounts.rejected(account, generation, self.patience()).await {
+        let patience = self.patience();
+        match accounts.rejected(account, generation, patience).await {
             Verdict::Give => self.finish(account, arrived).await,
             Verdict::Refuse(refusal) => Err(refusal.into()),
             Verdict::Again => {
                 drop(arrived);
                 accounts.metrics().resent();
-                let (_, arrived) = self.send(account).await?;
+                let (_, arrived) = self.send(account, patience).await?;
                 self.finish(account, arrived).await
             }
         }
     }
 
+    /// When a request that begins to wait for a token has waited for `hold`.
     fn patience(&self) -> Instant {
         Instant::now() + self.forwarder.accounts.settings().hold
     }
 
-    /// From the lease to the response head, where the lease is returned.
-    async fn send(&self, account: &Arc<Account>) -> Result<(u64, Arrived), Problem> {
+    /// From the lease to the response head, where the lease is returned. Waits for a token until `patience` at most.
+    async fn send(&self, account: &Arc<Account>, patience: Instant) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
-        let lease = account.lease(self.patience()).await?;
+        let lease = account.lease(patience).await?;
         if let Some(connection) = pool.reuse() {
             match self.try_on(connection, self.request(&lease)?).await? {
                 Ok(arrived) => return Ok((lease.generation, arrived)),
@@ -173,7 +175,7 @@ impl Journey<'_> {
         // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of that moment.
         drop(lease);
         let connection = pool.connect().await?;
-        let lease = account.lease(self.patience()).await?;
+        let lease = account.lease(patience).await?;
         match self.try_on(connection, self.request(&lease)?).await? {
             Ok(arrived) => Ok((lease.generation, arrived)),
             Err(SendError::Unsent) => {
