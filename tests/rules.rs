@@ -1,4 +1,4 @@
-//! Rules of refreshing that have no other home, and the table of `tests/README.md`: every test it names exists.
+//! Rules of refreshing that have no other home, and the tables of `tests/README.md`: every test they name exists.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod support;
@@ -231,7 +231,7 @@ async fn the_process_shows_no_secret_and_leaves_no_core() {
     assert!(!arguments.contains("secret") && !arguments.contains("sbx-"), "{arguments}");
 }
 
-// --- The table.
+// --- The tables.
 
 /// Names of all functions in the sources below a folder.
 fn functions(folder: &Path, found: &mut BTreeSet<String>) {
@@ -252,7 +252,7 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_table_names_tests_that_exist_and_leaves_nothing_out() {
+fn the_tables_name_tests_that_exist_and_leave_nothing_out() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut known = BTreeSet::new();
     functions(&root.join("src"), &mut known);
@@ -270,6 +270,11 @@ fn the_table_names_tests_that_exist_and_leaves_nothing_out() {
             assert!(known.contains(*name), "{number}: there is no {name}");
         }
     }
-    let all = (1..=50).map(|number| format!("R{number}")).chain((101..=139).map(|number| format!("T{number}")));
+    let all = (1..=50).map(|number| format!("R{number}")).chain((1..=152).map(|number| format!("T{number}")));
     assert_eq!(rows, all.collect());
+    for line in readme.lines().filter(|line| line.starts_with("- T")) {
+        let words = line.split(|letter: char| !letter.is_alphanumeric());
+        let is_number = |word: &&str| word.strip_prefix('T').is_some_and(|rest| rest.parse::<u16>().is_ok());
+        assert!(words.filter(is_number).all(|number| rows.contains(number)), "{line}");
+    }
 }

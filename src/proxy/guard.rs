@@ -448,7 +448,10 @@ mod tests {
             "127.1:8088",
             "2130706433:8088",
             "0x7f.0.0.1:8088",
+            "0177.0.0.1:8088",
             "127.0.0.2:8088",
+            "10.0.2.555:8088",
+            "[::1%25lo]:8088",
             "localhost6:8088",
             "localhost:1",
             "localhost",
@@ -460,6 +463,9 @@ mod tests {
         for host in ["a@localhost:8088", "localhost:8088@evil", "localhost:8088,evil", ""] {
             assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::BadRequest), "{host}");
         }
+        // A page of a rebound name is of the same origin as its request.
+        let rebound = [("host", "rebind.test:8088"), ("origin", "http://rebind.test:8088")];
+        assert_eq!(default("POST", "/", &rebound), Err(Code::ForbiddenHost));
         let twice = [("host", "127.0.0.1:8088"), ("host", "127.0.0.1:8088")];
         assert_eq!(default("GET", "/", &twice), Err(Code::BadRequest));
         let extra = Settings { allow_hosts: vec!["proxy.internal:80".into()], ..Settings::default() };
@@ -488,7 +494,8 @@ mod tests {
 
     #[test]
     fn pages_are_refused() {
-        for origin in ["http://evil.test", "null", "http://localhost:3000", "chrome-extension://aaaabbbb"] {
+        let extensions = ["chrome-extension://aaaabbbb", "moz-extension://aaaabbbb"];
+        for origin in ["http://evil.test", "null", "http://localhost:3000"].into_iter().chain(extensions) {
             assert_eq!(default("POST", "/v1/x", &[("origin", origin)]), Err(Code::ForbiddenOrigin), "{origin}");
         }
         for site in ["cross-site", "same-site", "same-origin", "odd"] {
@@ -517,6 +524,8 @@ mod tests {
             assert_eq!(judge(&settings, "GET", "/", &[("origin", origin)]), Err(Code::ForbiddenOrigin), "{origin}");
         }
         assert_eq!(judge(&settings, "GET", "/", &[same_site]), Err(Code::ForbiddenOrigin));
+        let twice = [("origin", "http://localhost:3000"); 2];
+        assert_eq!(judge(&settings, "GET", "/", &twice), Err(Code::BadRequest));
     }
 
     #[test]
@@ -541,7 +550,7 @@ mod tests {
 
     #[test]
     fn targets_are_plain_paths() {
-        for target in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/.%2E/admin", "/.", "/v1/%2e"] {
+        for target in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/.%2E/admin", "/.", "/v1/%2e", "/v1/..\\admin", "/é"] {
             assert_eq!(default("GET", target, &[]), Err(Code::BadRequest), "{target}");
         }
         for target in ["/v1/..%2fadmin", "/v1/%252e%252e/", "//evil.example/x", "/v1/a.b/..c/...", "/%00"] {
@@ -559,9 +568,11 @@ mod tests {
             assert_eq!(default(method, target, &[]), Err(Code::MethodNotAllowed), "{method}");
         }
         assert_eq!(default("OPTIONS", "*", &[]), Err(Code::MethodNotAllowed));
-        for coding in ["gzip, chunked", "identity", "xchunked", "chunked, chunked"] {
+        for coding in ["gzip, chunked", "identity", "xchunked", "chunked, chunked", "chunked, identity"] {
             assert_eq!(default("POST", "/", &[("transfer-encoding", coding)]), Err(Code::BadRequest), "{coding}");
         }
+        let lines = [("transfer-encoding", "chunked"), ("transfer-encoding", "identity")];
+        assert_eq!(default("POST", "/", &lines), Err(Code::BadRequest));
         let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
         assert_eq!(default("POST", "/", &both), Err(Code::BadRequest));
         assert!(default("POST", "/", &[("transfer-encoding", "Chunked"), ("expect", "100-Continue")]).is_ok());

@@ -287,6 +287,7 @@ mod tests {
                 ("set-cookie", "a=b"),
                 ("access-control-allow-origin", "*"),
                 ("access-control-allow-credentials", "true"),
+                ("access-control-allow-private-network", "true"),
                 ("clear-site-data", "\"*\""),
                 ("alt-svc", "h3"),
                 ("refresh", "0"),
