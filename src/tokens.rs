@@ -16,7 +16,7 @@ mod status;
 mod unsaved;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,6 +84,13 @@ pub enum Choice {
     None,
 }
 
+/// A choice, and the version of the accounts that it was made of.
+#[derive(Debug)]
+struct Chosen {
+    version: u64,
+    choice: Arc<Choice>,
+}
+
 /// What a rejected request (401) does next.
 #[derive(Debug)]
 pub enum Verdict {
@@ -107,7 +114,7 @@ pub struct Accounts {
     tasks: TaskTracker,
     closing: CancellationToken,
     folder: Mutex<Stamp>,
-    choice: ArcSwap<Choice>,
+    chosen: ArcSwap<Chosen>,
     choosing: Mutex<()>,
 }
 
@@ -133,13 +140,13 @@ impl Accounts {
                 clock,
                 metrics: Arc::default(),
                 wishes,
-                choice_stale: AtomicBool::new(true),
+                choice_version: AtomicU64::new(1),
             }),
             control: Handle::current(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             folder: Mutex::default(),
-            choice: ArcSwap::from_pointee(Choice::None),
+            chosen: ArcSwap::from_pointee(Chosen { version: 0, choice: Arc::new(Choice::None) }),
             choosing: Mutex::default(),
         });
         for name in accounts.store.list().await? {
@@ -174,16 +181,17 @@ impl Accounts {
     /// The account of callers who name none: the configured one, else the only one with a grant, else `default` if it
     /// has a record.
     pub fn choice(&self) -> Arc<Choice> {
-        // Looked at before it is written: all workers read this word with every request.
-        let stale = &self.shared.choice_stale;
-        if stale.load(Ordering::Acquire) {
-            // One at a time: an older answer must not be stored last.
-            let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-            if stale.swap(false, Ordering::AcqRel) {
-                self.choice.store(Arc::new(self.choose()));
-            }
+        let chosen = self.chosen.load();
+        if chosen.version == self.shared.choice_version.load(Ordering::Acquire) {
+            return chosen.choice.clone();
         }
-        self.choice.load_full()
+        // One at a time, and whoever comes meanwhile waits: an older answer is neither given nor stored last.
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read before the accounts are: a change that comes in between is looked at again.
+        let version = self.shared.choice_version.load(Ordering::Acquire);
+        let choice = Arc::new(self.choose());
+        self.chosen.store(Arc::new(Chosen { version, choice: choice.clone() }));
+        choice
     }
 
     fn choose(&self) -> Choice {

@@ -45,6 +45,12 @@ async fn expire(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds + 20)).await;
 }
 
+/// Requests in parallel, all of which are answered by the upstream.
+async fn fine_burst(proxy: &Proxy, count: usize) {
+    let statuses = burst(std::slice::from_ref(&proxy.api), count).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}\n{}", proxy.log());
+}
+
 /// Requests in parallel; the statuses that came back.
 async fn burst(addresses: &[String], count: usize) -> Vec<u16> {
     let (http, mut tasks) = (client(), JoinSet::new());
@@ -257,7 +263,7 @@ async fn a_busy_token_endpoint_is_obeyed_while_the_old_token_serves() {
     sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
     let before = sandbox.counters();
     assert_eq!(force(&proxy).await["account"]["state"], "retrying");
-    assert!(burst(std::slice::from_ref(&proxy.api), 20).await.iter().all(|status| *status == 200));
+    fine_burst(&proxy, 20).await;
     assert_eq!(posts(&sandbox, &before), 1);
 }
 

@@ -33,8 +33,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// Wishes of requests, granted by the scheduler.
     pub(super) wishes: mpsc::UnboundedSender<Wish>,
-    /// Set whenever an account came, went or changed, so that the choice for callers who name none is made anew.
-    pub(super) choice_stale: AtomicBool,
+    /// Counts the changes that matter to the choice for callers who name no account.
+    pub(super) choice_version: AtomicU64,
 }
 
 /// What a request asks the scheduler for.
@@ -289,7 +289,7 @@ impl Account {
         let has_grant = record.grant.is_some();
         let old = self.memory().record.replace(record);
         if old.is_none_or(|old| old.grant.is_some() != has_grant) {
-            self.shared.choice_stale.store(true, Ordering::Release);
+            self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
         }
         self.set_known();
         self.snapshot.store(Arc::new(snapshot));
@@ -305,14 +305,14 @@ impl Account {
             Snapshot { generation: old.generation, health: health.clone(), credential }
         });
         if is_refused(&old.health) != is_refused(&health) {
-            self.shared.choice_stale.store(true, Ordering::Release);
+            self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
         }
         self.tell();
     }
 
     pub(super) fn set_known(&self) {
         if !self.known.swap(true, Ordering::AcqRel) {
-            self.shared.choice_stale.store(true, Ordering::Release);
+            self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -402,7 +402,7 @@ mod tests {
             clock: Clock::paused(),
             metrics: Arc::default(),
             wishes,
-            choice_stale: AtomicBool::default(),
+            choice_version: AtomicU64::default(),
         };
         (Arc::new(Account::new(AccountName::fallback(), Arc::new(shared))), granted)
     }
@@ -550,9 +550,9 @@ mod tests {
         let start = Now { wall: 1_800_000_000_000, boot: 1_000_000 };
         let clock = Clock::manual(start);
         let (wishes, _) = mpsc::unbounded_channel();
-        let choice_stale = AtomicBool::default();
+        let choice_version = AtomicU64::default();
         let shared =
-            Shared { settings: settings(), clock: clock.clone(), metrics: Arc::default(), wishes, choice_stale };
+            Shared { settings: settings(), clock: clock.clone(), metrics: Arc::default(), wishes, choice_version };
         let account = Account::new(AccountName::fallback(), Arc::new(shared));
         let sent_at = start.wall + 7_200_000;
         let intent = Intent { generation: 1, token: String::new(), sent_at, first_sent_at: sent_at, resends: 0 };
