@@ -284,11 +284,15 @@ class Soak:
             return None
 
     def excuse(self, account, why):
-        self.excuses[account] = (why, time.monotonic())
+        """Several may hold at once: a lost answer is settled later than the next fault is chosen."""
+        reason = (why, time.monotonic())
+        self.excuses.setdefault(account, []).append(reason)
+        return reason
 
     def excused(self, account):
-        why, since = self.excuses.get(account, (None, 0.0))
-        return why if time.monotonic() - since < EXCUSE_LASTS else None
+        now = time.monotonic()
+        held = [why for why, since in self.excuses.get(account, []) if now - since < EXCUSE_LASTS]
+        return held[-1] if held else None
 
     def look_after_accounts(self):
         """A grant that is over is explained, counted and replaced by a login."""
@@ -363,13 +367,20 @@ class Soak:
 
     def set_faults(self, fault=None):
         """Replaces the faults. An excuse for a fault that nobody met is taken back."""
-        if self.fault and self.fault.get("excuses"):
-            if self.sandbox.counters()["token_faults"] == self.fault_count_before and fault is not self.fault:
-                self.excuses.pop(self.fault["excuses"], None)
-        self.fault = fault
+        replaced, met_before = self.fault, self.fault_count_before
+        count = self.sandbox.counters()["token_faults"]
         body = {name: value for name, value in (fault or {}).items() if name != "excuses"}
-        self.fault_count_before = self.sandbox.counters()["token_faults"]
         self.sandbox.control("/sandbox/faults", {**self.base, **body})
+        self.fault = fault
+        if fault is replaced:
+            return
+        self.fault_count_before = count
+        # Counted after the old fault is out of force: it can be met no more.
+        unmet = self.sandbox.counters()["token_faults"] == met_before
+        if replaced and replaced.get("excuses") and unmet:
+            account, reason = replaced["excuses"]
+            if reason in self.excuses.get(account, []):
+                self.excuses[account].remove(reason)
 
     def break_token_endpoint(self):
         account = self.random.choice([name for name in self.accounts if name in self.families])
@@ -389,9 +400,8 @@ class Soak:
         fault = {**fault, "count": self.random.choice([1, 1, 2]), "only_family": self.families[account]}
         if loses or fault["kind"] == "hang":
             fault["count"] = 1
-        if loses:
-            self.excuse(account, f"lost answer ({name})")
-        self.set_faults({"token_answer": fault, "excuses": account if loses else None})
+        reason = (account, self.excuse(account, f"lost answer ({name})")) if loses else None
+        self.set_faults({"token_answer": fault, "excuses": reason})
         if self.random.random() < 0.5:
             self.command("refresh", account, "--force")
 
