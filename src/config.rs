@@ -105,7 +105,7 @@ impl Environment {
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// The data listener.
-    pub api: SocketAddr,
+    pub api: crate::server::Address,
     /// The admin listener; `None` is "off".
     pub admin: Option<SocketAddr>,
     /// Connections at once; 0 = what the file limit allows.

@@ -140,6 +140,8 @@ impl Stage {
     }
 
     fn shell(&self, code: &str) -> Output {
+        let at_socket = || self.place.serve_with(&["--set", "listen.api=\"unix:run/api.sock\""]);
+        let _second = code.contains("--unix-socket").then(at_socket);
         // A refusal must be an error, and its body must be seen.
         let script = format!("curl() {{ command curl --fail-with-body -sS \"$@\" && echo; }}\n{}", self.here(code));
         self.command("sh", &["-eu", "-c", &script]).output().unwrap()

@@ -24,7 +24,7 @@ use crate::proxy::guard::{self, Guard};
 use crate::proxy::peer;
 use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
-use crate::server::{self, Bound};
+use crate::server::{self, Address, Bound};
 use crate::store::AccountName;
 use crate::tokens::{Accounts, Care};
 
@@ -34,7 +34,7 @@ struct Opened {
     state: State,
     outbound: Outbound,
     /// Where tools talk, and people.
-    api: SocketAddr,
+    api: Address,
     admin: Option<SocketAddr>,
     /// Until serving begins.
     listeners: Option<Bound>,
@@ -94,23 +94,30 @@ async fn open(mut config: Config) -> Result<Opened, Failure> {
     let keys = Arc::new(key::Keys::new(key, Clock::system()));
     let logins = Logins::new(accounts.clone());
     let shutdown = CancellationToken::new();
-    let (api, admin) = (bound.api, bound.admin);
+    let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
     Ok(Opened { config, state, outbound, api, admin, listeners, guard, accounts, logins, keys, shutdown, sandbox })
 }
 
-/// A port is taken: says by whom, if it is one of us.
+/// An address is taken: says by whom, if it is one of us.
 fn taken(error: &server::BindError, state: &Path) -> Failure {
-    let port = format!(":{}", error.address.port());
-    let is_there = |origin: &String| origin.ends_with(&port);
+    let end = match &error.address {
+        Address::Tcp(address) => format!(":{}", address.port()),
+        Address::Unix(_) => error.address.origin(),
+    };
+    let is_there = |origin: &String| origin.ends_with(&end);
     let holder = instance::all(state)
         .into_iter()
         .find(|instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there));
+    let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
-        Some(holder) => format!("pleo-proxy (process {}) is running there; end it with `pleo-proxy stop`", holder.pid),
-        None => "end the program that listens there".to_owned(),
+        Some(holder) if is_taken => {
+            format!("pleo-proxy (process {}) is running there; end it with `pleo-proxy stop`", holder.pid)
+        }
+        None if is_taken => "end the program that listens there".to_owned(),
+        _ => return Failure::new(Exit::Failed, format!("{error}; or choose another address for {}", error.setting)),
     };
-    Failure::new(Exit::Failed, format!("{error}; {advice}, or choose another port for {}", error.setting))
+    Failure::new(Exit::Failed, format!("{error}; {advice}, or choose another address for {}", error.setting))
 }
 
 fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
@@ -161,7 +168,7 @@ impl Opened {
     fn instance(&self) -> Instance {
         Instance {
             pid: std::process::id(),
-            api: format!("http://{}", self.api),
+            api: self.api.origin(),
             admin: self.admin_origin(),
             store: self.state.records.clone(),
         }
@@ -203,19 +210,26 @@ impl Opened {
         let environment = self.config.environment.as_str();
         eprintln!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
         if self.sandbox.is_some() {
-            self.suggest(&instance.api);
+            self.suggest();
         }
     }
 
-    fn suggest(&self, api: &str) {
+    fn suggest(&self) {
         let upstream = &self.accounts.oauth().settings.api;
+        let (curl, api) = match &self.api {
+            Address::Tcp(_) => ("curl".to_owned(), self.api.origin()),
+            Address::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".to_owned()),
+        };
         eprintln!("\nThis is a fake Pleo with made-up data, and the account \"default\" is connected to it. Try:\n");
-        eprintln!("  curl {api}/v1/companies");
+        eprintln!("  {curl} {api}/v1/companies");
         eprintln!(
-            "  curl -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
+            "  {curl} -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
              -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'"
         );
-        eprintln!("  curl -x {api} {upstream}/v1/introspect\n");
+        if self.api.tcp().is_some() {
+            eprintln!("  curl -x {api} {upstream}/v1/introspect");
+        }
+        eprintln!();
     }
 }
 

@@ -1,11 +1,16 @@
 //! Addresses, URLs and origins.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use url::{Host, Url};
 
 use super::problem::Fault;
 use super::setting::Value;
+use crate::server::Address;
+
+/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding then tells.
+const LONGEST_SOCKET: usize = 108;
 
 /// What a URL may consist of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,14 +23,26 @@ enum Parts {
     Query,
 }
 
-pub(super) fn listen(value: &Value) -> Result<SocketAddr, Fault> {
-    let text = value.text();
-    if text.starts_with("unix:") {
-        return Err(
-            Fault::new("cannot be a unix socket yet").help("that comes in a later version; write 127.0.0.1:8088")
-        );
+/// A port, or a unix socket whose path starts at `base` if it is relative.
+pub(super) fn api_listener(value: &Value, base: &Path) -> Result<Address, Fault> {
+    let Some(path) = value.text().strip_prefix("unix:") else {
+        return port(value).map(Address::Tcp);
+    };
+    let path = base.join(path);
+    if value.text().ends_with([':', '/']) || path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Fault::new("names no file behind `unix:`").help("write a path such as unix:/run/pleo/api.sock"));
     }
-    text.parse().map_err(|_| Fault::new("must be an IP address and a port"))
+    match path.as_os_str().len() {
+        0..LONGEST_SOCKET => Ok(Address::Unix(path)),
+        _ => {
+            let problem = format!("is longer than the {} bytes that a unix socket's path may have", LONGEST_SOCKET - 1);
+            Err(Fault::new(problem).help("choose a shorter path"))
+        }
+    }
+}
+
+fn port(value: &Value) -> Result<SocketAddr, Fault> {
+    value.text().parse().map_err(|_| Fault::new("must be an IP address and a port"))
 }
 
 pub(super) fn admin(value: &Value) -> Result<Option<SocketAddr>, Fault> {
@@ -33,7 +50,7 @@ pub(super) fn admin(value: &Value) -> Result<Option<SocketAddr>, Fault> {
         return Ok(None);
     }
     let fault = |fault: Fault| Fault { problem: fault.problem.replace("a port", "a port, or off"), ..fault };
-    listen(value).map(Some).map_err(fault)
+    port(value).map(Some).map_err(fault)
 }
 
 /// `endpoints.authorize`: may have a query, as RFC 6749 section 3.1 allows.

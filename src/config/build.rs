@@ -112,8 +112,9 @@ impl Reader<'_, '_> {
     }
 
     fn listen(&mut self) -> Listen {
+        let base = self.surroundings.base(&self.settings.get("listen.api").place);
         Listen {
-            api: self.get("listen.api", address::listen),
+            api: self.get("listen.api", |value| address::api_listener(value, &base)),
             admin: self.get("listen.admin", address::admin),
             max_connections: self.get("listen.max_connections", parse::max_connections),
         }

@@ -15,7 +15,7 @@ pub(super) fn all(config: &Config, settings: &Settings, problems: &mut Problems<
         let key = key::find(name).expect("the names below are keys");
         problems.fault(key, settings.get(name), &fault);
     };
-    let listeners = [("listen.api", Some(config.listen.api)), ("listen.admin", config.listen.admin)];
+    let listeners = [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
     for (name, listener) in listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?))) {
         if !listener.ip().to_canonical().is_loopback() && config.guard.local_key_file.is_none() {
             let fault = Fault::new("is open to other machines, and guard.local_key_file is not set");
@@ -28,7 +28,9 @@ pub(super) fn all(config: &Config, settings: &Settings, problems: &mut Problems<
             report(at, fault.help("write another port, or the real endpoint"));
         }
     }
-    if config.listen.admin.is_some_and(|admin| address::collide(admin, config.listen.api)) {
+    if let (Some(api), Some(admin)) = (config.listen.api.tcp(), config.listen.admin)
+        && address::collide(admin, api)
+    {
         let at = if settings.is_given("listen.admin") { "listen.admin" } else { "listen.api" };
         let fault = Fault::new("uses the port of the other listener: listen.api and listen.admin must differ");
         report(at, fault.help("give each a port of its own; port 0 takes any free one"));

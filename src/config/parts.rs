@@ -95,7 +95,7 @@ impl Config {
     /// Settings of the server.
     pub fn server(&self) -> server::Settings {
         server::Settings {
-            api: self.listen.api,
+            api: self.listen.api.clone(),
             admin: self.listen.admin,
             max_connections: self.listen.max_connections,
             allowed: match &self.guard.peer_check {

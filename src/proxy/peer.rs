@@ -41,15 +41,20 @@ impl Allowed {
     /// # Errors
     /// The kernel did not answer; such a caller is turned away.
     pub fn judge(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
-        let Self::Users(users) = self else { return Ok(Peer::Welcome) };
-        if !IS_SUPPORTED {
+        if *self == Self::All || !IS_SUPPORTED {
             return Ok(Peer::Welcome);
         }
-        Ok(match diag::owner(peer, local)? {
-            Some(uid) if users.contains(&uid) => Peer::Welcome,
-            Some(uid) => Peer::Foreign(uid),
-            None => Peer::Unknown,
-        })
+        Ok(self.judge_user(diag::owner(peer, local)?))
+    }
+
+    /// Judges a program of `user`, none if the kernel does not say whose it is.
+    pub fn judge_user(&self, user: Option<u32>) -> Peer {
+        match (self, user) {
+            (Self::All, _) => Peer::Welcome,
+            (Self::Users(users), Some(user)) if users.contains(&user) => Peer::Welcome,
+            (Self::Users(_), Some(user)) => Peer::Foreign(user),
+            (Self::Users(_), None) => Peer::Unknown,
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
@@ -129,9 +128,15 @@ impl Activity {
     }
 }
 
+/// A connection's bytes, from a port or a unix socket.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
 /// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its request is answered.
-pub(super) async fn serve<S, B>(stream: TcpStream, service: S, activity: Arc<Activity>, draining: CancellationToken)
+pub(super) async fn serve<T, S, B>(stream: T, service: S, activity: Arc<Activity>, draining: CancellationToken)
 where
+    T: Stream,
     S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + 'static,
 {
@@ -192,13 +197,13 @@ impl Timer {
 }
 
 /// Notices the first byte of a head, a fragment in its first line, and a caller that takes no bytes.
-struct Watched {
-    stream: TcpStream,
+struct Watched<T> {
+    stream: T,
     activity: Arc<Activity>,
     in_request_line: bool,
 }
 
-impl Watched {
+impl<T> Watched<T> {
     /// Looks at what was just read. A head behind another in one read is not looked into: its fragment is cut off.
     fn look(&mut self, bytes: &[u8]) {
         self.in_request_line |= self.activity.begin_head();
@@ -213,7 +218,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<T: Stream> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -224,7 +229,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<T: Stream> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.activity.wrote(written.is_pending());

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Settings;
 use super::connection::Activity;
+use super::listen::Caller;
 use crate::proxy::peer::{Allowed, Peer};
 use crate::proxy::reply::{Code, Problem};
 
@@ -56,8 +56,8 @@ impl Room {
     }
 
     /// A place for a connection; none if its caller is gone already.
-    pub(super) fn enter(room: &Arc<Self>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
-        let foreign = room.judge(stream, peer).ok()?;
+    pub(super) fn enter(room: &Arc<Self>, caller: Caller) -> Option<Place> {
+        let foreign = room.judge(caller).ok()?;
         let is_full = room.lock().len() >= room.most;
         let overloaded = (is_full && room.make_space() == 0).then(overload);
         let activity = Activity::new(room.start, room.patience);
@@ -68,19 +68,26 @@ impl Room {
 
     /// The same-user check, once a connection. Callers from other machines are no users of this one: a listener that
     /// they reach requires the local key instead.
-    fn judge(&self, stream: &TcpStream, peer: SocketAddr) -> Result<Option<Problem>, Gone> {
-        let local = stream.local_addr().map_err(|_| Gone)?;
-        if !local.ip().to_canonical().is_loopback() {
-            return Ok(None);
-        }
-        match self.allowed.judge(local, peer) {
+    fn judge(&self, caller: Caller) -> Result<Option<Problem>, Gone> {
+        let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        let verdict = match caller {
+            Caller::Tcp { local, .. } if !is_local(local) => return Ok(None),
+            Caller::Tcp { peer, .. } if !is_local(peer) => {
+                // A loopback listener has loopback peers, whatever a router may have been told.
+                warn!(%peer, "a peer that is not local was turned away");
+                return Err(Gone);
+            }
+            Caller::Tcp { local, peer } => self.allowed.judge(local, peer),
+            Caller::Unix(user) => Ok(self.allowed.judge_user(user)),
+        };
+        match verdict {
             Ok(Peer::Welcome) => Ok(None),
             Ok(Peer::Foreign(uid)) => {
                 warn!(uid, "a program of another user was turned away; guard.peer_check names who may call");
                 Ok(Some(foreign(uid)))
             }
             Ok(Peer::Unknown) => {
-                debug!(%peer, "a caller that cannot be told was turned away");
+                debug!(?caller, "a caller that cannot be told was turned away");
                 Err(Gone)
             }
             Err(error) => {
