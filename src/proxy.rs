@@ -56,6 +56,14 @@ impl Forwarder {
         Self { accounts, guard, settings, budget, pool: Pool::new(way) }
     }
 
+    /// Keeps a connection to the API ready while the proxy is in use; never ends. One forwarder of all does it.
+    pub async fn keep_ready(&self) {
+        if !matches!(*self.accounts.choice(), Choice::None) {
+            self.pool.touch();
+        }
+        self.pool.keep_ready(self.accounts.settings().keep_warm).await;
+    }
+
     /// Answers a request, one way or another.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let (parts, body) = request.into_parts();

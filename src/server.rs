@@ -118,7 +118,7 @@ impl Bound {
                 connections: TaskTracker::new(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let work = move || runtime.block_on(worker.run(sockets));
+            let work = move || runtime.block_on(worker.run(sockets, number == 0));
             workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
         }
         let tasks = TaskTracker::new();
@@ -160,7 +160,8 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, sockets: Vec<Socket>) {
+    /// Serves until the drain; the first worker also keeps a connection to the API ready.
+    async fn run(self, sockets: Vec<Socket>, is_first: bool) {
         for socket in sockets {
             let opened = match socket {
                 Socket::Tcp(socket) => TcpListener::from_std(socket).map(|socket| self.open(socket)),
@@ -170,7 +171,13 @@ impl Worker {
                 return error!("a worker cannot listen: {error}");
             }
         }
-        self.draining.cancelled().await;
+        let keep_ready = async {
+            match is_first {
+                true => self.forwarder.keep_ready().await,
+                false => std::future::pending().await,
+            }
+        };
+        self.draining.run_until_cancelled(keep_ready).await;
         self.connections.close();
         let _ = timeout(DRAIN, self.connections.wait()).await;
     }

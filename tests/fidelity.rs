@@ -587,6 +587,28 @@ async fn a_connection_that_was_closed_at_rest_is_not_noticed_by_anybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_ready_before_the_next_request_comes() {
+    let upstream = Upstream::saying(FINE, After::Close);
+    let stage = stage(&upstream, "").await;
+    // What the login asked over is another client's.
+    let others = upstream.open();
+    let ready = || upstream.open().into_iter().filter(|open| !others.contains(open)).collect::<Vec<_>>();
+    assert_eq!(stage.caller().get("/v1/x").status, 200);
+    for _ in 0..2 {
+        let used = upstream.last().peer;
+        eventually("the connection that was used has been replaced", || {
+            !ready().contains(&used) && !ready().is_empty()
+        });
+        // The upstream may know of it before the proxy does.
+        thread::sleep(Duration::from_millis(100));
+        let ready = ready();
+        assert_eq!(stage.caller().get("/v1/x").status, 200);
+        let used = upstream.last().peer;
+        assert!(ready.contains(&used), "{used} was made for the request, though {ready:?} stood ready");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_before_the_end_of_the_upload_is_passed_on_and_the_connection_is_not_used_again() {
     let upstream = Upstream::start(|visit| {
         if visit.target() == "/fine" {

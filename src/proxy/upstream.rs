@@ -1,5 +1,7 @@
-//! Connections to the API: one pool for each worker, HTTP/1.1, most recently used first.
+//! Connections to the API: one pool for each worker, HTTP/1.1, most recently used first. A worker that has none at rest
+//! borrows another's, and one is kept ready while requests come: few of them ever wait for a handshake.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +13,12 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
+use tracing::debug;
 
 use super::body::Outgoing;
 use super::reply::{Code, Problem};
@@ -24,6 +28,12 @@ use crate::outbound::Outbound;
 
 /// Connections idle for longer are not used again: shorter than what load balancers commonly allow (60 s).
 const IDLE: Duration = Duration::from_secs(45);
+/// A connection that has rested for longer is replaced before it is needed.
+const FRESH: Duration = Duration::from_secs(35);
+/// How often it is looked whether a connection is ready, beside after each use and each end of one.
+const LOOK: Duration = Duration::from_secs(5);
+/// Time for a connection in use to come back before another is made to be ready.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Idle connections that a worker keeps.
 const MOST_IDLE: usize = 512;
 
@@ -53,12 +63,26 @@ pub struct Way {
     outbound: Outbound,
     clock: Clock,
     connect_timeout: Duration,
+    store: Arc<Store>,
 }
+
+/// What the pools of all workers have in common.
+#[derive(Default)]
+struct Store {
+    shelves: Mutex<Vec<Shelf>>,
+    /// When a connection was asked for last: boot time in milliseconds, 0 = never.
+    used: AtomicU64,
+    /// Told when one was asked for or has ended.
+    news: Notify,
+}
+
+/// Idle connections, the one used last on top.
+type Shelf = Arc<Mutex<Vec<Idle>>>;
 
 /// A worker's connections.
 pub struct Pool {
     way: Way,
-    idle: Arc<Mutex<Vec<Idle>>>,
+    idle: Shelf,
 }
 
 struct Idle {
@@ -77,7 +101,8 @@ struct Line {
 pub struct Connection {
     /// None once it was given back.
     line: Option<Line>,
-    idle: Arc<Mutex<Vec<Idle>>>,
+    /// Where it came from: its task runs on that worker.
+    idle: Shelf,
     clock: Clock,
 }
 
@@ -110,7 +135,7 @@ impl Way {
             false => None,
         };
         let connect_timeout = settings.connect_timeout;
-        Ok(Self { origin, host, uri, connector, tls, outbound, clock, connect_timeout })
+        Ok(Self { origin, host, uri, connector, tls, outbound, clock, connect_timeout, store: Arc::default() })
     }
 
     async fn connect(&self) -> Result<Line, Problem> {
@@ -134,12 +159,24 @@ impl Way {
             }
         };
         match &self.tls {
-            None => handshake(tcp.into_inner()).await,
+            None => self.handshake(tcp.into_inner()).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), tcp.into_inner()).await;
-                handshake(stream.map_err(|error| format!("TLS: {}", innermost(&error)))?).await
+                self.handshake(stream.map_err(|error| format!("TLS: {}", innermost(&error)))?).await
             }
         }
+    }
+
+    async fn handshake(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Line, String> {
+        let handshake = http1::Builder::new().handshake(TokioIo::new(io)).await;
+        let (sender, connection) = handshake.map_err(|error| innermost(&error))?;
+        let store = self.store.clone();
+        let driver = tokio::spawn(async move {
+            // Its errors reach whoever waits for a response on it.
+            let _ = connection.await;
+            store.news.notify_one();
+        });
+        Ok(Line { sender, driver: driver.abort_handle() })
     }
 
     fn unreachable(&self, why: &str) -> Problem {
@@ -152,18 +189,12 @@ impl Way {
     }
 }
 
-async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Line, String> {
-    let handshake = http1::Builder::new().handshake(TokioIo::new(io)).await;
-    let (sender, connection) = handshake.map_err(|error| innermost(&error))?;
-    // Ends with the connection; its errors reach whoever waits for a response on it.
-    let driver = tokio::spawn(connection).abort_handle();
-    Ok(Line { sender, driver })
-}
-
 impl Pool {
-    /// An empty pool.
+    /// An empty pool, which the others may borrow from.
     pub fn new(way: Way) -> Self {
-        Self { way, idle: Arc::default() }
+        let idle = Shelf::default();
+        lock(&way.store.shelves).push(idle.clone());
+        Self { way, idle }
     }
 
     /// The way it leads.
@@ -171,20 +202,37 @@ impl Pool {
         &self.way
     }
 
-    /// An idle connection, if one is worth trying.
+    /// An idle connection, if one is worth trying: of this worker, else of another.
     pub fn reuse(&self) -> Option<Connection> {
         let now = self.way.clock.now().boot;
-        let mut idle = lock(&self.idle);
+        self.way.store.touch(now);
+        let found = take(&self.idle, now).or_else(|| self.way.store.borrow(now));
+        found.map(|(line, idle)| self.connection(line, idle))
+    }
+
+    /// As if a connection had been asked for: one is wanted soon.
+    pub fn touch(&self) {
+        self.way.store.touch(self.way.clock.now().boot);
+    }
+
+    /// Keeps one connection ready for `warm` after each use; never ends.
+    pub async fn keep_ready(&self, warm: Duration) {
+        let store = &self.way.store;
         loop {
-            let Idle { line, since } = idle.pop()?;
-            if now.saturating_sub(since) > millis(IDLE) {
-                // The ones below are older still.
-                idle.clear();
-                return None;
+            let now = self.way.clock.now().boot;
+            let is_empty = store.sweep(now);
+            if now.saturating_sub(store.used.load(Ordering::Relaxed)) > millis(warm) {
+                if is_empty {
+                    store.news.notified().await;
+                }
+            } else if !store.is_ready(now) {
+                match self.connect().await {
+                    Ok(connection) => connection.give_back(),
+                    Err(problem) => debug!(?problem, "no connection is ready"),
+                }
             }
-            if !line.sender.is_closed() {
-                return Some(self.connection(line));
-            }
+            let _ = timeout(LOOK, store.news.notified()).await;
+            sleep(PAUSE).await;
         }
     }
 
@@ -193,12 +241,54 @@ impl Pool {
     /// # Errors
     /// `upstream_unreachable`.
     pub async fn connect(&self) -> Result<Connection, Problem> {
-        Ok(self.connection(self.way.connect().await?))
+        Ok(self.connection(self.way.connect().await?, self.idle.clone()))
     }
 
-    fn connection(&self, line: Line) -> Connection {
-        Connection { line: Some(line), idle: self.idle.clone(), clock: self.way.clock.clone() }
+    fn connection(&self, line: Line, idle: Shelf) -> Connection {
+        Connection { line: Some(line), idle, clock: self.way.clock.clone() }
     }
+}
+
+impl Store {
+    /// Notes a use, to the second: all workers share the cache line.
+    fn touch(&self, now: u64) {
+        if now.saturating_sub(self.used.load(Ordering::Relaxed)) > 1000 {
+            self.used.store(now, Ordering::Relaxed);
+            self.news.notify_one();
+        }
+    }
+
+    /// A connection of whichever worker has one.
+    fn borrow(&self, now: u64) -> Option<(Line, Shelf)> {
+        lock(&self.shelves).iter().find_map(|shelf| take(shelf, now))
+    }
+
+    /// True if a connection waits that will be good for a while.
+    fn is_ready(&self, now: u64) -> bool {
+        let fits = |idle: &Idle| idle.is_usable(now) && now.saturating_sub(idle.since) <= millis(FRESH);
+        lock(&self.shelves).iter().any(|shelf| lock(shelf).iter().any(fits))
+    }
+
+    /// Closes what nobody will use any more; true if nothing is left.
+    fn sweep(&self, now: u64) -> bool {
+        lock(&self.shelves).iter().fold(true, |is_empty, shelf| {
+            let mut idle = lock(shelf);
+            idle.retain(|idle| idle.is_usable(now));
+            is_empty && idle.is_empty()
+        })
+    }
+}
+
+impl Idle {
+    fn is_usable(&self, now: u64) -> bool {
+        now.saturating_sub(self.since) <= millis(IDLE) && !self.line.sender.is_closed()
+    }
+}
+
+/// The connection that was used last, if it is worth trying, and the shelf it belongs on.
+fn take(shelf: &Shelf, now: u64) -> Option<(Line, Shelf)> {
+    let mut idle = lock(shelf);
+    std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_usable(now)).map(|idle| (idle.line, shelf.clone()))
 }
 
 impl Connection {
@@ -222,9 +312,6 @@ impl Connection {
         let Some(line) = self.line.take_if(|line| !line.sender.is_closed()) else { return };
         let now = self.clock.now().boot;
         let mut idle = lock(&self.idle);
-        if idle.first().is_some_and(|oldest| now.saturating_sub(oldest.since) > millis(IDLE)) {
-            idle.retain(|it| now.saturating_sub(it.since) <= millis(IDLE) && !it.line.sender.is_closed());
-        }
         if idle.len() < MOST_IDLE {
             idle.push(Idle { line, since: now });
         }
@@ -246,8 +333,8 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-fn lock(idle: &Mutex<Vec<Idle>>) -> MutexGuard<'_, Vec<Idle>> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
@@ -256,4 +343,36 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound;
+
+    async fn way() -> (tokio::net::TcpListener, Way) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = Origin::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let settings = Settings {
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            replay_limit: 0,
+        };
+        let outbound = Outbound::new(&outbound::Settings { plain_only: true, ..Default::default() }).unwrap();
+        let way = Way::new(origin, outbound, &settings, Clock::system()).unwrap();
+        (listener, way)
+    }
+
+    #[tokio::test]
+    async fn a_worker_borrows_what_another_does_not_need() {
+        let (_listener, way) = way().await;
+        let (one, other) = (Pool::new(way.clone()), Pool::new(way));
+        assert!(one.reuse().is_none() && other.reuse().is_none());
+        one.connect().await.unwrap().give_back();
+        let borrowed = other.reuse().unwrap();
+        assert!(one.reuse().is_none(), "it is in use");
+        borrowed.give_back();
+        assert!(one.idle.lock().unwrap().len() == 1 && other.idle.lock().unwrap().is_empty(), "it went home");
+    }
 }

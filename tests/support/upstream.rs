@@ -22,6 +22,8 @@ pub struct Received {
     pub body: Vec<u8>,
     /// Counts connections from 0.
     pub connection: usize,
+    /// The proxy's end of that connection.
+    pub peer: SocketAddr,
 }
 
 impl Received {
@@ -135,6 +137,8 @@ pub const DENIED: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\
 struct Record {
     requests: Mutex<Vec<Received>>,
     connections: AtomicUsize,
+    /// The proxy's ends of the connections that are open.
+    open: Mutex<Vec<SocketAddr>>,
 }
 
 type Script = dyn Fn(&mut Visit) -> After + Send + Sync;
@@ -179,8 +183,8 @@ impl Upstream {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared = record.clone();
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { return };
+            while let Ok((stream, peer)) = listener.accept() {
+                shared.open.lock().unwrap().push(peer);
                 let (script, record, tls) = (script.clone(), shared.clone(), tls.clone());
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -189,7 +193,8 @@ impl Upstream {
                         Some(tls) => Box::new(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
                         None => Box::new(stream),
                     };
-                    converse(BufReader::new(wire), &*script, &record);
+                    converse(BufReader::new(wire), peer, &*script, &record);
+                    record.open.lock().unwrap().retain(|open| *open != peer);
                 });
             }
         });
@@ -206,13 +211,18 @@ impl Upstream {
         self.record.connections.load(Ordering::SeqCst)
     }
 
+    /// The proxy's ends of the connections that are open, used or not.
+    pub fn open(&self) -> Vec<SocketAddr> {
+        self.record.open.lock().unwrap().clone()
+    }
+
     /// The last request so far.
     pub fn last(&self) -> Received {
         self.seen().pop().expect("the upstream saw a request")
     }
 }
 
-fn converse(mut wire: BufReader<Box<dyn Wire>>, script: &Script, record: &Arc<Record>) {
+fn converse(mut wire: BufReader<Box<dyn Wire>>, peer: SocketAddr, script: &Script, record: &Arc<Record>) {
     let mut connection = None;
     while let Some(head) = read_head(&mut wire) {
         if head.starts_with("GET /v1/introspect ") {
@@ -222,7 +232,7 @@ fn converse(mut wire: BufReader<Box<dyn Wire>>, script: &Script, record: &Arc<Re
         let connection = *connection.get_or_insert_with(|| record.connections.fetch_add(1, Ordering::SeqCst));
         let number = {
             let mut requests = record.requests.lock().unwrap();
-            requests.push(Received { head: head.clone(), body: Vec::new(), connection });
+            requests.push(Received { head: head.clone(), body: Vec::new(), connection, peer });
             requests.len() - 1
         };
         let mut visit = Visit { wire, head, number, connection, record: record.clone() };
