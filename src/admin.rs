@@ -23,9 +23,10 @@ pub mod key;
 mod pages;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
@@ -33,6 +34,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -41,6 +43,11 @@ use crate::proxy::guard::Guard;
 use crate::proxy::reply::Problem;
 use crate::tokens::Accounts;
 use key::{Caller, Keys};
+
+/// Time for the body of a request to come whole: who holds it back holds a connection.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// Longest body, in bytes.
+const LONGEST_BODY: usize = 64 * 1024;
 
 /// What the admin listener works on.
 pub struct Admin {
@@ -91,7 +98,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/status", get(api::status))
         .route("/accounts/{name}/refresh", post(api::refresh))
         .route("/accounts/{name}/logout", post(api::logout))
-        .route("/accounts/{name}/login", post(api::login))
+        .route("/accounts/{name}/login", post(api::login).route_layer(middleware::from_fn(with_body)))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -107,7 +114,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/", get(pages::index))
         .route("/connect", get(pages::connect))
         .route("/callback", get(pages::callback))
-        .route("/api/session", post(api::session))
+        .route("/api/session", post(api::session).route_layer(middleware::from_fn(with_body)))
         .nest("/api", api)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -138,6 +145,18 @@ async fn with_key(State(admin): Shared, request: Request, next: Next) -> Respons
         Caller::Barred => {
             refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys; wait a minute.")
         }
+    }
+}
+
+/// Lets a request in whose body is here.
+async fn with_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if body.size_hint().lower() > LONGEST_BODY as u64 {
+        return refusal(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is longer than 64 KiB.");
+    }
+    match timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        _ => refusal(StatusCode::BAD_REQUEST, "bad_request", "The body did not come whole, or is longer than 64 KiB."),
     }
 }
 

@@ -21,12 +21,14 @@ use tokio::sync::Mutex as Turn;
 const ATTACK: &str = include_str!("support/attack.js");
 /// A browser on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// In a host's place: the page is a file of the person's own.
+const FILE: &str = "file";
 /// What no page may read.
 const DATA: &str = "the-data-of-the-company";
 /// One browser at a time: each is a dozen processes.
 static TURN: Turn<()> = Turn::const_new(());
 /// Ways of the attack page that reach a server that does not defend itself.
-const WAYS: [&str; 21] = [
+const WAYS: [&str; 22] = [
     "fetch",
     "fetch-credentials",
     "fetch-no-cors",
@@ -43,6 +45,7 @@ const WAYS: [&str; 21] = [
     "post-json",
     "delete",
     "beacon",
+    "ping",
     "form",
     "form-text",
     "form-multipart",
@@ -254,7 +257,15 @@ impl Scene {
             let mut plan = self.plan.lock().unwrap();
             (plan.page, plan.script, plan.then) = (page, script.into(), format!("http://{host}:{port}/page"));
         }
-        let browser = Browser::open(program, &[], &format!("http://127.0.0.1:{port}/begin/1"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("page.html");
+        let source = format!("<!doctype html><body><script src=http://127.0.0.1:{port}/attack.js></script>");
+        std::fs::write(&file, source).unwrap();
+        let begin = match host {
+            FILE => format!("file://{}", file.display()),
+            _ => format!("http://127.0.0.1:{port}/begin/1"),
+        };
+        let browser = Browser::open(program, &[], &begin);
         within("the page reports", || report(&self.pages).is_some());
         drop(browser);
         report(&self.pages).unwrap()
@@ -349,6 +360,106 @@ async fn a_page_of_another_port_of_localhost_reaches_reads_and_changes_nothing()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_port_with_our_own_cookie_reaches_reads_and_changes_nothing() {
     attack_from("127.0.0.1", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_from_a_file_reaches_reads_and_changes_nothing() {
+    attack_from(FILE, false).await;
+}
+
+/// A page and a drawing that say what they may do: change themselves, call home, call the admin listener.
+fn scripted(home: &str, admin: &str) -> Upstream {
+    let act = format!(
+        "document.querySelector('#said').textContent = 'it ' + 'ran'; fetch('{home}/ran', {{mode: 'no-cors'}}); \
+         fetch('{admin}/api/accounts/default/logout', {{method: 'POST', mode: 'no-cors'}});"
+    );
+    let page = format!(
+        "<!doctype html><p id=said>as it came</p><script>{act}</script><img src=none: onerror=\"{act}\">\
+         <meta http-equiv=refresh content=\"0;url=javascript:{act}\"><img src={home}/ran>"
+    );
+    let drawing = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"9\" height=\"9\"><text id=\"said\">as it came</text>\
+         <script>{act}</script></svg>"
+    );
+    Upstream::start(move |visit| match visit.target() {
+        "/drawing" => say(visit, "200 OK", "Content-Type: image/svg+xml\r\n", &drawing),
+        "/favicon.ico" => say(visit, "404 Not Found", "", ""),
+        _ => say(visit, "200 OK", "Content-Type: text/html\r\n", &page),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_the_upstream_is_shown_and_its_scripts_do_not_run() {
+    let Some(program) = program("a page of the upstream") else { return };
+    let _turn = TURN.lock().await;
+    let (sandbox, home) = (sandbox().await, careless());
+    // Where the admin listener is, is known only when it is there.
+    let place = Place::new(&config_before(&sandbox, &home.origin, ""));
+    let admin = place.serve();
+    let upstream = scripted(&home.origin, &admin.admin);
+    let before = Place::new(&config_before(&sandbox, &upstream.origin, ""));
+    let proxy = before.serve();
+    proxy.login("default").await;
+    admin.login("default").await;
+    let grant_before = grant(&admin).await;
+    let dump = ["--virtual-time-budget=4000", "--dump-dom"];
+    for path in ["/page", "/drawing"] {
+        let calls = || home.seen().iter().filter(|request| request.target() == "/ran").count();
+        let at_rest = calls();
+        let dom = Browser::open(program, &dump, &format!("{}{path}", proxy.api)).output();
+        assert!(dom.contains(">as it came<"), "{path}: {dom}");
+        assert_eq!(calls(), at_rest, "{path}: it called home");
+        let control = Browser::open(program, &dump, &format!("{}{path}", upstream.origin)).output();
+        assert!(control.contains(">it ran<"), "{path}: scripts run where nothing stops them: {control}");
+        assert!(calls() > at_rest, "{path}: it calls home where nothing stops it");
+    }
+    assert_eq!(grant(&admin).await, grant_before);
+}
+
+/// Frames of our page: as it is, and without what protects it.
+const FRAMES: &str = "const framed = src => new Promise(done => {
+  const frame = Object.assign(document.createElement('iframe'), {src});
+  frame.onload = () => {
+    try { done(frame.contentDocument.body.innerText); } catch { done(null); }
+  };
+  document.body.append(frame);
+});
+const run = async () => {
+  const said = [await framed('/as-it-is'), await framed('/bare')];
+  await fetch('/report', {method: 'POST', body: JSON.stringify({said})});
+};
+run();";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_page_is_shown_in_no_frame() {
+    let Some(program) = program("our own page in a frame") else { return };
+    let _turn = TURN.lock().await;
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    let ours = client().get(&proxy.admin).send().await.unwrap();
+    let field = |name: &str| format!("{name}: {}\r\n", ours.headers()[name].to_str().unwrap());
+    let fields = [field("content-security-policy"), field("x-frame-options"), field("content-type")].concat();
+    let html = ours.text().await.unwrap();
+    // Under an address of the page's own, which may look into its frames: so that it is seen what they show.
+    let pages = Upstream::start(move |visit| {
+        let _ = visit.body();
+        match visit.target() {
+            "/as-it-is" => say(visit, "200 OK", &fields, &html),
+            "/bare" => say(visit, "200 OK", "Content-Type: text/html\r\n", &html),
+            "/page" => {
+                let page = format!("<!doctype html><body><script>{FRAMES}</script>");
+                say(visit, "200 OK", "Content-Type: text/html\r\n", &page)
+            }
+            _ => say(visit, "200 OK", "", ""),
+        }
+    });
+    let browser = Browser::open(program, &[], &format!("{}/page", pages.origin));
+    within("the page reports", || report(&pages).is_some());
+    drop(browser);
+    let said = report(&pages).unwrap()["said"].clone();
+    assert!(said[1].as_str().unwrap().contains("pleo-proxy is up"), "a page without protection is shown: {said}");
+    assert_eq!(said[0], Value::Null, "{said}");
 }
 
 /// Leads the window to a login, and reports once it is there.

@@ -69,10 +69,11 @@ impl Activity {
         Arc::new(activity)
     }
 
-    /// Milliseconds since the server's start at which it came to rest; none if it is at work.
+    /// Milliseconds since the server's start at which it came to rest or its head began; none if it is at work. A head
+    /// that trickles in makes room like silence: else slow callers could keep everybody else out.
     pub(super) fn resting_since(&self) -> Option<u64> {
         let (doing, since) = self.get();
-        (doing == Doing::Resting).then_some(since)
+        (doing != Doing::Serving).then_some(since)
     }
 
     pub(super) fn evict(&self) {
@@ -151,15 +152,23 @@ where
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
     let mut timer = Timer::new();
-    let mut is_draining = false;
+    let mut is_ending = false;
     // The connection's errors are the client's: nobody is left to be told.
     poll_fn(|cx| {
-        if !is_draining && drain.as_mut().poll(cx).is_ready() {
-            is_draining = true;
+        if !is_ending && drain.as_mut().poll(cx).is_ready() {
+            is_ending = true;
             connection.as_mut().graceful_shutdown();
         }
-        if connection.as_mut().poll(cx).is_ready() || evicted.as_mut().poll(cx).is_ready() {
+        if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
+        }
+        if !is_ending && evicted.as_mut().poll(cx).is_ready() {
+            if activity.resting_since().is_some() {
+                return Poll::Ready(());
+            }
+            // A request came in the same moment: it is answered first.
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
         }
         timer.poll(&activity, cx)
     })

@@ -1,4 +1,4 @@
-//! All client connections: who may come in, how many, and who makes room.
+//! All client connections: who may come in, how many, and who makes room: those without a whole request.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::listen::Caller;
 use crate::proxy::peer::{Allowed, Peer};
 use crate::proxy::reply::{Code, Problem};
 
-/// Resting connections that are closed together to make room for new ones.
+/// Connections at rest, or in the middle of a head, that are closed together to make room for new ones.
 const EVICTED: usize = 32;
 /// File descriptors that are not for client connections: listeners, store, logs, the token endpoint.
 const SPARE_FILES: usize = 64;
@@ -97,7 +97,7 @@ impl Room {
         }
     }
 
-    /// Ends the connections that have rested longest; returns how many.
+    /// Ends the connections that have been silent, or busy with one head, for longest; returns how many.
     pub(super) fn make_space(&self) -> usize {
         let mut places = self.lock();
         let resting = |(number, activity): (&usize, &Arc<Activity>)| Some((activity.resting_since()?, *number));

