@@ -1,5 +1,21 @@
 //! The command line: data on stdout, talk on stderr, exit codes with names.
 
+/// Writes a line of data to stdout. Whoever reads it may be gone (`status | head`), which is no failure of a command.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
+/// Writes a line of talk to stderr, likewise.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($line)*);
+    }};
+}
+
 mod account;
 mod assemble;
 mod demo;
@@ -159,7 +175,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(arguments) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
-            eprintln!("pleo-proxy: {:#}", failure.error);
+            say!("pleo-proxy: {:#}", failure.error);
             ExitCode::from(failure.exit as u8)
         }
     }
@@ -217,12 +233,12 @@ fn variables() -> BTreeMap<String, String> {
 
 fn configuration(context: &Context, command: &ConfigCommand) -> Result<Exit, Failure> {
     match command {
-        ConfigCommand::Show => print!("{}", context.config.show()),
+        ConfigCommand::Show => tell!("{}", context.config.show().trim_end()),
         ConfigCommand::Check => {
             context.config.check_files().map_err(Failure::usage)?;
             let file = context.config.file.as_ref().map(|file| file.display().to_string());
             let file = file.unwrap_or_else(|| "the built-in defaults".into());
-            println!("{file}: fine");
+            tell!("{file}: fine");
         }
     }
     Ok(Exit::Fine)

@@ -607,3 +607,14 @@ async fn the_sandbox_runs_alone() {
     assert_eq!(child.0.wait().unwrap().code(), Some(FINE));
     assert!(TcpStream::connect(port).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_went_away_changes_nothing_but_what_is_read() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    for (command, code) in [(["status"].as_slice(), 4), (&["config", "show"], 0), (&["stop"], 4)] {
+        let nobody = || std::io::pipe().unwrap().1;
+        let status = place.command(command).stdout(nobody()).stderr(nobody()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{command:?}");
+    }
+}

@@ -51,8 +51,8 @@ pub(super) async fn login(context: &Context, login: Login) -> Result<Exit, Failu
         None => login_here(&context.config, &state, &name, &login).await?,
     }
     match context.json {
-        true => println!("{}", json!({"version": 1, "outcome": "connected", "account": name.as_str()})),
-        false => eprintln!("The account {name} is connected."),
+        true => tell!("{}", json!({"version": 1, "outcome": "connected", "account": name.as_str()})),
+        false => say!("The account {name} is connected."),
     }
     Ok(Exit::Fine)
 }
@@ -72,7 +72,7 @@ async fn login_through(running: &Running, name: &AccountName, login: &Login) -> 
         let address = read_address(redirect_uri)?;
         return fine(&running.post(&path, Some(&json!({"redirected_url": address}))).await?);
     }
-    eprintln!("Waiting for the login to come back to {redirect_uri} ...");
+    say!("Waiting for the login to come back to {redirect_uri} ...");
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         sleep(LOOK).await;
@@ -111,7 +111,7 @@ async fn login_here(config: &Config, state: &State, name: &AccountName, login: &
         logins.finish(Callback::from_address(&address)?).await?;
         return Ok(());
     }
-    eprintln!("Waiting for the login to come back to {redirect_uri} ...");
+    say!("Waiting for the login to come back to {redirect_uri} ...");
     let done = wait(&logins, name).await;
     if let Some(listener) = listener {
         listener.close().await;
@@ -146,8 +146,8 @@ pub(super) async fn logout(context: &Context, account_name: Option<String>) -> R
         }
     }
     match context.json {
-        true => println!("{}", json!({"version": 1, "outcome": "logged_out", "account": name.as_str()})),
-        false => eprintln!("The account {name} is logged out."),
+        true => tell!("{}", json!({"version": 1, "outcome": "logged_out", "account": name.as_str()})),
+        false => say!("The account {name} is logged out."),
     }
     Ok(Exit::Fine)
 }
@@ -167,7 +167,7 @@ pub(super) async fn refresh(context: &Context, account_name: Option<String>, for
         None => refresh_here(&context.config, &state, &name, force).await?,
     };
     if context.json {
-        println!("{answer}");
+        tell!("{answer}");
     }
     let outcome = answer["outcome"].as_str().unwrap_or("failed");
     let why = answer["account"]["why"].as_str().unwrap_or("it came to nothing");
@@ -175,7 +175,7 @@ pub(super) async fn refresh(context: &Context, account_name: Option<String>, for
         ("failed", Some("login_required")) => Err(Failure::new(Exit::LoginRequired, why)),
         ("failed", _) => Err(anyhow!("{why}").into()),
         (outcome, _) => {
-            eprintln!("The account {name}: {outcome}.");
+            say!("The account {name}: {outcome}.");
             Ok(Exit::Fine)
         }
     }
@@ -235,15 +235,15 @@ fn redirect_uri(config: &Config) -> Result<Url, Failure> {
 fn present(url: &Url, login: &Login) -> Result<(), Failure> {
     // Only what is fit for secrets is opened: never a file, never another program's scheme.
     Endpoint::new(url.clone()).map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
-    eprintln!("Open this address to log in:\n\n  {url}\n");
+    say!("Open this address to log in:\n\n  {url}\n");
     if !login.no_browser && !login.paste && !open_in_browser(url.as_str()) {
-        eprintln!("No browser could be opened; copy the address into one.");
+        say!("No browser could be opened; copy the address into one.");
     }
     Ok(())
 }
 
 fn read_address(redirect_uri: &str) -> anyhow::Result<String> {
-    eprintln!("Then paste the address that the browser was sent to ({redirect_uri}?code=...):");
+    say!("Then paste the address that the browser was sent to ({redirect_uri}?code=...):");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).context("stdin")?;
     match line.trim().is_empty() {
@@ -254,7 +254,7 @@ fn read_address(redirect_uri: &str) -> anyhow::Result<String> {
 
 fn read_stdin(what: &str) -> anyhow::Result<zeroize::Zeroizing<String>> {
     if stdin().is_terminal() {
-        eprintln!("Paste the {what}, then press Ctrl-D:");
+        say!("Paste the {what}, then press Ctrl-D:");
     }
     let mut text = zeroize::Zeroizing::new(String::new());
     stdin().take(LONGEST_INPUT).read_to_string(&mut text).with_context(|| format!("the {what} on stdin"))?;

@@ -79,17 +79,17 @@ pub(super) async fn sandbox(arguments: SandboxArguments, json: bool) -> Result<E
     let addresses = format!("{} or {}", options.auth_addr, options.files_addr);
     let sandbox = Sandbox::start(options).await.with_context(|| format!("{addresses} cannot be listened on"))?;
     if json {
-        println!(
+        tell!(
             "{}",
             json!({"version": 1, "event": "ready", "api": sandbox.api_origin(), "authorize": sandbox.authorize_url(),
                    "token": sandbox.token_url(), "introspect": sandbox.introspect_url(),
                    "files": format!("http://{}", sandbox.files)})
         );
     }
-    eprintln!("The fake Pleo is at {} (files at http://{}).", sandbox.api_origin(), sandbox.files);
-    eprintln!("Its client id is {id}, its client secret {secret}.");
-    eprintln!("[endpoints]\nauthorize = \"{}\"\ntoken = \"{}\"", sandbox.authorize_url(), sandbox.token_url());
-    eprintln!("introspect = \"{}\"\napi = \"{}\"", sandbox.introspect_url(), sandbox.api_origin());
+    say!("The fake Pleo is at {} (files at http://{}).", sandbox.api_origin(), sandbox.files);
+    say!("Its client id is {id}, its client secret {secret}.");
+    say!("[endpoints]\nauthorize = \"{}\"\ntoken = \"{}\"", sandbox.authorize_url(), sandbox.token_url());
+    say!("introspect = \"{}\"\napi = \"{}\"", sandbox.introspect_url(), sandbox.api_origin());
     signals.next().await;
     Ok(Exit::Fine)
 }

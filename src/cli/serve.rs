@@ -69,15 +69,13 @@ pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     let unsaved = tokio::select! {
         unsaved = ending => unsaved,
         () = signals.next() => {
-            eprintln!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
+            say!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
             return Ok(Exit::Failed);
         }
     };
     drop(run_file);
     for account in &unsaved {
-        eprintln!(
-            "pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}"
-        );
+        say!("pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}");
     }
     Ok(if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
 }
@@ -200,7 +198,7 @@ impl Opened {
         }
         if json {
             let ready = json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin});
-            println!("{ready}");
+            tell!("{ready}");
         }
         let admin = instance.admin.as_deref().unwrap_or("off");
         let link = match (std::io::stderr().is_terminal(), self.keys.issue_link()) {
@@ -208,7 +206,7 @@ impl Opened {
             _ => admin.to_owned(),
         };
         let environment = self.config.environment.as_str();
-        eprintln!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
+        say!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
         if self.sandbox.is_some() {
             self.suggest();
         }
@@ -220,16 +218,16 @@ impl Opened {
             Address::Tcp(_) => ("curl".to_owned(), self.api.origin()),
             Address::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".to_owned()),
         };
-        eprintln!("\nThis is a fake Pleo with made-up data, and the account \"default\" is connected to it. Try:\n");
-        eprintln!("  {curl} {api}/v1/companies");
-        eprintln!(
+        say!("\nThis is a fake Pleo with made-up data, and the account \"default\" is connected to it. Try:\n");
+        say!("  {curl} {api}/v1/companies");
+        say!(
             "  {curl} -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
              -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'"
         );
         if self.api.tcp().is_some() {
-            eprintln!("  curl -x {api} {upstream}/v1/introspect");
+            say!("  curl -x {api} {upstream}/v1/introspect");
         }
-        eprintln!();
+        say!();
     }
 }
 

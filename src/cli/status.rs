@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
         None => stored(context, &state).await?,
     };
     match context.json {
-        true => println!("{status}"),
+        true => tell!("{status}"),
         false => print(&status),
     }
     Ok(exit(&status))
@@ -59,7 +59,7 @@ fn exit(status: &Value) -> Exit {
 fn print(status: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     match status["running"].as_bool() {
-        Some(true) => println!(
+        Some(true) => tell!(
             "running ({}, process {}): tools {}, admin {}, Pleo {}",
             text(&status["environment"]),
             status["pid"],
@@ -67,14 +67,14 @@ fn print(status: &Value) {
             text(&status["admin"]),
             text(&status["upstream"])
         ),
-        _ => println!("not running ({}, store {})", text(&status["environment"]), text(&status["store"])),
+        _ => tell!("not running ({}, store {})", text(&status["environment"]), text(&status["store"])),
     }
     for note in status["notes"].as_array().into_iter().flatten() {
-        println!("note: {}", text(note));
+        tell!("note: {}", text(note));
     }
     let accounts = status["accounts"].as_array().map(Vec::as_slice).unwrap_or_default();
     if accounts.is_empty() {
-        println!("no account; run: pleo-proxy login");
+        tell!("no account; run: pleo-proxy login");
     }
     for account in accounts {
         print_account(account);
@@ -83,24 +83,24 @@ fn print(status: &Value) {
 
 fn print_account(account: &Value) {
     let text = |key: &str| account[key].as_str().unwrap_or("-").to_owned();
-    println!("\n{}: {}", text("account"), text("state"));
+    tell!("\n{}: {}", text("account"), text("state"));
     if let Some(why) = account["why"].as_str() {
-        println!("  {why}");
+        tell!("  {why}");
     }
     if account["refreshed_at"].is_null() {
         return;
     }
-    println!("  company     {}", text("subject"));
+    tell!("  company     {}", text("subject"));
     let scope: Vec<_> = account["scope"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    println!("  scopes      {}", scope.join(" "));
-    println!("  token       until {} (generation {})", text("access_expires_at"), account["generation"]);
-    println!("  refreshed   {}", text("refreshed_at"));
-    println!("  logged in   {}", text("logged_in_at"));
+    tell!("  scopes      {}", scope.join(" "));
+    tell!("  token       until {} (generation {})", text("access_expires_at"), account["generation"]);
+    tell!("  refreshed   {}", text("refreshed_at"));
+    tell!("  logged in   {}", text("logged_in_at"));
     if let Some(next) = account["next_try"].as_str() {
-        println!("  next try    {next}");
+        tell!("  next try    {next}");
     }
     if account["resends"].as_u64().unwrap_or(0) > 0 {
-        println!("  re-sends    {}", account["resends"]);
+        tell!("  re-sends    {}", account["resends"]);
     }
 }
 
@@ -110,11 +110,11 @@ pub(super) async fn open(context: &Context) -> Result<Exit, Failure> {
     let answer = running.post("/api/session", None).await?;
     let url = answer.json["url"].as_str().ok_or_else(|| anyhow!("the proxy gave no link: {}", answer.detail()))?;
     match context.json {
-        true => println!("{}", answer.json),
-        false => println!("{url}"),
+        true => tell!("{}", answer.json),
+        false => tell!("{url}"),
     }
     if !open_in_browser(url) {
-        eprintln!("No browser could be opened; copy the address into one. It works once.");
+        say!("No browser could be opened; copy the address into one. It works once.");
     }
     Ok(Exit::Fine)
 }
@@ -151,8 +151,8 @@ pub(super) async fn stop(context: &Context) -> Result<Exit, Failure> {
         sleep(LOOK).await;
     }
     match context.json {
-        true => println!("{}", json!({"version": 1, "outcome": "stopped", "pid": pid})),
-        false => eprintln!("Process {pid} has ended."),
+        true => tell!("{}", json!({"version": 1, "outcome": "stopped", "pid": pid})),
+        false => say!("Process {pid} has ended."),
     }
     Ok(Exit::Fine)
 }
