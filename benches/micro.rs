@@ -1,0 +1,252 @@
+//! The pieces on a request's way, one by one: `cargo bench`. Times are to be compared with the processor time of a
+//! whole request that `benches/compare.sh` prints; the columns of allocations show what a piece takes from the heap.
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on should panic")]
+
+use std::hint::black_box;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use divan::{AllocProfiler, Bencher};
+use http::header::{HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request};
+use pleo_proxy::clock::Clock;
+use pleo_proxy::oauth::endpoint::{Endpoint, Origin};
+use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
+use pleo_proxy::outbound::{self, Outbound};
+use pleo_proxy::proxy::guard::{self, Guard};
+use pleo_proxy::proxy::headers::{self, Exchange};
+use pleo_proxy::proxy::peer::{Allowed, Peer};
+use pleo_proxy::proxy::route::Route;
+use pleo_proxy::secret::{AccessToken, RefreshToken};
+use pleo_proxy::store::{AccountName, Grant, Record, Store};
+use pleo_proxy::tokens::{Accounts, Care, Choice, Settings};
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+const DAY: Duration = Duration::from_secs(86_400);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many accounts that a search through all of them would show.
+const MANY: usize = 10_000;
+
+fn main() {
+    divan::main();
+}
+
+/// What callers send: curl, and a client library that talks more.
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    Curl,
+    Library,
+}
+
+const CALLERS: [Caller; 2] = [Caller::Curl, Caller::Library];
+
+fn request(caller: Caller) -> Parts {
+    let mut request = Request::builder().method(Method::GET).uri("/v1/export-jobs?company_id=1&page=2");
+    let fields: &[(&str, &str)] = match caller {
+        Caller::Curl => &[("host", "127.0.0.1:8088"), ("user-agent", "curl/8.0"), ("accept", "*/*")],
+        Caller::Library => &[
+            ("host", "127.0.0.1:8088"),
+            ("user-agent", "some-client/4.2 (linux; x64) runtime/22"),
+            ("accept", "application/json, text/plain, */*"),
+            ("accept-encoding", "gzip, compress, deflate, br"),
+            ("accept-language", "en"),
+            ("connection", "keep-alive"),
+            ("content-type", "application/json"),
+            ("authorization", "Bearer somebody-elses"),
+            ("cache-control", "no-cache"),
+            ("x-request-id", "0d1f5d2e-4a5a-4d6e-9b57-3d8f0f7f2a11"),
+            ("x-correlation-id", "0d1f5d2e-4a5a-4d6e-9b57-3d8f0f7f2a12"),
+            ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ],
+    };
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn api() -> Origin {
+    Origin::parse("https://external.pleo.io").unwrap()
+}
+
+#[divan::bench(args = CALLERS)]
+fn guard_decision(bencher: Bencher<'_, '_>, caller: Caller) {
+    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    let parts = request(caller);
+    bencher.bench_local(|| {
+        let admitted = guard.check(black_box(&parts)).is_ok();
+        admitted && guard.check_operation(&parts.method, parts.uri.path()).is_ok()
+    });
+}
+
+#[divan::bench]
+fn guard_decision_on_a_delete(bencher: Bencher<'_, '_>) {
+    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    bencher.bench_local(|| guard.check_operation(black_box(&Method::DELETE), black_box("/v1/vendors/17")).is_ok());
+}
+
+#[divan::bench]
+fn guard_refusal(bencher: Bencher<'_, '_>) {
+    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    let mut parts = request(Caller::Curl);
+    parts.headers.insert("origin", HeaderValue::from_static("https://evil.example"));
+    bencher.bench_local(|| guard.check(black_box(&parts)).is_err());
+}
+
+#[divan::bench(args = CALLERS)]
+fn headers_to_upstream(bencher: Bencher<'_, '_>, caller: Caller) {
+    let parts = request(caller);
+    let (host, credential) = (HeaderValue::from_static("external.pleo.io"), HeaderValue::from_static("Bearer token"));
+    bencher.bench_local(|| headers::to_upstream(black_box(&parts), &host, &credential));
+}
+
+#[divan::bench]
+fn headers_to_client(bencher: Bencher<'_, '_>) {
+    let (request, origin) = (request(Caller::Curl), api());
+    let route = Route::of(&request).unwrap();
+    let about = Exchange { request: &request, route: &route, api: &origin, origin: None };
+    let answer: HeaderMap = [
+        ("date", "Sun, 22 Nov 2026 00:00:00 GMT"),
+        ("content-type", "application/json"),
+        ("content-length", "1024"),
+        ("connection", "keep-alive"),
+        ("etag", "\"6560a2f1-400\""),
+        ("strict-transport-security", "max-age=15724800; includeSubDomains"),
+        ("x-request-id", "0d1f5d2e-4a5a-4d6e-9b57-3d8f0f7f2a11"),
+        ("vary", "accept-encoding"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+    .collect();
+    bencher.bench_local(|| headers::to_client(black_box(&answer), &about));
+}
+
+#[divan::bench(args = ["/v1/export-jobs", "/@account-7/v1/export-jobs"])]
+fn route(bencher: Bencher<'_, '_>, target: &str) {
+    let parts = Request::builder().uri(target).body(()).unwrap().into_parts().0;
+    bencher.bench_local(|| Route::of(black_box(&parts)));
+}
+
+/// Many accounts with a grant of a day, in a store of their own.
+struct Custody {
+    runtime: Runtime,
+    accounts: Arc<Accounts>,
+    _folder: tempfile::TempDir,
+}
+
+static CUSTODY: LazyLock<Custody> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let accounts = runtime.block_on(open(&folder.path().join("state")));
+    Custody { runtime, accounts, _folder: folder }
+});
+
+async fn open(folder: &std::path::Path) -> Arc<Accounts> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let outbound = Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() }).unwrap();
+    let client = oauth::Client::new(oauth_settings(), &outbound).unwrap();
+    let custody = Settings {
+        drain: Duration::from_secs(2),
+        hold: PATIENCE,
+        keep_warm: DAY,
+        keep_alive: 7 * DAY,
+        default_account: Some(name(0)),
+    };
+    let store = Store::open(folder).unwrap();
+    let accounts = Accounts::open(store, client, custody, Clock::system(), Care::OnDemand).await.unwrap();
+    let issued = accounts.issued();
+    let now = accounts.clock().now().wall;
+    for number in 0..MANY {
+        // As the store writes them, without the wait for the disk.
+        let path = folder.join(format!("{}.json", name(number)));
+        let grant = Grant {
+            access: Some(AccessToken::new(format!("access-{number}"))),
+            refresh: RefreshToken::new(format!("refresh-{number}")),
+            expires_at: now + 86_000_000,
+            life: 86_400_000,
+            scope: Vec::new(),
+            issued: issued.clone(),
+            logged_in_at: now,
+            refreshed_at: now,
+            introspection_trusted: false,
+        };
+        let record = Record { generation: 1, grant: Some(grant), subject: None, intent: None, ended: None };
+        write_private(&path, &record.encode());
+        accounts.find(&name(number)).await.unwrap();
+    }
+    accounts
+}
+
+fn oauth_settings() -> oauth::Settings {
+    oauth::Settings {
+        client_id: Some("client".into()),
+        client_secret: SecretSource::None,
+        auth: ClientAuth::Basic,
+        scopes: Vec::new(),
+        authorize: Endpoint::parse("http://127.0.0.1:9/oauth/authorize").unwrap(),
+        token: Endpoint::parse("http://127.0.0.1:9/oauth/token").unwrap(),
+        introspect: None,
+        api: api(),
+    }
+}
+
+fn write_private(path: &std::path::Path, bytes: &[u8]) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.unwrap().write_all(bytes).unwrap();
+}
+
+fn name(number: usize) -> AccountName {
+    format!("account-{number}").parse().unwrap()
+}
+
+#[divan::bench]
+fn account_of_those_who_name_none(bencher: Bencher<'_, '_>) {
+    let accounts = &CUSTODY.accounts;
+    bencher.bench_local(|| matches!(&*accounts.choice(), Choice::One(_)));
+}
+
+#[divan::bench]
+fn account_by_name_among_10_000(bencher: Bencher<'_, '_>) {
+    let names: Vec<_> = (0..MANY).map(|number| name(number * 7919 % MANY)).collect();
+    let mut next = names.iter().cycle();
+    bencher.bench_local(|| CUSTODY.accounts.get(next.next().unwrap()).unwrap());
+}
+
+#[divan::bench]
+fn lease_taken_and_returned(bencher: Bencher<'_, '_>) {
+    let Choice::One(account) = &*CUSTODY.accounts.choice() else { panic!("the default account has a grant") };
+    let deadline = Instant::now() + DAY;
+    let _entered = CUSTODY.runtime.enter();
+    bencher.bench_local(|| {
+        // Ready at the first look, so that the cost of a runtime is not in the figure.
+        let lease = std::pin::pin!(account.lease(deadline));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match lease.poll(&mut context) {
+            std::task::Poll::Ready(Ok(lease)) => drop(black_box(lease)),
+            _ => panic!("a token of a day is served at once"),
+        }
+    });
+}
+
+#[divan::bench]
+fn same_user_check(bencher: Bencher<'_, '_>) {
+    let (_client, _accepted, local, peer) = connection();
+    let allowed = Allowed::same_user();
+    bencher.bench_local(|| assert_eq!(allowed.judge(local, peer).unwrap(), Peer::Welcome));
+}
+
+fn connection() -> (TcpStream, TcpStream, SocketAddr, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, peer) = listener.accept().unwrap();
+    let local = accepted.local_addr().unwrap();
+    (client, accepted, local, peer)
+}
