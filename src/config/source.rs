@@ -106,5 +106,12 @@ fn is_harmless_key(name: &str) -> bool {
 
 fn is_suspicious(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
-    line.contains('@') || line.contains("secret") || line.contains("passw")
+    line.contains('@') || line.contains("secret") || line.contains("passw") || names_hidden_key(&line)
+}
+
+/// True if a key whose value is never shown stands anywhere in the line: behind another's value, its line break lost.
+fn names_hidden_key(line: &str) -> bool {
+    let is_set = |rest: &str| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with('=');
+    let hidden = KEYS.iter().filter(|key| key.hides_value()).map(super::key::Key::short);
+    hidden.into_iter().any(|name| line.match_indices(name).any(|(at, _)| is_set(&line[at + name.len()..])))
 }

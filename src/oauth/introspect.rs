@@ -35,15 +35,21 @@ pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<Value, Intro
 }
 
 /// `active` (RFC 7662 section 2.2).
-pub(super) fn active(json: &Value) -> Result<bool, IntrospectError> {
+///
+/// # Errors
+/// It is not there, or neither true nor false.
+pub fn active(json: &Value) -> Result<bool, IntrospectError> {
     json.get("active").and_then(Value::as_bool).ok_or_else(|| IntrospectError::Failed("it did not say `active`".into()))
 }
 
 /// The subject URN, such as `urn:pleo:company:<uuid>` (pleo.md 1.7).
-pub(super) fn subject(json: &Value) -> Result<String, IntrospectError> {
-    let subject = json.pointer("/data/subjectURN").and_then(Value::as_str).filter(|subject| !subject.is_empty());
+///
+/// # Errors
+/// It is not there.
+pub fn subject(json: &Value) -> Result<String, IntrospectError> {
+    let subject = json.pointer("/data/subjectURN").and_then(Value::as_str).map(|subject| printable(subject, 200));
     subject
-        .map(|subject| printable(subject, 200))
+        .filter(|subject| !subject.is_empty())
         .ok_or_else(|| IntrospectError::Failed("it named no subjectURN".into()))
 }
 
@@ -59,6 +65,7 @@ mod tests {
         assert!(!active(&json!({"active": false})).unwrap());
         assert!(active(&json!({"active": "true"})).is_err() && active(&json!([])).is_err());
         assert_eq!(subject(&json!({"data": {"subjectURN": "urn:pleo:company:1"}})).unwrap(), "urn:pleo:company:1");
+        assert!(subject(&json!({"data": {"subjectURN": "\u{200e}"}})).is_err());
         assert!(subject(&json!({"data": {}})).is_err() && subject(&json!(null)).is_err());
     }
 }

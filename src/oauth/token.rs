@@ -22,6 +22,8 @@ pub(super) const LARGEST_ANSWER: usize = 64 * 1024;
 const LONGEST_TOKEN: usize = 32 * 1024;
 /// Above this `expires_in` is read as milliseconds, and no life is longer: one day in seconds.
 const LONGEST_LIFE: f64 = 86_400.0;
+/// Below this `expires_in` is as good as nought: one millisecond, the unit that lives are kept in.
+const SHORTEST_LIFE: f64 = 0.001;
 /// Life of an access token whose `expires_in` is absent, unreadable or not positive.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
 /// Longest wait a `Retry-After` can ask for.
@@ -157,7 +159,7 @@ pub(super) fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// What a whole answer means.
-pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
     let json: Option<Value> = serde_json::from_slice(body).ok().filter(Value::is_object);
     if status.is_success()
         && let Some(tokens) = json.as_ref().and_then(tokens)
@@ -178,9 +180,9 @@ pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outc
     }
 }
 
-fn by_code(code: String, headers: &HeaderMap) -> Outcome {
-    match code.as_str() {
-        "invalid_grant" | "invalid_refresh_token" => Outcome::Dead(code),
+fn by_code(code: &str, headers: &HeaderMap) -> Outcome {
+    match code {
+        "invalid_grant" | "invalid_refresh_token" => Outcome::Dead(code.to_owned()),
         "temporarily_unavailable" | "slow_down" => {
             Outcome::ComeBackLater { why: format!("it answered {code}"), retry_after: retry_after(headers) }
         }
@@ -195,16 +197,16 @@ fn by_code(code: String, headers: &HeaderMap) -> Outcome {
         "invalid_target" | "invalid_request" | "unsupported_grant_type" => {
             Outcome::Misconfigured(format!("{code}: check endpoints.token and client.auth"))
         }
-        _ => Outcome::Misconfigured(format!("{code}: check [client] and [endpoints]")),
+        _ => Outcome::Misconfigured(format!("{}: check [client] and [endpoints]", printable(code, 64))),
     }
 }
 
 /// The `error` code; Pleo's `invalid_refresh_token` may stand in the description instead (pleo.md 1.5).
-fn error_code(json: &Value) -> Option<String> {
+fn error_code(json: &Value) -> Option<&str> {
     let code = json.get("error")?.as_str().filter(|code| !code.is_empty())?;
     match json.get("error_description").and_then(Value::as_str) {
-        Some("invalid_refresh_token") => Some("invalid_refresh_token".into()),
-        _ => Some(printable(code, 64)),
+        description @ Some("invalid_refresh_token") => description,
+        _ => Some(code),
     }
 }
 
@@ -263,7 +265,7 @@ fn life(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duratio
         Some(Value::String(text)) => text.trim().parse().ok(),
         _ => None,
     };
-    match told.filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0) {
+    match told.filter(|seconds: &f64| seconds.is_finite() && *seconds >= SHORTEST_LIFE) {
         Some(seconds) if seconds > LONGEST_LIFE => {
             oddities.push("expires_in is read as milliseconds");
             Duration::from_secs_f64((seconds / 1000.0).min(LONGEST_LIFE))
@@ -279,7 +281,7 @@ fn life(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duratio
 /// Splits on space and `+` (pleo.md 1.4); an array is taken as it is.
 fn scope(scope: Option<&Value>) -> Option<Vec<String>> {
     let split = |text: &str| {
-        text.split([' ', '+']).filter(|scope| !scope.is_empty()).map(|scope| printable(scope, 100)).collect::<Vec<_>>()
+        text.split([' ', '+']).map(|scope| printable(scope, 100)).filter(|scope| !scope.is_empty()).collect::<Vec<_>>()
     };
     match scope? {
         Value::String(text) => Some(split(text)),
@@ -359,6 +361,7 @@ mod tests {
             ("1e99", 86_400.0),
             ("0", 300.0),
             ("-1", 300.0),
+            ("1e-9", 300.0),
             ("null", 300.0),
             ("\"soon\"", 300.0),
             ("[]", 300.0),
@@ -410,6 +413,8 @@ mod tests {
         ] {
             assert!(matches!(answer(status, body), Outcome::Ambiguous { answered: true, .. }), "{status} {body}");
         }
+        let almost = r#"{"error":"invalid_\u0000grant"}"#;
+        assert!(matches!(answer(400, almost), Outcome::Misconfigured(_)));
         for code in ["invalid_client", "unauthorized_client", "invalid_scope", "something_new"] {
             let body = format!(r#"{{"error":"{code}"}}"#);
             assert!(matches!(answer(401, &body), Outcome::Misconfigured(why) if why.contains(code)));

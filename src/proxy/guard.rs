@@ -133,7 +133,8 @@ impl Guard {
                 false => Err(forbidden_host(host)),
             };
         };
-        if parts.uri.scheme().is_none() || authority.as_str().contains('@') {
+        let is_http = parts.uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme));
+        if !is_http || authority.as_str().contains('@') {
             return Err(bad("the request target is neither a path nor an absolute URL of the API"));
         }
         if !authority.as_str().eq_ignore_ascii_case(host) {
@@ -468,11 +469,28 @@ mod tests {
         assert_eq!(default("POST", "/", &rebound), Err(Code::ForbiddenHost));
         let twice = [("host", "127.0.0.1:8088"), ("host", "127.0.0.1:8088")];
         assert_eq!(default("GET", "/", &twice), Err(Code::BadRequest));
+        for host in ["localhost/:8088", "localhost :8088"] {
+            assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::BadRequest), "{host}");
+        }
         let extra = Settings { allow_hosts: vec!["proxy.internal:80".into()], ..Settings::default() };
         for host in ["proxy.internal:80", "proxy.internal"] {
             assert!(judge(&extra, "GET", "/", &[("host", host)]).is_ok(), "{host}");
         }
         assert_eq!(judge(&extra, "GET", "/", &[("host", "proxy.internal:443")]), Err(Code::ForbiddenHost));
+        for port in [80, 443] {
+            let guard = Guard::admin(&Settings::default(), port);
+            assert!(guard.check(&parts("GET", "/", &[("host", "localhost")])).is_ok(), "{port}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_a_host_cut_and_without_what_could_break_a_line() {
+        let host = format!("a\tb.{}", "x".repeat(200));
+        let Err(problem) = guard(&Settings::default()).check(&parts("GET", "/", &[("host", &host)])) else {
+            panic!("a refusal")
+        };
+        let shown = format!("{problem:?}");
+        assert!(shown.contains(&format!("the host ab.{} is not", "x".repeat(96))), "{shown}");
     }
 
     #[test]
@@ -488,8 +506,18 @@ mod tests {
         assert!(default("GET", "http://external.pleo.io:443/x", &[("host", "external.pleo.io:443")]).is_ok());
         let mismatch = default("GET", "http://external.pleo.io/x", &[("host", "127.0.0.1:8088")]);
         assert_eq!(mismatch, Err(Code::BadRequest));
-        let userinfo = default("GET", "http://u:p@external.pleo.io/x", &[("host", "external.pleo.io")]);
-        assert_eq!(userinfo, Err(Code::BadRequest));
+        for (target, host) in [
+            ("http://u:p@external.pleo.io/x", "external.pleo.io"),
+            ("external.pleo.io:443", "external.pleo.io:443"),
+            ("ftp://external.pleo.io/x", "external.pleo.io"),
+        ] {
+            assert_eq!(default("GET", target, &[("host", host)]), Err(Code::BadRequest), "{target}");
+            let refused = guard(&Settings::default()).check(&parts("GET", target, &[("host", host)]));
+            assert!(
+                refused.is_err_and(|problem| format!("{problem:?}").contains("an absolute URL of the API")),
+                "{target}"
+            );
+        }
     }
 
     #[test]
@@ -514,6 +542,9 @@ mod tests {
         assert_eq!(admitted.origin.unwrap(), "http://localhost:3000");
         let asks = [("origin", "http://localhost:3000"), ("access-control-request-method", "DELETE")];
         assert!(judge(&settings, "OPTIONS", "/", &asks).unwrap().preflight);
+        assert!(!judge(&settings, "GET", "/", &asks).unwrap().preflight, "another method asks for nothing");
+        assert!(!judge(&settings, "OPTIONS", "/", &asks[..1]).unwrap().preflight, "it names no method");
+        assert_eq!(judge(&settings, "OPTIONS", "/", &asks[1..]), Ok(Admitted::default()), "no page asks");
         for origin in [
             "http://localhost:30001",
             "http://localhost:3000.evil.test",
@@ -539,7 +570,13 @@ mod tests {
         assert!(judge("POST", "/api/session", &[("origin", "http://127.0.0.1:8089")]).is_ok());
         assert!(judge("GET", "/api/status", &[("sec-fetch-site", "same-origin")]).is_ok());
         let cross = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
-        assert!(judge("GET", "/callback?code=a&state=b", &cross).is_ok());
+        for target in ["/", "/connect?account=a", "/callback?code=a&state=b"] {
+            assert!(judge("GET", target, &cross).is_ok(), "{target}");
+            assert_eq!(judge("POST", target, &cross), Err(Code::ForbiddenOrigin), "{target}");
+            assert_eq!(judge("HEAD", target, &cross), Err(Code::ForbiddenOrigin), "{target}");
+            let fetch = [cross[0], ("sec-fetch-mode", "cors"), cross[2]];
+            assert_eq!(judge("GET", target, &fetch), Err(Code::ForbiddenOrigin), "{target}");
+        }
         assert_eq!(judge("GET", "/api/status", &cross), Err(Code::ForbiddenOrigin));
         let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")];
         assert_eq!(judge("GET", "/connect", &image), Err(Code::ForbiddenOrigin));
@@ -553,6 +590,9 @@ mod tests {
         for target in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/.%2E/admin", "/.", "/v1/%2e", "/v1/..\\admin", "/é"] {
             assert_eq!(default("GET", target, &[]), Err(Code::BadRequest), "{target}");
         }
+        let mut cut = parts("GET", "/v1/x", &[("host", "localhost:8088")]);
+        cut.extensions.insert(Fragment);
+        assert!(guard(&Settings::default()).check(&cut).is_err_and(|problem| problem.code == Code::BadRequest));
         for target in ["/v1/..%2fadmin", "/v1/%252e%252e/", "//evil.example/x", "/v1/a.b/..c/...", "/%00"] {
             assert!(default("GET", target, &[]).is_ok(), "{target}");
         }
@@ -567,18 +607,26 @@ mod tests {
             let target = if method == "CONNECT" { "evil.example:443" } else { "/" };
             assert_eq!(default(method, target, &[]), Err(Code::MethodNotAllowed), "{method}");
         }
+        let tunnel = guard(&Settings::default()).check(&parts("CONNECT", "evil.example:443", &[]));
+        assert!(tunnel.is_err_and(|problem| format!("{problem:?}").contains("Call http://127.0.0.1:PORT/v1/")));
         assert_eq!(default("OPTIONS", "*", &[]), Err(Code::MethodNotAllowed));
         for coding in ["gzip, chunked", "identity", "xchunked", "chunked, chunked", "chunked, identity"] {
             assert_eq!(default("POST", "/", &[("transfer-encoding", coding)]), Err(Code::BadRequest), "{coding}");
         }
         let lines = [("transfer-encoding", "chunked"), ("transfer-encoding", "identity")];
         assert_eq!(default("POST", "/", &lines), Err(Code::BadRequest));
+        let mut old = parts("POST", "/", &[("host", "localhost:8088"), ("transfer-encoding", "chunked")]);
+        assert!(guard(&Settings::default()).check(&old).is_ok());
+        old.version = Version::HTTP_10;
+        assert!(guard(&Settings::default()).check(&old).is_err_and(|problem| problem.code == Code::BadRequest));
         let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
         assert_eq!(default("POST", "/", &both), Err(Code::BadRequest));
         assert!(default("POST", "/", &[("transfer-encoding", "Chunked"), ("expect", "100-Continue")]).is_ok());
         assert_eq!(default("POST", "/", &[("expect", "200-ok")]), Err(Code::ExpectationFailed));
         assert_eq!(default("GET", "/", &[("upgrade", "websocket")]), Err(Code::BadRequest));
         assert!(default("GET", "/", &[("upgrade", "h2c")]).is_ok());
+        assert_eq!(default("GET", "/", &[("sec-websocket-key", "a")]), Err(Code::BadRequest));
+        assert_eq!(default("GET", "*", &[]), Err(Code::BadRequest));
     }
 
     #[test]
@@ -587,8 +635,16 @@ mod tests {
         assert_eq!(judge(&settings, "GET", "/", &[]), Err(Code::LocalKeyRequired));
         assert_eq!(judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3")]), Err(Code::LocalKeyRequired));
         assert!(judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3y")]).is_ok());
-        let relayed = [("pleo-proxy-key", "k3y"), ("x-forwarded-for", "10.0.0.1")];
-        assert_eq!(judge(&settings, "GET", "/", &relayed), Err(Code::LocalKeyRequired));
+        for relay in [("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1")] {
+            let relayed = judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3y"), relay]);
+            assert_eq!(relayed, Err(Code::LocalKeyRequired), "{relay:?}");
+        }
+        let page = Settings { allow_origins: vec!["http://localhost:3000".into()], ..settings };
+        let asks = [("origin", "http://localhost:3000"), ("access-control-request-method", "GET")];
+        assert!(judge(&page, "OPTIONS", "/", &asks).is_ok(), "a browser sends no key with a preflight");
+        for (method, headers) in [("OPTIONS", &asks[..1]), ("GET", &asks[..]), ("OPTIONS", &asks[1..])] {
+            assert_eq!(judge(&page, method, "/", headers), Err(Code::LocalKeyRequired), "{method} {headers:?}");
+        }
     }
 
     #[test]
@@ -596,6 +652,8 @@ mod tests {
         let read_only = guard(&Settings { read_only: true, ..Settings::default() });
         let code = |guard: &Guard, method, path| guard.check_operation(&method, path).map_err(|problem| problem.code);
         assert!(code(&read_only, Method::POST, "/v1/vendors:search").is_ok());
+        assert!(code(&read_only, Method::GET, "/v1/x").is_ok() && code(&read_only, Method::HEAD, "/v1/x").is_ok());
+        assert!(code(&guard(&Settings::default()), Method::POST, "/v1/vendors").is_ok());
         for path in ["/v1/vendors", "/v1/vendors%3Asearch", "/v1/%2e:search", "/v1/x:searched"] {
             assert_eq!(code(&read_only, Method::POST, path), Err(Code::ReadOnly), "{path}");
         }
@@ -609,6 +667,7 @@ mod tests {
             "/v1/x/..%2finstallations%2fme",
             "/v1/%2569nstallations/me",
             "/v1/installations/me;a=b",
+            "/v1/./installations//x/..\\me",
         ] {
             assert_eq!(code(&open, Method::DELETE, path), Err(Code::ProtectedOperation), "{path}");
         }

@@ -179,19 +179,20 @@ fn is_controlled(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
 }
 
 /// The names that `Connection` lines declare to be for this hop only.
-struct Nominated<'a>(Vec<&'a str>);
+struct Nominated<'a>(Vec<&'a [u8]>);
 
 impl<'a> Nominated<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
-        let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        let names = lines.flat_map(|line| line.split(',')).map(|name| name.trim().trim_matches('"'));
+        // Bytes, not text: one beyond ASCII must not save the names beside it. No name has quotes or spaces.
+        let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+        let names = lines.flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
         // The two usual words nominate nothing that is not dropped anyway.
-        let is_usual = |name: &str| name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
+        let is_usual = |name: &[u8]| name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close");
         Self(names.filter(|name| !name.is_empty() && !is_usual(name)).collect())
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+        self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
@@ -218,15 +219,24 @@ mod tests {
     }
 
     fn down(headers: &[(&'static str, &str)], asked: &[(&str, &str)], prefixed: bool) -> HeaderMap {
+        down_to(None, headers, asked, prefixed)
+    }
+
+    fn down_to(
+        page: Option<&HeaderValue>,
+        headers: &[(&'static str, &str)],
+        asked: &[(&str, &str)],
+        prefixed: bool,
+    ) -> HeaderMap {
         let mut from = HeaderMap::new();
         for (name, value) in headers {
-            from.append(*name, value.parse().unwrap());
+            from.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let account = prefixed.then(|| "acme".parse().unwrap());
         let route = Route { account, target: PathAndQuery::from_static("/"), prefixed };
         let api = Origin::parse("https://external.pleo.io").unwrap();
         let request = request(asked);
-        to_client(&from, &Exchange { request: &request, route: &route, api: &api, origin: None })
+        to_client(&from, &Exchange { request: &request, route: &route, api: &api, origin: page })
     }
 
     #[test]
@@ -245,6 +255,51 @@ mod tests {
         assert_eq!(sent.get_all("authorization").iter().collect::<Vec<_>>(), [&CREDENTIAL]);
         assert_eq!(sent["host"], "external.pleo.io");
         assert!(sent.get("x-a").is_none() && sent.get("connection").is_none());
+    }
+
+    #[test]
+    fn a_connection_line_beyond_ascii_still_names_what_stays() {
+        for line in ["x-a, é", "é,X-A", "\"x-a\" é", "close, x-a"] {
+            let got = down(&[("connection", line), ("x-a", "1"), ("x-b", "1")], &[], false);
+            assert!(got.get("x-a").is_none() && got.get("x-b").is_some(), "{line}");
+            let mut asks = request(&[("x-a", "1"), ("x-b", "1")]);
+            asks.headers.insert("connection", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            let sent = to_upstream(&asks, &HeaderValue::from_static("h"), &CREDENTIAL);
+            assert!(sent.get("x-a").is_none() && sent.get("x-b").is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_allow_listed_page_may_read_and_nobody_else() {
+        let page = HeaderValue::from_static("http://localhost:3000");
+        let theirs = [("access-control-allow-origin", "*"), ("vary", "Accept")];
+        let got = down_to(Some(&page), &theirs, &[], false);
+        assert_eq!(got.get_all("access-control-allow-origin").iter().collect::<Vec<_>>(), [&page]);
+        assert_eq!(got["access-control-expose-headers"], "*");
+        assert_eq!(got["cross-origin-resource-policy"], "cross-origin");
+        assert_eq!(got.get_all("vary").iter().collect::<Vec<_>>(), ["Accept", "Origin"]);
+        let got = down(&theirs, &[], false);
+        assert_eq!(got["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(got.get_all("vary").iter().collect::<Vec<_>>(), ["Accept"]);
+        assert!(got.get("access-control-allow-origin").is_none());
+    }
+
+    #[test]
+    fn what_is_shown_runs_nothing() {
+        for (dest, runs_nothing) in [("document", true), ("iframe", true), ("frame", true), ("image", false)] {
+            let got = down(&[("content-security-policy", "x")], &[("sec-fetch-dest", dest)], false);
+            let policy = if runs_nothing { "sandbox; default-src 'none'" } else { "x" };
+            assert_eq!(got["content-security-policy"], policy, "{dest}");
+            assert_eq!(got["x-content-type-options"], "nosniff");
+        }
+    }
+
+    #[test]
+    fn a_length_is_believed_where_it_is_alone() {
+        let both = [("content-length", "10"), ("transfer-encoding", "chunked"), ("etag", "a")];
+        assert!(down(&both, &[], false).get("content-length").is_none());
+        assert!(down(&both, &[], false).get("etag").is_some());
+        assert_eq!(down(&both[..1], &[], false)["content-length"], "10");
     }
 
     #[test]
@@ -318,6 +373,9 @@ mod tests {
             ("https://external.pleo.io/v1/y?z#f", false, "http://127.0.0.1:8088/v1/y?z#f"),
             ("https://External.Pleo.io:443/v1/y", true, "http://127.0.0.1:8088/@acme/v1/y"),
             ("https://external.pleo.io", false, "http://127.0.0.1:8088/"),
+            ("https://external.pleo.io?z", true, "http://127.0.0.1:8088/@acme?z"),
+            ("https://external.pleo.io#f", false, "http://127.0.0.1:8088#f"),
+            ("https://external.pleo.io:80/v1", false, "https://external.pleo.io:80/v1"),
             ("/v1/y", true, "/@acme/v1/y"),
             ("/v1/y", false, "/v1/y"),
             ("https://external.pleo.io.evil/steal", false, "https://external.pleo.io.evil/steal"),
