@@ -272,7 +272,7 @@ impl Journey<'_> {
             api: &self.forwarder.pool.way().origin,
             origin: self.origin.as_ref(),
         };
-        head.headers = headers::to_client(&head.headers, &about);
+        head.headers = headers::to_client(head.headers, &about);
         head.version = Version::HTTP_11;
         head.extensions.clear();
         // A connection whose request is still being written is not fit for the next one.

@@ -1,5 +1,5 @@
-//! Header policy, both ways: a new map is built of what may pass, and only then the credential goes in. Stripping
-//! after inserting would let a caller's `Connection: Authorization` take the token out again.
+//! Header policy, both ways. Towards the API a new map is built of what may pass, and only then the credential goes
+//! in: stripping after inserting would let a caller's `Connection: Authorization` take the token out again.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -76,24 +76,31 @@ pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -
     to
 }
 
-/// What the caller gets back.
-pub fn to_client(from: &HeaderMap, about: &Exchange<'_>) -> HeaderMap {
-    let nominated = Nominated::of(from);
-    // With both, the length is not to be believed (RFC 9112 section 6.3).
-    let is_chunked = from.contains_key(header::TRANSFER_ENCODING);
-    let mut to = HeaderMap::with_capacity(from.len() + 2);
-    for (name, value) in from {
-        let is_false_length = is_chunked && name == header::CONTENT_LENGTH;
-        if is_false_length || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES) || nominated.has(name.as_str()) {
-            continue;
-        }
-        match (name == header::LOCATION).then(|| about.local(value)).flatten() {
-            Some(local) => to.append(name.clone(), local),
-            None => to.append(name.clone(), value.clone()),
-        };
+/// What the caller gets back: what stays here is taken out, our own fields are put in.
+pub fn to_client(mut headers: HeaderMap, about: &Exchange<'_>) -> HeaderMap {
+    for name in not_for_client(&headers) {
+        headers.remove(name);
     }
-    protect(&mut to, about);
-    to
+    if let header::Entry::Occupied(mut locations) = headers.entry(header::LOCATION) {
+        for location in locations.iter_mut() {
+            if let Some(local) = about.local(location) {
+                *location = local;
+            }
+        }
+    }
+    protect(&mut headers, about);
+    headers
+}
+
+fn not_for_client(headers: &HeaderMap) -> Vec<HeaderName> {
+    let nominated = Nominated::of(headers);
+    // With both, the length is not to be believed (RFC 9112 section 6.3).
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let stays = |name: &&HeaderName| {
+        let is_false_length = is_chunked && *name == header::CONTENT_LENGTH;
+        is_false_length || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES) || nominated.has(name.as_str())
+    };
+    headers.keys().filter(stays).cloned().collect()
 }
 
 /// What an answer is an answer to.
@@ -167,7 +174,7 @@ pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
 
 /// True for a controlled name, or one that a server might take for it: `_` or `.` in a hyphen's place.
 fn stays(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
-    if name.contains(['_', '.']) {
+    if name.bytes().any(|byte| matches!(byte, b'_' | b'.')) {
         let plain = name.replace(['_', '.'], "-");
         return is_controlled(&plain, list, prefixes);
     }
@@ -236,7 +243,7 @@ mod tests {
         let route = Route { account, target: PathAndQuery::from_static("/"), prefixed };
         let api = Origin::parse("https://external.pleo.io").unwrap();
         let request = request(asked);
-        to_client(&from, &Exchange { request: &request, route: &route, api: &api, origin: page })
+        to_client(from.clone(), &Exchange { request: &request, route: &route, api: &api, origin: page })
     }
 
     #[test]

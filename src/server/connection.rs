@@ -30,8 +30,6 @@ const REST: Duration = Duration::from_secs(75);
 const LOOK: Duration = Duration::from_secs(10);
 /// Largest request head, in bytes.
 const LARGEST_HEAD: usize = 64 * 1024;
-/// Most fields of a request head.
-const MOST_FIELDS: usize = 100;
 
 /// What a connection is doing: two bits, and since when.
 #[derive(Debug)]
@@ -144,7 +142,8 @@ where
     let io = TokioIo::new(Watched { stream, activity: activity.clone(), in_request_line: false });
     let service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).max_headers(MOST_FIELDS);
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
+    // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a request.
     // The buffer's limit alone lets a head pass that arrives faster than it is looked at.
     builder.max_header_size(LARGEST_HEAD);
     let connection = builder.half_close(false).serve_connection(io, service);

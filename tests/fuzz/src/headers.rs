@@ -60,7 +60,7 @@ fn coming_down(parts: &Parts, from: &HeaderMap, prefixed: bool, page: bool) {
     let api = Origin::parse("https://external.pleo.io").expect("an origin");
     let allowed = PAGE;
     let origin = page.then_some(&allowed);
-    let got = to_client(from, &Exchange { request: parts, route: &route, api: &api, origin });
+    let got = to_client(from.clone(), &Exchange { request: parts, route: &route, api: &api, origin });
     let nominated = nominated(from);
     let ours = ["x-content-type-options", "cross-origin-resource-policy", "content-security-policy", "vary"];
     for name in got.keys().filter(|name| !ours.contains(&name.as_str())) {
