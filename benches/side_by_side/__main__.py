@@ -23,7 +23,7 @@ import contestants  # noqa: E402
 import machine  # noqa: E402
 import report  # noqa: E402
 
-NEEDED = ["nginx", "wrk", "openssl", "taskset"]
+NEEDED = ["nginx", "wrk", "openssl", "taskset", "chrt"]
 
 
 def main():
