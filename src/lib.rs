@@ -25,7 +25,8 @@
 //!
 //! # A request
 //!
-//! [`server`] accepts on a worker, a runtime of one thread with its own connections to Pleo.
+//! [`server`] accepts on a worker, a runtime of one thread with its own connections to Pleo; it borrows another's when
+//! none of its own is at rest, and the first worker keeps one ready.
 //! [`Forwarder::answer`](proxy::Forwarder::answer) then reads top to bottom: [`proxy::guard`] judges the head before a
 //! token is looked at or a body read; [`proxy::route`] finds the account and the raw target; the account gives a
 //! [`Lease`](tokens::Lease), which holds the credential; [`proxy::headers`] builds a new map and puts the credential in

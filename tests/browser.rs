@@ -353,11 +353,13 @@ async fn a_page_of_another_site_reaches_reads_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute in Chromium: tests/heavy/browser.sh"]
 async fn a_page_of_another_port_of_localhost_reaches_reads_and_changes_nothing() {
     attack_from("localhost", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute in Chromium: tests/heavy/browser.sh"]
 async fn a_page_of_another_port_with_our_own_cookie_reaches_reads_and_changes_nothing() {
     attack_from("127.0.0.1", true).await;
 }
