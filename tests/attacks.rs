@@ -834,7 +834,7 @@ async fn a_body_that_does_not_come_is_given_up_by_the_admin_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_closes_its_half_gets_a_whole_answer_or_none() {
+async fn a_caller_that_closes_its_half_is_taken_for_gone_and_harms_nobody() {
     let scene = Scene::set("").await;
     let open = || std::fs::read_dir(format!("/proc/{}/fd", scene.stage.proxy.child.id())).unwrap().count();
     let descriptors = open();
@@ -847,7 +847,9 @@ async fn a_caller_that_closes_its_half_gets_a_whole_answer_or_none() {
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.write_all(&scene.wire(door, &text)).unwrap();
                 stream.shutdown(Shutdown::Write).unwrap();
-                answers(&until_closed(&mut stream));
+                // Whole, cut off or none, as far as it had come when the proxy saw the end.
+                let got = until_closed(&mut stream);
+                assert!(got.is_empty() || got.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&got));
             }
         }
     }
