@@ -108,6 +108,7 @@ impl Bound {
     pub fn serve(self, forwarder: impl Fn() -> Forwarder, admin: Option<Router>) -> io::Result<Running> {
         let draining = CancellationToken::new();
         let room = Arc::new(Room::new(&self.settings));
+        let connections = TaskTracker::new();
         let mut workers = Vec::new();
         for number in 0..thread::available_parallelism().map_or(1, Into::into) {
             let sockets = self.data.sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
@@ -115,7 +116,7 @@ impl Bound {
                 forwarder: Arc::new(forwarder()),
                 room: room.clone(),
                 draining: draining.clone(),
-                connections: TaskTracker::new(),
+                connections: connections.clone(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let work = move || runtime.block_on(worker.run(sockets, number == 0));
@@ -156,6 +157,7 @@ struct Worker {
     forwarder: Arc<Forwarder>,
     room: Arc<Room>,
     draining: CancellationToken,
+    /// Those of all workers: none ends before the last is served, since its upstream connections may be in use by others.
     connections: TaskTracker,
 }
 

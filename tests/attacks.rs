@@ -127,6 +127,14 @@ fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
     got
 }
 
+/// True if an answer began and is shorter than its head says.
+fn is_cut(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return !bytes.is_empty() };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.is_some_and(|length| body.len() < length.trim().parse().unwrap())
+}
+
 /// Status and code of each answer in turn, such as `200, 403 forbidden_host`; without a code for answers of the
 /// upstream and for those without any content that hyper gives to what is no request.
 fn answers(mut bytes: &[u8]) -> String {
@@ -847,9 +855,12 @@ async fn a_caller_that_closes_its_half_is_taken_for_gone_and_harms_nobody() {
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.write_all(&scene.wire(door, &text)).unwrap();
                 stream.shutdown(Shutdown::Write).unwrap();
-                // Whole, cut off or none, as far as it had come when the proxy saw the end.
                 let got = until_closed(&mut stream);
-                assert!(got.is_empty() || got.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&got));
+                match is_cut(&got) {
+                    // As far as it had come when the proxy saw the end.
+                    true => assert!(b"HTTP/1.1 ".starts_with(&got[..got.len().min(9)])),
+                    false => drop(answers(&got)),
+                }
             }
         }
     }

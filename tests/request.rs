@@ -890,6 +890,42 @@ async fn a_graceful_stop_lets_a_download_finish() {
     assert_eq!(stage.proxy.child.wait().unwrap().code(), Some(0));
 }
 
+/// The worker that drives a connection may have nobody of its own to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_what_runs_over_another_workers_connection() {
+    // Which worker gets a caller is the kernel's choice: of six pairs, some are not on the same.
+    for round in 0..6 {
+        let (started, half) = mpsc::channel();
+        let (go, wait) = mpsc::channel();
+        let (started, wait) = (Mutex::new(started), Mutex::new(wait));
+        let upstream = Upstream::start(move |visit| {
+            if visit.target() == "/first" {
+                return visit.fine();
+            }
+            visit.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+            started.lock().unwrap().send(()).unwrap();
+            wait.lock().unwrap().recv().unwrap();
+            visit.say(" half");
+            After::Close
+        });
+        let mut stage = stage(&upstream, "").await;
+        assert_eq!(stage.caller().get("/first").status, 200);
+        let mut caller = stage.caller();
+        caller.begin("GET", "/v1/x", &[]);
+        half.recv().unwrap();
+        assert_eq!((caller.head().status, caller.some(5)), (200, b"first".to_vec()));
+        assert_eq!(upstream.connections(), 1, "it was used again");
+        stage.proxy.signal("TERM");
+        let address = stage.proxy.address();
+        eventually("no new connection is taken", || std::net::TcpStream::connect(address).is_err());
+        // Time for a worker that believes to be alone to end.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        go.send(()).unwrap();
+        assert_eq!(caller.some(5), b" half", "round {round}");
+        assert_eq!(stage.proxy.child.wait().unwrap().code(), Some(0));
+    }
+}
+
 /// Counts, so that a lost request is not mistaken for one that was never sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn mixed_parallel_requests_never_mix_their_accounts() {

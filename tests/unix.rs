@@ -52,6 +52,8 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
     assert_eq!(proxy.status().await["api"], proxy.api.as_str());
     let answer = companies(&socket);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"data\""), "{answer}");
+    let log = proxy.log();
+    assert!(log.contains(&format!("process={} program=\"", std::process::id())), "who connected is told: {log}");
     let before = sandbox.counters().api_requests;
     for (head, code) in [
         ("GET /v1/companies HTTP/1.1\r\nHost: evil.example", "forbidden_host"),

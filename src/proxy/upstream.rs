@@ -63,13 +63,13 @@ pub struct Way {
     outbound: Outbound,
     clock: Clock,
     connect_timeout: Duration,
-    store: Arc<Store>,
+    shelves: Arc<Shelves>,
 }
 
 /// What the pools of all workers have in common.
 #[derive(Default)]
-struct Store {
-    shelves: Mutex<Vec<Shelf>>,
+struct Shelves {
+    all: Mutex<Vec<Shelf>>,
     /// When a connection was asked for last: boot time in milliseconds, 0 = never.
     used: AtomicU64,
     /// Told when one was asked for or has ended.
@@ -135,7 +135,7 @@ impl Way {
             false => None,
         };
         let connect_timeout = settings.connect_timeout;
-        Ok(Self { origin, host, uri, connector, tls, outbound, clock, connect_timeout, store: Arc::default() })
+        Ok(Self { origin, host, uri, connector, tls, outbound, clock, connect_timeout, shelves: Arc::default() })
     }
 
     async fn connect(&self) -> Result<Line, Problem> {
@@ -170,11 +170,11 @@ impl Way {
     async fn handshake(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Line, String> {
         let handshake = http1::Builder::new().handshake(TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|error| innermost(&error))?;
-        let store = self.store.clone();
+        let shelves = self.shelves.clone();
         let driver = tokio::spawn(async move {
             // Its errors reach whoever waits for a response on it.
             let _ = connection.await;
-            store.news.notify_one();
+            shelves.news.notify_one();
         });
         Ok(Line { sender, driver: driver.abort_handle() })
     }
@@ -193,7 +193,7 @@ impl Pool {
     /// An empty pool, which the others may borrow from.
     pub fn new(way: Way) -> Self {
         let idle = Shelf::default();
-        lock(&way.store.shelves).push(idle.clone());
+        lock(&way.shelves.all).push(idle.clone());
         Self { way, idle }
     }
 
@@ -205,33 +205,33 @@ impl Pool {
     /// An idle connection, if one is worth trying: of this worker, else of another.
     pub fn reuse(&self) -> Option<Connection> {
         let now = self.way.clock.now().boot;
-        self.way.store.touch(now);
-        let found = take(&self.idle, now).or_else(|| self.way.store.borrow(now));
+        self.way.shelves.touch(now);
+        let found = take(&self.idle, now).or_else(|| self.way.shelves.borrow(now));
         found.map(|(line, idle)| self.connection(line, idle))
     }
 
     /// As if a connection had been asked for: one is wanted soon.
     pub fn touch(&self) {
-        self.way.store.touch(self.way.clock.now().boot);
+        self.way.shelves.touch(self.way.clock.now().boot);
     }
 
     /// Keeps one connection ready for `warm` after each use; never ends.
     pub async fn keep_ready(&self, warm: Duration) {
-        let store = &self.way.store;
+        let shelves = &self.way.shelves;
         loop {
             let now = self.way.clock.now().boot;
-            let is_empty = store.sweep(now);
-            if now.saturating_sub(store.used.load(Ordering::Relaxed)) > millis(warm) {
+            let is_empty = shelves.sweep(now);
+            if now.saturating_sub(shelves.used.load(Ordering::Relaxed)) > millis(warm) {
                 if is_empty {
-                    store.news.notified().await;
+                    shelves.news.notified().await;
                 }
-            } else if !store.is_ready(now) {
+            } else if !shelves.is_ready(now) {
                 match self.connect().await {
                     Ok(connection) => connection.give_back(),
                     Err(problem) => debug!(?problem, "no connection is ready"),
                 }
             }
-            let _ = timeout(LOOK, store.news.notified()).await;
+            let _ = timeout(LOOK, shelves.news.notified()).await;
             sleep(PAUSE).await;
         }
     }
@@ -249,7 +249,7 @@ impl Pool {
     }
 }
 
-impl Store {
+impl Shelves {
     /// Notes a use, to the second: all workers share the cache line.
     fn touch(&self, now: u64) {
         if now.saturating_sub(self.used.load(Ordering::Relaxed)) > 1000 {
@@ -260,18 +260,18 @@ impl Store {
 
     /// A connection of whichever worker has one.
     fn borrow(&self, now: u64) -> Option<(Line, Shelf)> {
-        lock(&self.shelves).iter().find_map(|shelf| take(shelf, now))
+        lock(&self.all).iter().find_map(|shelf| take(shelf, now))
     }
 
     /// True if a connection waits that will be good for a while.
     fn is_ready(&self, now: u64) -> bool {
         let fits = |idle: &Idle| idle.is_usable(now) && now.saturating_sub(idle.since) <= millis(FRESH);
-        lock(&self.shelves).iter().any(|shelf| lock(shelf).iter().any(fits))
+        lock(&self.all).iter().any(|shelf| lock(shelf).iter().any(fits))
     }
 
     /// Closes what nobody will use any more; true if nothing is left.
     fn sweep(&self, now: u64) -> bool {
-        lock(&self.shelves).iter().fold(true, |is_empty, shelf| {
+        lock(&self.all).iter().fold(true, |is_empty, shelf| {
             let mut idle = lock(shelf);
             idle.retain(|idle| idle.is_usable(now));
             is_empty && idle.is_empty()

@@ -144,8 +144,8 @@ fn is_absent(error: &io::Error) -> bool {
 pub(super) enum Caller {
     /// The two ends of a TCP connection.
     Tcp { local: SocketAddr, peer: SocketAddr },
-    /// The user that connected to a unix socket; none if the kernel does not say.
-    Unix(Option<u32>),
+    /// The user and the process that connected to a unix socket; none if the kernel does not say.
+    Unix { user: Option<u32>, process: Option<i32> },
 }
 
 /// A socket that accepts.
@@ -172,7 +172,8 @@ impl Accept for UnixListener {
     async fn accept(&self) -> io::Result<(UnixStream, Caller)> {
         let (stream, _) = self.accept().await?;
         // Stamped by the kernel when the caller connected: it cannot be outrun, unlike the look at a TCP socket.
-        let user = stream.peer_cred().ok().map(|credentials| credentials.uid());
-        Ok((stream, Caller::Unix(user)))
+        let stamp = stream.peer_cred().ok();
+        let (user, process) = (stamp.map(|stamp| stamp.uid()), stamp.and_then(|stamp| stamp.pid()));
+        Ok((stream, Caller::Unix { user, process }))
     }
 }

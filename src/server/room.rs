@@ -58,6 +58,9 @@ impl Room {
     /// A place for a connection; none if its caller is gone already.
     pub(super) fn enter(room: &Arc<Self>, caller: Caller) -> Option<Place> {
         let foreign = room.judge(caller).ok()?;
+        if let (None, Caller::Unix { process: Some(process), .. }) = (&foreign, caller) {
+            debug!(process, program = program(process), "a program connected");
+        }
         let is_full = room.lock().len() >= room.most;
         let overloaded = (is_full && room.make_space() == 0).then(overload);
         let activity = Activity::new(room.start, room.patience);
@@ -78,7 +81,7 @@ impl Room {
                 return Err(Gone);
             }
             Caller::Tcp { local, peer } => self.allowed.judge(local, peer),
-            Caller::Unix(user) => Ok(self.allowed.judge_user(user)),
+            Caller::Unix { user, .. } => Ok(self.allowed.judge_user(user)),
         };
         match verdict {
             Ok(Peer::Welcome) => Ok(None),
@@ -122,6 +125,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.room.lock().remove(&self.number);
     }
+}
+
+/// A process's name, where the kernel shows it.
+fn program(process: i32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+    Some(name.trim_end().escape_default().to_string())
 }
 
 /// A caller whose connection is dropped without a word.
