@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pleo_proxy::sandbox::Sandbox;
+use support::upstream::eventually;
 use support::{PATIENCE, Place, Proxy, sandbox};
 
 /// A place beside its sandbox, and the socket's path in it.
@@ -52,8 +53,8 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
     assert_eq!(proxy.status().await["api"], proxy.api.as_str());
     let answer = companies(&socket);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"data\""), "{answer}");
-    let log = proxy.log();
-    assert!(log.contains(&format!("process={} program=\"", std::process::id())), "who connected is told: {log}");
+    let told = format!("process={} program=\"", std::process::id());
+    eventually("who connected is told", || proxy.log().contains(&told));
     let before = sandbox.counters().api_requests;
     for (head, code) in [
         ("GET /v1/companies HTTP/1.1\r\nHost: evil.example", "forbidden_host"),
@@ -130,5 +131,5 @@ async fn another_user_is_refused_even_where_the_modes_would_let_it_in() {
     let answer = as_nobody();
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("forbidden_peer"), "{answer}");
     assert_eq!(sandbox.counters().api_requests, before);
-    assert!(proxy.log().contains("uid=65534"), "{}", proxy.log());
+    eventually("who was refused is told", || proxy.log().contains("uid=65534"));
 }
