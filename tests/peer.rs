@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Command;
 
-use support::upstream::{Stage, Upstream, stage};
+use support::upstream::{Stage, Upstream, eventually, stage};
 
 /// A program of user 65534; none if this is not root, who alone can start one.
 fn as_nobody(program: &str, arguments: &[&str]) -> Option<Command> {
@@ -41,7 +41,7 @@ async fn another_user_is_refused_by_both_listeners_and_named_in_the_log() {
         assert!(answer.contains("guard.peer_check"), "{answer}");
     }
     assert!(upstream.seen().is_empty());
-    assert!(stage.proxy.log().contains("uid=65534"), "{}", stage.proxy.log());
+    eventually("who was refused is told", || stage.proxy.log().contains("uid=65534"));
     assert_eq!(stage.caller().get("/v1/x").status, 200, "its own user is served");
 }
 
