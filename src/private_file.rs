@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 /// Bits of a mode that would let group or others in.
 const LAX: u32 = 0o077;
-/// How often a file is opened again that was replaced under our hands; writers are seconds apart, not microseconds.
-const REOPENS: u32 = 8;
 
 /// Why a private file was not read. Each names the path and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +20,8 @@ pub enum PrivateFileError {
     /// A symlink, folder, device or FIFO.
     #[error("{} is not a regular file; put the file itself there", .0.display())]
     NotRegular(PathBuf),
-    /// More than one name leads to the same content; or none, because it is being replaced all the time.
-    #[error("{} has {} hard links, not 1; remove the others", .0.display(), .1)]
+    /// More than one name leads to the same content.
+    #[error("{} has {} hard links; remove the others", .0.display(), .1)]
     Linked(PathBuf, u64),
     /// Somebody else's file.
     #[error("{} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, .2, .0.display())]
@@ -51,20 +49,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PrivateFileError> {
 }
 
 /// Opens a private file for reading after checking what was opened (not what the name meant a moment ago).
-///
-/// Another process may put the next version in its place between open and check. What was opened then has no name
-/// left; the version that took it is opened instead.
 fn open(path: &Path) -> Result<File, PrivateFileError> {
-    for _ in 0..REOPENS {
-        match open_once(path) {
-            Err(PrivateFileError::Linked(_, 0)) => {}
-            opened => return opened,
-        }
-    }
-    open_once(path)
-}
-
-fn open_once(path: &Path) -> Result<File, PrivateFileError> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let file = match opened {
@@ -86,7 +71,8 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
     if !metadata.is_file() {
         return Err(PrivateFileError::NotRegular(path.into()));
     }
-    if metadata.nlink() != 1 {
+    // None is left where another process has just put the next version in its place: what was opened is whole.
+    if metadata.nlink() > 1 {
         return Err(PrivateFileError::Linked(path.into(), metadata.nlink()));
     }
     // Root's files are as good as ours: service managers hand credentials over that way.
