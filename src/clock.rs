@@ -84,6 +84,14 @@ impl Clock {
         }
     }
 
+    /// Milliseconds since boot, time asleep included.
+    pub fn boot(&self) -> u64 {
+        match &self.0 {
+            Source::System => boot_millis(),
+            Source::Manual(_) | Source::Paused(_) => self.now().boot,
+        }
+    }
+
     /// Both readings, taken together.
     pub fn now(&self) -> Now {
         match &self.0 {

@@ -17,7 +17,7 @@
 //! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh, and what happens unasked |
 //! | 2 | [`store`]: where grants are kept, under a lock |
 //! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint |
-//! | 0 | [`secret`], [`clock`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`] |
+//! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`] |
 //! | aside | [`sandbox`]: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
 //!
 //! Configuration is near the top because nothing below should know that it exists: each part has a `Settings` of its
@@ -85,6 +85,7 @@
 //! of the process requests get a moment, and a token request that was sent is waited for until its pair is saved.
 
 pub mod admin;
+pub mod alarm;
 pub mod cli;
 pub mod clock;
 pub mod config;

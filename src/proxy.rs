@@ -9,15 +9,17 @@ pub mod reply;
 pub mod route;
 pub mod upstream;
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::warn;
 
+use crate::alarm::Alarm;
 use crate::tokens::{Account, Accounts, Choice, Lease, Verdict};
 use body::{Answer, Budget, Original};
 use guard::{Admitted, Guard};
@@ -103,9 +105,9 @@ impl Forwarder {
             return Err(shutting_down());
         }
         let account = self.account(&route).await?;
-        let (limit, idle) = (self.settings.replay_limit, self.settings.idle_timeout);
-        let body = Original::new(body, limit, self.budget.clone(), idle);
-        Journey { forwarder: self, parts, route, origin, body }.run(&account).await
+        let (limit, idle, now) = (self.settings.replay_limit, self.settings.idle_timeout, Instant::now());
+        let body = Original::new(body, limit, self.budget.clone(), idle, now);
+        Journey { forwarder: self, parts, route, origin, body }.run(&account, now).await
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
@@ -133,20 +135,21 @@ impl Forwarder {
 
 impl Journey<'_> {
     /// Sends the request, and once more if the upstream refused a token that has a successor.
-    async fn run(&self, account: &Arc<Account>) -> Result<Response<Answer>, Problem> {
+    async fn run(&self, account: &Arc<Account>, arrival: Instant) -> Result<Response<Answer>, Problem> {
         let accounts = &self.forwarder.accounts;
-        let (generation, arrived) = self.send(account, self.patience()).await?;
+        let hold = accounts.settings().hold;
+        let (generation, arrived) = self.send(account, arrival + hold).await?;
         if arrived.response.status() != StatusCode::UNAUTHORIZED {
             return self.finish(account, arrived).await;
         }
-        if !self.body.is_kept() || !self.body.can_repeat(accounts.settings().hold).await {
+        if !self.body.is_kept() || !self.body.can_repeat(hold).await {
             if account.snapshot().generation > generation {
                 return Err(rotated());
             }
             accounts.rejected_for_good(account, generation);
             return self.finish(account, arrived).await;
         }
-        let patience = self.patience();
+        let patience = Instant::now() + hold;
         match accounts.rejected(account, generation, patience).await {
             Verdict::Give => self.finish(account, arrived).await,
             Verdict::Refuse(refusal) => Err(refusal.into()),
@@ -159,17 +162,12 @@ impl Journey<'_> {
         }
     }
 
-    /// When a request that begins to wait for a token has waited for `hold`.
-    fn patience(&self) -> Instant {
-        Instant::now() + self.forwarder.accounts.settings().hold
-    }
-
     /// From the lease to the response head, where the lease is returned. Waits for a token until `patience` at most.
     async fn send(&self, account: &Arc<Account>, patience: Instant) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
         let lease = account.lease(patience).await?;
         if let Some(connection) = pool.reuse() {
-            match self.try_on(connection, self.request(&lease)?).await? {
+            match self.try_on(connection, &lease).await? {
                 Ok(arrived) => return Ok((lease.generation, arrived)),
                 Err(SendError::Unsent) => {}
                 Err(SendError::Failed(error)) => {
@@ -184,7 +182,7 @@ impl Journey<'_> {
         drop(lease);
         let connection = pool.connect().await?;
         let lease = account.lease(patience).await?;
-        match self.try_on(connection, self.request(&lease)?).await? {
+        match self.try_on(connection, &lease).await? {
             Ok(arrived) => Ok((lease.generation, arrived)),
             Err(SendError::Unsent) => {
                 let detail = "it closed a new connection before the request could be sent";
@@ -195,15 +193,13 @@ impl Journey<'_> {
     }
 
     /// One sending on one connection. The outer error ends the journey, the inner one may be tried elsewhere.
-    async fn try_on(
-        &self,
-        mut connection: Connection,
-        request: Request<body::Outgoing>,
-    ) -> Result<Result<Arrived, SendError>, Problem> {
+    async fn try_on(&self, mut connection: Connection, lease: &Lease) -> Result<Result<Arrived, SendError>, Problem> {
+        let limit = self.forwarder.settings.response_timeout;
+        let mut alarm = Alarm::new(Instant::now() + limit);
         let sent = tokio::select! {
             biased;
-            sent = connection.send(request) => sent,
-            () = self.overdue() => return Err(too_late(self.forwarder.settings.response_timeout)),
+            sent = connection.send(self.request(lease)) => sent,
+            () = poll_fn(|cx| alarm.poll(|| self.due(), cx)) => return Err(too_late(limit)),
         };
         match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -219,22 +215,13 @@ impl Journey<'_> {
         }
     }
 
-    /// Ready once `response_timeout` has passed since the end of the request body, or nothing of it was taken for longer
-    /// than a body may rest.
-    async fn overdue(&self) {
+    /// When an answer is too late: `response_timeout` after the end of the request body, or after nothing of it was taken
+    /// for longer than a body may rest.
+    fn due(&self) -> Option<Instant> {
         let (limit, idle) = (self.forwarder.settings.response_timeout, self.forwarder.settings.idle_timeout);
-        let mut until = Instant::now() + limit;
-        loop {
-            sleep_until(until).await;
-            let now = Instant::now();
-            until = match (self.body.ended(), idle) {
-                (Some(ended), _) => ended + limit,
-                (None, Some(idle)) => self.body.moved() + limit.max(idle),
-                (None, None) => now + limit,
-            };
-            if until <= now {
-                return;
-            }
+        match self.body.ended() {
+            Some(ended) => Some(ended + limit),
+            None => idle.map(|idle| self.body.moved() + limit.max(idle)),
         }
     }
 
@@ -246,7 +233,7 @@ impl Journey<'_> {
     }
 
     /// The request as the upstream gets it: raw target, new headers, the credential last.
-    fn request(&self, lease: &Lease) -> Result<Request<body::Outgoing>, Problem> {
+    fn request(&self, lease: &Lease) -> Request<body::Outgoing> {
         let way = self.forwarder.pool.way();
         let body = self.body.outgoing();
         let mut request = Request::new(body);
@@ -256,7 +243,7 @@ impl Journey<'_> {
         let mut headers = headers::to_upstream(self.parts, &way.host, &lease.credential);
         frame(&mut headers, self.parts, &request);
         *request.headers_mut() = headers;
-        Ok(request)
+        request
     }
 
     /// The upstream's answer as the caller gets it.

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::upstream::Connection;
+use crate::alarm::Alarm;
 
 /// Bytes of request bodies that all requests together may keep: 64 MiB.
 const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
@@ -82,19 +83,12 @@ struct State {
 }
 
 impl Original {
-    /// Takes a body over; of those of up to `limit` bytes a copy is kept.
-    pub fn new(body: Incoming, limit: usize, budget: Arc<Budget>, idle: Option<Duration>) -> Self {
-        let ended = body.is_end_stream().then(Instant::now);
+    /// Takes a body over that arrived `now`; of those of up to `limit` bytes a copy is kept.
+    pub fn new(body: Incoming, limit: usize, budget: Arc<Budget>, idle: Option<Duration>, now: Instant) -> Self {
+        let ended = body.is_end_stream().then_some(now);
         let whole = body.size_hint().lower() <= limit as u64;
-        let state = State {
-            kept: VecDeque::new(),
-            kept_bytes: 0,
-            whole,
-            rest: Some(body),
-            moved: Instant::now(),
-            ended,
-            failed: false,
-        };
+        let state =
+            State { kept: VecDeque::new(), kept_bytes: 0, whole, rest: Some(body), moved: now, ended, failed: false };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), budget, idle, rested: Notify::new() }), limit }
     }
 
@@ -273,6 +267,8 @@ pub struct Theirs {
     /// Held until the end; then returned, or closed if it is not reusable.
     connection: Option<Connection>,
     reusable: bool,
+    /// The end of a body that failed, until what came before it is on its way to the caller.
+    failed: Option<BodyError>,
     idle: Idle,
 }
 
@@ -284,7 +280,7 @@ impl Answer {
 
     /// The upstream's answer.
     pub fn theirs(body: Incoming, connection: Connection, reusable: bool, idle: Option<Duration>) -> Self {
-        let mut theirs = Theirs { body, connection: Some(connection), reusable, idle: Idle::new(idle) };
+        let mut theirs = Theirs { body, connection: Some(connection), reusable, failed: None, idle: Idle::new(idle) };
         if theirs.body.is_end_stream() {
             theirs.finish();
         }
@@ -293,6 +289,22 @@ impl Answer {
 }
 
 impl Theirs {
+    /// The next piece. An error comes a turn after it was met: hyper drops what it has not written yet, be it the head,
+    /// when a body fails.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(self.idle.poll_data(&mut self.body, cx)) {
+            Some(Err(error)) => {
+                self.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            data => Poll::Ready(data),
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(connection) = self.connection.take_if(|_| self.reusable) {
             connection.give_back();
@@ -308,7 +320,7 @@ impl Body for Answer {
         match &mut *self {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Theirs(theirs) => {
-                let frame = ready!(theirs.idle.poll_data(&mut theirs.body, cx));
+                let frame = ready!(theirs.poll_data(cx));
                 if frame.is_none() || theirs.body.is_end_stream() {
                     theirs.finish();
                 }
@@ -337,13 +349,13 @@ impl Body for Answer {
 #[derive(Debug)]
 struct Idle {
     limit: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Option<Alarm>,
     last: Option<Instant>,
 }
 
 impl Idle {
     fn new(limit: Option<Duration>) -> Self {
-        Self { limit, timer: None, last: None }
+        Self { limit, alarm: None, last: None }
     }
 
     /// The next data frame; trailers are left out.
@@ -358,22 +370,14 @@ impl Idle {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return self.poll_timer(cx).map(|limit| Some(Err(BodyError::Idle(limit)))),
+                Poll::Pending => return self.poll_limit(cx).map(|limit| Some(Err(BodyError::Idle(limit)))),
             }
         }
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        let since = *self.last.get_or_insert_with(Instant::now);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(since + limit)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if since + limit <= Instant::now() {
-                return Poll::Ready(limit);
-            }
-            // Bytes came since the timer was set.
-            timer.as_mut().reset(since + limit);
-        }
+        let due = *self.last.get_or_insert_with(Instant::now) + limit;
+        self.alarm.get_or_insert_with(|| Alarm::new(due)).poll(|| Some(due), cx).map(|()| limit)
     }
 }

@@ -1,12 +1,14 @@
 //! Connections to the API: one pool for each worker, HTTP/1.1, most recently used first. A worker that has none at rest
 //! borrows another's, and one is kept ready while requests come: few of them ever wait for a handshake.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
@@ -204,7 +206,7 @@ impl Pool {
 
     /// An idle connection, if one is worth trying: of this worker, else of another.
     pub fn reuse(&self) -> Option<Connection> {
-        let now = self.way.clock.now().boot;
+        let now = self.way.clock.boot();
         self.way.shelves.touch(now);
         let found = take(&self.idle, now).or_else(|| self.way.shelves.borrow(now));
         found.map(|(line, idle)| self.connection(line, idle))
@@ -212,14 +214,14 @@ impl Pool {
 
     /// As if a connection had been asked for: one is wanted soon.
     pub fn touch(&self) {
-        self.way.shelves.touch(self.way.clock.now().boot);
+        self.way.shelves.touch(self.way.clock.boot());
     }
 
     /// Keeps one connection ready for `warm` after each use; never ends.
     pub async fn keep_ready(&self, warm: Duration) {
         let shelves = &self.way.shelves;
         loop {
-            let now = self.way.clock.now().boot;
+            let now = self.way.clock.boot();
             let is_empty = shelves.sweep(now);
             if now.saturating_sub(shelves.used.load(Ordering::Relaxed)) > millis(warm) {
                 if is_empty {
@@ -279,6 +281,15 @@ impl Shelves {
     }
 }
 
+impl From<TrySendError<Request<Outgoing>>> for SendError {
+    fn from(mut error: TrySendError<Request<Outgoing>>) -> Self {
+        match error.take_message() {
+            Some(_request) => Self::Unsent,
+            None => Self::Failed(error.into_error()),
+        }
+    }
+}
+
 impl Idle {
     fn is_usable(&self, now: u64) -> bool {
         now.saturating_sub(self.since) <= millis(IDLE) && !self.line.sender.is_closed()
@@ -296,21 +307,24 @@ impl Connection {
     ///
     /// # Errors
     /// [`SendError`] tells whether any of it was written.
-    pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, SendError> {
-        let Some(line) = &mut self.line else { return Err(SendError::Unsent) };
-        line.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(request) => {
-                drop(request);
-                SendError::Unsent
+    pub fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+        // At once, not when it is awaited: a request is large, and each move copies it.
+        let sent = self.line.as_mut().map(|line| line.sender.try_send_request(request));
+        async {
+            match sent {
+                Some(sent) => sent.await.map_err(SendError::from),
+                None => Err(SendError::Unsent),
             }
-            None => SendError::Failed(error.into_error()),
-        })
+        }
     }
 
     /// Lets the next request use it.
     pub fn give_back(mut self) {
         let Some(line) = self.line.take_if(|line| !line.sender.is_closed()) else { return };
-        let now = self.clock.now().boot;
+        let now = self.clock.boot();
         let mut idle = lock(&self.idle);
         if idle.len() < MOST_IDLE {
             idle.push(Idle { line, since: now });

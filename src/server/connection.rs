@@ -17,21 +17,20 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::alarm::Alarm;
 use crate::proxy::guard::Fragment;
 
 /// Time for a request head from its first byte.
 const HEAD: Duration = Duration::from_secs(10);
 /// Time a connection may rest between requests.
 const REST: Duration = Duration::from_secs(75);
-/// How often a busy connection's clock looks up.
-const LOOK: Duration = Duration::from_secs(10);
 /// Largest request head, in bytes.
 const LARGEST_HEAD: usize = 64 * 1024;
 
-/// What a connection is doing: two bits, and since when.
+/// What a connection is doing: two bits, and since when it rests or its head began.
 #[derive(Debug)]
 pub(super) struct Activity {
     word: AtomicU64,
@@ -79,7 +78,9 @@ impl Activity {
     }
 
     fn set(&self, doing: Doing) {
-        self.word.store(self.elapsed() << 2 | doing as u64, Ordering::Relaxed);
+        // Since when it is at work, nobody asks.
+        let since = if doing == Doing::Serving { 0 } else { self.elapsed() };
+        self.word.store(since << 2 | doing as u64, Ordering::Relaxed);
     }
 
     /// Milliseconds since `start`.
@@ -137,7 +138,7 @@ pub(super) async fn serve<T, S, B>(stream: T, service: S, activity: Arc<Activity
 where
     T: Stream,
     S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
-    B: Body<Error: std::error::Error + Send + Sync + 'static> + 'static,
+    B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
 {
     let io = TokioIo::new(Watched { stream, activity: activity.clone(), in_request_line: false });
     let service = Marked { service, activity: activity.clone() };
@@ -150,7 +151,7 @@ where
     let mut connection = pin!(connection);
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
-    let mut timer = Timer::new();
+    let mut alarm = Alarm::new(Instant::now() + HEAD);
     let mut is_ending = false;
     // The connection's errors are the client's: nobody is left to be told.
     poll_fn(|cx| {
@@ -169,39 +170,13 @@ where
             is_ending = true;
             connection.as_mut().graceful_shutdown();
         }
-        timer.poll(&activity, cx)
+        // A head that has begun is due sooner than whatever the alarm was set for.
+        if let Some(deadline) = activity.deadline() {
+            alarm.by(deadline);
+        }
+        alarm.poll(|| activity.deadline(), cx)
     })
     .await;
-}
-
-/// One timer for a connection, set as seldom as can be: it fires, looks, and is set anew.
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Timer {
-    fn new() -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep(LOOK)) }
-    }
-
-    fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            // A head that has begun is due sooner than whatever the timer was set for.
-            let deadline = activity.deadline();
-            if let Some(deadline) = deadline.filter(|deadline| *deadline < self.sleep.deadline()) {
-                self.sleep.as_mut().reset(deadline);
-            }
-            if self.sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let now = Instant::now();
-            match deadline {
-                Some(deadline) if deadline <= now => return Poll::Ready(()),
-                Some(deadline) => self.sleep.as_mut().reset(deadline),
-                None => self.sleep.as_mut().reset(now + LOOK),
-            }
-        }
-    }
 }
 
 /// Notices the first byte of a head, a fragment in its first line, and a caller that takes no bytes.
@@ -305,7 +280,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = std::task::ready!(self.answer.as_mut().poll(cx));
         let served = self.served.take();
-        Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body: Box::pin(body), _served: served })))
+        Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body, _served: served })))
     }
 }
 
@@ -320,11 +295,11 @@ impl Drop for Served {
 
 /// An answer's body that knows when it has ended.
 struct Serving<B> {
-    body: Pin<Box<B>>,
+    body: B,
     _served: Option<Served>,
 }
 
-impl<B: Body> Body for Serving<B> {
+impl<B: Body + Unpin> Body for Serving<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -332,7 +307,7 @@ impl<B: Body> Body for Serving<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.body.as_mut().poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
