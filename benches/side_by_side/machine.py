@@ -63,7 +63,7 @@ class Process:
         with open(self.log, "ab") as errors:
             # taskset replaces itself by the command, so that the process id stays.
             pinned = ["taskset", "-c", ",".join(map(str, sorted(cores))), *map(str, command)]
-            self.child = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stderr=errors, **more)
+            self.child = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, **{"stdout": errors, "stderr": errors, **more})
         self.pid = self.child.pid
 
     def wait_for_port(self, port, patience=10.0):

@@ -129,8 +129,22 @@ fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
     let listener = StdListener::bind(address)?;
     listener.set_nonblocking(true)?;
     rustix::net::listen(&listener, BACKLOG)?;
+    if address.ip().is_loopback() {
+        unpaced(&listener);
+    }
     Ok(listener)
 }
+
+/// Nothing is congested between two ends on one machine; a system's BBR would pace answers there, by a timer for each.
+/// Accepted connections inherit it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn unpaced(listener: &StdListener) {
+    // Reno is in every kernel and allowed to everybody. Without it, answers are only dearer.
+    let _ = rustix::net::sockopt::set_tcp_congestion(listener, "reno");
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn unpaced(_: &StdListener) {}
 
 /// A kernel without this family, where nobody can be led astray.
 fn is_absent(error: &io::Error) -> bool {
