@@ -459,16 +459,19 @@ fn the_variables_of_the_readme_are_known() {
 #[test]
 fn links_lead_somewhere() {
     let readme = readme();
-    let headings: BTreeSet<String> = readme
-        .lines()
-        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')))
-        .map(|heading| heading.to_lowercase().replace(' ', "-"))
-        .collect();
+    let headings = |page: &str| -> BTreeSet<String> {
+        page.lines()
+            .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')))
+            .map(|heading| heading.to_lowercase().replace(' ', "-"))
+            .collect()
+    };
     let mut seen = 0;
     for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        match link.strip_prefix('#') {
-            Some(heading) => assert!(headings.contains(heading), "{link}"),
-            None => assert!(root().join(link).exists(), "{link}"),
+        let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+        assert!(root().join(file).exists(), "{link}");
+        if let Some(heading) = heading {
+            let page = if file.is_empty() { readme.clone() } else { fs::read_to_string(root().join(file)).unwrap() };
+            assert!(headings(&page).contains(heading), "{link}");
         }
         seen += 1;
     }
