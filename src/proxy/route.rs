@@ -27,7 +27,12 @@ impl Route {
     /// # Errors
     /// They disagree, or the name is none.
     pub fn of(parts: &Parts) -> Result<Self, Problem> {
-        let whole = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let whole = match parts.uri.path_and_query() {
+            // `http://host?query` has an empty path, which an origin server gets as `/` (RFC 9112 section 3.2.1).
+            Some(target) if target.as_str().starts_with('?') => rooted(target.as_str())?,
+            Some(target) => target.clone(),
+            None => PathAndQuery::from_static("/"),
+        };
         let named = in_header(&parts.headers)?;
         let Some((name, rest)) = prefix(whole.as_str()) else {
             return Ok(Self { account: named, target: whole, prefixed: false });
@@ -37,11 +42,15 @@ impl Route {
             let detail = "the header Pleo-Account and the path name different accounts";
             return Err(Problem::new(Code::BadRequest, detail, "Name the account once."));
         }
-        let target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-        let target = PathAndQuery::try_from(target)
-            .map_err(|_| Problem::new(Code::BadRequest, "the path cannot be read", "Correct the request."))?;
-        Ok(Self { account: Some(account), target, prefixed: true })
+        Ok(Self { account: Some(account), target: rooted(rest)?, prefixed: true })
     }
+}
+
+/// A target that begins with `/`.
+fn rooted(target: &str) -> Result<PathAndQuery, Problem> {
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    PathAndQuery::try_from(target)
+        .map_err(|_| Problem::new(Code::BadRequest, "the path cannot be read", "Correct the request."))
 }
 
 /// `/@NAME`, and what follows it.
@@ -91,6 +100,8 @@ mod tests {
         assert_eq!(route("/@acme", &[]), Ok((Some("acme".into()), "/".into())));
         assert_eq!(route("/@acme?x", &["acme"]), Ok((Some("acme".into()), "/?x".into())));
         assert_eq!(route("/@acme//x", &[]), Ok((Some("acme".into()), "//x".into())));
+        assert_eq!(route("http://api.test?x", &[]), Ok((None, "/?x".into())));
+        assert_eq!(route("http://api.test", &[]), Ok((None, "/".into())));
     }
 
     #[test]
