@@ -191,3 +191,18 @@ impl Accept for UnixListener {
         Ok((stream, Caller::Unix { user, process }))
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_to_loopback_are_not_paced() {
+        for listener in tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap() {
+            listener.set_nonblocking(false).unwrap();
+            let _caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let accepted = listener.accept().unwrap().0;
+            assert_eq!(rustix::net::sockopt::tcp_congestion(&accepted).unwrap(), "reno");
+        }
+    }
+}
