@@ -32,6 +32,7 @@ use tracing::error;
 use crate::clock::Clock;
 use crate::oauth;
 use crate::store::{AccountName, Issued, Stamp, Store};
+use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use account::Shared;
 use refresh::Attempt;
@@ -112,6 +113,7 @@ pub struct Accounts {
     /// Where refreshes run, whatever thread asks for them.
     control: Handle,
     tasks: TaskTracker,
+    supervisor: Supervisor,
     closing: CancellationToken,
     folder: Mutex<Stamp>,
     chosen: ArcSwap<Chosen>,
@@ -144,6 +146,7 @@ impl Accounts {
             }),
             control: Handle::current(),
             tasks: TaskTracker::new(),
+            supervisor: Supervisor::default(),
             closing: CancellationToken::new(),
             folder: Mutex::default(),
             chosen: ArcSwap::from_pointee(Chosen { version: 0, choice: Arc::new(Choice::None) }),
@@ -317,6 +320,11 @@ impl Accounts {
     /// Counters of everything that is done to tokens and requests.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// What became of the background tasks of this process, those of other parts included.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     /// Where grants of this process are issued.
