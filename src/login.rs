@@ -2,13 +2,15 @@
 
 mod listener;
 mod page;
+mod register;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use dashmap::DashMap;
-use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::warn;
 use url::Url;
 
@@ -21,15 +23,19 @@ use crate::tokens::{Accounts, Asked, ChangeError, Login};
 
 pub use listener::{CallbackListener, ListenerError};
 pub use page::{Page, protect, source_hash};
+pub use register::End;
+use register::{Claim, Register};
 
 /// How long a person has to consent.
 pub const PATIENCE: Duration = Duration::from_secs(600);
-/// Logins of one account that may be under way: a page that opens /connect again and again gets no further.
-const MOST_PENDING: usize = 5;
+/// How long a page that is loaded a second time waits for the end of its login: as long as an exchange may take.
+const REPEATED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A login that was begun.
 #[derive(Debug)]
 pub struct Begun {
+    /// Names the login in [`Logins::outcome`] and [`Logins::abandon`]; no secret.
+    pub id: String,
     /// Where the person goes. Holds `state` and the challenge, no secret.
     pub url: Url,
     /// Where the answer will come.
@@ -45,15 +51,15 @@ pub enum LoginError {
     /// No randomness.
     #[error("the system has no randomness: {0}")]
     Random(#[from] getrandom::Error),
-    /// Too many at once.
-    #[error("{MOST_PENDING} logins of account {0} are under way; finish one, or wait ten minutes")]
-    TooMany(AccountName),
     /// The answer cannot be read.
     #[error("the answer of the authorization server cannot be used: {0}")]
     Callback(#[from] CallbackError),
     /// Nobody waits for this answer.
-    #[error("this login is not known: it was used already, or is older than ten minutes; begin again")]
+    #[error("this login is not known: later ones took its place, or it is older than ten minutes; begin again")]
     UnknownState,
+    /// Its first callback failed.
+    #[error("{0}")]
+    Repeated(String),
     /// The person or the server said no.
     #[error("the login was refused: {0}")]
     Refused(String),
@@ -71,7 +77,8 @@ pub enum LoginError {
     Change(#[from] ChangeError),
 }
 
-struct Pending {
+/// What a callback needs to be finished.
+struct PendingLogin {
     account: AccountName,
     verifier: CodeVerifier,
     redirect_uri: String,
@@ -81,30 +88,25 @@ struct Pending {
 /// All logins under way.
 pub struct Logins {
     accounts: Arc<Accounts>,
-    /// By the SHA-256 of their state, so that looking one up takes no time that depends on the state.
-    pending: DashMap<[u8; 32], Pending>,
-    /// How the last login of each account ended, for whoever waits for it.
-    outcomes: DashMap<AccountName, Result<(), String>>,
+    register: Register,
+    /// How the last login of each account ended, for `status`.
+    latest: DashMap<AccountName, Result<(), String>>,
 }
 
 impl Logins {
     /// None yet.
     pub fn new(accounts: Arc<Accounts>) -> Arc<Self> {
-        Arc::new(Self { accounts, pending: DashMap::new(), outcomes: DashMap::new() })
+        Arc::new(Self { accounts, register: Register::default(), latest: DashMap::new() })
     }
 
-    /// Begins a login.
+    /// Begins a login. Of an account's pending logins the oldest makes room for a sixth.
     ///
     /// # Errors
-    /// No client id or secret, or too many logins of this account are under way.
+    /// No client id or secret, or no randomness.
     pub fn begin(&self, account: &AccountName, redirect_uri: &str) -> Result<Begun, LoginError> {
         let oauth = self.accounts.oauth();
         let credentials = oauth.credentials()?;
         let now = self.accounts.clock().now();
-        self.pending.retain(|_, pending| !pending.expires.passed(now));
-        if self.pending.iter().filter(|pending| pending.account == *account).count() >= MOST_PENDING {
-            return Err(LoginError::TooMany(account.clone()));
-        }
         let state = LoginState::new(secret::random()?.as_str());
         let verifier = CodeVerifier::new(secret::random()?.as_str());
         let settings = &oauth.settings;
@@ -118,32 +120,49 @@ impl Logins {
         };
         let url = request.url();
         let expires = Deadline::after(now, PATIENCE);
-        let pending = Pending { account: account.clone(), verifier, redirect_uri: redirect_uri.into(), expires };
-        self.outcomes.remove(account);
-        self.pending.insert(key(&state), pending);
-        Ok(Begun { url, redirect_uri: redirect_uri.into() })
+        let pending = PendingLogin { account: account.clone(), verifier, redirect_uri: redirect_uri.into(), expires };
+        self.latest.remove(account);
+        let id = self.register.add(&state, pending, now);
+        Ok(Begun { id, url, redirect_uri: redirect_uri.into() })
     }
 
-    /// Finishes a login with what the authorization server sent back. It goes on if the caller leaves.
+    /// Finishes a login with what the authorization server sent back. It goes on if the caller leaves. A callback that
+    /// comes again ends as the first one did.
     ///
     /// # Errors
     /// [`LoginError`]; nothing was saved.
     pub async fn finish(self: &Arc<Self>, callback: Callback) -> Result<AccountName, LoginError> {
-        let (_, pending) = self.pending.remove(&key(callback.state())).ok_or(LoginError::UnknownState)?;
-        if pending.expires.passed(self.accounts.clock().now()) {
-            return Err(LoginError::UnknownState);
-        }
+        let state = callback.state().clone();
+        let pending = match self.register.claim(&state, self.accounts.clock().now()) {
+            Claim::First(pending) => pending,
+            Claim::Repeated(account, end) => return repeated(end).await.map(|()| account),
+            Claim::Unknown => return Err(LoginError::UnknownState),
+        };
         let account = pending.account.clone();
-        let code = self.code(callback).inspect_err(|error| self.note(&account, Err(error)))?;
+        let code = self.code(callback).inspect_err(|error| self.conclude(&state, &account, Err(error)))?;
         let asked = self.accounts.ask(&account);
-        let logins = self.clone();
+        let (logins, key) = (self.clone(), state.clone());
         let work = async move {
             let finished = logins.redeem(asked, &pending, &code).await;
-            logins.note(&pending.account, finished.as_ref().copied());
+            logins.conclude(&key, &pending.account, finished.as_ref().copied());
             finished
         };
-        self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))?;
-        Ok(account)
+        let finished = self.accounts.keep(work).await.unwrap_or_else(|| {
+            let closing = Err(ChangeError::Closing.into());
+            self.conclude(&state, &account, closing.as_ref().copied());
+            closing
+        });
+        finished.map(|()| account)
+    }
+
+    /// Tells everybody who waits for a login how it ended.
+    fn conclude(&self, state: &LoginState, account: &AccountName, finished: Result<(), &LoginError>) {
+        if let Err(error) = finished {
+            warn!(%account, "login failed: {error}");
+        }
+        let end = finished.map_err(ToString::to_string);
+        self.latest.insert(account.clone(), end.clone());
+        self.register.end(state, end);
     }
 
     /// The code of a callback that brings one from the server that was asked.
@@ -159,17 +178,10 @@ impl Logins {
         }
     }
 
-    async fn redeem(&self, asked: Asked, pending: &Pending, code: &AuthorizationCode) -> Result<(), LoginError> {
+    async fn redeem(&self, asked: Asked, pending: &PendingLogin, code: &AuthorizationCode) -> Result<(), LoginError> {
         let credentials = self.accounts.oauth().credentials()?;
         let login = exchange(&self.accounts, pending, code, &credentials).await?;
         Ok(self.accounts.install(asked, login).await?)
-    }
-
-    fn note(&self, account: &AccountName, finished: Result<(), &LoginError>) {
-        if let Err(error) = finished {
-            warn!(%account, "login failed: {error}");
-        }
-        self.outcomes.insert(account.clone(), finished.map_err(ToString::to_string));
     }
 
     /// Saves a refresh token that was issued elsewhere to this client, refreshes it once and finds out whose it is.
@@ -187,24 +199,33 @@ impl Logins {
         self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))
     }
 
-    /// Forgets the logins of an account that are under way: it is being logged out.
+    /// Ends the pending logins of an account: it is being logged out.
     pub fn cancel(&self, account: &AccountName) {
-        let before = self.pending.len();
-        self.pending.retain(|_, pending| pending.account != *account);
-        if self.pending.len() < before {
-            self.outcomes.insert(account.clone(), Err("a logout cancelled the login".into()));
+        let why = "a logout cancelled the login";
+        if self.register.cancel(account, why) {
+            self.latest.insert(account.clone(), Err(why.into()));
         }
+    }
+
+    /// Forgets a pending login by its [`Begun::id`]: whoever began it waits no longer. False if it is none any more.
+    pub fn abandon(&self, login: &str) -> bool {
+        self.register.abandon(login)
     }
 
     /// True if a login under way comes back to this redirect URI.
     pub fn is_pending_at(&self, redirect_uri: &str) -> bool {
-        let now = self.accounts.clock().now();
-        self.pending.iter().any(|pending| pending.redirect_uri == redirect_uri && !pending.expires.passed(now))
+        self.register.is_pending_at(redirect_uri, self.accounts.clock().now())
     }
 
-    /// How the last login of an account that was begun has ended; none while it is under way.
-    pub fn outcome(&self, account: &AccountName) -> Option<Result<(), String>> {
-        self.outcomes.get(account).map(|outcome| outcome.clone())
+    /// How a login ended, by its [`Begun::id`]; the inner none while it is under way. None if it is not known: later
+    /// logins took its place, or it is too old.
+    pub fn outcome(&self, login: &str) -> Option<End> {
+        self.register.outcome(login, self.accounts.clock().now())
+    }
+
+    /// How the last login of an account ended; none if it is under way, or there was none.
+    pub fn latest(&self, account: &AccountName) -> Option<Result<(), String>> {
+        self.latest.get(account).map(|end| end.clone())
     }
 
     /// Answers the browser that comes back from the authorization server.
@@ -240,7 +261,6 @@ impl Page {
             LoginError::Credentials(_) | LoginError::Random(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "The login cannot begin")
             }
-            LoginError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "The login cannot begin"),
             LoginError::Listener(_) => (StatusCode::CONFLICT, "The login cannot begin"),
             _ => (StatusCode::BAD_REQUEST, "The login failed"),
         };
@@ -248,14 +268,18 @@ impl Page {
     }
 }
 
-fn key(state: &LoginState) -> [u8; 32] {
-    Sha256::digest(state.expose().as_bytes()).into()
+/// The end of a login whose callback came before.
+async fn repeated(mut end: watch::Receiver<End>) -> Result<(), LoginError> {
+    let unknown = "this login is still being finished; see `pleo-proxy status`";
+    let ended = timeout(REPEATED_PATIENCE, end.wait_for(Option::is_some)).await;
+    let end = ended.ok().and_then(Result::ok).and_then(|end| end.clone());
+    end.unwrap_or_else(|| Err(unknown.into())).map_err(LoginError::Repeated)
 }
 
 /// Code for tokens, then whose they are and whether introspection can be believed.
 async fn exchange(
     accounts: &Accounts,
-    pending: &Pending,
+    pending: &PendingLogin,
     code: &AuthorizationCode,
     credentials: &Credentials,
 ) -> Result<Login, LoginError> {

@@ -25,7 +25,7 @@ const EXPOSING: [(&str, &str); 10] = [
     ("admin/api.rs", "session cookie and one-time link"),
     ("cli/instance.rs", "admin key to our own admin listener"),
     ("cli/serve.rs", "one-time link on a terminal"),
-    ("login.rs", "hash of the state"),
+    ("login/register.rs", "hash of the state"),
     ("oauth.rs", "introspection and identity requests"),
     ("oauth/authorize.rs", "state in the authorize address"),
     ("oauth/pkce.rs", "challenge of the verifier"),

@@ -34,7 +34,7 @@ pub(super) async fn status(State(admin): Shared) -> Json<Value> {
 
 fn account_status(admin: &Admin, account: &crate::tokens::Account) -> Value {
     let mut status = serde_json::to_value(account.status()).unwrap_or_default();
-    if let (Value::Object(status), Some(outcome)) = (&mut status, admin.logins.outcome(&account.name)) {
+    if let (Value::Object(status), Some(outcome)) = (&mut status, admin.logins.latest(&account.name)) {
         match outcome {
             Ok(()) => status.insert("last_login".into(), "connected".into()),
             Err(why) => status.insert("last_login_error".into(), why.into()),
@@ -158,8 +158,9 @@ async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response 
         Ok(begun) => begun,
         Err(error) => return login_failed(&error),
     };
-    let (url, redirect_uri) = (begun.url.as_str(), begun.redirect_uri);
-    Json(json!({"version": 1, "outcome": "begun", "authorize_url": url, "redirect_uri": redirect_uri})).into_response()
+    let (id, url, redirect_uri) = (begun.id, begun.url.as_str(), begun.redirect_uri);
+    Json(json!({"version": 1, "outcome": "begun", "id": id, "authorize_url": url, "redirect_uri": redirect_uri}))
+        .into_response()
 }
 
 impl Admin {
@@ -272,10 +273,9 @@ fn login_failed(error: &LoginError) -> Response {
         LoginError::Change(change) => return change_failed(change),
         LoginError::Listener(_) => (StatusCode::CONFLICT, "redirect_taken"),
         LoginError::Credentials(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
-        LoginError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_logins"),
         LoginError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         LoginError::Callback(_) | LoginError::UnknownState => (StatusCode::BAD_REQUEST, "bad_request"),
-        LoginError::Refused(_) | LoginError::Issuer | LoginError::Exchange(_) => {
+        LoginError::Refused(_) | LoginError::Issuer | LoginError::Exchange(_) | LoginError::Repeated(_) => {
             (StatusCode::BAD_GATEWAY, "login_failed")
         }
     };

@@ -112,7 +112,7 @@ async fn login_here(config: &Config, state: &State, name: &AccountName, login: &
         return Ok(());
     }
     say!("Waiting for the login to come back to {redirect_uri} ...");
-    let done = wait(&logins, name).await;
+    let done = wait(&logins, &begun.id).await;
     if let Some(listener) = listener {
         listener.close().await;
     }
@@ -120,12 +120,12 @@ async fn login_here(config: &Config, state: &State, name: &AccountName, login: &
 }
 
 /// Waits for the browser to come back to the temporary listener.
-async fn wait(logins: &Logins, name: &AccountName) -> Result<(), Failure> {
+async fn wait(logins: &Logins, login: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         sleep(LOOK).await;
-        if let Some(outcome) = logins.outcome(name) {
-            return outcome.map_err(|error| anyhow!("{error}").into());
+        if let Some(Some(end)) = logins.outcome(login) {
+            return end.map_err(|error| anyhow!("{error}").into());
         }
     }
     Err(timed_out())

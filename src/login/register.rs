@@ -1,0 +1,134 @@
+//! The logins that were begun: what each needs to be finished, and how the finished ones ended. An ended login stays
+//! known until it would have expired, so that a page that is loaded twice and a command that waits learn its end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use super::PendingLogin;
+use crate::clock::{Deadline, Now};
+use crate::secret::LoginState;
+use crate::store::AccountName;
+
+/// Logins of one account that may be pending; one more ends the oldest.
+const MAX_PENDING: usize = 5;
+/// Pending logins of all accounts together: `/connect` needs no key, and takes any name.
+const MAX_PENDING_IN_ALL: usize = 100;
+
+/// SHA-256 of a state, so that looking one up takes no time that depends on the state.
+type Key = [u8; 32];
+
+/// How a login ended; none while it is pending or being finished.
+pub type End = Option<Result<(), String>>;
+
+/// All logins of this process.
+#[derive(Default)]
+pub(super) struct Register {
+    entries: DashMap<Key, Entry>,
+    begun: AtomicU64,
+}
+
+struct Entry {
+    /// Rises with every login that is begun.
+    number: u64,
+    account: AccountName,
+    /// None once its callback came.
+    pending: Option<PendingLogin>,
+    expires: Deadline,
+    end: watch::Sender<End>,
+}
+
+/// What a callback's state leads to.
+pub(super) enum Claim {
+    /// A pending login, which is the caller's to finish and to end.
+    First(PendingLogin),
+    /// Its callback came before.
+    Repeated(AccountName, watch::Receiver<End>),
+    /// No login, or one that expired.
+    Unknown,
+}
+
+impl Register {
+    /// Adds a pending login and returns its id, which is no secret. The oldest make room for it.
+    pub(super) fn add(&self, state: &LoginState, pending: PendingLogin, now: Now) -> String {
+        self.entries.retain(|_, entry| !entry.expires.passed(now));
+        self.make_room(MAX_PENDING, |entry| entry.account == pending.account);
+        self.make_room(MAX_PENDING_IN_ALL, |_| true);
+        let (key, end) = (key(state), watch::Sender::default());
+        let (account, expires) = (pending.account.clone(), pending.expires);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        self.entries.insert(key, Entry { number, account, pending: Some(pending), expires, end });
+        id(&key)
+    }
+
+    /// Removes the oldest of the pending logins that are counted, until there is room for one more.
+    fn make_room(&self, limit: usize, is_counted: impl Fn(&Entry) -> bool) {
+        let counted = self.entries.iter().filter(|entry| entry.pending.is_some() && is_counted(entry));
+        let mut oldest: Vec<_> = counted.map(|entry| (entry.number, *entry.key())).collect();
+        oldest.sort_unstable();
+        let excess = (oldest.len() + 1).saturating_sub(limit);
+        for (_, key) in oldest.iter().take(excess) {
+            self.entries.remove(key);
+        }
+    }
+
+    /// Hands a pending login to the first callback that names its state.
+    pub(super) fn claim(&self, state: &LoginState, now: Now) -> Claim {
+        let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.expires.passed(now)) else {
+            return Claim::Unknown;
+        };
+        match entry.pending.take() {
+            Some(pending) => Claim::First(pending),
+            None => Claim::Repeated(entry.account.clone(), entry.end.subscribe()),
+        }
+    }
+
+    /// Notes how a claimed login ended, for everybody who waits for it.
+    pub(super) fn end(&self, state: &LoginState, end: Result<(), String>) {
+        if let Some(entry) = self.entries.get(&key(state)) {
+            entry.end.send_replace(Some(end));
+        }
+    }
+
+    /// Ends the pending logins of an account; true if there were any.
+    pub(super) fn cancel(&self, account: &AccountName, why: &str) -> bool {
+        let mut pending = self.entries.iter_mut().filter(|entry| entry.account == *account);
+        pending.by_ref().fold(false, |any, mut entry| {
+            let is_pending = entry.pending.take().is_some();
+            if is_pending {
+                entry.end.send_replace(Some(Err(why.to_owned())));
+            }
+            any | is_pending
+        })
+    }
+
+    /// Forgets a pending login; false if it is none (any more).
+    pub(super) fn abandon(&self, login: &str) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|key, entry| entry.pending.is_none() || id(key) != login);
+        self.entries.len() < before
+    }
+
+    /// How a login ended; the outer none: it is not known, because later ones took its place or it expired.
+    pub(super) fn outcome(&self, login: &str, now: Now) -> Option<End> {
+        let entry = self.entries.iter().find(|entry| id(entry.key()) == login && !entry.expires.passed(now))?;
+        Some(entry.end.borrow().clone())
+    }
+
+    /// True if a pending login comes back to this redirect URI.
+    pub(super) fn is_pending_at(&self, redirect_uri: &str, now: Now) -> bool {
+        let leads_there = |pending: &PendingLogin| pending.redirect_uri == redirect_uri && !pending.expires.passed(now);
+        self.entries.iter().any(|entry| entry.pending.as_ref().is_some_and(leads_there))
+    }
+}
+
+fn key(state: &LoginState) -> Key {
+    Sha256::digest(state.expose().as_bytes()).into()
+}
+
+/// A part of the key: it tells logins apart and leads nowhere.
+fn id(key: &Key) -> String {
+    key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
