@@ -3,13 +3,13 @@
 
 mod file;
 mod record;
+mod threads;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::private_file::PrivateFileError;
@@ -49,6 +49,11 @@ pub enum OpenError {
     /// Group or others have access.
     #[error("the state folder {} has mode {:04o}, others may enter it; run: chmod 700 {}", .0.display(), .1, .0.display())]
     Lax(PathBuf, u32),
+    /// The system gives no thread for file work.
+    #[error(
+        "the store gets no thread ({0}); end other programs of this user, or raise the limit of processes (ulimit -u, TasksMax)"
+    )]
+    NoThread(io::Error),
 }
 
 /// Why one account's record cannot be used. It stays where it is.
@@ -118,7 +123,7 @@ impl Store {
         let deadline = Instant::now() + patience;
         loop {
             let account = account.clone();
-            match self.run(move |store| store.try_lock(&account)).await? {
+            match self.run(move |store| store.try_lock(&account)).await?? {
                 file::Try::Locked(locked) => return Ok(locked),
                 file::Try::Busy(holder) if Instant::now() >= deadline => return Err(LockError::Busy(holder)),
                 file::Try::Busy(_) => sleep(LOCK_POLL).await,
@@ -131,8 +136,11 @@ impl Store {
     /// # Errors
     /// [`RecordError`]; the file is left alone.
     pub async fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
+        let Self::File(store) = self;
+        let path = store.path(account);
         let account = account.clone();
-        self.run(move |store| store.load(&account)).await
+        let loaded = self.run(move |store| store.load(&account)).await;
+        loaded.unwrap_or_else(|error| Err(PrivateFileError::Unreadable(path, error).into()))
     }
 
     /// Makes sure that the next save has its space.
@@ -140,12 +148,7 @@ impl Store {
     /// # Errors
     /// [`SaveError`], with the disk's reason.
     pub async fn prepare(&self, locked: Locked) -> (Locked, Result<(), SaveError>) {
-        self.run(move |store| {
-            let mut locked = locked;
-            let prepared = store.prepare(&mut locked);
-            (locked, prepared)
-        })
-        .await
+        self.under_lock(locked, |store, locked| store.prepare(locked)).await
     }
 
     /// Replaces a record durably; it is on disk when this returns `Ok`.
@@ -153,12 +156,7 @@ impl Store {
     /// # Errors
     /// [`SaveError`]; the old record is whole.
     pub async fn save(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
-        self.run(move |store| {
-            let mut locked = locked;
-            let saved = store.save(&mut locked, &record);
-            (locked, saved)
-        })
-        .await
+        self.under_lock(locked, move |store, locked| store.save(locked, &record)).await
     }
 
     /// Replaces a record durably and leaves the space that was prepared for the next save.
@@ -166,11 +164,7 @@ impl Store {
     /// # Errors
     /// [`SaveError`]; the old record is whole.
     pub async fn note(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
-        self.run(move |store| {
-            let noted = store.note(&locked, &record);
-            (locked, noted)
-        })
-        .await
+        self.under_lock(locked, move |store, locked| store.note(locked, &record)).await
     }
 
     /// Moves a record that cannot be read aside and returns its new place.
@@ -179,7 +173,7 @@ impl Store {
     /// The file cannot be moved.
     pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<PathBuf> {
         let account = locked.account.clone();
-        self.run(move |store| store.set_aside(&account, unix_time)).await
+        self.run(move |store| store.set_aside(&account, unix_time)).await?
     }
 
     /// Names of all records, sorted.
@@ -187,21 +181,37 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub async fn list(&self) -> io::Result<Vec<AccountName>> {
-        self.run(FileStore::list).await
+        self.run(FileStore::list).await?
     }
 
-    /// Stamp of the folder, and of each named record, in that order.
+    /// Stamp of the folder, and of each named record, in that order. What cannot be looked at now counts as absent.
     pub async fn stamps(&self, accounts: Vec<AccountName>) -> (Stamp, Vec<Stamp>) {
-        self.run(move |store| (store.folder_stamp(), accounts.iter().map(|account| store.stamp(account)).collect()))
-            .await
+        let count = accounts.len();
+        let look = move |store: &FileStore| {
+            (store.folder_stamp(), accounts.iter().map(|account| store.stamp(account)).collect())
+        };
+        self.run(look).await.unwrap_or_else(|_| (Stamp::default(), vec![Stamp::default(); count]))
+    }
+
+    /// Runs work that changes a record. However it fares, the lock comes back with it.
+    async fn under_lock(
+        &self,
+        locked: Locked,
+        work: impl FnOnce(&FileStore, &Locked) -> Result<(), SaveError> + Send + 'static,
+    ) -> (Locked, Result<(), SaveError>) {
+        let Self::File(store) = self;
+        let shared = locked.share();
+        let done = self.run(move |store| work(store, &shared)).await;
+        let done = done.unwrap_or_else(|error| Err(store.unsaved(&locked.account, error)));
+        (locked, done)
     }
 
     /// Runs file work off the runtimes' threads. It is not cancelled when the caller leaves: a save that has begun
     /// ends, and what it owns is dropped after it.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&FileStore) -> T + Send + 'static) -> T {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&FileStore) -> T + Send + 'static) -> io::Result<T> {
         let Self::File(store) = self;
-        let store = store.clone();
-        spawn_blocking(move || work(&store)).await.expect("file work does not panic, and runtimes outlive it")
+        let owned = store.clone();
+        store.threads.run(move || work(&owned)).await
     }
 }
 

@@ -11,11 +11,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
 use super::record::Record;
+use super::threads::Threads;
 use super::{AccountName, OpenError, RecordError, SaveError, Stamp};
 use crate::private_file::{self, PrivateFileError};
 
@@ -28,6 +29,8 @@ const RESERVED: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct FileStore {
     folder: PathBuf,
+    /// Where its work is done.
+    pub(super) threads: Threads,
     /// Temp files that a process left behind when it died, by account; removed under the account's lock.
     leftovers: Mutex<HashMap<AccountName, Vec<PathBuf>>>,
 }
@@ -37,9 +40,26 @@ pub struct FileStore {
 pub struct Locked {
     /// Whose record.
     pub account: AccountName,
+    held: Arc<Held>,
+}
+
+/// Shared with the work that is done under the lock, which may end after its caller: the lock is held until then.
+#[derive(Debug)]
+struct Held {
     /// Open for as long as the lock is held.
     _file: File,
-    prepared: Option<NamedTempFile>,
+    prepared: Mutex<Option<NamedTempFile>>,
+}
+
+impl Locked {
+    /// The same lock, for work on another thread.
+    pub(super) fn share(&self) -> Self {
+        Self { account: self.account.clone(), held: self.held.clone() }
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<NamedTempFile>> {
+        self.held.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How an attempt to lock ended.
@@ -53,7 +73,8 @@ impl FileStore {
     pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
         make_private_folder(folder)?;
         let leftovers = leftovers(folder).map_err(|error| OpenError::Unreadable(folder.into(), error))?;
-        Ok(Self { folder: folder.into(), leftovers: Mutex::new(leftovers) })
+        let threads = Threads::start().map_err(OpenError::NoThread)?;
+        Ok(Self { folder: folder.into(), threads, leftovers: Mutex::new(leftovers) })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -74,7 +95,8 @@ impl FileStore {
         // Only a help for people: a failure here changes nothing about the lock.
         let _ = write_holder(&mut file);
         self.clear_leftovers(account);
-        Ok(Try::Locked(Locked { account: account.clone(), _file: file, prepared: None }))
+        let held = Held { _file: file, prepared: Mutex::default() };
+        Ok(Try::Locked(Locked { account: account.clone(), held: Arc::new(held) }))
     }
 
     /// Reads a record; `None` if there is none.
@@ -89,44 +111,42 @@ impl FileStore {
     }
 
     /// Creates the next record's file and reserves its space.
-    pub(super) fn prepare(&self, locked: &mut Locked) -> Result<(), SaveError> {
-        if locked.prepared.is_some() {
+    pub(super) fn prepare(&self, locked: &Locked) -> Result<(), SaveError> {
+        let mut prepared = locked.prepared();
+        if prepared.is_some() {
             return Ok(());
         }
-        let fail = |error| SaveError::new(&self.path(&locked.account), error);
+        let fail = |error| self.unsaved(&locked.account, error);
         let mut file = self.temp_file(&locked.account).map_err(fail)?;
         file.write_all(&[b' '; RESERVED]).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
-        locked.prepared = Some(file);
+        *prepared = Some(file);
         Ok(())
     }
 
     /// Replaces a record: write, fsync, rename, fsync of the folder. A file whose fsync failed is thrown away.
-    pub(super) fn save(&self, locked: &mut Locked, record: &Record) -> Result<(), SaveError> {
-        let path = self.path(&locked.account);
-        let prepared = locked.prepared.take();
-        self.replace(&path, &locked.account, prepared, record).map_err(|error| SaveError::new(&path, error))
+    pub(super) fn save(&self, locked: &Locked, record: &Record) -> Result<(), SaveError> {
+        let prepared = locked.prepared().take();
+        self.replace(&locked.account, prepared, record).map_err(|error| self.unsaved(&locked.account, error))
     }
 
     /// The same, without touching what was prepared for the next save.
     pub(super) fn note(&self, locked: &Locked, record: &Record) -> Result<(), SaveError> {
-        let path = self.path(&locked.account);
-        self.replace(&path, &locked.account, None, record).map_err(|error| SaveError::new(&path, error))
+        self.replace(&locked.account, None, record).map_err(|error| self.unsaved(&locked.account, error))
     }
 
-    fn replace(
-        &self,
-        path: &Path,
-        account: &AccountName,
-        prepared: Option<NamedTempFile>,
-        record: &Record,
-    ) -> io::Result<()> {
+    /// What is said about a record that was not saved.
+    pub(super) fn unsaved(&self, account: &AccountName, error: io::Error) -> SaveError {
+        SaveError::new(&self.path(account), error)
+    }
+
+    fn replace(&self, account: &AccountName, prepared: Option<NamedTempFile>, record: &Record) -> io::Result<()> {
         let mut file = prepared.map_or_else(|| self.temp_file(account), Ok)?;
         let bytes = record.encode();
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&bytes)?;
         file.as_file().set_len(bytes.len() as u64)?;
         file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
+        file.persist(self.path(account)).map_err(|error| error.error)?;
         File::open(&self.folder)?.sync_all()
     }
 
@@ -158,7 +178,7 @@ impl FileStore {
         stamp(&self.folder)
     }
 
-    fn path(&self, account: &AccountName) -> PathBuf {
+    pub(super) fn path(&self, account: &AccountName) -> PathBuf {
         self.folder.join(format!("{account}.json"))
     }
 

@@ -1,0 +1,105 @@
+//! The threads on which file work is done. They are made at the start and kept: when the system gives no more threads,
+//! what is in custody can still be saved.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+/// How many there are, if the system gives as many: work waits for the disk, not for a processor.
+const MOST: usize = 4;
+/// Work that may wait for a thread. Only a disk that hangs lets it come to that.
+const WAITING: usize = 4096;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that end with the last of their owners.
+#[derive(Debug)]
+pub(super) struct Threads(SyncSender<Work>);
+
+impl Threads {
+    /// Makes them, or as many as there are to be had.
+    ///
+    /// # Errors
+    /// Not even one can be had.
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, waiting) = sync_channel(WAITING);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for number in 0..MOST {
+            let waiting = waiting.clone();
+            match thread::Builder::new().name(format!("store-{number}")).spawn(move || work_off(&waiting)) {
+                Ok(_) => {}
+                Err(error) if number == 0 => return Err(error),
+                Err(error) => {
+                    warn!("the store works with {number} threads, the system gives no more: {error}");
+                    break;
+                }
+            }
+        }
+        Ok(Self(sender))
+    }
+
+    /// Runs work on one of them. It is not cancelled when the caller leaves: what has begun ends, and what it owns is
+    /// dropped after it.
+    ///
+    /// # Errors
+    /// It was not done: too much is waiting, or it panicked.
+    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (sender, done) = oneshot::channel();
+        let work = Box::new(move || drop(sender.send(work())));
+        self.0.try_send(work).map_err(|_| io::Error::other("the disk does not keep up with the store's work"))?;
+        done.await.map_err(|_| io::Error::other("the store's work on it failed (a bug)"))
+    }
+}
+
+fn work_off(waiting: &Mutex<Receiver<Work>>) {
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else { return };
+        // The panic has been told by the hook; whoever waits for the work sees its sender go.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_of_its_own_and_the_threads_stay() {
+        let threads = Threads::start().unwrap();
+        for _ in 0..3 * MOST {
+            assert!(threads.run(|| panic!("on purpose")).await.is_err());
+        }
+        assert_eq!(threads.run(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn more_work_than_may_wait_is_refused_and_what_waits_is_done() {
+        let threads = Threads::start().unwrap();
+        let (hold, held) = sync_channel::<()>(0);
+        let held = Arc::new(Mutex::new(held));
+        let (mut waiting, mut look) = (Vec::new(), Context::from_waker(Waker::noop()));
+        let refused = loop {
+            let held = held.clone();
+            let mut run = Box::pin(threads.run(move || drop(held.lock().map(|held| held.recv()))));
+            match run.as_mut().poll(&mut look) {
+                Poll::Ready(refused) => break refused,
+                Poll::Pending => waiting.push(run),
+            }
+        };
+        assert!(refused.unwrap_err().to_string().contains("does not keep up"));
+        assert!((WAITING..=WAITING + MOST).contains(&waiting.len()), "{}", waiting.len());
+        drop(hold);
+        for run in waiting {
+            run.await.unwrap();
+        }
+    }
+}
