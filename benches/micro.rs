@@ -71,13 +71,17 @@ fn request(caller: Caller) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+fn own() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8088))
+}
+
 fn api() -> Origin {
     Origin::parse("https://external.pleo.io").unwrap()
 }
 
 #[divan::bench(args = CALLERS)]
 fn guard_decision(bencher: Bencher<'_, '_>, caller: Caller) {
-    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    let guard = Guard::data(&guard::Settings::default(), own(), &api());
     let parts = request(caller);
     bencher.bench_local(|| {
         let admitted = guard.check(black_box(&parts)).is_ok();
@@ -87,13 +91,13 @@ fn guard_decision(bencher: Bencher<'_, '_>, caller: Caller) {
 
 #[divan::bench]
 fn guard_decision_on_a_delete(bencher: Bencher<'_, '_>) {
-    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    let guard = Guard::data(&guard::Settings::default(), own(), &api());
     bencher.bench_local(|| guard.check_operation(black_box(&Method::DELETE), black_box("/v1/vendors/17")).is_ok());
 }
 
 #[divan::bench]
 fn guard_refusal(bencher: Bencher<'_, '_>) {
-    let guard = Guard::data(&guard::Settings::default(), 8088, &api());
+    let guard = Guard::data(&guard::Settings::default(), own(), &api());
     let mut parts = request(Caller::Curl);
     parts.headers.insert("origin", HeaderValue::from_static("https://evil.example"));
     bencher.bench_local(|| guard.check(black_box(&parts)).is_err());

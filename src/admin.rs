@@ -139,7 +139,7 @@ fn uncached(mut response: Response) -> Response {
 }
 
 async fn with_key(State(admin): Shared, request: Request, next: Next) -> Response {
-    match admin.keys.identify(request.headers(), &admin.guard.own_origins) {
+    match admin.keys.identify(request.headers(), admin.guard.own_origins()) {
         Caller::Known => next.run(request).await,
         Caller::Unknown => unauthorized(),
         Caller::Barred => {

@@ -16,7 +16,7 @@
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorize address to a saved grant |
 //! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh, and what happens unasked |
 //! | 2 | [`store`]: where grants are kept, under a lock |
-//! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint |
+//! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint. [`operations`]: what Pleo's API offers, and what of it writes |
 //! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`] |
 //! | aside | [`sandbox`]: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
 //!
@@ -92,6 +92,7 @@ pub mod config;
 pub mod hardening;
 pub mod login;
 pub mod oauth;
+pub mod operations;
 pub mod outbound;
 pub mod private_file;
 pub mod proxy;

@@ -73,6 +73,9 @@ impl Forwarder {
             Ok(admitted) => admitted,
             Err(problem) => return self.refuse(problem),
         };
+        if admitted.tunnel {
+            return self.refuse(self.guard.no_tunnel().closing());
+        }
         if admitted.preflight {
             return preflight(&parts, &admitted);
         }
@@ -122,7 +125,11 @@ impl Forwarder {
             Choice::Ambiguous(names) => {
                 let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
                 let detail = format!("several accounts are connected: {}", names.join(", "));
-                let fix = "Name one in the header Pleo-Account or the path prefix /@NAME, or set default_account.";
+                let one = names.first().unwrap_or(&"NAME");
+                let fix = format!(
+                    "Name one by a header (`Pleo-Account: {one}`) or a path prefix (/@{one}/v1/...), or set \
+                     default_account = \"{one}\"."
+                );
                 Err(Problem::new(Code::AccountRequired, detail, fix))
             }
             Choice::None => {
@@ -152,7 +159,7 @@ impl Journey<'_> {
         let patience = Instant::now() + hold;
         match accounts.rejected(account, generation, patience).await {
             Verdict::Give => self.finish(account, arrived).await,
-            Verdict::Refuse(refusal) => Err(refusal.into()),
+            Verdict::Refuse(refusal) => Err(Problem::refused(refusal, &account.name)),
             Verdict::Again => {
                 drop(arrived);
                 accounts.metrics().resent();
@@ -165,7 +172,7 @@ impl Journey<'_> {
     /// From the lease to the response head, where the lease is returned. Waits for a token until `patience` at most.
     async fn send(&self, account: &Arc<Account>, patience: Instant) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
-        let lease = account.lease(patience).await?;
+        let lease = account.lease(patience).await.map_err(|refusal| Problem::refused(refusal, &account.name))?;
         if let Some(connection) = pool.reuse() {
             match self.try_on(connection, &lease).await? {
                 Ok(arrived) => return Ok((lease.generation, arrived)),
@@ -181,7 +188,7 @@ impl Journey<'_> {
         // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of that moment.
         drop(lease);
         let connection = pool.connect().await?;
-        let lease = account.lease(patience).await?;
+        let lease = account.lease(patience).await.map_err(|refusal| Problem::refused(refusal, &account.name))?;
         match self.try_on(connection, &lease).await? {
             Ok(arrived) => Ok((lease.generation, arrived)),
             Err(SendError::Unsent) => {

@@ -340,7 +340,7 @@ fn set_takes_toml_and_bare_text() {
             &[],
         )
         .unwrap();
-    assert_eq!(config.listen.api.port(), 0);
+    assert_eq!(config.listen.api.named().port(), 0);
     assert_eq!(config.client.scopes, ["a", "b"]);
     assert_eq!(config.guard.allow_hosts, ["x:1", "y:2"]);
     assert_eq!(config.guard.peer_check, PeerCheck::Users(vec![5]));

@@ -80,7 +80,8 @@ async fn a_wrong_choice_of_account_is_refused_and_nothing_is_sent() {
     let unnamed = ask("/v1/x", &[]);
     is(&unnamed, 409, "account_required");
     assert!(unnamed.told("detail").contains("acme") && unnamed.told("detail").contains("other"));
-    assert!(unnamed.told("fix").contains("Pleo-Account") && unnamed.told("fix").contains("/@NAME"));
+    let fix = unnamed.told("fix");
+    assert!(fix.contains("`Pleo-Account: acme`") && fix.contains("/@acme/"), "{fix}");
     assert!(upstream.seen().is_empty());
 }
 
@@ -143,10 +144,11 @@ async fn a_tool_may_use_it_as_its_http_proxy() {
     let upstream = Upstream::fine();
     let stage = stage(&upstream, "").await;
     let (host, whole) = (upstream.address.ip().to_string(), upstream.address.to_string());
-    for authority in [&host, &whole] {
+    let plain = format!("{host}:80");
+    for (authority, named) in [(&host, &host), (&whole, &whole), (&plain, &plain), (&plain, &host), (&host, &plain)] {
         let mut caller = stage.caller();
-        caller.send(format!("GET http://{authority}/v1/x:search?a=%2F HTTP/1.1\r\nHost: {authority}\r\n\r\n"));
-        assert_eq!(caller.answer().status, 200, "{authority}");
+        caller.send(format!("GET http://{authority}/v1/x:search?a=%2F HTTP/1.1\r\nHost: {named}\r\n\r\n"));
+        assert_eq!(caller.answer().status, 200, "{authority} {named}");
         assert_eq!(upstream.last().line(), "GET /v1/x:search?a=%2F HTTP/1.1");
         assert_eq!(upstream.last().all("host"), [whole.as_str()]);
     }
@@ -407,6 +409,9 @@ async fn read_only_lets_reads_and_searches_through() {
         ("POST /v1/vendors HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("POST /v1/vendors%3Asearch HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("POST /v1/vendors?x=:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
+        ("POST /v1/vendors;:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
+        ("POST /@default/v1/vendors/17;x:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
+        ("POST /v1/vendors/17:archive HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("PUT /@default/v1/x HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("DELETE /v1/x HTTP/1.1\nHost: HOST", 403, "read_only"),
         ("OPTIONS /v1/x HTTP/1.1\nHost: HOST", 403, "read_only"),
@@ -416,7 +421,11 @@ async fn read_only_lets_reads_and_searches_through() {
     assert_eq!(stage.caller().ask("GET", "/v1/x", &lines, b"").status, 200);
     assert!(!upstream.last().head.contains("DELETE"));
     assert_eq!(stage.caller().ask("HEAD", "/v1/x", &[], b"").status, 200);
-    assert_eq!(stage.caller().ask("POST", "/@default/v1/vendors:search?limit=1", &[], b"{}").status, 200);
+    for target in
+        ["/@default/v1/vendors:search?limit=1", "/v0/aggregations/tags", "/v0/tax-codes:calculate-tax-amounts"]
+    {
+        assert_eq!(stage.caller().ask("POST", target, &[], b"{}").status, 200, "{target}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -502,6 +511,45 @@ async fn an_allow_listed_page_gets_its_exact_origin_and_nobody_elses() {
     ];
     refused(&stage, &upstream, &heads);
     assert!(stage.caller().get("/v1/x").all("access-control-allow-origin").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_development_server_may_pass_on_what_a_listed_page_reads() {
+    let upstream = Upstream::fine();
+    let guard = "[guard]\nallow_origins = [\"http://localhost:5173\"]\nallow_hosts = [\"localhost:5173\"]\n";
+    let stage = stage(&upstream, guard).await;
+    let own = stage.proxy.address().to_string();
+    for (host, referer, status) in [
+        (own.as_str(), "Referer: http://localhost:5173/\r\n", 200),
+        ("localhost:5173", "", 200),
+        (&own, "Referer: http://evil.test/\r\n", 403),
+        ("localhost:5173", "Referer: http://evil.test/\r\n", 403),
+        (&own, "", 403),
+    ] {
+        let mut caller = stage.caller();
+        caller.send(format!("GET /v1/x HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Site: same-origin\r\n{referer}\r\n"));
+        assert_eq!(caller.answer().status, status, "{host} {referer}");
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|seen| !seen.names().contains(&"referer".to_owned())), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_that_is_listened_on_is_a_host_of_both_listeners() {
+    let upstream = Upstream::fine();
+    let sandbox = sandbox().await;
+    let config = config_before(&sandbox, &upstream.origin, "");
+    let place = Place::new(&config.replace("api = \"127.0.0.1:0\"", "api = \"127.0.0.2:0\""));
+    let proxy = place.serve();
+    proxy.login("default").await;
+    assert!(proxy.api.starts_with("http://127.0.0.2:"), "{}", proxy.api);
+    assert_eq!(Caller::of(&proxy).get("/v1/x").status, 200);
+
+    let place = Place::new(&config.replace("admin = \"127.0.0.1:0\"", "admin = \"127.0.0.2:0\""));
+    let proxy = place.serve();
+    assert!(proxy.admin.starts_with("http://127.0.0.2:"), "{}", proxy.admin);
+    assert_eq!(proxy.status().await["running"], true);
 }
 
 // --- What becomes of a 401.

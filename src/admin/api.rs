@@ -211,7 +211,7 @@ impl Admin {
     /// True if the redirect URI leads to this listener's `/callback`.
     fn serves(&self, uri: &url::Url) -> bool {
         let origin = uri.origin().ascii_serialization();
-        uri.path() == "/callback" && self.guard.own_origins.contains(&origin)
+        uri.path() == "/callback" && self.guard.own_origins().contains(&origin)
     }
 }
 
@@ -233,7 +233,7 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
             Err(_) => unauthorized(),
         };
     }
-    match admin.keys.identify(&headers, &admin.guard.own_origins) {
+    match admin.keys.identify(&headers, admin.guard.own_origins()) {
         Caller::Known => match admin.keys.issue_link() {
             Ok(key) => {
                 let url = format!("{}/#key={}", admin.origin, key.expose());

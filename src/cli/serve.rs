@@ -121,7 +121,7 @@ fn taken(error: &server::BindError, state: &Path) -> Failure {
 fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let settings = opened.config.upstream();
     let origin = opened.config.oauth().map_err(Failure::usage)?.api;
-    let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.port(), &origin));
+    let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
     let way = Way::new(origin, opened.outbound.clone(), &settings, Clock::system()).map_err(Failure::usage)?;
     let budget = Arc::new(Budget::default());
     let accounts = opened.accounts.clone();
@@ -136,11 +136,11 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
 
 impl Opened {
     fn admin(&self) -> Admin {
-        let port = self.admin.map_or(0, |address| address.port());
+        let own = self.admin.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         Admin {
             accounts: self.accounts.clone(),
             logins: self.logins.clone(),
-            guard: Guard::admin(&self.guard, port),
+            guard: Guard::admin(&self.guard, own),
             keys: self.keys.clone(),
             shutdown: self.shutdown.clone(),
             origin: self.admin_origin().unwrap_or_default(),

@@ -11,6 +11,8 @@ use crate::server::Address;
 
 /// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding then tells.
 const LONGEST_SOCKET: usize = 108;
+/// Schemes whose pages have the origin `null`, or that no page has.
+const PAGELESS: [&str; 8] = ["file", "data", "blob", "about", "javascript", "ftp", "ws", "wss"];
 
 /// What a URL may consist of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,21 +196,36 @@ pub(super) fn allowed_host(text: &str) -> Result<String, Fault> {
     }
 }
 
-/// An origin exactly as browsers send it (RFC 6454 section 6.2).
+/// An origin exactly as browsers send it (RFC 6454 section 6.2): a web page's, or an app's or extension's with a scheme
+/// of its own.
 pub(super) fn allowed_origin(text: &str) -> Result<String, Fault> {
-    let help = "write scheme, host and port if it is not the scheme's own, such as \"http://localhost:3000\"";
-    if matches!(text, "*" | "null") {
+    let help = "write scheme, host and port if it is not the scheme's own, such as \"http://localhost:3000\" or \
+                \"tauri://localhost\"";
+    if text == "null" || text.contains('*') {
         return Err(Fault::new("must be exact: `*` and `null` would let any page in").help(help));
     }
-    let exact = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    let exact = exact.map(|url| url.origin().ascii_serialization());
-    match exact {
+    let url = Url::parse(text).ok();
+    if let Some(scheme) = url.as_ref().map(Url::scheme).filter(|scheme| PAGELESS.contains(scheme)) {
+        return Err(Fault::new(format!("names no page: browsers send no such origin for {scheme}:")).help(help));
+    }
+    match url.and_then(|url| origin(&url)) {
         Some(exact) if exact == text => Ok(exact),
         Some(exact) if exact.eq_ignore_ascii_case(text.trim_end_matches('/')) => {
             Err(Fault::new("is not what browsers send").help(format!("write \"{exact}\"")))
         }
         _ => Err(Fault::new("must be an origin: scheme, host and port, nothing else").help(help)),
     }
+}
+
+/// Scheme, host and port as browsers write them; none if there is no host that a page could have.
+fn origin(url: &Url) -> Option<String> {
+    if matches!(url.scheme(), "http" | "https") {
+        return Some(url.origin().ascii_serialization());
+    }
+    let host = url.host_str()?;
+    let is_name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    is_name.then(|| format!("{}://{host}{port}", url.scheme()))
 }
 
 /// A URL, or what a proxy variable holds instead, without user and password.

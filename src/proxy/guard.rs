@@ -4,19 +4,24 @@
 //! rebinding, hide its Origin on a write, or hide `Sec-Fetch-Site` on a read. Each check alone has a hole, so all
 //! stand, on both listeners.
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+mod host;
+mod operation;
+mod page;
+mod target;
+
+use std::net::SocketAddr;
+
+use http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
-use percent_encoding::percent_decode_str;
-use url::form_urlencoded;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::reply::{Code, Problem};
 use crate::oauth::endpoint::Origin;
 use crate::secret::LocalKey;
+use host::Hosts;
+pub use operation::is_disconnect;
+use page::{Page, Pages};
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Carries the local key.
@@ -25,9 +30,9 @@ pub const KEY_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-key");
 /// Settings of the guard.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Hosts beside the loopback names, exact `host:port`.
+    /// Hosts beside the loopback names and the bound address, exact `host:port`.
     pub allow_hosts: Vec<String>,
-    /// Origins whose pages may call the data listener.
+    /// Origins whose pages and apps may call the data listener.
     pub allow_origins: Vec<String>,
     /// What callers must send, if set.
     pub local_key: Option<LocalKey>,
@@ -40,12 +45,8 @@ pub struct Settings {
 /// The guard of one listener.
 #[derive(Debug)]
 pub struct Guard {
-    hosts: Vec<String>,
-    origins: Vec<String>,
-    /// Origins of the listener itself, whose own pages may call it.
-    pub own_origins: Vec<String>,
-    /// Authorities that an absolute-form target may name; none on the admin listener.
-    upstream: Vec<String>,
+    hosts: Hosts,
+    pages: Pages,
     local_key: Option<LocalKey>,
     read_only: bool,
     allow_disconnect: bool,
@@ -55,6 +56,10 @@ pub struct Guard {
 #[derive(Clone, Copy, Debug)]
 pub struct Fragment;
 
+/// Put into a request's extensions by the server if it came through a tunnel that the guard admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnelled;
+
 /// What the guard found out on the way.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
@@ -62,36 +67,39 @@ pub struct Admitted {
     pub origin: Option<HeaderValue>,
     /// The request asks for permission (CORS preflight) and is answered here.
     pub preflight: bool,
+    /// The request asks for a tunnel to the API, which is served here.
+    pub tunnel: bool,
 }
 
 impl Guard {
-    /// The guard of the data listener on `port`, before an API at `api`.
-    pub fn data(settings: &Settings, port: u16, api: &Origin) -> Self {
+    /// The guard of the data listener that is bound to `own`, before an API at `api`.
+    pub fn data(settings: &Settings, own: SocketAddr, api: &Origin) -> Self {
         Self {
-            hosts: hosts(settings, port),
-            origins: settings.allow_origins.clone(),
-            own_origins: Vec::new(),
-            upstream: vec![api.host.clone(), api.authority_with_port()],
+            hosts: Hosts::new(settings, own, Some(api)),
+            pages: Pages { listed: settings.allow_origins.clone(), own: Vec::new(), takes_navigations: false },
             local_key: settings.local_key.clone(),
             read_only: settings.read_only,
             allow_disconnect: settings.allow_disconnect,
         }
     }
 
-    /// The guard of the admin listener on `port`: its own pages may call it, nobody else's.
-    pub fn admin(settings: &Settings, port: u16) -> Self {
-        let hosts = hosts(settings, port);
+    /// The guard of the admin listener that is bound to `own`: its own pages may call it, nobody else's.
+    pub fn admin(settings: &Settings, own: SocketAddr) -> Self {
+        let hosts = Hosts::new(settings, own, None);
         // Behind a reverse proxy the page is https; the Host check is the same either way.
-        let own_origins = hosts.iter().flat_map(|host| [format!("http://{host}"), format!("https://{host}")]).collect();
+        let own = hosts.own().flat_map(|host| [format!("http://{host}"), format!("https://{host}")]).collect();
         Self {
             hosts,
-            origins: Vec::new(),
-            own_origins,
-            upstream: Vec::new(),
+            pages: Pages { listed: Vec::new(), own, takes_navigations: true },
             local_key: None,
             read_only: false,
             allow_disconnect: false,
         }
+    }
+
+    /// Origins of the listener itself, whose own pages may call it.
+    pub fn own_origins(&self) -> &[String] {
+        &self.pages.own
     }
 
     /// Judges a request by its head.
@@ -99,89 +107,73 @@ impl Guard {
     /// # Errors
     /// The refusal, which ends the connection.
     pub fn check(&self, parts: &Parts) -> Result<Admitted, Problem> {
-        self.judge(parts).map_err(Problem::closing)
+        let judgement = if parts.method == Method::CONNECT { self.judge_tunnel(parts) } else { self.judge(parts) };
+        judgement.map_err(Problem::closing)
     }
 
     fn judge(&self, parts: &Parts) -> Result<Admitted, Problem> {
-        check_method(&parts.method)?;
-        check_framing(parts)?;
-        self.check_host(parts)?;
-        check_target(parts)?;
-        let origin = self.check_origin(parts)?;
-        self.check_fetch_site(parts, origin)?;
-        check_upgrade(&parts.headers)?;
-        let preflight = origin == Page::Allowed
+        target::check_method(&parts.method)?;
+        target::check_framing(parts)?;
+        self.hosts.check(parts)?;
+        target::check_target(parts)?;
+        let page = self.pages.check(parts)?;
+        target::check_upgrade(&parts.headers)?;
+        let preflight = page == Page::Listed
             && parts.method == Method::OPTIONS
             && parts.headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD);
         if !preflight {
             self.check_key(&parts.headers)?;
         }
-        let allowed = parts.headers.get(ORIGIN).filter(|_| origin == Page::Allowed).cloned();
-        Ok(Admitted { origin: allowed, preflight })
+        let origin = parts.headers.get(ORIGIN).filter(|_| page == Page::Listed).cloned();
+        Ok(Admitted { origin, preflight, tunnel: false })
     }
 
-    /// One Host, one of ours; in absolute-form the API's, and the target and Host agree.
-    fn check_host(&self, parts: &Parts) -> Result<(), Problem> {
-        let host = single(&parts.headers, &HOST)?.ok_or_else(|| bad("the Host header is missing"))?;
-        let host = host.to_str().map_err(|_| bad("the Host header is not readable"))?;
-        if host.is_empty() || host.contains(['@', ' ', ',', '/']) {
-            return Err(bad("the Host header is not a host and port"));
+    /// Some HTTP clients ask their proxy for a tunnel even to plain HTTP servers (Node's). One to the API is granted and
+    /// ends here: each request in it is judged like any other, local key included. No browser lets a page send CONNECT;
+    /// what one sends for a page's websocket is refused inside.
+    fn judge_tunnel(&self, parts: &Parts) -> Result<Admitted, Problem> {
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        if !self.hosts.is_tunnel(authority) || parts.extensions.get::<Tunnelled>().is_some() {
+            return Err(self.no_tunnel());
         }
-        let Some(authority) = parts.uri.authority() else {
-            return match self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
-                true => Ok(()),
-                false => Err(forbidden_host(host)),
-            };
+        target::check_framing(parts)?;
+        let length = single(&parts.headers, &CONTENT_LENGTH)?;
+        if length.is_some_and(|length| length != "0") || parts.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(bad("a CONNECT request has no body"));
+        }
+        self.hosts.check_api(authority, host::host(parts)?)?;
+        target::check_upgrade(&parts.headers)?;
+        match self.pages.check(parts)? {
+            Page::None => Ok(Admitted { tunnel: true, ..Admitted::default() }),
+            _ => Err(page::forbidden("a page sent CONNECT", "Call from a program.".into())),
+        }
+    }
+
+    /// What is said to who asks for any other tunnel.
+    pub fn no_tunnel(&self) -> Problem {
+        let detail = "CONNECT would tunnel past the proxy, which then could add no credential";
+        let direct = format!("Call {}/v1/... directly", self.hosts.address);
+        let fix = match self.hosts.api() {
+            Some(api) => format!("{direct}, or use http://{api}/... with this proxy, not https://."),
+            None => format!("{direct}."),
         };
-        let is_http = parts.uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme));
-        if !is_http || authority.as_str().contains('@') {
-            return Err(bad("the request target is neither a path nor an absolute URL of the API"));
-        }
-        if !authority.as_str().eq_ignore_ascii_case(host) {
-            return Err(bad("the request target and the Host header name different hosts"));
-        }
-        match self.upstream.iter().any(|known| known.eq_ignore_ascii_case(authority.as_str())) {
-            true => Ok(()),
-            false => Err(forbidden_host(authority.as_str())),
-        }
-    }
-
-    fn check_origin(&self, parts: &Parts) -> Result<Page, Problem> {
-        let Some(origin) = single(&parts.headers, &ORIGIN)? else { return Ok(Page::None) };
-        let is_listed = |list: &[String]| list.iter().any(|known| known.as_bytes() == origin.as_bytes());
-        match origin {
-            _ if is_listed(&self.origins) => Ok(Page::Allowed),
-            _ if is_listed(&self.own_origins) => Ok(Page::Own),
-            _ => Err(forbidden_origin("a page of another origin sent this request")),
-        }
-    }
-
-    fn check_fetch_site(&self, parts: &Parts, origin: Page) -> Result<(), Problem> {
-        let Some(site) = single(&parts.headers, &SEC_FETCH_SITE)? else { return Ok(()) };
-        let reads = parts.method == Method::GET || parts.method == Method::HEAD;
-        let admin = self.upstream.is_empty();
-        match site.as_bytes() {
-            _ if origin == Page::Allowed => Ok(()),
-            b"none" if reads => Ok(()),
-            b"same-origin" if admin => Ok(()),
-            // The three addresses that other sites may lead a person to check the navigation themselves.
-            _ if admin && reads && is_navigation(parts) => Ok(()),
-            _ => Err(forbidden_origin("a browser says that another site caused this request")),
-        }
+        Problem::new(Code::MethodNotAllowed, detail, fix)
     }
 
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(key) = &self.local_key else { return Ok(()) };
-        let fix = "Send the content of guard.local_key_file in the header Pleo-Proxy-Key.";
         if headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR) {
             let detail = "the request came through a relay, which a listener with a local key does not accept";
-            return Err(Problem::new(Code::LocalKeyRequired, detail, "Call the proxy directly."));
+            let fix = format!("Call {} directly.", self.hosts.address);
+            return Err(Problem::new(Code::LocalKeyRequired, detail, fix));
         }
         let sent = single(headers, &KEY_HEADER)?.and_then(|value| value.to_str().ok());
-        match sent.is_some_and(|sent| key.matches(sent)) {
-            true => Ok(()),
-            false => Err(Problem::new(Code::LocalKeyRequired, "the header Pleo-Proxy-Key is missing or wrong", fix)),
+        if sent.is_some_and(|sent| key.matches(sent)) {
+            return Ok(());
         }
+        // The file's name is not told: callers from other machines may read this.
+        let fix = "Send what stands in the file of guard.local_key_file: -H \"Pleo-Proxy-Key: $(cat LOCAL_KEY_FILE)\".";
+        Err(Problem::new(Code::LocalKeyRequired, "the header Pleo-Proxy-Key is missing or wrong", fix))
     }
 
     /// Judges what would be forwarded: the very bytes of the path.
@@ -191,168 +183,17 @@ impl Guard {
     pub fn check_operation(&self, method: &Method, path: &str) -> Result<(), Problem> {
         if is_disconnect(method, path) && !self.allow_disconnect {
             let detail = "DELETE /v1/installations/me revokes every token of this client, the proxy's own included";
-            return Err(Problem::new(
-                Code::ProtectedOperation,
-                detail,
-                "Set guard.allow_disconnect = true if that is what you want.",
-            )
-            .closing());
+            let fix = "Set guard.allow_disconnect = true if that is what you want.";
+            return Err(Problem::new(Code::ProtectedOperation, detail, fix).closing());
         }
-        match self.read_only && !is_read(method, path) {
-            true => Err(Problem::new(
-                Code::ReadOnly,
-                "guard.read_only forwards GET, HEAD and POST ...:search only",
-                "Set guard.read_only = false to allow writes.",
-            )
-            .closing()),
-            false => Ok(()),
+        if self.read_only && !operation::is_read(method, path) {
+            let detail =
+                "guard.read_only forwards only operations that change nothing: GET, HEAD, and searches by POST";
+            let fix = "Set guard.read_only = false to allow writes.";
+            return Err(Problem::new(Code::ReadOnly, detail, fix).closing());
         }
+        Ok(())
     }
-}
-
-/// Who a request says it comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Page {
-    None,
-    Own,
-    Allowed,
-}
-
-/// True for `DELETE /v1/installations/me` however its path is written: a server may decode what we pass on as it is.
-pub fn is_disconnect(method: &Method, path: &str) -> bool {
-    method == Method::DELETE && plain(path).ends_with("/installations/me")
-}
-
-/// Lower-case, decoded as often as it can be, without empty or dot segments: for comparison only.
-fn plain(path: &str) -> String {
-    let mut decoded = path.to_owned();
-    for _ in 0..4 {
-        decoded = percent_decode_str(&decoded).decode_utf8_lossy().into_owned();
-    }
-    let mut segments = Vec::new();
-    for segment in decoded.split(['/', '\\']) {
-        match segment.split(';').next().unwrap_or_default() {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            segment => segments.push(segment.to_ascii_lowercase()),
-        }
-    }
-    format!("/{}", segments.join("/"))
-}
-
-/// GET, HEAD, and a POST whose path, as it is forwarded and without any escape, ends in `:search`.
-fn is_read(method: &Method, path: &str) -> bool {
-    match *method {
-        Method::GET | Method::HEAD => true,
-        Method::POST => path.ends_with(":search") && !path.contains('%'),
-        _ => false,
-    }
-}
-
-fn check_method(method: &Method) -> Result<(), Problem> {
-    match *method {
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
-            Ok(())
-        }
-        Method::CONNECT => Err(Problem::new(
-            Code::MethodNotAllowed,
-            "CONNECT would tunnel past the proxy, which then could add no credential",
-            "Call http://127.0.0.1:PORT/v1/... directly, or use an http:// URL with this proxy.",
-        )),
-        _ => Err(Problem::new(
-            Code::MethodNotAllowed,
-            format!("the method {} is not forwarded", method.as_str().escape_default()),
-            format!("Use one of {}.", super::reply::METHODS),
-        )),
-    }
-}
-
-/// What hyper lets through and we do not: transfer codings but `chunked`, both lengths, foreign expectations.
-fn check_framing(parts: &Parts) -> Result<(), Problem> {
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(bad("the only transfer coding is chunked, once"));
-        }
-        if parts.version == Version::HTTP_10 || parts.headers.contains_key(CONTENT_LENGTH) {
-            return Err(bad("a chunked request has no Content-Length and is HTTP/1.1"));
-        }
-    }
-    match single(&parts.headers, &EXPECT)? {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Problem::new(
-            Code::ExpectationFailed,
-            "the only expectation that can be met is 100-continue",
-            "Leave the Expect header out.",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The bytes of path and query, which are forwarded as they are.
-fn check_target(parts: &Parts) -> Result<(), Problem> {
-    let path = parts.uri.path();
-    if path == "*" {
-        return Err(match parts.method {
-            Method::OPTIONS => Problem::new(
-                Code::MethodNotAllowed,
-                "OPTIONS * asks about the server as a whole, which is not forwarded",
-                "Ask about a path.",
-            ),
-            _ => bad("the request target is not a path"),
-        });
-    }
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    if !path.starts_with('/') || target.bytes().any(|byte| !(0x21..=0x7e).contains(&byte)) {
-        return Err(bad("the request target is not a path of visible ASCII characters"));
-    }
-    if target.contains('\\') || parts.extensions.get::<Fragment>().is_some() {
-        return Err(bad("the request target holds a backslash or a fragment"));
-    }
-    if path.split('/').any(is_dot_segment) {
-        return Err(bad("the path holds a dot segment, which servers resolve differently"));
-    }
-    let names_token = |query: &str| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
-    match parts.uri.query().is_some_and(names_token) {
-        true => Err(bad("the query holds access_token; the proxy adds the credential itself")),
-        false => Ok(()),
-    }
-}
-
-/// `.` or `..`, a dot possibly written `%2e`.
-fn is_dot_segment(segment: &str) -> bool {
-    let mut rest = segment;
-    let mut dots = 0;
-    while !rest.is_empty() {
-        let is_escape = rest.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("%2e"));
-        rest = match rest.strip_prefix('.') {
-            Some(rest) => rest,
-            None if is_escape => &rest[3..],
-            None => return false,
-        };
-        dots += 1;
-    }
-    dots == 1 || dots == 2
-}
-
-/// Websockets and service workers have no use here. An offer of h2c is ignored, as RFC 9110 section 7.8 allows.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(SERVICE_WORKER) {
-        return Err(forbidden_origin("a browser asks for a service worker"));
-    }
-    let other = headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    match other || headers.contains_key(SEC_WEBSOCKET_KEY) {
-        true => Err(bad("connections are not upgraded; the API speaks plain HTTP requests")),
-        false => Ok(()),
-    }
-}
-
-fn is_navigation(parts: &Parts) -> bool {
-    let is = |name: &str, expected: &str| parts.headers.get(name).is_none_or(|value| value == expected);
-    is("sec-fetch-mode", "navigate")
-        && is("sec-fetch-dest", "document")
-        && matches!(parts.uri.path(), "/" | "/connect" | "/callback")
-        && parts.method == Method::GET
-        && !parts.headers.contains_key("sec-purpose")
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Problem> {
@@ -364,34 +205,14 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a He
     }
 }
 
-fn hosts(settings: &Settings, port: u16) -> Vec<String> {
-    let own = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
-    let all = own.into_iter().chain(settings.allow_hosts.iter().cloned());
-    // Clients leave a default port out (RFC 9110 section 4.2.3).
-    all.flat_map(|host| [Some(host.clone()), without_default_port(&host)]).flatten().collect()
-}
-
-/// `host` for `host:80` and `host:443`.
-fn without_default_port(host: &str) -> Option<String> {
-    host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).map(str::to_owned)
-}
-
 fn bad(detail: impl Into<String>) -> Problem {
     Problem::new(Code::BadRequest, detail, "Correct the request.")
 }
 
-fn forbidden_host(host: &str) -> Problem {
-    let shown: String = host.chars().take(100).filter(char::is_ascii_graphic).collect();
-    Problem::new(
-        Code::ForbiddenHost,
-        format!("the host {shown} is not this proxy's"),
-        "Call 127.0.0.1 or localhost with the port, or add the exact host:port to guard.allow_hosts.",
-    )
-}
-
-fn forbidden_origin(detail: &str) -> Problem {
-    let fix = "Call from a program, or add the page's exact origin to guard.allow_origins.";
-    Problem::new(Code::ForbiddenOrigin, detail, fix)
+/// A list of the configuration with one more entry, as it is written there.
+fn list(known: &[String], more: &str) -> String {
+    let all: Vec<_> = known.iter().map(String::as_str).chain([more]).map(|entry| format!("\"{entry}\"")).collect();
+    format!("[{}]", all.join(", "))
 }
 
 #[cfg(test)]
@@ -402,7 +223,11 @@ mod tests {
     use super::*;
 
     fn guard(settings: &Settings) -> Guard {
-        Guard::data(settings, 8088, &Origin::parse("https://external.pleo.io").unwrap())
+        bound(settings, "127.0.0.1:8088")
+    }
+
+    fn bound(settings: &Settings, own: &str) -> Guard {
+        Guard::data(settings, own.parse().unwrap(), &Origin::parse("https://external.pleo.io").unwrap())
     }
 
     fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
@@ -478,7 +303,7 @@ mod tests {
         }
         assert_eq!(judge(&extra, "GET", "/", &[("host", "proxy.internal:443")]), Err(Code::ForbiddenHost));
         for port in [80, 443] {
-            let guard = Guard::admin(&Settings::default(), port);
+            let guard = Guard::admin(&Settings::default(), SocketAddr::from(([127, 0, 0, 1], port)));
             assert!(guard.check(&parts("GET", "/", &[("host", "localhost")])).is_ok(), "{port}");
         }
     }
@@ -498,14 +323,22 @@ mod tests {
         for (target, host) in [
             ("http://evil.example/x", "evil.example"),
             ("http://127.0.0.1:8088/x", "127.0.0.1:8088"),
-            ("http://external.pleo.io:80/x", "external.pleo.io:80"),
+            ("http://external.pleo.io:8080/x", "external.pleo.io:8080"),
+            ("http://external.pleo.io./x", "external.pleo.io."),
             ("http://external.pleo.io.evil/x", "external.pleo.io.evil"),
         ] {
             assert_eq!(default("GET", target, &[("host", host)]), Err(Code::ForbiddenHost), "{target}");
         }
         assert!(default("GET", "http://external.pleo.io:443/x", &[("host", "external.pleo.io:443")]).is_ok());
-        let mismatch = default("GET", "http://external.pleo.io/x", &[("host", "127.0.0.1:8088")]);
-        assert_eq!(mismatch, Err(Code::BadRequest));
+        for (target, host) in [
+            ("http://external.pleo.io/x", "127.0.0.1:8088"),
+            ("http://127.0.0.1:8088/x", "external.pleo.io"),
+            ("http://external.pleo.io/x", "external.pleo.io:8080"),
+            ("http://external.pleo.io:80/x", "evil.example"),
+            ("http://evil.example/x", "external.pleo.io:80"),
+        ] {
+            assert_eq!(default("GET", target, &[("host", host)]), Err(Code::BadRequest), "{target} {host}");
+        }
         for (target, host) in [
             ("http://u:p@external.pleo.io/x", "external.pleo.io"),
             ("external.pleo.io:443", "external.pleo.io:443"),
@@ -518,6 +351,210 @@ mod tests {
                 "{target}"
             );
         }
+    }
+
+    #[test]
+    fn target_and_host_may_spell_the_api_differently() {
+        let spellings = ["external.pleo.io", "external.pleo.io:80", "external.pleo.io:443", "External.Pleo.IO"];
+        for (target, host) in spellings.iter().flat_map(|target| spellings.map(|host| (target, host))) {
+            for scheme in ["http", "HTTP", "https"] {
+                let target = format!("{scheme}://{target}/v1/x");
+                assert!(default("GET", &target, &[("host", host)]).is_ok(), "{target} {host}");
+            }
+        }
+        for host in spellings {
+            assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::ForbiddenHost), "{host} without a target");
+        }
+    }
+
+    #[test]
+    fn the_bound_address_is_a_host_and_the_unspecified_one_is_none() {
+        for (own, hosts) in [
+            ("192.168.1.5:8088", &["192.168.1.5:8088", "127.0.0.1:8088"][..]),
+            ("127.0.0.2:8088", &["127.0.0.2:8088"]),
+            ("[fd00::1]:80", &["[fd00::1]:80", "[FD00::1]"]),
+            ("[::ffff:127.0.0.3]:8088", &["127.0.0.3:8088"]),
+            ("0.0.0.0:8088", &["127.0.0.1:8088"]),
+        ] {
+            for listener in [bound(&Settings::default(), own), Guard::admin(&Settings::default(), own.parse().unwrap())]
+            {
+                for host in hosts {
+                    assert!(listener.check(&parts("GET", "/", &[("host", host)])).is_ok(), "{own} {host}");
+                }
+                for host in
+                    ["192.168.1.6:8088", "192.168.1.5:8089", "0.0.0.0:8088", "[::]:8088", "[::ffff:7f00:3]:8088"]
+                {
+                    let refused = listener.check(&parts("GET", "/", &[("host", host)]));
+                    assert!(refused.is_err_and(|problem| problem.code == Code::ForbiddenHost), "{own} {host}");
+                }
+            }
+        }
+        let own_page = [("host", "192.168.1.5:8089"), ("origin", "http://192.168.1.5:8089")];
+        let admin = Guard::admin(&Settings::default(), "192.168.1.5:8089".parse().unwrap());
+        assert!(admin.check(&parts("POST", "/api/session", &own_page)).is_ok());
+    }
+
+    /// What a refusal tells people to do.
+    fn fix(settings: &Settings, method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+        let mut all = vec![("host", "127.0.0.1:8088")];
+        all.retain(|(name, _)| headers.iter().all(|(given, _)| given != name));
+        all.extend_from_slice(headers);
+        guard(settings).check(&parts(method, target, &all)).unwrap_err().fix().to_owned()
+    }
+
+    #[test]
+    fn what_a_refusal_says_to_set_lets_the_request_in() {
+        let allow_hosts = vec!["other.internal:9".to_owned()];
+        let settings = Settings { allow_hosts, allow_origins: vec!["http://one.test".into()], ..Settings::default() };
+        for (host, listed) in [
+            ("proxy.internal:8088", "[\"other.internal:9\", \"proxy.internal:8088\"]"),
+            ("Proxy.Internal", "[\"other.internal:9\", \"proxy.internal:80\"]"),
+            ("localhost:9000", "[\"other.internal:9\", \"localhost:9000\"]"),
+        ] {
+            let fix = fix(&settings, "GET", "/", &[("host", host)]);
+            assert!(fix.contains(&format!("guard.allow_hosts = {listed}")), "{fix}");
+            assert!(fix.contains("Call http://127.0.0.1:8088"), "{fix}");
+            let last = listed.rsplit('"').nth(1).unwrap().to_owned();
+            let mended = Settings { allow_hosts: vec![last], ..Settings::default() };
+            assert!(judge(&mended, "GET", "/", &[("host", host)]).is_ok(), "{host}");
+        }
+        for host in ["0.0.0.0:8088", "[::ffff:7f00:1]:8088", "a*b:8088", "rebind\".test:1", "x:0", "x:70000"] {
+            let fix = fix(&settings, "GET", "/", &[("host", host)]);
+            assert_eq!(fix, "Call http://127.0.0.1:8088.", "{host}");
+        }
+        let page = ("origin", "chrome-extension://aaaabbbb");
+        let fix_of_page = fix(&settings, "POST", "/", &[page]);
+        let listed = "guard.allow_origins = [\"http://one.test\", \"chrome-extension://aaaabbbb\"]";
+        assert!(fix_of_page.contains(listed), "{fix_of_page}");
+        let mended = Settings { allow_origins: vec![page.1.into()], ..Settings::default() };
+        assert!(judge(&mended, "POST", "/", &[page]).is_ok());
+        for origin in ["null", "http://a*b", "http://\"x"] {
+            assert!(!fix(&settings, "POST", "/", &[("origin", origin)]).contains("allow_origins"), "{origin}");
+        }
+        let elsewhere = fix(&settings, "GET", "http://evil.example/x", &[("host", "evil.example")]);
+        assert!(elsewhere.contains("http://external.pleo.io") && elsewhere.contains("NO_PROXY"), "{elsewhere}");
+    }
+
+    #[test]
+    fn a_read_that_a_listed_pages_own_server_passes_on_is_let_in() {
+        let allow_hosts = vec!["localhost:5173".to_owned(), "localhost:5174".to_owned()];
+        let settings =
+            Settings { allow_origins: vec!["http://localhost:5173".into()], allow_hosts, ..Settings::default() };
+        let same_origin = ("sec-fetch-site", "same-origin");
+        let referer = ("referer", "http://localhost:5173/reports?x");
+        let (host, page) = (("host", "localhost:5173"), ("origin", "http://localhost:5173"));
+        for headers in [&[same_origin, referer][..], &[same_origin, host], &[same_origin, host, referer]] {
+            assert_eq!(judge(&settings, "GET", "/v1/x", headers), Ok(Admitted::default()), "{headers:?}");
+            assert!(judge(&settings, "HEAD", "/v1/x", headers).is_ok(), "{headers:?}");
+            assert_eq!(judge(&settings, "POST", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+            let none_listed = Settings { allow_origins: Vec::new(), ..settings.clone() };
+            assert_eq!(judge(&none_listed, "GET", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+        }
+        assert!(judge(&settings, "POST", "/v1/x", &[same_origin, host, page]).is_ok(), "a write names its page");
+        for referer in [
+            "http://localhost:5173",
+            "http://localhost:5174/",
+            "http://localhost:51730/",
+            "http://localhost:5173@evil.test/",
+            "http://localhost:5173.evil.test/",
+            "https://localhost:5173/",
+            "http://127.0.0.1:8088/",
+            "//localhost:5173/",
+            "",
+        ] {
+            for host in [("host", "127.0.0.1:8088"), host] {
+                let read = [same_origin, host, ("referer", referer)];
+                assert_eq!(judge(&settings, "GET", "/v1/x", &read), Err(Code::ForbiddenOrigin), "{referer}");
+            }
+        }
+        for headers in [
+            &[same_origin][..],
+            &[same_origin, ("host", "localhost:5174")],
+            &[same_origin, referer, referer],
+            &[("sec-fetch-site", "same-site"), referer],
+            &[("sec-fetch-site", "cross-site"), referer, host],
+            &[same_origin, referer, ("origin", "http://evil.test")],
+        ] {
+            assert_eq!(judge(&settings, "GET", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+        }
+        let unlisted = fix(&Settings::default(), "GET", "/v1/x", &[same_origin, referer]);
+        assert!(unlisted.contains("guard.allow_origins = [\"http://localhost:5173\"]"), "{unlisted}");
+    }
+
+    #[test]
+    fn apps_are_matched_exactly_like_pages() {
+        let origins = ["tauri://localhost", "chrome-extension://aaaabbbb", "app://obsidian.md"];
+        let settings = Settings { allow_origins: origins.map(str::to_owned).into(), ..Settings::default() };
+        for origin in origins {
+            let app = [("origin", origin), ("sec-fetch-site", "cross-site")];
+            assert_eq!(judge(&settings, "POST", "/v1/x", &app).unwrap().origin.unwrap(), origin);
+        }
+        for origin in ["tauri://localhost2", "tauri://", "chrome-extension://aaaabbbc", "app://obsidian.md/", "tauri:"]
+        {
+            let app = [("origin", origin)];
+            assert_eq!(judge(&settings, "POST", "/v1/x", &app), Err(Code::ForbiddenOrigin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_leads_to_the_plain_port_of_the_api_and_is_judged_like_a_request() {
+        for target in ["external.pleo.io:80", "External.Pleo.io:80"] {
+            for host in ["external.pleo.io:80", "external.pleo.io", "external.pleo.io:443"] {
+                let admitted = default("CONNECT", target, &[("host", host)]).unwrap();
+                assert_eq!(admitted, Admitted { tunnel: true, ..Admitted::default() });
+            }
+        }
+        for target in
+            ["external.pleo.io:443", "external.pleo.io:8080", "evil.example:80", "127.0.0.1:8088", "localhost:80"]
+        {
+            assert_eq!(default("CONNECT", target, &[("host", target)]), Err(Code::MethodNotAllowed), "{target}");
+        }
+        let api = ("host", "external.pleo.io:80");
+        for (more, code) in [
+            (("host", "evil.example"), Code::BadRequest),
+            (("origin", "http://evil.test"), Code::ForbiddenOrigin),
+            (("sec-fetch-site", "cross-site"), Code::ForbiddenOrigin),
+            (("sec-fetch-site", "none"), Code::ForbiddenOrigin),
+            (("content-length", "5"), Code::BadRequest),
+            (("transfer-encoding", "chunked"), Code::BadRequest),
+            (("sec-websocket-key", "a"), Code::BadRequest),
+        ] {
+            let headers: Vec<_> = [api].into_iter().filter(|(name, _)| *name != more.0).chain([more]).collect();
+            assert_eq!(default("CONNECT", "external.pleo.io:80", &headers), Err(code), "{more:?}");
+        }
+        let listed = Settings { allow_origins: vec!["http://one.test".into()], ..Settings::default() };
+        let page = [api, ("origin", "http://one.test")];
+        assert_eq!(judge(&listed, "CONNECT", "external.pleo.io:80", &page), Err(Code::ForbiddenOrigin));
+        assert_eq!(
+            Guard::data(&listed, "127.0.0.1:1".parse().unwrap(), &Origin::parse("http://127.0.0.1:9").unwrap())
+                .check(&parts("CONNECT", "127.0.0.1:9", &[("host", "127.0.0.1:9")]))
+                .map(|admitted| admitted.tunnel)
+                .map_err(|problem| problem.code),
+            Ok(true),
+            "the API's own port, where it speaks no TLS"
+        );
+        let admin = Guard::admin(&Settings::default(), "127.0.0.1:8089".parse().unwrap());
+        assert!(admin.check(&parts("CONNECT", "127.0.0.1:8089", &[("host", "127.0.0.1:8089")])).is_err());
+    }
+
+    #[test]
+    fn inside_a_tunnel_the_api_is_a_host_and_nothing_else_is_different() {
+        let settings = Settings { local_key: Some(LocalKey::new("k3y")), ..Settings::default() };
+        let inside = |method: &str, target: &str, headers: &[(&str, &str)]| {
+            let mut parts = parts(method, target, headers);
+            parts.extensions.insert(Tunnelled);
+            guard(&settings).check(&parts).map(drop).map_err(|problem| problem.code)
+        };
+        let key = ("pleo-proxy-key", "k3y");
+        for host in ["external.pleo.io", "external.pleo.io:80", "127.0.0.1:8088"] {
+            assert_eq!(inside("GET", "/v1/x", &[("host", host), key]), Ok(()), "{host}");
+            assert_eq!(inside("GET", "/v1/x", &[("host", host)]), Err(Code::LocalKeyRequired), "{host}");
+            let page = [("host", host), key, ("origin", "http://evil.test")];
+            assert_eq!(inside("GET", "/v1/x", &page), Err(Code::ForbiddenOrigin), "{host}");
+        }
+        assert_eq!(inside("GET", "/v1/x", &[("host", "evil.example"), key]), Err(Code::ForbiddenHost));
+        let again = inside("CONNECT", "external.pleo.io:80", &[("host", "external.pleo.io:80"), key]);
+        assert_eq!(again, Err(Code::MethodNotAllowed));
     }
 
     #[test]
@@ -561,7 +598,7 @@ mod tests {
 
     #[test]
     fn the_admin_listener_takes_its_own_pages_and_three_navigations() {
-        let guard = Guard::admin(&Settings::default(), 8089);
+        let guard = Guard::admin(&Settings::default(), SocketAddr::from(([127, 0, 0, 1], 8089)));
         let judge = |method: &str, target: &str, headers: &[(&str, &str)]| {
             let mut all = vec![("host", "127.0.0.1:8089")];
             all.extend_from_slice(headers);
@@ -608,7 +645,8 @@ mod tests {
             assert_eq!(default(method, target, &[]), Err(Code::MethodNotAllowed), "{method}");
         }
         let tunnel = guard(&Settings::default()).check(&parts("CONNECT", "evil.example:443", &[]));
-        assert!(tunnel.is_err_and(|problem| format!("{problem:?}").contains("Call http://127.0.0.1:PORT/v1/")));
+        let fix = tunnel.unwrap_err().fix().to_owned();
+        assert!(fix.contains("Call http://127.0.0.1:8088/v1/") && fix.contains("http://external.pleo.io/"), "{fix}");
         assert_eq!(default("OPTIONS", "*", &[]), Err(Code::MethodNotAllowed));
         for coding in ["gzip, chunked", "identity", "xchunked", "chunked, chunked", "chunked, identity"] {
             assert_eq!(default("POST", "/", &[("transfer-encoding", coding)]), Err(Code::BadRequest), "{coding}");
@@ -617,7 +655,7 @@ mod tests {
         assert_eq!(default("POST", "/", &lines), Err(Code::BadRequest));
         let mut old = parts("POST", "/", &[("host", "localhost:8088"), ("transfer-encoding", "chunked")]);
         assert!(guard(&Settings::default()).check(&old).is_ok());
-        old.version = Version::HTTP_10;
+        old.version = http::Version::HTTP_10;
         assert!(guard(&Settings::default()).check(&old).is_err_and(|problem| problem.code == Code::BadRequest));
         let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
         assert_eq!(default("POST", "/", &both), Err(Code::BadRequest));
@@ -658,17 +696,12 @@ mod tests {
             assert_eq!(code(&read_only, Method::POST, path), Err(Code::ReadOnly), "{path}");
         }
         assert_eq!(code(&read_only, Method::PUT, "/v1/x"), Err(Code::ReadOnly));
+        for path in ["/v1/vendors;:search", "/v1/vendors/17:archive;:search", "/v2/accounting-entries:enrich"] {
+            assert_eq!(code(&read_only, Method::POST, path), Err(Code::ReadOnly), "{path}");
+        }
+        assert!(code(&read_only, Method::POST, "/v0/aggregations/tags").is_ok());
         let open = guard(&Settings::default());
-        for path in [
-            "/v1/installations/me",
-            "/v1/installations/me/",
-            "/V1/Installations/Me",
-            "/v1//installations/%6de",
-            "/v1/x/..%2finstallations%2fme",
-            "/v1/%2569nstallations/me",
-            "/v1/installations/me;a=b",
-            "/v1/./installations//x/..\\me",
-        ] {
+        for path in ["/v1/installations/me", "/v1//installations/%6de", "/v1/installations/me;a=b"] {
             assert_eq!(code(&open, Method::DELETE, path), Err(Code::ProtectedOperation), "{path}");
         }
         assert!(code(&open, Method::GET, "/v1/installations/me").is_ok());
@@ -685,12 +718,6 @@ mod tests {
                 let passes = guard(&Settings::default()).check(&request).is_ok();
                 prop_assert_eq!(passes, ["127.0.0.1:8088", "localhost:8088", "[::1]:8088"].contains(&host.as_str()));
             }
-        }
-
-        #[test]
-        fn dot_segments_are_found_however_written(segment in "(\\.|%2e|%2E|a|%|2e){0,4}") {
-            let decoded = segment.replace("%2e", ".").replace("%2E", ".");
-            prop_assert_eq!(is_dot_segment(&segment), decoded == "." || decoded == "..");
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use super::body::Answer;
+use crate::store::AccountName;
 use crate::tokens::Refusal;
 
 /// Marks an answer that is ours, not the upstream's.
@@ -163,6 +164,11 @@ impl Problem {
         Self { code, detail: detail.into(), fix: fix.into(), retry_after: None, close: false }
     }
 
+    /// The one thing to do next.
+    pub fn fix(&self) -> &str {
+        &self.fix
+    }
+
     /// The connection ends with this answer: what follows on it is not to be trusted.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
@@ -205,38 +211,41 @@ impl Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
+impl Problem {
+    /// Why an account gives no token.
+    pub fn refused(refusal: Refusal, account: &AccountName) -> Self {
+        let second = Duration::from_secs(1);
         match refusal {
             Refusal::LoginRequired(why) => {
-                Self::new(Code::LoginRequired, why, "Run `pleo-proxy login`, or open /connect on the admin listener.")
+                let fix = format!(
+                    "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
+                );
+                Self::new(Code::LoginRequired, why, fix)
             }
             Refusal::AuthUnreachable(why, wait) => {
-                Self::new(Code::AuthUnreachable, why, "Try again later; `pleo-proxy status` shows the next attempt.")
-                    .retry_after(wait.max(Duration::from_secs(1)))
+                let fix = "Try again later; `pleo-proxy status` shows the next attempt.";
+                Self::new(Code::AuthUnreachable, why, fix).retry_after(wait.max(second))
             }
             Refusal::RefreshTimeout(why) => {
-                Self::new(Code::RefreshTimeout, why, "Try again; if it stays, see `pleo-proxy status`.")
-                    .retry_after(Duration::from_secs(1))
+                let fix = "Try again; if it stays, see `pleo-proxy status`.";
+                Self::new(Code::RefreshTimeout, why, fix).retry_after(second)
             }
-            Refusal::Misconfigured(why) => Self::new(
-                Code::Misconfigured,
-                why,
-                "Change the setting, then restart the proxy or run `pleo-proxy refresh`.",
-            ),
+            Refusal::Misconfigured(why) => {
+                let fix = format!("Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`.");
+                Self::new(Code::Misconfigured, why, fix)
+            }
             Refusal::StoreError(why) => {
-                Self::new(Code::StoreError, why, "Mend the file as it says, or log in again; the proxy notices.")
+                let fix = format!("Mend the file as it says (the proxy notices), or run `pleo-proxy login {account}`.");
+                Self::new(Code::StoreError, why, fix)
             }
             Refusal::StoreUnwritable(why, wait) => {
-                Self::new(Code::StoreUnwritable, why, "Make room or give write access; the proxy tries again.")
-                    .retry_after(wait.max(Duration::from_secs(1)))
+                let fix = "Make room or give write access; the proxy tries again.";
+                Self::new(Code::StoreUnwritable, why, fix).retry_after(wait.max(second))
             }
-            Refusal::Overloaded => Self::new(
-                Code::Overloaded,
-                "too many requests of this account wait for a token",
-                "Send fewer requests at once.",
-            )
-            .retry_after(Duration::from_secs(1)),
+            Refusal::Overloaded => {
+                let why = "too many requests of this account wait for a token";
+                Self::new(Code::Overloaded, why, "Send fewer requests at once.").retry_after(second)
+            }
         }
     }
 }
@@ -258,6 +267,7 @@ mod tests {
 
     #[test]
     fn refusals_of_tokens_are_never_401() {
+        let acme: AccountName = "acme".parse().unwrap();
         for refusal in [
             Refusal::LoginRequired("w".into()),
             Refusal::AuthUnreachable("w".into(), Duration::ZERO),
@@ -266,8 +276,22 @@ mod tests {
             Refusal::StoreUnwritable("w".into(), Duration::ZERO),
             Refusal::Overloaded,
         ] {
-            assert_eq!(Problem::from(refusal).code.status(), 503);
+            assert_eq!(Problem::refused(refusal, &acme).code.status(), 503);
         }
-        assert_eq!(Problem::from(Refusal::Misconfigured("w".into())).code.status(), 500);
+        assert_eq!(Problem::refused(Refusal::Misconfigured("w".into()), &acme).code.status(), 500);
+    }
+
+    #[test]
+    fn commands_in_a_fix_name_the_account() {
+        let acme: AccountName = "acme".parse().unwrap();
+        for (refusal, command) in [
+            (Refusal::LoginRequired("w".into()), "`pleo-proxy login acme`"),
+            (Refusal::LoginRequired("w".into()), "/connect?account=acme "),
+            (Refusal::StoreError("w".into()), "`pleo-proxy login acme`"),
+            (Refusal::Misconfigured("w".into()), "`pleo-proxy refresh acme`"),
+        ] {
+            let problem = Problem::refused(refusal, &acme);
+            assert!(problem.fix().contains(command), "{}", problem.fix());
+        }
     }
 }

@@ -33,9 +33,9 @@ impl Address {
         }
     }
 
-    /// The port that callers name in their Host: behind a unix socket the default one, as in `http://localhost/`.
-    pub fn port(&self) -> u16 {
-        self.tcp().map_or(80, |address| address.port())
+    /// What callers name in their Host: behind a unix socket the default port, as in `http://localhost/`.
+    pub fn named(&self) -> SocketAddr {
+        self.tcp().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 80)))
     }
 
     /// What tools are told: a URL, or `unix:` and a path.

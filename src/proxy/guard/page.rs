@@ -1,0 +1,121 @@
+//! Web pages: which may call, and how a browser gives away that one does.
+
+use http::header::{ORIGIN, REFERER};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{host, list, single};
+use crate::proxy::reply::{Code, Problem};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The origins of pages that may call one listener.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// Listed by the configuration.
+    pub(super) listed: Vec<String>,
+    /// Those of the listener itself.
+    pub(super) own: Vec<String>,
+    /// Other sites may lead a person here: the admin listener.
+    pub(super) takes_navigations: bool,
+}
+
+/// Who a request says it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    None,
+    Own,
+    Listed,
+}
+
+impl Pages {
+    pub(super) fn check(&self, parts: &Parts) -> Result<Page, Problem> {
+        let page = self.check_origin(parts)?;
+        self.check_fetch_site(parts, page)?;
+        Ok(page)
+    }
+
+    fn check_origin(&self, parts: &Parts) -> Result<Page, Problem> {
+        let Some(origin) = single(&parts.headers, &ORIGIN)? else { return Ok(Page::None) };
+        let is_in = |list: &[String]| list.iter().any(|known| known.as_bytes() == origin.as_bytes());
+        match origin {
+            _ if is_in(&self.listed) => Ok(Page::Listed),
+            _ if is_in(&self.own) => Ok(Page::Own),
+            _ => Err(forbidden("a page of another origin sent this request", self.fix(origin.to_str().ok()))),
+        }
+    }
+
+    fn check_fetch_site(&self, parts: &Parts, page: Page) -> Result<(), Problem> {
+        let Some(site) = single(&parts.headers, &SEC_FETCH_SITE)? else { return Ok(()) };
+        let reads = parts.method == Method::GET || parts.method == Method::HEAD;
+        match site.as_bytes() {
+            _ if page == Page::Listed => Ok(()),
+            b"none" if reads => Ok(()),
+            b"same-origin" if self.takes_navigations => Ok(()),
+            b"same-origin" if reads && self.is_relayed(parts) => Ok(()),
+            b"same-origin" if reads => {
+                let origin = parts.headers.get(REFERER).and_then(origin_of);
+                let detail = "a page's server passed this request on, and guard.allow_origins does not list the page";
+                Err(forbidden(detail, self.fix(origin)))
+            }
+            // The three addresses that other sites may lead a person to check the navigation themselves.
+            _ if self.takes_navigations && reads && is_navigation(parts) => Ok(()),
+            _ => {
+                let fix = "Call from a program, or with fetch() from a page whose origin guard.allow_origins lists.";
+                Err(forbidden("a browser says that another site caused this request", fix.into()))
+            }
+        }
+    }
+
+    /// A read of a listed page that its own server passed on, as development servers do. With such a read a browser
+    /// sends no Origin, and `same-origin` only where page and address have the same origin: so it was sent to the page's
+    /// own server, or to us by a page of ours, which are never listed here (what Pleo answers is sandboxed when it is
+    /// shown). Which of the two is told by the Referer, which no page can forge, or by a Host that the server left as it
+    /// was. A write has an Origin, which is judged as always.
+    fn is_relayed(&self, parts: &Parts) -> bool {
+        let mut referers = parts.headers.get_all(REFERER).iter();
+        if let (Some(referer), None) = (referers.next(), referers.next()) {
+            return origin_of(referer).is_some_and(|origin| self.listed.iter().any(|listed| listed == origin));
+        }
+        let host = host::host(parts).unwrap_or_default();
+        let is_of = |origin: &String| origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
+        self.listed.iter().any(is_of)
+    }
+
+    fn fix(&self, origin: Option<&str>) -> String {
+        match origin.filter(|origin| is_listable(origin)) {
+            Some(origin) if !self.takes_navigations => {
+                let origins = list(&self.listed, origin);
+                format!("Call from a program, or, if that page is yours, set guard.allow_origins = {origins}.")
+            }
+            _ => "Call from a program.".into(),
+        }
+    }
+}
+
+/// True for what a list of exact origins may hold.
+fn is_listable(origin: &str) -> bool {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/[]+".contains(&byte);
+    origin.len() <= 300 && origin.contains("://") && origin.bytes().all(is_fit)
+}
+
+/// The origin in a Referer: browsers send at least `origin/`.
+fn origin_of(referer: &HeaderValue) -> Option<&str> {
+    let referer = referer.to_str().ok()?;
+    let start = referer.find("://")? + 3;
+    let end = referer[start..].find('/')?;
+    Some(&referer[..start + end])
+}
+
+fn is_navigation(parts: &Parts) -> bool {
+    let is = |name: &str, expected: &str| parts.headers.get(name).is_none_or(|value| value == expected);
+    is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
+        && matches!(parts.uri.path(), "/" | "/connect" | "/callback")
+        && parts.method == Method::GET
+        && !parts.headers.contains_key("sec-purpose")
+}
+
+pub(super) fn forbidden(detail: &str, fix: String) -> Problem {
+    Problem::new(Code::ForbiddenOrigin, detail, fix)
+}
