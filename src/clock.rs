@@ -34,7 +34,7 @@ impl Deadline {
 
     /// A stored wall time, believed for at most `longest` from now: a clock that was set back keeps nothing alive.
     pub fn from_wall(now: Now, wall: i64, longest: Duration) -> Self {
-        let ahead = u64::try_from(wall.saturating_sub(now.wall)).unwrap_or(0).min(millis(longest));
+        let ahead = since(wall, now.wall).min(millis(longest));
         Self { wall: wall.min(now.wall.saturating_add_unsigned(ahead)), boot: now.boot.saturating_add(ahead) }
     }
 
@@ -45,9 +45,57 @@ impl Deadline {
 
     /// What is left by the clock that is further ahead; zero once passed.
     pub fn remaining(self, now: Now) -> Duration {
-        let wall = u64::try_from(self.wall.saturating_sub(now.wall)).unwrap_or(0);
-        Duration::from_millis(wall.min(self.boot.saturating_sub(now.boot)))
+        self.wall_left(now).min(self.boot_left(now))
     }
+
+    /// What is left by the boot clock alone: for pauses of this process, which no change of the wall clock shortens.
+    pub fn boot_left(self, now: Now) -> Duration {
+        Duration::from_millis(self.boot.saturating_sub(now.boot))
+    }
+
+    /// What is left by the wall clock alone.
+    pub fn wall_left(self, now: Now) -> Duration {
+        Duration::from_millis(since(self.wall, now.wall))
+    }
+}
+
+/// Since when something is there that was dated by a clock which may have been wrong: of an earlier run, or of
+/// another process. The time that runs in this process counts in any case. The wall clock is heard besides, because a
+/// machine that was paused has no other, but only after [`Age::BELIEVED`]: so a clock that jumps to and fro can say
+/// "old" a few times an hour, and not each time it jumps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    dated: i64,
+    seen: Now,
+    /// Milliseconds when it was seen; none if it was dated in the future, so that nobody knows.
+    then: Option<u64>,
+}
+
+impl Age {
+    /// Time in this process after which the wall clock is believed. A date no further in the future than this is one
+    /// of now.
+    pub const BELIEVED: Duration = Duration::from_secs(600);
+
+    /// The age of what is seen now and dated `wall`.
+    pub fn of(wall: i64, now: Now) -> Self {
+        let ahead = Duration::from_millis(since(wall, now.wall));
+        let then = (ahead <= Self::BELIEVED).then(|| since(now.wall, wall));
+        Self { dated: wall, seen: now, then }
+    }
+
+    /// The time until it is `limit` old; zero if nobody knows how old it is.
+    pub fn until(self, limit: Duration, now: Now) -> Duration {
+        let Some(then) = self.then else { return Duration::ZERO };
+        let here = Duration::from_millis(now.boot.saturating_sub(self.seen.boot));
+        let by_boot = limit.saturating_sub(Duration::from_millis(then).saturating_add(here));
+        let by_wall = limit.saturating_sub(Duration::from_millis(since(now.wall, self.dated)));
+        by_boot.min(by_wall.max(Self::BELIEVED.saturating_sub(here)))
+    }
+}
+
+/// Milliseconds from `then` to `now`; zero if the clock was set back meanwhile.
+pub fn since(now: i64, then: i64) -> u64 {
+    u64::try_from(now.saturating_sub(then)).unwrap_or(0)
 }
 
 /// Where the time comes from.
@@ -167,6 +215,32 @@ mod tests {
         let past = Deadline::from_wall(NOON, NOON.wall - 1, day);
         assert!(past.passed(NOON));
         assert!(Deadline::from_wall(NOON, i64::MIN, day).passed(NOON));
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_neither_shortened_nor_stretched_by_the_wall_clock() {
+        let deadline = Deadline::after(NOON, Duration::from_secs(10));
+        for jump in [-86_400_000, 0, 86_400_000] {
+            assert_eq!(deadline.boot_left(later(NOON, jump, 4_000)), Duration::from_secs(6), "{jump}");
+        }
+    }
+
+    #[test]
+    fn what_a_wrong_clock_dated_is_as_old_as_the_time_that_ran_since() {
+        let (year, day, hour) = (365 * 86_400_000_i64, Duration::from_secs(86_400), 3_600_000);
+        let until = |dated: i64, wall, boot| Age::of(NOON.wall + dated, NOON).until(day, later(NOON, wall, boot));
+        assert_eq!(until(-hour, hour, 3_600_000), day - Duration::from_secs(7200));
+        assert_eq!(until(-hour, -year, 3_600_000), day - Duration::from_secs(7200), "set back after it was seen");
+        assert_eq!(until(60_000, 60_000, 60_000), day - Duration::from_secs(60), "a little ahead is now");
+        assert_eq!(until(year, 0, 0), Duration::ZERO, "far ahead: nobody knows how old it is");
+        assert_eq!(until(-NOON.wall, 0, 0), Duration::ZERO, "dated 1970");
+        assert_eq!(until(0, year, 0), Age::BELIEVED, "set ahead: believed after a while");
+        assert_eq!(until(0, year, millis(Age::BELIEVED)), Duration::ZERO);
+        assert_eq!(until(0, -year, 86_400_000), Duration::ZERO, "the time that ran here counts in any case");
+        for odd in [i64::MIN, i64::MAX] {
+            let _ = Age::of(odd, NOON).until(day, Now { wall: odd, boot: u64::MAX });
+            let _ = Age::of(0, Now { wall: odd, boot: 0 }).until(Duration::MAX, NOON);
+        }
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Accounts {
         if let Some(name) = &self.settings().default_account {
             return self.get(name).map_or(Choice::None, Choice::One);
         }
-        let mut granted: Vec<_> = self.all().into_iter().filter(|account| account.refreshed_at().is_some()).collect();
+        let mut granted: Vec<_> = self.all().into_iter().filter(|account| account.age().is_some()).collect();
         if granted.len() == 1 {
             return granted.pop().map_or(Choice::None, Choice::One);
         }

@@ -14,7 +14,7 @@ use super::gate::{Gate, Ticket};
 use super::refresh::{Reason, Report};
 use super::schedule;
 use super::snapshot::{Decision, Health, Refusal, Snapshot};
-use crate::clock::{Clock, Deadline, Now, millis};
+use crate::clock::{Age, Clock, Deadline, Now, millis, since};
 use crate::store::{AccountName, Intent, Record, Stamp};
 use crate::telemetry::Metrics;
 
@@ -77,14 +77,16 @@ pub(super) struct Memory {
     pub(super) record: Option<Record>,
     /// Its stamp on disk.
     pub(super) stamp: Stamp,
+    /// How old its pair is.
+    pub(super) age: Option<Age>,
     /// Failed attempts since the last good one.
     pub(super) attempts: u32,
     /// When a 401 or a person last forced a refresh.
     pub(super) forced_at: Option<Now>,
     /// The sending of an intent that got a whole answer, so that no copy of it is still under way.
     pub(super) answered: Option<(i64, u32)>,
-    /// The sending of an intent that was met unanswered, and the boot time of the first meeting in milliseconds.
-    pub(super) sighted: Option<((i64, u32), u64)>,
+    /// The last sending of an intent, and when it was by the boot clock in milliseconds; below zero before the boot.
+    sent: Option<((i64, u32), i64)>,
     /// Access tokens in a row that could not be used.
     pub(super) unusable: u32,
     /// The last attempt, for `status`.
@@ -140,8 +142,9 @@ impl Account {
 
     /// True if a request would get a token now, or after a refresh that is likely to succeed.
     pub fn can_serve(&self) -> bool {
-        let decision = self.snapshot.load().decide(self.shared.clock.now(), Duration::ZERO);
-        matches!(decision, Decision::Serve | Decision::Refresh)
+        let snapshot = self.snapshot.load();
+        let likely = matches!(snapshot.health, Health::Connected | Health::Locked(_));
+        likely || snapshot.usable(self.shared.clock.now()).is_some()
     }
 
     /// True if nothing about the account needs anybody's attention.
@@ -153,7 +156,7 @@ impl Account {
     pub fn is_due(&self) -> bool {
         let snapshot = self.snapshot.load();
         let now = self.shared.clock.now();
-        snapshot.credential.as_ref().is_none_or(|it| it.deadline.remaining(now) <= it.margin())
+        snapshot.credential.as_ref().is_none_or(|credential| credential.left_before_margin(now).is_zero())
     }
 
     /// Borrows the token, waiting at most until `deadline` for a refresh.
@@ -166,17 +169,18 @@ impl Account {
         if let Some(lease) = self.try_lease(now) {
             return Ok(lease);
         }
-        let _held = Held::new(&self.held)?;
+        let _held = self.hold()?;
         self.shared.metrics.held();
+        let came = now.boot;
         loop {
             let news = self.gate.news();
             let now = self.shared.clock.now();
             if let Some(lease) = self.try_lease(now) {
                 return Ok(lease);
             }
-            match self.snapshot.load().decide(now, deadline.saturating_duration_since(Instant::now())) {
+            match self.snapshot.load().decide(now, deadline.saturating_duration_since(Instant::now()), came) {
                 Decision::Refuse(refusal) => return Err(refusal),
-                Decision::Refresh => self.wish(Reason::Expired),
+                Decision::Refresh => self.wish(),
                 // Served a moment ago, so the gate is closed: wait for it.
                 Decision::Serve | Decision::Wait => {}
             }
@@ -190,12 +194,9 @@ impl Account {
     fn try_lease(self: &Arc<Self>, now: Now) -> Option<Lease> {
         let ticket = self.gate.enter(self.epoch(now))?;
         let snapshot = self.snapshot.load();
-        let credential = match &snapshot.credential {
-            Some(credential) if snapshot.decide(now, Duration::ZERO) == Decision::Serve => credential.header.clone(),
-            _ => {
-                self.gate.leave(ticket);
-                return None;
-            }
+        let Some(credential) = snapshot.usable(now).map(|credential| credential.header.clone()) else {
+            self.gate.leave(ticket);
+            return None;
         };
         Some(Lease { credential, generation: snapshot.generation, account: self.clone(), ticket })
     }
@@ -231,11 +232,26 @@ impl Account {
     }
 
     /// Asks the scheduler for a refresh; one wish at a time.
-    pub(super) fn wish(self: &Arc<Self>, reason: Reason) {
+    fn wish(self: &Arc<Self>) {
         if !self.wished.swap(true, Ordering::AcqRel) {
-            let generation = self.snapshot.load().generation;
-            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason, generation));
+            let snapshot = self.snapshot.load();
+            let reason = if snapshot.health.trouble().is_none() { Reason::Expired } else { Reason::Retry };
+            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason, snapshot.generation));
         }
+    }
+
+    /// A place among those who wait. The first one to wait may make a try due that was not.
+    fn hold(&self) -> Result<Held<'_>, Refusal> {
+        let held = Held::new(&self.held)?;
+        if self.held.load(Ordering::Acquire) == 1 {
+            let _ = self.shared.wishes.send(Wish::Look);
+        }
+        Ok(held)
+    }
+
+    /// True while a request waits for a token.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn wish_granted(&self) {
@@ -258,17 +274,28 @@ impl Account {
         let mut memory = self.memory();
         memory.attempts = 0;
         memory.answered = None;
-        memory.sighted = None;
+        memory.sent = None;
         memory.unusable = if usable { 0 } else { memory.unusable + 1 };
     }
 
-    /// How long an unanswered intent has been known here, time asleep included.
-    pub(super) fn seen_for(&self, intent: &Intent) -> Duration {
-        let (now, sending) = (self.shared.clock.now().boot, intent.sending());
+    /// This process sends now: from here on its boot clock alone tells how long ago that was.
+    pub(super) fn note_sending(&self, intent: &Intent) {
+        let now = i64::try_from(self.shared.clock.now().boot).unwrap_or(i64::MAX);
+        self.memory().sent = Some((intent.sending(), now));
+    }
+
+    /// How long ago an unanswered intent was sent, time asleep included. Where another process sent it, its date is
+    /// believed once, when it is met; one that is still to come counts as now.
+    pub(super) fn sent_for(&self, intent: &Intent) -> Duration {
+        let (now, sending) = (self.shared.clock.now(), intent.sending());
+        let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
         let mut memory = self.memory();
-        let since = memory.sighted.filter(|(known, _)| *known == sending).map_or(now, |(_, since)| since);
-        memory.sighted = Some((sending, since));
-        Duration::from_millis(now.saturating_sub(since))
+        let sent = memory
+            .sent
+            .filter(|(known, _)| *known == sending)
+            .map_or_else(|| boot.saturating_sub_unsigned(since(now.wall, intent.sent_at)), |(_, sent)| sent);
+        memory.sent = Some((sending, sent));
+        Duration::from_millis(since(boot, sent))
     }
 
     /// True if a refresh was forced less than ten seconds, or a quarter of a token's life, ago.
@@ -278,16 +305,22 @@ impl Account {
         self.memory().forced_at.is_some_and(|last| !Deadline::after(last, limit).passed(now))
     }
 
-    /// When the current pair was issued: milliseconds since 1970.
-    pub(super) fn refreshed_at(&self) -> Option<i64> {
-        self.memory().record.as_ref()?.grant.as_ref().map(|grant| grant.refreshed_at)
+    /// How old the current pair is; none without one.
+    pub(super) fn age(&self) -> Option<Age> {
+        self.memory().age
     }
 
     /// Makes a record the one that requests see. `deadline` is the one measured when the pair was issued.
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
-        let snapshot = Snapshot::of(&record, health, deadline, self.shared.clock.now());
+        let now = self.shared.clock.now();
+        let snapshot = Snapshot::of(&record, health, deadline, now);
         let has_grant = record.grant.is_some();
-        let old = self.memory().record.replace(record);
+        let age = record.grant.as_ref().map(|grant| Age::of(grant.refreshed_at, now));
+        let old = {
+            let mut memory = self.memory();
+            memory.age = age;
+            memory.record.replace(record)
+        };
         if old.is_none_or(|old| old.grant.is_some() != has_grant) {
             self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
         }
@@ -546,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unanswered_intent_grows_old_though_the_wall_clock_was_set_back() {
+    fn an_unanswered_intent_grows_old_by_the_time_that_runs_whatever_the_wall_clock_does() {
         let start = Now { wall: 1_800_000_000_000, boot: 1_000_000 };
         let clock = Clock::manual(start);
         let (wishes, _) = mpsc::unbounded_channel();
@@ -554,12 +587,20 @@ mod tests {
         let shared =
             Shared { settings: settings(), clock: clock.clone(), metrics: Arc::default(), wishes, choice_version };
         let account = Account::new(AccountName::fallback(), Arc::new(shared));
-        let sent_at = start.wall + 7_200_000;
-        let intent = Intent { generation: 1, token: String::new(), sent_at, first_sent_at: sent_at, resends: 0 };
-        assert_eq!(account.seen_for(&intent), Duration::ZERO);
+        let intent =
+            |sent_at| Intent { generation: 1, token: String::new(), sent_at, first_sent_at: sent_at, resends: 0 };
+        let seconds = |intent: &Intent| account.sent_for(intent).as_secs();
+        let (ahead, earlier) = (intent(start.wall + 7_200_000), intent(start.wall - 3_000));
+        assert_eq!(seconds(&ahead), 0);
         clock.set(Now { wall: start.wall, boot: start.boot + 10_000 });
-        assert_eq!(account.seen_for(&intent), Duration::from_secs(10));
-        assert_eq!(account.seen_for(&Intent { resends: 1, ..intent }), Duration::ZERO, "another sending");
+        assert_eq!(seconds(&ahead), 10);
+        assert_eq!(seconds(&Intent { resends: 1, ..ahead.clone() }), 0, "another sending");
+        assert_eq!(seconds(&earlier), 3, "sent by another process");
+        clock.set(Now { wall: start.wall + 86_400_000, boot: start.boot + 11_000 });
+        assert_eq!(seconds(&earlier), 4, "the clock was set ahead since");
+        account.note_sending(&ahead);
+        clock.set(Now { wall: start.wall + 2 * 86_400_000, boot: start.boot + 12_000 });
+        assert_eq!(seconds(&ahead), 1, "sent by this process");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! A refresh, from the turn to the published pair. The only renewer: every reason comes through here, on a task of its
 //! own that no caller can cancel.
 //!
-//! Turn, store lock, re-read, open intent resolved, endpoint reached, intent written, gate closed, young leases
+//! Turn, store lock, re-read, endpoint reached, open intent resolved, intent written, gate closed, young leases
 //! waited for, POST, answer classified, saved, published, gate opened, lock freed.
 
 use std::sync::Arc;
@@ -161,20 +161,22 @@ impl Attempt {
             Ok(credentials) => credentials,
             Err(error) => return Err(self.misconfigured(error.to_string())),
         };
-        let hands = self.resolve(hands, &credentials).await?;
+        // Before anything is asked about an intent that is open: in an outage all that can be said is that.
+        let began = self.accounts.clock().boot();
         if let Err(why) = self.accounts.oauth().reach().await {
             let why = format!("the token endpoint cannot be reached: {why}");
-            return Err(self.later(&hands.record, why, None));
+            return Err(self.not_sent(&hands.record, why, began));
         }
+        let hands = self.resolve(hands, &credentials).await?;
         let (hands, unnoted) = self.note(hands).await?;
         Ok(self.exchange(hands, &unnoted, &credentials).await)
     }
 
-    /// A 401 is no reason to bother a token endpoint that asked for patience or cannot be reached.
+    /// A 401 is no reason to bother a token endpoint that asked for patience, or could not be reached a moment ago.
     fn is_asked_to_wait(&self) -> bool {
         let now = self.accounts.clock().now();
         let snapshot = self.account.snapshot();
-        let waits = matches!(&snapshot.health, Health::Retrying(trouble) if !trouble.next_try.passed(now));
+        let waits = matches!(&snapshot.health, Health::Retrying(trouble) if !trouble.wait_on_demand(now).is_zero());
         waits && self.reason == Reason::Rejected
     }
 
@@ -208,6 +210,9 @@ impl Attempt {
         };
         match written {
             Ok(()) => {
+                if let Some(intent) = &noted.intent {
+                    self.account.note_sending(intent);
+                }
                 if before.open_intent().is_some() {
                     self.accounts.metrics().token_resent();
                 }
@@ -243,7 +248,7 @@ impl Attempt {
         let drain = self.accounts.settings().drain;
         credential
             .as_ref()
-            .map_or(Duration::ZERO, |credential| drain.min(credential.margin()).min(credential.deadline.remaining(now)))
+            .map_or(Duration::ZERO, |credential| drain.min(credential.margin()).min(credential.left(now)))
     }
 }
 

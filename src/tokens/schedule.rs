@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Wish};
 use super::refresh::Reason;
-use super::snapshot::{Health, Snapshot};
+use super::snapshot::{Health, Snapshot, Trouble};
 use super::{Accounts, Settings};
-use crate::clock::{Deadline, Now, millis};
+use crate::clock::{Age, Deadline, Now};
 
 /// Longest sleep: `Instant` stands still in suspend, so both clocks are looked at this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -39,27 +39,25 @@ pub(super) fn backoff(attempts: u32) -> Duration {
     full - full.mul_f64(0.25 * f64::from(random[0]) / 255.0)
 }
 
-/// Why and in how long an account wants a refresh by itself; none if it can wait for a request.
+/// Why and in how long an account wants a refresh by itself; none if it can wait for a request. `waited_for` tells that
+/// a request waits already.
 pub(super) fn due(
     snapshot: &Snapshot,
-    refreshed_at: Option<i64>,
+    age: Option<Age>,
     warm: bool,
+    waited_for: bool,
     now: Now,
     settings: &Settings,
 ) -> Option<(Reason, Duration)> {
-    match &snapshot.health {
-        Health::Connected => {
-            let lapsing = refreshed_at.map(|at| at.saturating_add_unsigned(millis(settings.keep_alive)));
-            let alive = lapsing.map(|wall| {
-                let left = u64::try_from(wall.saturating_sub(now.wall)).unwrap_or(0);
-                (Reason::KeepAlive, Duration::from_millis(left))
-            });
-            let credential = snapshot.credential.as_ref().filter(|_| warm);
-            let margin = credential.map(|it| (Reason::Margin, it.deadline.remaining(now).saturating_sub(it.margin())));
-            [alive, margin].into_iter().flatten().min_by_key(|(_, wait)| *wait)
-        }
-        health => health.next_try().map(|next_try| (Reason::Retry, next_try.remaining(now))),
+    if snapshot.health != Health::Connected {
+        let wait =
+            |trouble: &Trouble| if waited_for { trouble.wait_on_demand(now) } else { trouble.next_try.boot_left(now) };
+        return snapshot.health.trouble().map(|trouble| (Reason::Retry, wait(trouble)));
     }
+    let alive = age.map(|age| (Reason::KeepAlive, age.until(settings.keep_alive, now)));
+    let credential = snapshot.credential.as_ref().filter(|_| warm);
+    let margin = credential.map(|credential| (Reason::Margin, credential.left_before_margin(now)));
+    [alive, margin].into_iter().flatten().min_by_key(|(_, wait)| *wait)
 }
 
 /// Runs until told to close.
@@ -97,7 +95,7 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
         if warm || snapshot.health != Health::Connected {
             watched.push(account.clone());
         }
-        let due = due(&snapshot, account.refreshed_at(), warm, now, accounts.settings());
+        let due = due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings());
         let is_refused = matches!(snapshot.health, Health::Misconfigured(_));
         let is_mended = is_refused && account.memory().secret_stamp != *secret;
         let due = due.or(is_mended.then_some((Reason::Retry, Duration::ZERO)));
@@ -134,7 +132,7 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    use super::super::snapshot::{Credential, Trouble};
+    use super::super::snapshot::Credential;
     use super::*;
 
     const NOON: Now = Now { wall: 1_800_000_000_000, boot: 5_000_000 };
@@ -155,6 +153,7 @@ mod tests {
             header: HeaderValue::from_static("Bearer x"),
             deadline: Deadline::after(NOON, Duration::from_secs(600)),
             life: Duration::from_secs(600),
+            since: NOON.boot,
         };
         Snapshot { generation: 1, health, credential: Some(credential) }
     }
@@ -164,7 +163,7 @@ mod tests {
     }
 
     fn connected(warm: bool, now: Now) -> Option<(Reason, Duration)> {
-        due(&snapshot(Health::Connected), Some(NOON.wall), warm, now, &settings())
+        due(&snapshot(Health::Connected), Some(Age::of(NOON.wall, NOON)), warm, false, now, &settings())
     }
 
     #[test]
@@ -180,13 +179,16 @@ mod tests {
     fn an_idle_account_waits_for_its_next_request_or_for_keep_alive() {
         let week = 7 * DAY as i64;
         assert_eq!(connected(false, later(700, 700)).map(|(reason, _)| reason), Some(Reason::KeepAlive));
-        assert_eq!(connected(false, later(week - 1, 1)), Some((Reason::KeepAlive, Duration::from_secs(1))));
-        assert_eq!(connected(false, later(week + 1, 1)), Some((Reason::KeepAlive, Duration::ZERO)));
+        let alive = |seconds| Some((Reason::KeepAlive, Duration::from_secs(seconds)));
+        assert_eq!(connected(false, later(week - 1, DAY * 7 - 1)), alive(1));
+        assert_eq!(connected(false, later(week + 1, DAY * 7 + 1)), alive(0));
+        assert_eq!(connected(false, later(week, 3600)), alive(0), "the machine was paused for a week");
     }
 
     #[test]
     fn jumps_of_the_clock_bring_a_refresh_forward_and_never_put_it_off() {
-        assert_eq!(connected(true, later(10 * 365 * DAY as i64, 1)).map(|(_, wait)| wait), Some(Duration::ZERO));
+        let ahead = |boot| connected(true, later(10 * 365 * DAY as i64, boot)).map(|(_, wait)| wait.as_secs());
+        assert_eq!((ahead(1), ahead(60)), (Some(59), Some(0)), "believed when the token is a minute old");
         // Asleep: the wall clock was stopped too.
         assert_eq!(connected(true, later(0, 600)), Some((Reason::Margin, Duration::ZERO)));
         let back = connected(true, later(-10 * 365 * DAY as i64, 100));
@@ -196,14 +198,15 @@ mod tests {
     #[test]
     fn troubled_accounts_are_due_at_their_next_try_and_dead_ones_never() {
         let next_try = Deadline::after(NOON, Duration::from_secs(5));
-        let trouble = Trouble { why: String::new(), next_try };
+        let trouble = Trouble::until("", next_try);
         for health in [
             Health::Retrying(trouble.clone()),
             Health::Uncertain(trouble.clone()),
             Health::Locked(trouble.clone()),
             Health::StoreUnwritable(trouble),
         ] {
-            let wait = |at| due(&snapshot(health.clone()), Some(NOON.wall), false, later(at, at as u64), &settings());
+            let troubled = snapshot(health.clone());
+            let wait = |at| due(&troubled, None, false, false, later(0, at), &settings());
             assert_eq!(wait(4), Some((Reason::Retry, Duration::from_secs(1))));
             assert_eq!(wait(6), Some((Reason::Retry, Duration::ZERO)));
         }
@@ -213,7 +216,10 @@ mod tests {
             Health::Misconfigured(String::new()),
             Health::Unsaved(String::new()),
         ] {
-            assert_eq!(due(&snapshot(health), Some(0), true, later(9_999_999, 9_999_999), &settings()), None);
+            assert_eq!(
+                due(&snapshot(health), Some(Age::of(0, NOON)), true, true, later(9_999_999, 9_999_999), &settings()),
+                None
+            );
         }
     }
 
@@ -228,8 +234,11 @@ mod tests {
         #[test]
         fn no_reading_of_the_clocks_panics(wall in any::<i64>(), boot in any::<u64>(), at in any::<i64>()) {
             let now = Now { wall, boot };
-            let _ = due(&snapshot(Health::Connected), Some(at), true, now, &settings());
-            let _ = snapshot(Health::Connected).decide(now, Duration::MAX);
+            for age in [Age::of(at, now), Age::of(at, NOON)] {
+                let _ = due(&snapshot(Health::Connected), Some(age), true, true, now, &settings());
+            }
+            let trouble = Trouble { unsent: Some(boot), ..Trouble::until("", Deadline { wall: at, boot }) };
+            let _ = snapshot(Health::Retrying(trouble)).decide(now, Duration::MAX, boot);
         }
     }
 }

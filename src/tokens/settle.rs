@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::refresh::{Attempt, Hands, Report};
 use super::schedule;
@@ -24,7 +24,7 @@ impl Attempt {
             Outcome::NotSent(why) => {
                 let why = format!("the token endpoint cannot be reached: {why}");
                 self.unsent(hands, before).await;
-                self.later(before, why, None)
+                self.not_sent(before, why, sent.boot)
             }
             Outcome::ComeBackLater { why, retry_after } => {
                 self.unsent(hands, before).await;
@@ -86,8 +86,8 @@ impl Attempt {
         match (usable, self.account.memory().unusable) {
             (true, _) => Health::Connected,
             (false, 1) => {
-                let why = "the token endpoint sent no usable access token; asking once more".into();
-                Health::Retrying(Trouble { why, next_try: Deadline::after(now, Duration::ZERO) })
+                let why = "the token endpoint sent no usable access token; asking once more";
+                Health::Retrying(Trouble::until(why, Deadline::after(now, Duration::ZERO)))
             }
             (false, _) => Health::Misconfigured(
                 "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes".into(),
@@ -146,7 +146,6 @@ impl Attempt {
         let (Some(intent), Some(grant)) = (hands.record.open_intent().cloned(), hands.record.grant.as_ref()) else {
             return Ok(hands);
         };
-        let age = millis_since(self.accounts.clock().now().wall, intent.sent_at);
         let trusted = grant.introspection_trusted && self.accounts.oauth().settings.introspect.is_some();
         if trusted {
             match self.accounts.oauth().is_active(&grant.refresh, credentials).await {
@@ -159,8 +158,7 @@ impl Attempt {
             }
         }
         let answered = self.account.memory().answered == Some(intent.sending());
-        // By either clock: the wall clock may have been set back since.
-        let age = age.max(self.account.seen_for(&intent));
+        let age = self.account.sent_for(&intent);
         match answered || age >= SETTLED {
             true => Ok(hands),
             false => Err(self.unsettled(&hands.record, SETTLED.saturating_sub(age))),
@@ -168,10 +166,10 @@ impl Attempt {
     }
 
     fn unsettled(&self, record: &Record, wait: Duration) -> Report {
-        let why = "a refresh was sent and has no answer yet".into();
+        let why = "a refresh was sent and has no answer yet";
         let next_try = Deadline::after(self.accounts.clock().now(), wait);
         self.account.memory().record = Some(record.clone());
-        self.fail(Health::Uncertain(Trouble { why, next_try }))
+        self.fail(Health::Uncertain(Trouble::until(why, next_try)))
     }
 
     /// Stays in doubt, and tries again with growing patience.
@@ -180,14 +178,29 @@ impl Attempt {
         let wait = self.account.next_wait(None);
         self.account.memory().record = Some(record.clone());
         let next_try = Deadline::after(self.accounts.clock().now(), wait);
-        self.fail(Health::Uncertain(Trouble { why, next_try }))
+        self.fail(Health::Uncertain(Trouble::until(why, next_try)))
     }
 
-    /// Nothing is spent: tries again later. With an older intent open the doubt stays.
+    /// Nothing is spent: tries again later, as the server asks.
     pub(super) fn later(&self, record: &Record, why: String, retry_after: Option<Duration>) -> Report {
-        warn!(account = %self.account.name, "{why}");
         let wait = self.account.next_wait(retry_after);
-        let trouble = Trouble { why, next_try: Deadline::after(self.accounts.clock().now(), wait) };
+        self.try_later(record, Trouble::until(why, Deadline::after(self.accounts.clock().now(), wait)))
+    }
+
+    /// Nothing was sent by the try that began at `began` (boot clock, milliseconds): tries again later, or as soon as
+    /// a request comes.
+    pub(super) fn not_sent(&self, record: &Record, why: String, began: u64) -> Report {
+        let next_try = Deadline::after(self.accounts.clock().now(), self.account.next_wait(None));
+        self.try_later(record, Trouble { why, next_try, unsent: Some(began) })
+    }
+
+    /// With an older intent open the doubt stays.
+    fn try_later(&self, record: &Record, trouble: Trouble) -> Report {
+        // Requests start a try a second: the same words are not said each time.
+        match self.account.snapshot().health.why() == Some(&trouble.why) {
+            true => debug!(account = %self.account.name, "still so: {}", trouble.why),
+            false => warn!(account = %self.account.name, "{}", trouble.why),
+        }
         self.fail(match record.open_intent() {
             Some(_) => Health::Uncertain(trouble),
             None => Health::Retrying(trouble),
@@ -206,13 +219,13 @@ impl Attempt {
         error!(account = %self.account.name, "no refresh is sent, because it could not be noted first: {why}");
         let wait = self.account.next_wait(None).min(schedule::DISK_RETRY);
         let next_try = Deadline::after(self.accounts.clock().now(), wait);
-        self.fail(Health::StoreUnwritable(Trouble { why, next_try }))
+        self.fail(Health::StoreUnwritable(Trouble::until(why, next_try)))
     }
 
     /// Another process is at work on this account.
     pub(super) fn locked(&self, why: String) -> Report {
         let next_try = Deadline::after(self.accounts.clock().now(), self.account.next_wait(None));
-        self.fail(Health::Locked(Trouble { why, next_try }))
+        self.fail(Health::Locked(Trouble::until(why, next_try)))
     }
 
     pub(super) fn fail(&self, health: Health) -> Report {
@@ -242,9 +255,4 @@ fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Opt
 
 fn interrupted(sent_at: i64) -> String {
     format!("the refresh at {} was interrupted and its new tokens were lost", rfc3339(sent_at))
-}
-
-/// Zero if the clock was set back meanwhile.
-fn millis_since(now: i64, then: i64) -> Duration {
-    Duration::from_millis(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
 }

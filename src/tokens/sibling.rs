@@ -107,10 +107,10 @@ impl Accounts {
             return Health::LoginRequired(self.login_hint(name, &from));
         }
         match record.open_intent() {
-            Some(_) => Health::Uncertain(Trouble {
-                why: "a refresh was sent and has no known outcome".into(),
-                next_try: Deadline::after(self.clock().now(), Duration::ZERO),
-            }),
+            Some(_) => Health::Uncertain(Trouble::until(
+                "a refresh was sent and has no known outcome",
+                Deadline::after(self.clock().now(), Duration::ZERO),
+            )),
             None => Health::Connected,
         }
     }

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::clock::{Deadline, Now};
+use crate::clock::{Deadline, Now, millis};
 use crate::secret::AccessToken;
 use crate::store::{Grant, Record};
 
 /// Longest margin before expiry at which a token is refreshed.
 const LONGEST_MARGIN: Duration = Duration::from_secs(60);
+
+/// Distance between the beginnings of two tries that requests ask for while nothing can be sent.
+pub(super) const TRIES_APART: Duration = Duration::from_secs(1);
 
 /// An account at one moment.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Credential {
     pub deadline: Deadline,
     /// Its life when it was new.
     pub life: Duration,
+    /// Since when it is here, in milliseconds of the boot clock.
+    pub since: u64,
 }
 
 /// The states of an account (a word each in `status`).
@@ -63,6 +68,9 @@ pub struct Trouble {
     pub why: String,
     /// The next try.
     pub next_try: Deadline,
+    /// When the last try began, by the boot clock in milliseconds, if it sent nothing and nobody asked for patience:
+    /// then a request need not wait for the next one.
+    pub unsent: Option<u64>,
 }
 
 /// Why a request gets no token.
@@ -105,18 +113,20 @@ impl Snapshot {
         Self { generation: record.generation, health, credential }
     }
 
-    /// What a request does now, with `patience` left of its `hold`.
-    pub fn decide(&self, now: Now, patience: Duration) -> Decision {
-        let alive = self.credential.as_ref().is_some_and(|credential| !credential.deadline.passed(now));
+    /// The credential, if a request may carry it now.
+    pub fn usable(&self, now: Now) -> Option<&Credential> {
+        let is_usable = !matches!(self.health, Health::LoginRequired(_) | Health::StoreError(_));
+        self.credential.as_ref().filter(|credential| is_usable && !credential.left(now).is_zero())
+    }
+
+    /// What a request does now that came at `came` (boot clock, milliseconds) and has `patience` left of its `hold`.
+    pub fn decide(&self, now: Now, patience: Duration, came: u64) -> Decision {
         match &self.health {
             Health::LoginRequired(why) => Decision::Refuse(Refusal::LoginRequired(why.clone())),
             Health::StoreError(why) => Decision::Refuse(Refusal::StoreError(why.clone())),
-            _ if alive => Decision::Serve,
+            _ if self.usable(now).is_some() => Decision::Serve,
             Health::Connected | Health::Locked(_) => Decision::Refresh,
-            Health::Retrying(trouble) | Health::Uncertain(trouble) => match trouble.next_try.remaining(now) {
-                wait if wait <= patience => Decision::Wait,
-                wait => Decision::Refuse(Refusal::AuthUnreachable(trouble.why.clone(), wait)),
-            },
+            Health::Retrying(trouble) | Health::Uncertain(trouble) => trouble.decide(now, patience, came),
             Health::Misconfigured(why) => Decision::Refuse(Refusal::Misconfigured(why.clone())),
             Health::StoreUnwritable(trouble) => {
                 Decision::Refuse(Refusal::StoreUnwritable(trouble.why.clone(), trouble.next_try.remaining(now)))
@@ -126,10 +136,55 @@ impl Snapshot {
     }
 }
 
+impl Trouble {
+    /// Nothing is tried before `next_try`.
+    pub fn until(why: impl Into<String>, next_try: Deadline) -> Self {
+        Self { why: why.into(), next_try, unsent: None }
+    }
+
+    /// The time until the next try if somebody waits for it: a try that sends nothing may be followed by another one
+    /// second after it began.
+    pub fn wait_on_demand(&self, now: Now) -> Duration {
+        let planned = self.next_try.boot_left(now);
+        self.unsent.map_or(planned, |began| {
+            planned.min(Duration::from_millis(began.saturating_add(millis(TRIES_APART)).saturating_sub(now.boot)))
+        })
+    }
+
+    /// A request has one try of its own, then it waits for the planned one or gives up.
+    fn decide(&self, now: Now, patience: Duration, came: u64) -> Decision {
+        let on_demand = self.wait_on_demand(now);
+        let has_had_its_try = self.unsent.is_none_or(|began| began >= came);
+        match if has_had_its_try { self.next_try.boot_left(now) } else { on_demand } {
+            Duration::ZERO => Decision::Refresh,
+            wait if wait <= patience => Decision::Wait,
+            _ => Decision::Refuse(Refusal::AuthUnreachable(self.why.clone(), on_demand)),
+        }
+    }
+}
+
 impl Credential {
     /// How long before expiry it is refreshed: a fifth of its life, a minute at most.
     pub fn margin(&self) -> Duration {
         LONGEST_MARGIN.min(self.life / 5)
+    }
+
+    /// What is left of it; zero once it has expired.
+    pub fn left(&self, now: Now) -> Duration {
+        self.left_but(Duration::ZERO, now)
+    }
+
+    /// The time until its margin begins.
+    pub fn left_before_margin(&self, now: Now) -> Duration {
+        self.left_but(self.margin(), now)
+    }
+
+    /// By either clock; but the wall clock is heard only when the token has been here for a margin. A clock that jumps
+    /// to and fro would else cost a refresh with each jump.
+    fn left_but(&self, last: Duration, now: Now) -> Duration {
+        let new_for = Duration::from_millis(self.since.saturating_add(millis(self.margin())).saturating_sub(now.boot));
+        let by_wall = self.deadline.wall_left(now).saturating_sub(last).max(new_for);
+        self.deadline.boot_left(now).saturating_sub(last).min(by_wall)
     }
 }
 
@@ -165,7 +220,8 @@ impl Health {
         self.trouble().map(|trouble| trouble.next_try)
     }
 
-    fn trouble(&self) -> Option<&Trouble> {
+    /// What is wrong, where it is tried again by itself.
+    pub fn trouble(&self) -> Option<&Trouble> {
         match self {
             Self::Retrying(trouble)
             | Self::Uncertain(trouble)
@@ -178,10 +234,13 @@ impl Health {
 
 fn credential(grant: &Grant, deadline: Option<Deadline>, now: Now) -> Option<Credential> {
     const DAY: Duration = Duration::from_secs(86_400);
+    let life = Duration::from_millis(grant.life);
     Some(Credential {
         header: bearer(grant.access.as_ref()?)?,
-        deadline: deadline.unwrap_or_else(|| Deadline::from_wall(now, grant.expires_at, DAY)),
-        life: Duration::from_millis(grant.life),
+        // No token lives longer than when it was new; a clock that was ahead may say so.
+        deadline: deadline.unwrap_or_else(|| Deadline::from_wall(now, grant.expires_at, DAY.min(life))),
+        life,
+        since: now.boot,
     })
 }
 
@@ -204,12 +263,13 @@ mod tests {
             header: HeaderValue::from_static("Bearer x"),
             deadline: Deadline::after(NOON, left),
             life: Duration::from_secs(600),
+            since: NOON.boot,
         });
         Snapshot { generation: 1, health, credential }
     }
 
     fn trouble(seconds: u64) -> Trouble {
-        Trouble { why: "why".into(), next_try: Deadline::after(NOON, Duration::from_secs(seconds)) }
+        Trouble::until("why", Deadline::after(NOON, Duration::from_secs(seconds)))
     }
 
     #[test]
@@ -224,16 +284,16 @@ mod tests {
             Health::StoreUnwritable(trouble(9)),
             Health::Unsaved("why".into()),
         ] {
-            assert_eq!(snapshot(health, alive).decide(NOON, HOLD), Decision::Serve);
+            assert_eq!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Serve);
         }
         for health in [Health::LoginRequired("why".into()), Health::StoreError("why".into())] {
-            assert!(matches!(snapshot(health, alive).decide(NOON, HOLD), Decision::Refuse(_)));
+            assert!(matches!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Refuse(_)));
         }
     }
 
     #[test]
     fn a_dead_token_waits_only_for_what_is_near() {
-        let decide = |health| snapshot(health, Some(Duration::ZERO)).decide(NOON, HOLD);
+        let decide = |health| snapshot(health, Some(Duration::ZERO)).decide(NOON, HOLD, NOON.boot);
         assert_eq!(decide(Health::Connected), Decision::Refresh);
         assert_eq!(decide(Health::Locked(trouble(9))), Decision::Refresh);
         assert_eq!(decide(Health::Retrying(trouble(15))), Decision::Wait);
@@ -244,12 +304,45 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_was_sent_a_request_has_a_try_of_its_own() {
+        let dead = |unsent| {
+            let health = Health::Retrying(Trouble { unsent, ..trouble(300) });
+            snapshot(health, Some(Duration::ZERO))
+        };
+        let came = NOON.boot;
+        let refused = |decision| matches!(decision, Decision::Refuse(Refusal::AuthUnreachable(..)));
+        assert!(refused(dead(None).decide(NOON, HOLD, came)), "the server asked for patience");
+        assert_eq!(dead(Some(came - 1000)).decide(NOON, HOLD, came), Decision::Refresh, "at once");
+        assert_eq!(dead(Some(came - 200)).decide(NOON, HOLD, came), Decision::Wait, "one a second");
+        let hasty = dead(Some(came - 200)).decide(NOON, Duration::from_millis(700), came);
+        let wait = Duration::from_millis(800);
+        assert_eq!(hasty, Decision::Refuse(Refusal::AuthUnreachable("why".into(), wait)));
+        assert!(refused(dead(Some(came)).decide(NOON, HOLD, came)), "it had its try");
+        let uncertain = Health::Uncertain(Trouble { unsent: Some(came - 1000), ..trouble(300) });
+        assert_eq!(snapshot(uncertain, None).decide(NOON, HOLD, came), Decision::Refresh);
+        assert_eq!(snapshot(Health::Retrying(trouble(0)), None).decide(NOON, HOLD, came), Decision::Refresh, "due");
+    }
+
+    #[test]
+    fn a_new_token_outlives_jumps_of_the_wall_clock_for_one_margin() {
+        let credential = snapshot(Health::Connected, Some(Duration::from_secs(600))).credential.unwrap();
+        let left = |wall: i64, boot: u64| {
+            credential.left(Now { wall: NOON.wall + wall * 1000, boot: NOON.boot + boot * 1000 }).as_secs()
+        };
+        assert_eq!((left(599, 599), left(600, 600)), (1, 0));
+        assert_eq!((left(86_400, 1), left(86_400, 59), left(86_400, 60)), (59, 1, 0), "set ahead");
+        assert_eq!((left(-86_400, 1), left(-86_400, 600)), (599, 0), "set back");
+        assert_eq!((left(0, 600), left(660, 60)), (0, 0), "asleep, and paused");
+    }
+
+    #[test]
     fn margin_is_a_fifth_and_a_minute_at_most() {
         let margin = |life| {
             Credential {
                 header: HeaderValue::from_static("Bearer x"),
                 deadline: Deadline::after(NOON, HOLD),
                 life: Duration::from_secs(life),
+                since: NOON.boot,
             }
             .margin()
         };

@@ -1,10 +1,12 @@
 //! What may be told about an account: everything but its secrets.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::account::Account;
-use super::snapshot::Snapshot;
-use crate::clock::{Now, rfc3339};
+use super::snapshot::{Credential, Snapshot};
+use crate::clock::{Deadline, Now, rfc3339, since};
 use crate::store::Record;
 
 /// An account as `status` shows it.
@@ -67,7 +69,7 @@ impl Account {
         };
         let mut status = Status::of(self.name.as_str(), &snapshot, record.as_ref(), now);
         status.last_refresh = last.map(|last| LastRefresh {
-            at: rfc3339(last.at),
+            at: past(last.at, now),
             reason: last.reason.word().into(),
             outcome: last.outcome.into(),
             ms: crate::clock::millis(last.took),
@@ -87,18 +89,31 @@ impl Status {
             generation: snapshot.generation,
             subject: record.and_then(|record| record.subject.clone()),
             scope: grant.map(|grant| grant.scope.clone()).unwrap_or_default(),
-            access_expires_at: credential.map(|credential| rfc3339(credential.deadline.wall)),
-            access_expires_in: credential.map(|credential| credential.deadline.remaining(now).as_secs()),
-            refreshed_at: grant.map(|grant| rfc3339(grant.refreshed_at)),
-            refresh_token_age: grant.map(|grant| seconds_since(now.wall, grant.refreshed_at)),
-            logged_in_at: grant.map(|grant| rfc3339(grant.logged_in_at)),
-            next_try: snapshot.health.next_try().map(|next| rfc3339(next.wall)),
+            access_expires_at: credential.map(|credential| expiry(credential, now)),
+            access_expires_in: credential.map(|credential| credential.left(now).as_secs()),
+            refreshed_at: grant.map(|grant| past(grant.refreshed_at, now)),
+            refresh_token_age: grant.map(|grant| since(now.wall, grant.refreshed_at) / 1000),
+            logged_in_at: grant.map(|grant| past(grant.logged_in_at, now)),
+            next_try: snapshot.health.next_try().map(|next| coming(next.boot_left(now), now)),
             resends: record.and_then(Record::open_intent).map_or(0, |intent| intent.resends),
             last_refresh: None,
         }
     }
 }
 
-fn seconds_since(now: i64, then: i64) -> u64 {
-    u64::try_from(now.saturating_sub(then)).unwrap_or(0) / 1000
+/// A time that has been: what a clock that was ahead has dated is shown as now.
+fn past(wall: i64, now: Now) -> String {
+    rfc3339(wall.min(now.wall))
+}
+
+/// A time to come, by the wall clock as it is now.
+fn coming(wait: Duration, now: Now) -> String {
+    rfc3339(Deadline::after(now, wait).wall)
+}
+
+fn expiry(credential: &Credential, now: Now) -> String {
+    match credential.left(now) {
+        Duration::ZERO => past(credential.deadline.wall, now),
+        left => coming(left, now),
+    }
 }
