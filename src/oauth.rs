@@ -119,6 +119,13 @@ pub enum CredentialsError {
     Form(PathBuf),
 }
 
+impl CredentialsError {
+    /// True if it says nothing about the setting: see [`private_file::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_passing())
+    }
+}
+
 /// The OAuth client of this process.
 #[derive(Debug)]
 pub struct Client {

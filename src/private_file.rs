@@ -34,6 +34,25 @@ pub enum PrivateFileError {
     TooLarge(PathBuf, u64),
 }
 
+impl PrivateFileError {
+    /// See [`is_passing`].
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreadable(_, error) if is_passing(error))
+    }
+}
+
+/// True if something failed for want of what other work gives back (open files, memory, threads): that is no verdict
+/// about the file, and over soon.
+pub fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR];
+    match error.raw_os_error() {
+        Some(code) => wanting.iter().any(|errno| errno.raw_os_error() == code),
+        // Our own words, not the system's: the work was not done.
+        None => error.kind() == io::ErrorKind::Other,
+    }
+}
+
 /// Reads a private file whole: not through a symlink, never waiting on a FIFO, at most `limit` bytes.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::private_file::PrivateFileError;
+use crate::private_file::{self, PrivateFileError};
 use file::FileStore;
 pub use file::Locked;
 pub use record::{AccountName, AccountNameError, DecodeError, Ended, Grant, Intent, Issued, Record};
@@ -67,6 +67,13 @@ pub enum RecordError {
     Undecodable(PathBuf, DecodeError),
 }
 
+impl RecordError {
+    /// True if it says nothing about the record: see [`private_file::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.is_passing())
+    }
+}
+
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -76,6 +83,13 @@ pub enum LockError {
     /// The lock file cannot be opened.
     #[error("the lock of this account cannot be opened: {0}")]
     Io(#[from] io::Error),
+}
+
+impl LockError {
+    /// True if it says nothing about the lock: see [`private_file::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Io(error) if private_file::is_passing(error))
+    }
 }
 
 /// Why a record was not saved; what was there before is still there.
@@ -89,6 +103,11 @@ pub struct SaveError {
 impl SaveError {
     fn new(path: &Path, source: io::Error) -> Self {
         Self { path: path.into(), source }
+    }
+
+    /// True if it says nothing about the disk: see [`private_file::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        private_file::is_passing(&self.source)
     }
 }
 

@@ -7,6 +7,10 @@
 mod account;
 mod change;
 mod gate;
+mod in_flight;
+mod lease;
+mod limiter;
+mod outage;
 mod refresh;
 mod schedule;
 mod settle;
@@ -23,7 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,11 +38,13 @@ use crate::oauth;
 use crate::store::{AccountName, Issued, Stamp, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
-use account::Shared;
-use refresh::Attempt;
+use account::{Shared, Wish};
+use limiter::RefreshLimiter;
+use outage::Outage;
 
-pub use account::{Account, Lease};
+pub use account::Account;
 pub use change::{Asked, ChangeError, Login};
+pub use lease::Lease;
 pub use refresh::{Reason, Report};
 pub use snapshot::{Credential, Health, Refusal, Snapshot, Trouble};
 pub use status::{LastRefresh, Status};
@@ -116,6 +122,12 @@ pub struct Accounts {
     supervisor: Supervisor,
     closing: CancellationToken,
     folder: Mutex<Stamp>,
+    limiter: RefreshLimiter,
+    outage: Outage,
+    /// When the scheduler was last awake; none before the first time.
+    heard: Mutex<Option<Instant>>,
+    /// Held while records are looked at.
+    looking: Arc<tokio::sync::Mutex<()>>,
     chosen: ArcSwap<Chosen>,
     choosing: Mutex<()>,
 }
@@ -132,8 +144,25 @@ impl Accounts {
         clock: Clock,
         care: Care,
     ) -> std::io::Result<Arc<Self>> {
+        let (accounts, granted) = Self::empty(store, oauth, settings, clock);
+        for name in accounts.store.list().await? {
+            accounts.reload(&accounts.enter(&name)).await;
+        }
+        if care == Care::Scheduled {
+            tokio::spawn(accounts.clone().schedule(granted));
+        }
+        Ok(accounts)
+    }
+
+    /// No account yet, and the wishes of those that come.
+    fn empty(
+        store: Store,
+        oauth: oauth::Client,
+        settings: Settings,
+        clock: Clock,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Wish>) {
         let (wishes, granted) = mpsc::unbounded_channel();
-        let accounts = Arc::new(Self {
+        let accounts = Self {
             map: DashMap::new(),
             store,
             oauth,
@@ -149,16 +178,14 @@ impl Accounts {
             supervisor: Supervisor::default(),
             closing: CancellationToken::new(),
             folder: Mutex::default(),
+            limiter: RefreshLimiter::default(),
+            outage: Outage::default(),
+            heard: Mutex::default(),
+            looking: Arc::default(),
             chosen: ArcSwap::from_pointee(Chosen { version: 0, choice: Arc::new(Choice::None) }),
             choosing: Mutex::default(),
-        });
-        for name in accounts.store.list().await? {
-            accounts.reload(&accounts.enter(&name)).await;
-        }
-        if care == Care::Scheduled {
-            tokio::spawn(schedule::run(accounts.clone(), granted, accounts.closing.clone()));
-        }
-        Ok(accounts)
+        };
+        (Arc::new(accounts), granted)
     }
 
     /// An account that is known: it has a record (possibly a new one on disk), is named by the settings, or is `default`.
@@ -223,20 +250,10 @@ impl Accounts {
         self.map.iter().map(|entry| entry.value().clone()).filter(|account| account.is_known()).collect()
     }
 
-    /// Refreshes an account, or joins the refresh that is under way, and waits for its end. A caller who leaves
-    /// cancels nothing.
-    pub async fn refresh(self: &Arc<Self>, account: &Arc<Account>, reason: Reason, generation: u64) -> Report {
-        let mut flight = self.flight(account, reason, generation);
-        match flight.wait_for(Option::is_some).await {
-            Ok(report) => report.unwrap_or(Report::Failed),
-            // The task panicked: the intent, if one was written, is still open.
-            Err(_) => Report::Failed,
-        }
-    }
-
     /// What to do after the upstream refused the token of `generation` (401). Waits at most until `deadline`.
     pub async fn rejected(self: &Arc<Self>, account: &Arc<Account>, generation: u64, deadline: Instant) -> Verdict {
-        self.reload(account).await;
+        // A disk that hangs is waited for no longer than anything else.
+        let _ = tokio::time::timeout_at(deadline, self.reload(account)).await;
         let snapshot = account.snapshot();
         if snapshot.generation > generation {
             return Verdict::Again;
@@ -337,11 +354,6 @@ impl Accounts {
         }
     }
 
-    /// Token requests, logins and saves under way.
-    fn under_way(&self) -> usize {
-        self.tasks.len()
-    }
-
     /// True once the process is about to end.
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
@@ -355,46 +367,92 @@ impl Accounts {
         let new = || Arc::new(Account::new(name.clone(), self.shared.clone()));
         self.map.entry(name.clone()).or_insert_with(new).clone()
     }
-
-    fn start(self: &Arc<Self>, account: &Arc<Account>, reason: Reason, generation: u64) {
-        drop(self.flight(account, reason, generation));
-    }
-
-    /// The refresh under way, or a new one on its own task.
-    fn flight(
-        self: &Arc<Self>,
-        account: &Arc<Account>,
-        reason: Reason,
-        generation: u64,
-    ) -> watch::Receiver<Option<Report>> {
-        let mut slot = account.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = slot.as_ref().filter(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
-        {
-            return running.clone();
-        }
-        let (landed, flight) = watch::channel(None);
-        *slot = Some(flight.clone());
-        let asked = account.asked.load(Ordering::Acquire);
-        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation, asked };
-        let landing = Landing(account.clone());
-        self.tasks.spawn_on(
-            async move {
-                let report = attempt.run().await;
-                landed.send_replace(Some(report));
-                drop(landing);
-            },
-            &self.control,
-        );
-        flight
-    }
 }
 
-/// Whatever a refresh comes to, a panic included: the next wish is heard, and whoever waits looks again.
-struct Landing(Arc<Account>);
+#[cfg(test)]
+mod tests {
+    use tokio::time::{sleep, timeout};
 
-impl Drop for Landing {
-    fn drop(&mut self) {
-        self.0.wish_granted();
-        self.0.gate.tell();
+    use super::*;
+    use crate::oauth::endpoint::{Endpoint, Origin};
+    use crate::oauth::{ClientAuth, SecretSource};
+    use crate::outbound::{self, Outbound};
+    use crate::secret::{ClientSecret, RefreshToken};
+    use crate::store::{Grant, Record};
+
+    const NOWHERE: &str = "http://127.0.0.1:9";
+    /// What only a test that fails waits for.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Accounts whose token endpoint is not there.
+    fn accounts(folder: &std::path::Path) -> (Arc<Accounts>, mpsc::UnboundedReceiver<Wish>) {
+        let settings = oauth::Settings {
+            client_id: Some("client".into()),
+            client_secret: SecretSource::Value(ClientSecret::new("secret")),
+            auth: ClientAuth::Basic,
+            scopes: Vec::new(),
+            authorize: Endpoint::parse(NOWHERE).unwrap(),
+            token: Endpoint::parse(NOWHERE).unwrap(),
+            introspect: None,
+            api: Origin::parse(NOWHERE).unwrap(),
+        };
+        let outbound = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
+        let client = oauth::Client::new(settings, &Outbound::new(&outbound).unwrap()).unwrap();
+        let custody = Settings {
+            drain: Duration::from_secs(2),
+            hold: Duration::from_secs(15),
+            keep_warm: Duration::from_secs(600),
+            keep_alive: Duration::from_secs(604_800),
+            default_account: None,
+        };
+        let store = Store::open(&folder.join("store")).unwrap();
+        Accounts::empty(store, client, custody, Clock::system())
+    }
+
+    /// A record whose token has expired, on disk.
+    async fn save_expired(accounts: &Accounts, name: &AccountName) {
+        let now = accounts.clock().now().wall;
+        let grant = Grant {
+            access: None,
+            refresh: RefreshToken::new("refresh"),
+            expires_at: now,
+            life: 600_000,
+            scope: Vec::new(),
+            issued: accounts.issued(),
+            logged_in_at: now,
+            refreshed_at: now,
+            introspection_trusted: false,
+        };
+        let record = Record { generation: 1, grant: Some(grant), subject: None, intent: None, ended: None };
+        let locked = accounts.store().lock(name, Duration::ZERO).await.unwrap();
+        accounts.store().save(locked, record).await.1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_scheduler_that_starts_again_grants_what_the_one_before_had_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (accounts, granted) = accounts(folder.path());
+        let name = AccountName::fallback();
+        save_expired(&accounts, &name).await;
+        let account = accounts.find(&name).await.unwrap();
+        assert_eq!(accounts.scheduler_silence(), None, "there was none yet");
+        let waiting = account.clone();
+        tokio::spawn(async move { waiting.lease(Instant::now() + PATIENCE).await.map(drop) });
+        let granted = Arc::new(tokio::sync::Mutex::new(granted));
+        let taken = async {
+            let mut granted = granted.lock().await;
+            while !matches!(granted.recv().await, Some(Wish::Refresh(..))) {}
+        };
+        timeout(PATIENCE, taken).await.unwrap();
+        let scheduler = tokio::spawn(schedule::run(accounts.clone(), granted.clone()));
+        let tried = async {
+            while account.memory().last.is_none() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, tried).await.unwrap();
+        scheduler.abort();
+        assert!(scheduler.await.unwrap_err().is_cancelled());
+        assert!(granted.try_lock().is_ok(), "the wishes outlive it");
     }
 }

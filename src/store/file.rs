@@ -11,9 +11,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
+use tracing::warn;
 
 use super::record::Record;
 use super::threads::Threads;
@@ -33,6 +35,8 @@ pub struct FileStore {
     pub(super) threads: Threads,
     /// Temp files that a process left behind when it died, by account; removed under the account's lock.
     leftovers: Mutex<HashMap<AccountName, Vec<PathBuf>>>,
+    /// It was said that the folder has no fsync.
+    has_warned: AtomicBool,
 }
 
 /// The right to write one account's record; the kernel frees it when the process dies.
@@ -53,7 +57,7 @@ struct Held {
 
 impl Locked {
     /// The same lock, for work on another thread.
-    pub(super) fn share(&self) -> Self {
+    pub(crate) fn share(&self) -> Self {
         Self { account: self.account.clone(), held: self.held.clone() }
     }
 
@@ -74,7 +78,12 @@ impl FileStore {
         make_private_folder(folder)?;
         let leftovers = leftovers(folder).map_err(|error| OpenError::Unreadable(folder.into(), error))?;
         let threads = Threads::start().map_err(OpenError::NoThread)?;
-        Ok(Self { folder: folder.into(), threads, leftovers: Mutex::new(leftovers) })
+        Ok(Self {
+            folder: folder.into(),
+            threads,
+            leftovers: Mutex::new(leftovers),
+            has_warned: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -146,8 +155,27 @@ impl FileStore {
         file.write_all(&bytes)?;
         file.as_file().set_len(bytes.len() as u64)?;
         file.as_file().sync_all()?;
+        // Opened before: once the record is in its place, want of a file is no reason to call it unsaved.
+        let folder = File::open(&self.folder)?;
         file.persist(self.path(account)).map_err(|error| error.error)?;
-        File::open(&self.folder)?.sync_all()
+        self.synced(folder.sync_all())
+    }
+
+    /// What came of the folder's fsync. Some network file systems have none; the rename is as durable there as it gets.
+    fn synced(&self, result: io::Result<()>) -> io::Result<()> {
+        use rustix::io::Errno;
+        let Err(error) = result else { return Ok(()) };
+        let errno = error.raw_os_error().unwrap_or_default();
+        if ![Errno::INVAL, Errno::NOTSUP, Errno::OPNOTSUPP].iter().any(|none| none.raw_os_error() == errno) {
+            return Err(error);
+        }
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                "the file system of {} cannot make a folder durable ({error}); a power cut may bring an older record back",
+                self.folder.display()
+            );
+        }
+        Ok(())
     }
 
     /// Puts a record that cannot be read aside, for a login to take its place.

@@ -1,25 +1,21 @@
-//! One account: its snapshot for requests, its memory for refreshes, and the lease that ties the two together.
+//! One account: its snapshot for requests and its memory for refreshes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
-use super::gate::{Gate, Ticket};
+use super::gate::Gate;
 use super::refresh::{Reason, Report};
 use super::schedule;
-use super::snapshot::{Decision, Health, Refusal, Snapshot};
+use super::snapshot::{Health, Snapshot, Trouble};
 use crate::clock::{Age, Clock, Deadline, Now, millis, since};
 use crate::store::{AccountName, Intent, Record, Stamp};
 use crate::telemetry::Metrics;
 
-/// Requests of one account that may wait at a time.
-const MOST_HELD: usize = 1024;
 /// Longest distance between two refreshes that are forced by a 401.
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
 /// How exactly the last use is known, in milliseconds: workers write it once a second, not once a request.
@@ -59,9 +55,9 @@ pub struct Account {
     /// Logins and logouts that were asked for, in order; the last one to be asked wins.
     pub(super) asked: AtomicU64,
     pub(super) shared: Arc<Shared>,
-    snapshot: ArcSwap<Snapshot>,
+    pub(super) snapshot: ArcSwap<Snapshot>,
     memory: Mutex<Memory>,
-    held: AtomicUsize,
+    pub(super) held: AtomicUsize,
     /// Boot time of the last use, in milliseconds; 0 = never.
     last_used: AtomicU64,
     /// True once it had a record or was named by the settings; a login that came to nothing leaves no account behind.
@@ -102,17 +98,6 @@ pub(super) struct LastAttempt {
     pub(super) reason: Reason,
     pub(super) outcome: &'static str,
     pub(super) took: Duration,
-}
-
-/// A request's right to use the token it carries; returned when the response head has arrived.
-#[derive(Debug)]
-pub struct Lease {
-    /// The credential for the `Authorization` header, marked sensitive.
-    pub credential: HeaderValue,
-    /// Generation of the grant it belongs to.
-    pub generation: u64,
-    account: Arc<Account>,
-    ticket: Ticket,
 }
 
 impl Account {
@@ -159,54 +144,6 @@ impl Account {
         snapshot.credential.as_ref().is_none_or(|credential| credential.left_before_margin(now).is_zero())
     }
 
-    /// Borrows the token, waiting at most until `deadline` for a refresh.
-    ///
-    /// # Errors
-    /// [`Refusal`]: there is no usable token, and why.
-    pub async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Refusal> {
-        let now = self.shared.clock.now();
-        self.touch(now);
-        if let Some(lease) = self.try_lease(now) {
-            return Ok(lease);
-        }
-        let _held = self.hold()?;
-        self.shared.metrics.held();
-        let came = now.boot;
-        loop {
-            let news = self.gate.news();
-            let now = self.shared.clock.now();
-            if let Some(lease) = self.try_lease(now) {
-                return Ok(lease);
-            }
-            match self.snapshot.load().decide(now, deadline.saturating_duration_since(Instant::now()), came) {
-                Decision::Refuse(refusal) => return Err(refusal),
-                Decision::Refresh => self.wish(),
-                // Served a moment ago, so the gate is closed: wait for it.
-                Decision::Serve | Decision::Wait => {}
-            }
-            if timeout_at(deadline, news).await.is_err() {
-                return Err(self.timed_out());
-            }
-        }
-    }
-
-    /// A lease if one is to be had at once: the usual path, one look at the gate and one at the snapshot.
-    fn try_lease(self: &Arc<Self>, now: Now) -> Option<Lease> {
-        let ticket = self.gate.enter(self.epoch(now))?;
-        let snapshot = self.snapshot.load();
-        let Some(credential) = snapshot.usable(now).map(|credential| credential.header.clone()) else {
-            self.gate.leave(ticket);
-            return None;
-        };
-        Some(Lease { credential, generation: snapshot.generation, account: self.clone(), ticket })
-    }
-
-    fn timed_out(&self) -> Refusal {
-        let snapshot = self.snapshot.load();
-        let why = snapshot.health.why().unwrap_or("the token endpoint is slow");
-        Refusal::RefreshTimeout(format!("no fresh token within {:?}: {why}", self.shared.settings.hold))
-    }
-
     /// The time in units of `drain`, which is what the gate counts in.
     pub(super) fn epoch(&self, now: Now) -> u64 {
         now.boot / millis(self.shared.settings.drain).max(1)
@@ -232,7 +169,7 @@ impl Account {
     }
 
     /// Asks the scheduler for a refresh; one wish at a time.
-    fn wish(self: &Arc<Self>) {
+    pub(super) fn wish(self: &Arc<Self>) {
         if !self.wished.swap(true, Ordering::AcqRel) {
             let snapshot = self.snapshot.load();
             let reason = if snapshot.health.trouble().is_none() { Reason::Expired } else { Reason::Retry };
@@ -240,22 +177,20 @@ impl Account {
         }
     }
 
-    /// A place among those who wait. The first one to wait may make a try due that was not.
-    fn hold(&self) -> Result<Held<'_>, Refusal> {
-        let held = Held::new(&self.held)?;
-        if self.held.load(Ordering::Acquire) == 1 {
-            let _ = self.shared.wishes.send(Wish::Look);
-        }
-        Ok(held)
-    }
-
-    /// True while a request waits for a token.
-    pub(super) fn is_waited_for(&self) -> bool {
-        self.held.load(Ordering::Acquire) > 0
-    }
-
     pub(super) fn wish_granted(&self) {
         self.wished.store(false, Ordering::Release);
+    }
+
+    /// A refresh of it ended in a panic. It is tried again after a pause, so that a fault that stays is no storm; what
+    /// may have been sent is noted in the record.
+    pub(super) fn broke_off(&self) {
+        let health = &self.snapshot.load().health;
+        if matches!(health, Health::LoginRequired(_) | Health::StoreError(_) | Health::Unsaved(_)) {
+            return;
+        }
+        let next_try = Deadline::after(self.shared.clock.now(), self.next_wait(None));
+        let why = "a refresh broke off by a fault of this program; its log tells where";
+        self.set_health(Health::Retrying(Trouble::until(why, next_try)));
     }
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -368,50 +303,33 @@ impl Account {
     }
 
     /// Lets requests and the scheduler look again.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.gate.tell();
         let _ = self.shared.wishes.send(Wish::Look);
     }
 }
 
-impl Lease {
-    /// The account.
-    pub fn account(&self) -> &Arc<Account> {
-        &self.account
-    }
+/// An account without a record, for tests, and its wishes.
+#[cfg(test)]
+pub(super) fn unconnected() -> (Arc<Account>, mpsc::UnboundedReceiver<Wish>) {
+    tests::account()
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.account.gate.leave(self.ticket);
-    }
-}
-
-/// One of the requests that wait; counted out on every path.
-struct Held<'a>(&'a AtomicUsize);
-
-impl<'a> Held<'a> {
-    fn new(count: &'a AtomicUsize) -> Result<Self, Refusal> {
-        if count.fetch_add(1, Ordering::AcqRel) >= MOST_HELD {
-            count.fetch_sub(1, Ordering::AcqRel);
-            return Err(Refusal::Overloaded);
-        }
-        Ok(Self(count))
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+/// Gives it a token that has expired.
+#[cfg(test)]
+pub(super) fn expire(account: &Account) {
+    let expired = Deadline::after(account.shared.clock.now(), Duration::ZERO);
+    account.publish(tests::record(1), Health::Connected, Some(expired));
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tokio::task::JoinSet;
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
+    use super::super::lease::MAX_HELD;
+    use super::super::snapshot::Refusal;
     use super::*;
     use crate::secret::{AccessToken, RefreshToken};
     use crate::store::{Grant, Issued};
@@ -428,7 +346,7 @@ mod tests {
         }
     }
 
-    fn account() -> (Arc<Account>, mpsc::UnboundedReceiver<Wish>) {
+    pub(super) fn account() -> (Arc<Account>, mpsc::UnboundedReceiver<Wish>) {
         let (wishes, granted) = mpsc::unbounded_channel();
         let shared = Shared {
             settings: settings(),
@@ -440,7 +358,7 @@ mod tests {
         (Arc::new(Account::new(AccountName::fallback(), Arc::new(shared))), granted)
     }
 
-    fn record(generation: u64) -> Record {
+    pub(super) fn record(generation: u64) -> Record {
         let issued = Issued { token_endpoint: String::new(), client_id: String::new(), api_origin: String::new() };
         let grant = Grant {
             access: Some(AccessToken::new(format!("access-{generation}"))),
@@ -550,7 +468,7 @@ mod tests {
         publish(&account, 1);
         let gate = account.gate.close(account.epoch(account.shared.clock.now()), Duration::ZERO).await;
         let mut waiting = JoinSet::new();
-        for _ in 0..MOST_HELD {
+        for _ in 0..MAX_HELD {
             let account = account.clone();
             waiting.spawn(async move { account.lease(Instant::now() + LIFE).await.map(drop) });
         }
@@ -564,8 +482,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_expired_token_is_wished_anew_once_and_waited_for_no_longer_than_hold() {
         let (account, mut wishes) = account();
-        let expired = Deadline::after(account.shared.clock.now(), Duration::ZERO);
-        account.publish(record(1), Health::Connected, Some(expired));
+        expire(&account);
         let start = Instant::now();
         let (first, second) =
             tokio::join!(account.lease(start + settings().hold), account.lease(start + settings().hold));

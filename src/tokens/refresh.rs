@@ -1,20 +1,25 @@
 //! A refresh, from the turn to the published pair. The only renewer: every reason comes through here, on a task of its
 //! own that no caller can cancel.
 //!
-//! Turn, store lock, re-read, endpoint reached, open intent resolved, intent written, gate closed, young leases
+//! A permit, turn, store lock, re-read, endpoint reached, open intent resolved, intent written, gate closed, young leases
 //! waited for, POST, answer classified, saved, published, gate opened, lock freed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::account::{Account, LastAttempt};
+use super::limiter::RefreshPermit;
 use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::oauth::{Credentials, Exchange};
 use crate::store::{Intent, LockError, Locked, Record, Stamp};
+
+/// First pause before a lock that another process holds is tried again; later ones are an eighth of the time waited.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a refresh is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +89,7 @@ impl Attempt {
     pub(super) async fn run(self) -> Report {
         let started = self.accounts.clock().now();
         let report = match self.hands().await {
-            Ok(hands) => self.renew(hands).await.unwrap_or_else(|report| report),
+            Ok((_permit, hands)) => self.renew(hands).await.unwrap_or_else(|report| report),
             Err(report) => report,
         };
         let took = Duration::from_millis(self.accounts.clock().now().boot.saturating_sub(started.boot));
@@ -99,22 +104,45 @@ impl Attempt {
         report
     }
 
-    /// Turn, lock and record.
-    async fn hands(&self) -> Result<Hands, Report> {
-        let turn = tokio::time::timeout(TURN_PATIENCE, self.account.turn.clone().lock_owned()).await;
-        let Ok(turn) = turn else { return Err(Report::Failed) };
-        if self.account.snapshot().generation > self.generation {
-            return Err(Report::Adopted);
+    /// A permit, the turn, the lock and the record. While turn or lock are somebody else's, the permit is given back: an
+    /// account that another process is busy with takes no place from others.
+    async fn hands(&self) -> Result<(RefreshPermit, Hands), Report> {
+        let mut busy_since = None;
+        loop {
+            let admission = self.accounts.limiter.admit(&self.account, self.reason);
+            let permit = self.accounts.unless_closing(admission).await.ok_or(Report::Failed)?;
+            let Ok(turn) = self.account.turn.clone().try_lock_owned() else {
+                drop(permit);
+                self.turn_is_free().await?;
+                continue;
+            };
+            if self.account.snapshot().generation > self.generation {
+                return Err(Report::Adopted);
+            }
+            match self.accounts.store().lock(&self.account.name, Duration::ZERO).await {
+                Ok(locked) => {
+                    let record = self.read().await?;
+                    return Ok((permit, Hands { turn, locked, record }));
+                }
+                Err(LockError::Busy(holder)) => {
+                    let waited = busy_since.get_or_insert_with(Instant::now).elapsed();
+                    if waited >= LOCK_PATIENCE {
+                        return Err(self.locked(LockError::Busy(holder).to_string()));
+                    }
+                    drop((permit, turn));
+                    let pause = LOCK_PAUSE.max(waited / 8);
+                    self.accounts.unless_closing(tokio::time::sleep(pause)).await.ok_or(Report::Failed)?;
+                }
+                Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
+                Err(error) => return Err(self.unwritable(error.to_string())),
+            }
         }
-        let locking = self.accounts.store().lock(&self.account.name, LOCK_PATIENCE);
-        let locked = match self.accounts.unless_closing(locking).await {
-            Some(Ok(locked)) => locked,
-            Some(Err(LockError::Busy(holder))) => return Err(self.locked(LockError::Busy(holder).to_string())),
-            Some(Err(error)) => return Err(self.unwritable(error.to_string())),
-            None => return Err(Report::Failed),
-        };
-        let record = self.read().await?;
-        Ok(Hands { turn, locked, record })
+    }
+
+    /// Waits until nobody has the turn.
+    async fn turn_is_free(&self) -> Result<(), Report> {
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.account.turn.clone().lock_owned()).await;
+        turn.map(drop).map_err(|_| Report::Failed)
     }
 
     /// Re-reads the record under the lock: newer is adopted, older is a backup that was put back.
@@ -122,6 +150,7 @@ impl Attempt {
         let loaded = self.accounts.store().load(&self.account.name).await;
         let remembered = self.account.memory().record.clone();
         let record = match loaded {
+            Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
             Err(error) => return Err(self.fail(Health::StoreError(error.to_string()))),
             Ok(None) => {
                 // So that its return is seen.
@@ -159,17 +188,30 @@ impl Attempt {
         }
         let credentials = match self.accounts.oauth().credentials() {
             Ok(credentials) => credentials,
+            Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
             Err(error) => return Err(self.misconfigured(error.to_string())),
         };
         // Before anything is asked about an intent that is open: in an outage all that can be said is that.
         let began = self.accounts.clock().boot();
-        if let Err(why) = self.accounts.oauth().reach().await {
+        if let Err((why, began)) = self.reach(began).await {
             let why = format!("the token endpoint cannot be reached: {why}");
             return Err(self.not_sent(&hands.record, why, began));
         }
         let hands = self.resolve(hands, &credentials).await?;
         let (hands, unnoted) = self.note(hands).await?;
         Ok(self.exchange(hands, &unnoted, &credentials).await)
+    }
+
+    /// Reaches the token endpoint, unless that was just found to be hopeless; says when the try began that failed.
+    async fn reach(&self, now: u64) -> Result<(), (String, u64)> {
+        if self.reason != Reason::Asked
+            && let Some(hopeless) = self.accounts.outage.found(now)
+        {
+            return Err(hopeless);
+        }
+        let reached = self.accounts.oauth().reach().await;
+        self.accounts.outage.learn(now, reached.as_ref().err());
+        reached.map_err(|why| (why, now))
     }
 
     /// A 401 is no reason to bother a token endpoint that asked for patience, or could not be reached a moment ago.
@@ -223,7 +265,10 @@ impl Attempt {
                 if before.open_intent().is_none() {
                     self.account.memory().answered = sending;
                 }
-                Err(self.unwritable(error.to_string()))
+                match error.is_passing() {
+                    true => Err(self.starved(error.to_string())),
+                    false => Err(self.unwritable(error.to_string())),
+                }
             }
         }
     }

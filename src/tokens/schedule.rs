@@ -2,31 +2,34 @@
 //! another process may have changed a record. One task for all accounts: work out the next wake, sleep until then or
 //! until told.
 
-use std::cell::LazyCell;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Wish};
 use super::refresh::Reason;
 use super::snapshot::{Health, Snapshot, Trouble};
 use super::{Accounts, Settings};
 use crate::clock::{Age, Deadline, Now};
+use crate::supervise::supervise;
 
 /// Longest sleep: `Instant` stands still in suspend, so both clocks are looked at this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// Token requests under way beyond which none is begun just to keep a grant alive: after weeks of rest, or a jump of
-/// the clock, all accounts are due at once.
-const KEPT_ALIVE_AT_ONCE: usize = 8;
+/// Silence beyond which the scheduler does not answer.
+const LONGEST_SILENCE: Duration = LONGEST_SLEEP.saturating_mul(2);
+/// Shortest distance between two rounds over all accounts.
+const ROUND: Duration = Duration::from_millis(20);
 /// How often the records of used or troubled accounts are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// Longest wait before a full or read-only disk is tried again: nobody is bothered by it but ourselves.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(15);
+
+/// The same when files or threads were wanting for a moment.
+pub(super) const SCARCE_RETRY: Duration = Duration::from_secs(2);
 
 /// The wait after a number of failed attempts in a row: doubling, from one second to five minutes, a quarter of it at
 /// random so that many proxies do not return at once.
@@ -60,47 +63,68 @@ pub(super) fn due(
     [alive, margin].into_iter().flatten().min_by_key(|(_, wait)| *wait)
 }
 
-/// Runs until told to close.
-pub(super) async fn run(
-    accounts: Arc<Accounts>,
-    mut wishes: mpsc::UnboundedReceiver<Wish>,
-    closing: CancellationToken,
-) {
-    let mut looked = None;
-    let work = async {
-        loop {
-            let now = accounts.clock().now();
-            let (next, watched) = refresh_due(&accounts, now);
-            // With no account at all, the first one may come from another process at any time.
-            let is_watching = !watched.is_empty() || accounts.unsorted().is_empty();
-            let sleep = if is_watching { next.min(LOOK) } else { next };
-            if looked.is_none_or(|last: Deadline| last.passed(now)) {
-                accounts.look(watched).await;
-                looked = Some(Deadline::after(now, LOOK));
-            }
-            wait(&mut wishes, sleep, &accounts).await;
+impl Accounts {
+    /// Looks after the accounts until the end. What was wished outlives a scheduler that breaks off.
+    pub(super) async fn schedule(self: Arc<Self>, granted: mpsc::UnboundedReceiver<Wish>) {
+        let granted = Arc::new(Mutex::new(granted));
+        let start = || run(self.clone(), granted.clone());
+        supervise("scheduler", &self.supervisor, &self.closing, start).await;
+    }
+
+    /// For how long the scheduler has not been awake; none if that is no longer than usual, or if there is none. Time
+    /// asleep does not count.
+    pub fn scheduler_silence(&self) -> Option<Duration> {
+        let silence = self.heard.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.elapsed();
+        (silence > LONGEST_SILENCE).then_some(silence)
+    }
+
+    /// The scheduler is awake.
+    fn heartbeat(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// What a scheduler that broke off had taken and not granted is wished anew by whoever waits for it.
+    fn wish_anew(&self) {
+        for account in self.map.iter() {
+            account.wish_granted();
+            account.gate.tell();
         }
-    };
-    closing.run_until_cancelled(work).await;
+    }
+}
+
+/// Runs for ever. Nothing that may hang or panic is done here: refreshes and looks at the disk run on tasks of their
+/// own.
+pub(super) async fn run(accounts: Arc<Accounts>, wishes: Arc<Mutex<mpsc::UnboundedReceiver<Wish>>>) {
+    let mut wishes = wishes.lock().await;
+    accounts.wish_anew();
+    let mut looked: Option<Deadline> = None;
+    loop {
+        accounts.heartbeat();
+        let now = accounts.clock().now();
+        let (next, watched) = refresh_due(&accounts, now);
+        // With no account at all, the first one may come from another process at any time.
+        let is_watching = !watched.is_empty() || accounts.unsorted().is_empty();
+        let sleep = if is_watching { next.min(LOOK) } else { next };
+        if looked.is_none_or(|last| last.boot_left(now).is_zero()) {
+            accounts.look_aside(watched);
+            looked = Some(Deadline::after(now, LOOK));
+        }
+        wait(&mut wishes, sleep, &accounts).await;
+    }
 }
 
 /// Starts what is due; returns when the next is, and the accounts whose records are to be looked at.
 fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account>>) {
     let (mut next, mut watched) = (LONGEST_SLEEP, Vec::new());
-    // Looked at once a round, and only if somebody was refused with it.
-    let secret = LazyCell::new(|| accounts.oauth().secret_stamp());
     for account in accounts.unsorted() {
         let snapshot = account.snapshot();
         let warm = account.is_warm(now);
         if warm || snapshot.health != Health::Connected {
             watched.push(account.clone());
         }
-        let due = due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings());
-        let is_refused = matches!(snapshot.health, Health::Misconfigured(_));
-        let is_mended = is_refused && account.memory().secret_stamp != *secret;
-        let due = due.or(is_mended.then_some((Reason::Retry, Duration::ZERO)));
-        match due {
-            Some((Reason::KeepAlive, wait)) if wait.is_zero() && accounts.under_way() >= KEPT_ALIVE_AT_ONCE => {
+        match due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings()) {
+            // It would only wait: the end of another one is noticed.
+            Some((Reason::KeepAlive, wait)) if wait.is_zero() && accounts.limiter.is_busy_for_idle() => {
                 next = next.min(LOOK);
             }
             Some((reason, wait)) if wait.is_zero() => accounts.start(&account, reason, snapshot.generation),
@@ -111,19 +135,17 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
     (next, watched)
 }
 
-/// Sleeps until the time is up or somebody wishes something, and grants all wishes that are there by then.
+/// Sleeps until the time is up or somebody has something looked at, and grants all wishes that come meanwhile.
 async fn wait(wishes: &mut mpsc::UnboundedReceiver<Wish>, sleep: Duration, accounts: &Arc<Accounts>) {
+    let began = Instant::now();
     // A millisecond more than told: deadlines are whole milliseconds, timers may be early by a part of one.
-    let until = Instant::now() + sleep + Duration::from_millis(1);
-    let mut wish = match timeout_at(until, wishes.recv()).await {
-        Ok(wish) => wish,
-        Err(_) => return,
-    };
-    while let Some(granted) = wish {
-        if let Wish::Refresh(account, reason, generation) = granted {
-            accounts.start(&account, reason, generation);
+    let mut until = began + sleep + Duration::from_millis(1);
+    while let Ok(Some(wish)) = timeout_at(until, wishes.recv()).await {
+        match wish {
+            Wish::Refresh(account, reason, generation) => accounts.start(&account, reason, generation),
+            // With thousands of accounts a round takes a while, and a refresh causes several of these.
+            Wish::Look => until = until.min(began + ROUND),
         }
-        wish = wishes.try_recv().ok();
     }
 }
 
@@ -223,7 +245,80 @@ mod tests {
         }
     }
 
+    /// What may happen between two looks, which are half a minute apart.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Nothing,
+        /// The wall clock is set to so many seconds beside the right time.
+        Set(i64),
+        /// Another process takes over, with the clock set right.
+        Restart,
+    }
+
+    fn events(may_restart: bool) -> impl Strategy<Value = Vec<Event>> {
+        let years = (1..10_i64).prop_map(|years| years * 365 * DAY as i64);
+        let set = prop_oneof![-600..600_i64, years.clone(), years.prop_map(|ahead| -ahead)].prop_map(Event::Set);
+        let restart = Just(if may_restart { Event::Restart } else { Event::Nothing });
+        prop::collection::vec(prop_oneof![20 => Just(Event::Nothing), 4 => set, 1 => restart], 1..1000)
+    }
+
+    /// An account with tokens of ten minutes under such clocks; returns when it was refreshed, in real seconds.
+    fn refreshes(events: &[Event], warm: bool, settings: &Settings) -> Vec<u64> {
+        let (mut beside, mut refreshed) = (0, vec![0]);
+        let now = |real: u64, beside: i64| later(real as i64 + beside, real);
+        let fresh =
+            |now: Now| (snapshot_at(now, Deadline::after(now, Duration::from_secs(600))), Age::of(now.wall, now), now);
+        let (mut current, mut age, mut dated) = fresh(NOON);
+        for (tick, event) in events.iter().enumerate() {
+            let real = 30 * tick as u64;
+            match event {
+                Event::Nothing => {}
+                Event::Set(seconds) => beside = *seconds,
+                Event::Restart => {
+                    beside = 0;
+                    let now = now(real, beside);
+                    let expires_at = dated.wall + 600_000;
+                    current = snapshot_at(now, Deadline::from_wall(now, expires_at, Duration::from_secs(600)));
+                    age = Age::of(dated.wall, now);
+                }
+            }
+            let now = now(real, beside);
+            if due(&current, Some(age), warm, false, now, settings).is_some_and(|(_, wait)| wait.is_zero()) {
+                (current, age, dated) = fresh(now);
+                refreshed.push(real);
+            }
+        }
+        refreshed
+    }
+
+    fn snapshot_at(now: Now, deadline: Deadline) -> Snapshot {
+        let mut snapshot = snapshot(Health::Connected);
+        snapshot.credential = snapshot.credential.map(|it| Credential { deadline, since: now.boot, ..it });
+        snapshot
+    }
+
     proptest! {
+        #[test]
+        fn no_history_of_the_wall_clock_makes_a_storm_or_lets_a_token_expire(events in events(false)) {
+            let refreshed = refreshes(&events, true, &settings());
+            for pair in refreshed.windows(2) {
+                let apart = pair[1] - pair[0];
+                prop_assert!((60..=540 + 30).contains(&apart), "{apart} s apart: {refreshed:?}");
+            }
+        }
+
+        #[test]
+        fn no_history_of_the_wall_clock_puts_an_idle_refresh_off_or_repeats_it(events in events(true)) {
+            let settings = Settings { keep_alive: Duration::from_secs(3600), ..settings() };
+            let refreshed = refreshes(&events, false, &settings);
+            let end = 30 * (events.len() as u64 - 1);
+            let restarts = events.iter().filter(|event| matches!(event, Event::Restart)).count() as u64;
+            for pair in [refreshed.as_slice(), &[end]].concat().windows(2) {
+                prop_assert!(pair[1] - pair[0] <= 3600 + 600 + 60, "{refreshed:?}, the end at {end}");
+            }
+            prop_assert!(refreshed.len() as u64 <= 1 + end / 600 + restarts, "{refreshed:?}, {restarts} restarts");
+        }
+
         #[test]
         fn waits_double_from_a_second_to_five_minutes(attempts in 0_u32..200) {
             let wait = backoff(attempts);

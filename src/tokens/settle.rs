@@ -184,27 +184,37 @@ impl Attempt {
     /// Nothing is spent: tries again later, as the server asks.
     pub(super) fn later(&self, record: &Record, why: String, retry_after: Option<Duration>) -> Report {
         let wait = self.account.next_wait(retry_after);
-        self.try_later(record, Trouble::until(why, Deadline::after(self.accounts.clock().now(), wait)))
+        self.try_later(
+            record.open_intent().is_some(),
+            Trouble::until(why, Deadline::after(self.accounts.clock().now(), wait)),
+        )
     }
 
     /// Nothing was sent by the try that began at `began` (boot clock, milliseconds): tries again later, or as soon as
     /// a request comes.
     pub(super) fn not_sent(&self, record: &Record, why: String, began: u64) -> Report {
         let next_try = Deadline::after(self.accounts.clock().now(), self.account.next_wait(None));
-        self.try_later(record, Trouble { why, next_try, unsent: Some(began) })
+        self.try_later(record.open_intent().is_some(), Trouble { why, next_try, unsent: Some(began) })
+    }
+
+    /// Files, memory or threads are wanting, so nothing was sent. That is no verdict about store or server, and over
+    /// soon.
+    pub(super) fn starved(&self, why: String) -> Report {
+        let now = self.accounts.clock().now();
+        let next_try = Deadline::after(now, self.account.next_wait(None).min(schedule::SCARCE_RETRY));
+        let trouble = Trouble { why, next_try, unsent: Some(now.boot) };
+        let record = self.account.memory().record.clone();
+        self.try_later(record.as_ref().is_some_and(|record| record.open_intent().is_some()), trouble)
     }
 
     /// With an older intent open the doubt stays.
-    fn try_later(&self, record: &Record, trouble: Trouble) -> Report {
+    fn try_later(&self, in_doubt: bool, trouble: Trouble) -> Report {
         // Requests start a try a second: the same words are not said each time.
         match self.account.snapshot().health.why() == Some(&trouble.why) {
             true => debug!(account = %self.account.name, "still so: {}", trouble.why),
             false => warn!(account = %self.account.name, "{}", trouble.why),
         }
-        self.fail(match record.open_intent() {
-            Some(_) => Health::Uncertain(trouble),
-            None => Health::Retrying(trouble),
-        })
+        self.fail(if in_doubt { Health::Uncertain(trouble) } else { Health::Retrying(trouble) })
     }
 
     /// A setting must change; a changed secret file is noticed.

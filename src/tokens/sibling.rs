@@ -7,13 +7,26 @@ use tracing::{error, info, warn};
 
 use super::Accounts;
 use super::account::Account;
+use super::refresh::Reason;
 use super::snapshot::{Health, Trouble};
 use crate::clock::Deadline;
 use crate::store::{AccountName, Record};
 
 impl Accounts {
+    /// Looks at records on a task of its own, one look at a time: a disk that hangs holds up no refresh, and a panic
+    /// ends this look only.
+    pub(super) fn look_aside(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
+        let Ok(looking) = self.looking.clone().try_lock_owned() else { return };
+        let accounts = self.clone();
+        self.control.spawn(async move {
+            let _looking = looking;
+            accounts.unless_closing(accounts.look(watched)).await;
+        });
+    }
+
     /// Looks at the records of accounts that are used or in trouble, and at the folder for new ones.
-    pub(super) async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
+    async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
+        self.look_at_secret(&watched);
         let names = watched.iter().map(|account| account.name.clone()).collect();
         let (folder, stamps) = self.store.stamps(names).await;
         for (account, stamp) in watched.iter().zip(stamps) {
@@ -25,6 +38,19 @@ impl Accounts {
         let known = std::mem::replace(&mut *self.folder.lock().unwrap_or_else(PoisonError::into_inner), folder);
         if known != folder {
             self.look_for_new().await;
+        }
+    }
+
+    /// Where the client was refused and the secret file is another one by now, it is tried at once.
+    fn look_at_secret(self: &Arc<Self>, watched: &[Arc<Account>]) {
+        let is_refused = |account: &&Arc<Account>| matches!(account.snapshot().health, Health::Misconfigured(_));
+        let mut refused = watched.iter().filter(is_refused).peekable();
+        if refused.peek().is_none() {
+            return;
+        }
+        let secret = self.oauth().secret_stamp();
+        for account in refused.filter(|account| account.memory().secret_stamp != secret) {
+            self.start(account, Reason::Retry, account.snapshot().generation);
         }
     }
 
@@ -59,6 +85,10 @@ impl Accounts {
                 account.set_health(Health::LoginRequired(why));
             }
             Ok(None) => {}
+            // Says nothing about the record; the next look tells.
+            Err(problem) if problem.is_passing() && account.memory().record.is_some() => {
+                account.memory().stamp = before;
+            }
             Err(problem) => {
                 let health = Health::StoreError(problem.to_string());
                 account.set_known();

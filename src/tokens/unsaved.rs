@@ -3,16 +3,26 @@
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::account::Account;
 use super::snapshot::Health;
 use super::{Accounts, schedule};
 use crate::store::{Locked, Record};
+use crate::supervise::supervise;
+
+/// What must not be lost until it is saved, nor let go.
+struct Unsaved {
+    account: Arc<Account>,
+    record: Record,
+    locked: Locked,
+    _turn: OwnedMutexGuard<()>,
+}
 
 impl Accounts {
-    /// Goes on trying to save a pair that is in memory only. Turn and lock stay taken: a process that read the old
-    /// record would send a spent token.
+    /// Goes on trying to save a pair that is in memory only, whatever breaks off. Turn and lock stay taken: a process
+    /// that read the old record would send a spent token.
     pub(super) fn keep_saving(
         self: &Arc<Self>,
         account: &Arc<Account>,
@@ -20,22 +30,34 @@ impl Accounts {
         locked: Locked,
         record: Record,
     ) {
-        let (accounts, account) = (self.clone(), account.clone());
+        let accounts = self.clone();
+        let unsaved = Unsaved { account: account.clone(), record, locked, _turn: turn };
         let saving = async move {
-            let (_turn, mut locked) = (turn, locked);
-            loop {
-                let wait = account.next_wait(None).min(schedule::DISK_RETRY);
-                let last = accounts.unless_closing(tokio::time::sleep(wait)).await.is_none();
-                let (back, saved) = accounts.store().save(locked, record.clone()).await;
-                locked = back;
-                match saved {
-                    Ok(()) => return accounts.saved_at_last(&account).await,
-                    Err(problem) if last => return error!(account = %account.name, "given up unsaved: {problem}"),
-                    Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
-                }
-            }
+            let over = CancellationToken::new();
+            let start = || async {
+                accounts.save_at_last(&unsaved).await;
+                over.cancel();
+                // The supervisor sees the end first.
+                std::future::pending().await
+            };
+            supervise("saver", &accounts.supervisor, &over, start).await;
         };
         self.tasks.spawn_on(saving, &self.control);
+    }
+
+    /// Tries until it is saved, or for the last time when the process ends.
+    async fn save_at_last(&self, unsaved: &Unsaved) {
+        let Unsaved { account, record, locked, .. } = unsaved;
+        loop {
+            let wait = account.next_wait(None).min(schedule::DISK_RETRY);
+            let is_last = self.unless_closing(tokio::time::sleep(wait)).await.is_none();
+            let (_, saved) = self.store().save(locked.share(), record.clone()).await;
+            match saved {
+                Ok(()) => return self.saved_at_last(account).await,
+                Err(problem) if is_last => return error!(account = %account.name, "given up unsaved: {problem}"),
+                Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
+            }
+        }
     }
 
     async fn saved_at_last(&self, account: &Account) {

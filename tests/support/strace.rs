@@ -37,7 +37,15 @@ pub struct Faulty {
 impl Faulty {
     /// None, with the reason on stderr, where a running process may not be traced.
     pub fn attach(pid: u32, log: &Path, expressions: &[&str]) -> Option<Self> {
+        Self::attach_to(pid, log, None, expressions)
+    }
+
+    /// The same for calls that have to do with one path only.
+    pub fn attach_to(pid: u32, log: &Path, path: Option<&Path>, expressions: &[&str]) -> Option<Self> {
         let mut command = Command::new("strace");
+        if let Some(path) = path {
+            command.arg("-P").arg(path);
+        }
         command.args(["-f", "-y", "-s", "4096", "-o"]).arg(log).arg("-p").arg(pid.to_string());
         for expression in expressions {
             command.args(["-e", expression]);
