@@ -2,7 +2,7 @@
 //!
 //! | route | needs | does |
 //! | --- | --- | --- |
-//! | `GET /health` | - | 200 while the process is up |
+//! | `GET /health` | - | 200 while the process is up; answers a `Pleo-Proxy-Challenge` with [`proof`] |
 //! | `GET /ready` | - | 200 while at least one account can serve, else 503 |
 //! | `GET /` | - | the settings URL: up or down; the accounts with a session |
 //! | `GET /connect?account=NAME` | - | the initiation URL: 302 to the authorize page |
@@ -13,6 +13,8 @@
 //! | `POST /api/accounts/NAME/refresh` | key | refreshes; `?force=true` also what is fresh |
 //! | `POST /api/accounts/NAME/logout` | key | forgets the grant |
 //! | `POST /api/accounts/NAME/login` | key | begins (`?paste=true`: nobody listens for its answer), finishes or imports a login |
+//! | `GET /api/logins/ID` | key | how a login that was begun goes: `pending`, `connected`, or `failed` and why |
+//! | `DELETE /api/logins/ID` | key | gives a pending login up |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
 //! The guard judges every request first, the key is asked for in front of `/metrics` and all of `/api` but the session,
@@ -21,6 +23,7 @@
 mod api;
 pub mod key;
 mod pages;
+pub mod proof;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +32,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -99,6 +102,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/accounts/{name}/refresh", post(api::refresh))
         .route("/accounts/{name}/logout", post(api::logout))
         .route("/accounts/{name}/login", post(api::login).route_layer(middleware::from_fn(with_body)))
+        .route("/logins/{id}", get(api::login_state).delete(api::abandon))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -160,8 +164,14 @@ async fn with_body(request: Request, next: Next) -> Response {
     }
 }
 
-async fn health() -> impl IntoResponse {
-    axum::Json(json!({"status": "ok"}))
+async fn health(State(admin): Shared, headers: HeaderMap) -> Response {
+    let mut response = axum::Json(json!({"status": "ok"})).into_response();
+    let challenge = headers.get(proof::CHALLENGE).and_then(|challenge| challenge.to_str().ok());
+    let proof = challenge.and_then(|challenge| admin.keys.prove(&admin.origin, challenge));
+    if let Some(proof) = proof.and_then(|proof| HeaderValue::try_from(proof).ok()) {
+        response.headers_mut().insert(proof::PROOF, proof);
+    }
+    response
 }
 
 async fn ready(State(admin): Shared) -> Response {
@@ -172,7 +182,12 @@ async fn ready(State(admin): Shared) -> Response {
         _ if accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
         _ => (StatusCode::OK, "degraded"),
     };
-    (status, axum::Json(json!({"status": word}))).into_response()
+    let mut body = json!({"status": word});
+    if serving == 0 {
+        // Without the names of accounts: everybody may ask.
+        body["fix"] = "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login".into();
+    }
+    (status, axum::Json(body)).into_response()
 }
 
 async fn not_found() -> Response {

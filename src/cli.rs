@@ -1,11 +1,10 @@
 //! The command line: data on stdout, talk on stderr, exit codes with names.
 
-/// Writes a line of data to stdout. Whoever reads it may be gone (`status | head`), which is no failure of a command.
+/// Writes a line of data to stdout, or ends the command: see [`write_line`].
 macro_rules! tell {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($line)*);
-    }};
+    ($($line:tt)*) => {
+        $crate::cli::write_line(format_args!($($line)*))
+    };
 }
 
 /// Writes a line of talk to stderr, likewise.
@@ -20,22 +19,25 @@ mod account;
 mod assemble;
 mod demo;
 mod instance;
+mod login;
+mod running;
 mod serve;
 mod status;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::IsTerminal as _;
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{Level, info};
 
-use crate::config::{self, Config, Flags};
+use crate::config::{self, Config, ConfigError, Flags};
 use crate::{hardening, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, 4 not running, \
@@ -119,7 +121,7 @@ enum Command {
     /// Run the proxy (the default)
     Serve,
     /// Connect an account to Pleo
-    Login(account::Login),
+    Login(login::Login),
     /// Forget an account's tokens
     Logout {
         /// Account [default: the configured one, or "default"]
@@ -160,24 +162,50 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     /// Answer in JSON.
     pub(crate) json: bool,
+    /// How to call the program so that it reads the same configuration: `pleo-proxy --config my.toml`.
+    pub(crate) program: String,
 }
 
 /// Runs the program and returns how it ended.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // A closed pipe is nobody's mistake.
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Fine as u8 });
+            return ExitCode::from(Exit::Usage as u8);
+        }
+        // --help and --version are data.
+        Err(error) => {
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            return match printed {
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(Exit::Failed as u8),
+                _ => ExitCode::from(Exit::Fine as u8),
+            };
         }
     };
+    let json = arguments.global.json;
     match dispatch(arguments) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
             say!("pleo-proxy: {:#}", failure.error);
+            if json {
+                let (exit, why) = (failure.exit as u8, format!("{:#}", failure.error));
+                // If nobody can be told, the exit code still tells.
+                let _ = tell!("{}", json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}));
+            }
             ExitCode::from(failure.exit as u8)
         }
+    }
+}
+
+/// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full disk is.
+pub(crate) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("stdout cannot be written: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -190,15 +218,16 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     if let Command::Sandbox(options) = command {
         return control_runtime()?.block_on(demo::sandbox(options, arguments.global.json));
     }
-    let config = load(&arguments.global)?;
-    let context = Context { config, json: arguments.global.json };
+    let loaded = load(&arguments.global);
     if let Command::Config(command) = command {
-        return configuration(&context, &command);
+        return configuration(loaded, &command, arguments.global.json);
     }
+    let program = arguments.global.program();
+    let context = Context { config: loaded.map_err(Failure::usage)?, json: arguments.global.json, program };
     control_runtime()?.block_on(async {
         match command {
             Command::Serve | Command::Sandbox(_) | Command::Config(_) => serve::run(context).await,
-            Command::Login(login) => account::login(&context, login).await,
+            Command::Login(login) => login::run(&context, login).await,
             Command::Logout { account } => account::logout(&context, account).await,
             Command::Refresh { account, force } => account::refresh(&context, account, force).await,
             Command::Status => status::run(&context).await,
@@ -214,14 +243,45 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(builder.worker_threads(1).thread_name("control").enable_all().build()?)
 }
 
-fn load(global: &Global) -> Result<Config, Failure> {
+impl Global {
+    /// The program with the flags that say which configuration is meant, fit to be pasted into a shell.
+    fn program(&self) -> String {
+        let mut words = vec!["pleo-proxy".to_owned()];
+        if let Some(file) = &self.config {
+            words.extend(["--config".to_owned(), quoted(&file.display().to_string())]);
+        }
+        if let Some(environment) = &self.environment {
+            words.extend(["--environment".to_owned(), quoted(environment)]);
+        }
+        // Where one process listens does not matter to the next command.
+        let sets = self.set.iter().filter(|set| !set.trim_start().starts_with("listen."));
+        words.extend(sets.flat_map(|set| ["--set".to_owned(), quoted(set)]));
+        words.join(" ")
+    }
+}
+
+/// Commands that a text names, so that they read the configuration that this one reads.
+pub(crate) fn with_flags(text: &str, program: &str) -> String {
+    text.replace("pleo-proxy login", &format!("{program} login"))
+}
+
+/// A word of a shell's command line.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+fn load(global: &Global) -> Result<Config, ConfigError> {
     let flags = Flags {
         config: global.config.clone(),
         environment: global.environment.clone(),
         set: global.set.clone(),
-        working_dir: std::env::current_dir()?,
+        working_dir: std::env::current_dir().unwrap_or_default(),
     };
-    config::load(&flags, &variables()).map_err(Failure::usage)
+    config::load(&flags, &variables())
 }
 
 /// The environment as text; what is not text is no variable of ours.
@@ -231,15 +291,37 @@ fn variables() -> BTreeMap<String, String> {
         .collect()
 }
 
-fn configuration(context: &Context, command: &ConfigCommand) -> Result<Exit, Failure> {
-    match command {
-        ConfigCommand::Show => tell!("{}", context.config.show().trim_end()),
-        ConfigCommand::Check => {
-            context.config.check_files().map_err(Failure::usage)?;
-            let file = context.config.file.as_ref().map(|file| file.display().to_string());
-            let file = file.unwrap_or_else(|| "the built-in defaults".into());
-            tell!("{file}: fine");
+/// `config check` and `config show`.
+fn configuration(loaded: Result<Config, ConfigError>, command: &ConfigCommand, json: bool) -> Result<Exit, Failure> {
+    let checked = match command {
+        ConfigCommand::Show => return show(&loaded.map_err(Failure::usage)?, json),
+        ConfigCommand::Check => loaded.and_then(|config| Ok((config.check()?, config))),
+    };
+    match checked {
+        Ok((warnings, config)) => {
+            let file = config.file.as_ref().map(|file| file.display().to_string());
+            warnings.iter().for_each(|warning| say!("warning: {warning}"));
+            let text = file.as_deref().unwrap_or("the built-in defaults");
+            match json {
+                true => tell!("{}", json!({"version": 1, "outcome": "fine", "file": file, "warnings": warnings}))?,
+                false => tell!("{text}: fine")?,
+            }
+            Ok(Exit::Fine)
         }
+        Err(error) if json => {
+            tell!("{}", json!({"version": 1, "outcome": "faulty", "problems": error.problems()}))?;
+            say!("pleo-proxy: {error}");
+            Ok(Exit::Usage)
+        }
+        Err(error) => Err(Failure::usage(error)),
+    }
+}
+
+fn show(config: &Config, json: bool) -> Result<Exit, Failure> {
+    config.warnings.iter().for_each(|warning| say!("warning: {warning}"));
+    match json {
+        true => tell!("{}", config.show_json())?,
+        false => tell!("{}", config.show().trim_end())?,
     }
     Ok(Exit::Fine)
 }

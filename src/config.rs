@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
-use crate::private_file;
-
 mod address;
 mod build;
+mod check;
 mod cross_check;
 mod document;
 mod file;
@@ -74,6 +73,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where each key's value came from; also `client.secret` when it came from a variable or a credential.
     pub origins: BTreeMap<&'static str, Origin>,
+    /// What is odd and works, from the environment.
+    pub warnings: Vec<String>,
 }
 
 /// A set of endpoints.
@@ -315,39 +316,9 @@ impl Config {
         show::config(self)
     }
 
-    /// Opens the files that the configuration names, which [`load`] leaves alone so that commands that do not need
-    /// them work without: for `config check`.
-    ///
-    /// # Errors
-    /// All files that would not do, as text for a person.
-    pub fn check_files(&self) -> Result<(), ConfigError> {
-        let secret_file = match &self.client.secret {
-            SecretSource::File(path) => Some(path),
-            SecretSource::None | SecretSource::Value(_) => None,
-        };
-        let checks = [
-            secret_file.and_then(|path| private_fault("client.secret_file", path)),
-            self.guard.local_key_file.as_ref().and_then(|path| private_fault("guard.local_key_file", path)),
-            self.endpoints.ca_file.as_ref().and_then(|path| certificate_fault(path)),
-        ];
-        let texts: Vec<String> = checks.into_iter().flatten().map(|text| format!("error: {text}")).collect();
-        if texts.is_empty() { Ok(()) } else { Err(ConfigError::of(texts)) }
-    }
-}
-
-fn private_fault(name: &str, path: &Path) -> Option<String> {
-    match private_file::read(path, SECRET_LIMIT) {
-        Ok(content) if content.trim_ascii().is_empty() => Some(format!("`{name}`: {} is empty", path.display())),
-        Ok(_) => None,
-        Err(error) => Some(format!("`{name}`: {error}")),
-    }
-}
-
-fn certificate_fault(path: &Path) -> Option<String> {
-    match std::fs::read_to_string(path) {
-        Ok(content) if content.contains("-----BEGIN CERTIFICATE-----") => None,
-        Ok(_) => Some(format!("`endpoints.ca_file`: {} holds no PEM certificate", path.display())),
-        Err(error) => Some(format!("`endpoints.ca_file`: {} cannot be read: {error}", path.display())),
+    /// `config show --json`: every key with its value in effect and where it came from; no secret in it.
+    pub fn show_json(&self) -> serde_json::Value {
+        show::json(self)
     }
 }
 

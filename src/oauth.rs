@@ -59,6 +59,25 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
+impl SecretSource {
+    /// Reads the secret.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] names the setting.
+    pub fn read(&self) -> Result<ClientSecret, CredentialsError> {
+        let path = match self {
+            Self::None => return Err(CredentialsError::NoSecret),
+            Self::Value(secret) => return Ok(secret.clone()),
+            Self::File(path) => path,
+        };
+        let text = private_file::read_text(path, LARGEST_SECRET)?;
+        match text.contains(char::is_control) {
+            true => Err(CredentialsError::Form(path.clone())),
+            false => Ok(ClientSecret::new(text.as_str())),
+        }
+    }
+}
+
 /// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
@@ -114,7 +133,7 @@ pub enum CredentialsError {
     /// The file cannot be used.
     #[error("client.secret_file: {0}")]
     File(#[from] PrivateFileError),
-    /// The file holds nothing or more than one line.
+    /// The file holds more than one line, or what is no text.
     #[error("client.secret_file {} must hold the client secret on one line", .0.display())]
     Form(PathBuf),
 }
@@ -171,12 +190,7 @@ impl Client {
     /// [`CredentialsError`] names the setting.
     pub fn credentials(&self) -> Result<Credentials, CredentialsError> {
         let id = self.settings.client_id.clone().ok_or(CredentialsError::NoId)?;
-        let secret = match &self.settings.client_secret {
-            SecretSource::None => return Err(CredentialsError::NoSecret),
-            SecretSource::Value(secret) => secret.clone(),
-            SecretSource::File(path) => secret_from(path)?,
-        };
-        Ok(Credentials { id, secret })
+        Ok(Credentials { id, secret: self.settings.client_secret.read()? })
     }
 
     /// When the secret file was last changed, to notice that a refused one was replaced.
@@ -242,15 +256,5 @@ impl Client {
             request = request.header(header::AUTHORIZATION, basic);
         }
         request.body(form.to_string())
-    }
-}
-
-fn secret_from(path: &std::path::Path) -> Result<ClientSecret, CredentialsError> {
-    let content = Zeroizing::new(private_file::read(path, LARGEST_SECRET)?);
-    let text = std::str::from_utf8(&content).map_err(|_| CredentialsError::Form(path.into()))?;
-    let secret = text.trim_end_matches(['\r', '\n']);
-    match secret.is_empty() || secret.contains(['\r', '\n']) {
-        true => Err(CredentialsError::Form(path.into())),
-        false => Ok(ClientSecret::new(secret)),
     }
 }

@@ -1,9 +1,15 @@
 //! Reading files that hold secrets: only a regular file of the right owner and mode is ever opened as one.
 
+pub mod text;
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use text::NotText;
 
 /// Bits of a mode that would let group or others in.
 const LAX: u32 = 0o077;
@@ -29,6 +35,12 @@ pub enum PrivateFileError {
     /// Group or others have access.
     #[error("{} has mode {:04o}, others may open it; run: chmod 600 {}", .0.display(), .1, .0.display())]
     Lax(PathBuf, u32),
+    /// Nothing is in it.
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+    /// It is in another encoding.
+    #[error("{} {}", .0.display(), .1)]
+    NotText(PathBuf, NotText),
     /// Larger than anything that belongs there.
     #[error("{} is larger than {} bytes", .0.display(), .1)]
     TooLarge(PathBuf, u64),
@@ -65,6 +77,19 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PrivateFileError> {
         return Err(PrivateFileError::TooLarge(path.into(), limit));
     }
     Ok(content)
+}
+
+/// Reads a private file as one piece of text, without a byte order mark and without line breaks at its end.
+///
+/// # Errors
+/// [`PrivateFileError`]; an empty file is one.
+pub fn read_text(path: &Path, limit: u64) -> Result<Zeroizing<String>, PrivateFileError> {
+    let content = Zeroizing::new(read(path, limit)?);
+    let text = text::decode(&content).map_err(|error| PrivateFileError::NotText(path.into(), error))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        text if text.trim().is_empty() => Err(PrivateFileError::Empty(path.into())),
+        text => Ok(Zeroizing::new(text.to_owned())),
+    }
 }
 
 /// Opens a private file for reading after checking what was opened (not what the name meant a moment ago).
@@ -135,6 +160,21 @@ mod tests {
         let path = private(folder.path(), "key", "hush");
         assert_eq!(read(&path, 4).unwrap(), b"hush");
         assert!(matches!(read(&path, 3), Err(PrivateFileError::TooLarge(..))));
+    }
+
+    #[test]
+    fn text_of_any_editor_is_the_same_text() {
+        let folder = tempfile::tempdir().unwrap();
+        for written in ["hush", "hush\n", "hush\r\n", "\u{feff}hush\r\n\r\n"] {
+            assert_eq!(*read_text(&private(folder.path(), "key", written), 99).unwrap(), "hush", "{written:?}");
+        }
+        assert_eq!(*read_text(&private(folder.path(), "key", " hush \n"), 99).unwrap(), " hush ", "a space may belong");
+        for nothing in ["", "\n", "\u{feff}", " \r\n"] {
+            let empty = read_text(&private(folder.path(), "key", nothing), 99);
+            assert!(matches!(empty, Err(PrivateFileError::Empty(_))), "{nothing:?}");
+        }
+        let utf_16 = read_text(&private(folder.path(), "key", "h\0u\0"), 99).unwrap_err().to_string();
+        assert!(utf_16.contains("UTF-16") && utf_16.contains("save it as UTF-8"), "{utf_16}");
     }
 
     #[test]

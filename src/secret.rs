@@ -62,6 +62,13 @@ secret! {
     AdminKey;
 }
 
+impl ClientSecret {
+    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), and mostly a mistake.
+    pub fn has_outer_space(&self) -> bool {
+        self.0.trim() != self.0.as_str()
+    }
+}
+
 impl RefreshToken {
     /// A short hash that tells two tokens apart in the intent and in logs, and gives neither away: 48 of 256 bits.
     pub fn fingerprint(&self) -> String {

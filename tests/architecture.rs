@@ -21,9 +21,10 @@ const ROWS: [&[&str]; 10] = [
 /// Outside the rows: imports nothing of ours, and only the command line starts it.
 const ASIDE: &str = "sandbox";
 /// Where a secret may leave its type, and as what.
-const EXPOSING: [(&str, &str); 10] = [
+const EXPOSING: [(&str, &str); 11] = [
     ("admin/api.rs", "session cookie and one-time link"),
-    ("cli/instance.rs", "admin key to our own admin listener"),
+    ("admin/proof.rs", "the proof that the key is known"),
+    ("cli/running.rs", "admin key to our own admin listener"),
     ("cli/serve.rs", "one-time link on a terminal"),
     ("login/register.rs", "hash of the state"),
     ("oauth.rs", "introspection and identity requests"),

@@ -4,11 +4,11 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{Faults, Sandbox, TokenFault, TokenFaultKind};
@@ -212,19 +212,6 @@ async fn status_tells_running_and_stored_accounts_and_exits_by_the_worst() {
         let refused = place.run(&[command]);
         assert_eq!(code(&refused), NOT_RUNNING, "{command}");
         assert_eq!(stdout(&refused), "");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_does_not_fit_is_no_stopped_proxy() {
-    let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let _proxy = place.serve();
-    write_private(&place.state().join("admin.key"), &"k".repeat(43));
-    for command in ["status", "stop", "open", "refresh"] {
-        let refused = place.run(&[command]);
-        assert_eq!(code(&refused), FAILED, "{command}: {}{}", stdout(&refused), stderr(&refused));
-        assert!(!stdout(&refused).contains("not running"), "{command}");
     }
 }
 
@@ -456,48 +443,6 @@ async fn a_token_request_that_was_sent_is_waited_for_and_saved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
-    let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let run = place.state().join("run");
-    let proxy = place.serve();
-    let file = run.join(format!("{}.json", proxy.child.id()));
-    let named: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    assert_eq!((&named["pid"], &named["api"]), (&json!(proxy.child.id()), &json!(proxy.api)));
-    assert_eq!((&named["admin"], named["store"].is_string()), (&json!(proxy.admin), true));
-    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-    proxy.terminate();
-    assert!(!file.exists());
-
-    let killed = place.serve();
-    let left = run.join(format!("{}.json", killed.child.id()));
-    killed.kill();
-    assert!(left.exists(), "kill -9 leaves it behind");
-    assert_eq!(code(&place.run(&["status"])), NOT_RUNNING);
-    assert_eq!(code(&place.run(&["stop"])), NOT_RUNNING);
-
-    // A process that lives and does not listen there, as after its id was given to another program.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let stale = json!({"pid": std::process::id(), "api": "http://127.0.0.1:1", "admin": format!("http://{nobody}"),
-                       "store": place.state().canonicalize().unwrap()});
-    write_private(&run.join(format!("{}.json", std::process::id())), &stale.to_string());
-    write_private(&run.join("1.json"), "not JSON");
-    assert_eq!(code(&place.run(&["status"])), NOT_RUNNING);
-    let next = place.serve();
-    assert_eq!(answer(&place.run(&["status", "--json"]))["pid"], next.child.id());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn another_store_is_another_proxy() {
-    let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let _proxy = place.serve();
-    let elsewhere = place.run(&["status", "--json", "--set", "store.path=elsewhere"]);
-    assert_eq!(code(&elsewhere), NOT_RUNNING);
-    assert_eq!(answer(&elsewhere)["running"], false);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn files_are_private_whatever_the_umask() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
@@ -616,5 +561,269 @@ async fn a_reader_that_went_away_changes_nothing_but_what_is_read() {
         let nobody = || std::io::pipe().unwrap().1;
         let status = place.command(command).stdout(nobody()).stderr(nobody()).status().unwrap();
         assert_eq!(status.code(), Some(code), "{command:?}");
+    }
+}
+
+/// A login that has begun in a browser.
+struct Login {
+    child: Ended,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    address: String,
+}
+
+impl Login {
+    fn begin(place: &Place, arguments: &[&str]) -> Self {
+        let mut child = place.command(&[&["login"], arguments].concat()).stdin(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.by_ref().map(Result::unwrap).find(|line| line.contains("/oauth/authorize?")).unwrap();
+        Self { child: Ended(child), lines, address: address.trim().to_owned() }
+    }
+
+    /// Where the browser is sent back to if the person says no.
+    fn denied(&self) -> String {
+        let address = url::Url::parse(&self.address).unwrap();
+        let given = |name: &str| address.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
+        format!("{}?error=access_denied&state={}", given("redirect_uri"), given("state"))
+    }
+
+    /// What it says from here on, and how it ends.
+    fn end(mut self) -> (Option<i32>, String) {
+        let said: Vec<_> = self.lines.map(Result::unwrap).collect();
+        (self.child.0.wait().unwrap().code(), said.join("\n"))
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.0.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_fails_ends_its_command_at_once_with_the_reason() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    for with_proxy in [true, false] {
+        let proxy = with_proxy.then(|| place.serve());
+        // The first login of an account that nobody knows yet.
+        let denied = Login::begin(&place, &["--no-browser", "fresh"]);
+        client().get(denied.denied()).send().await.unwrap();
+        let (code, said) = denied.end();
+        assert!(code == Some(FAILED) && said.contains("access_denied"), "{with_proxy} {code:?}: {said}");
+        assert!(!place.record("fresh").exists());
+
+        let code =
+            TokenFault { kind: TokenFaultKind::Error, error: Some("invalid_grant".into()), ..TokenFault::default() };
+        sandbox.set_faults(Faults { token_answer: Some(code), ..Faults::default() });
+        let refused = Login::begin(&place, &["--no-browser", "fresh"]);
+        let consent = client().get(&refused.address).send().await.unwrap();
+        client().get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
+        let (code, said) = refused.end();
+        assert!(code == Some(FAILED) && said.contains("invalid_grant"), "{with_proxy} {code:?}: {said}");
+        sandbox.set_faults(Faults::default());
+        drop(proxy);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_broken_off_is_given_back() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    let patient = Login::begin(&place, &["--no-browser"]);
+    // More than may be pending; with a paste awaited, and as a service manager ends things too.
+    let ways = [("--no-browser", "INT"), ("--paste", "INT"), ("--no-browser", "TERM"), ("--paste", "TERM")];
+    for (how, signal) in ways.into_iter().chain(ways) {
+        let given_up = Login::begin(&place, &[how]);
+        given_up.signal(signal);
+        let address = given_up.denied();
+        let (code, said) = given_up.end();
+        assert!(code == Some(FAILED) && said.contains("broken off"), "{how} {signal} {code:?}: {said}");
+        let page = client().get(address).send().await.unwrap().text().await.unwrap();
+        assert!(page.contains("not known"), "nobody waits for its callback any more: {page}");
+    }
+    let consent = client().get(&patient.address).send().await.unwrap();
+    client().get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
+    let (code, said) = patient.end();
+    assert_eq!(code, Some(FINE), "one that was begun before all of them goes on: {said}");
+    drop(proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_whose_proxy_ends_says_so() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    let login = Login::begin(&place, &["--no-browser"]);
+    proxy.kill();
+    let (code, said) = login.end();
+    assert!(code == Some(FAILED) && said.contains("has ended meanwhile"), "{code:?}: {said}");
+    assert!(!said.contains("os error"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_cannot_be_written_is_an_error() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    proxy.login("default").await;
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let telling: [&[&str]; 11] = [
+        &["status"],
+        &["status", "--json"],
+        &["config", "show"],
+        &["config", "check"],
+        &["config", "show", "--json"],
+        &["config", "check", "--json"],
+        &["open"],
+        &["refresh", "--json"],
+        &["sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--json"],
+        &["--help"],
+        &["--version"],
+    ];
+    for command in telling {
+        let ended = place.command(command).env("PATH", "").stdout(full()).output().unwrap();
+        assert_eq!(code(&ended), FAILED, "{command:?}: {}", stderr(&ended));
+        let said = stderr(&ended);
+        assert!(command[0].starts_with("--") || said.contains("stdout cannot be written"), "{command:?}: {said}");
+    }
+    drop(proxy);
+    let unheard = place.command(&["--json"]).stdout(full()).output().unwrap();
+    assert_eq!(code(&unheard), FAILED, "nobody would learn where it listens: {}", stderr(&unheard));
+    assert!(modes(&place.state().join("run")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_answers_in_json() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let failing: [(&[&str], i32); 9] = [
+        (&["stop", "--json"], NOT_RUNNING),
+        (&["open", "--json"], NOT_RUNNING),
+        (&["refresh", "nobody", "--json"], USAGE),
+        (&["logout", "nobody", "--json"], USAGE),
+        (&["login", "NOBODY", "--json"], USAGE),
+        (&["login", "--import-refresh-token", "--json"], FAILED),
+        (&["status", "--json", "--set", "nonsense=1"], USAGE),
+        (&["serve", "--json", "--set", "listen.api=192.0.2.1:1", "--set", "guard.local_key_file=none"], USAGE),
+        (&["sandbox", "--json", "--listen", "192.0.2.1:1"], FAILED),
+    ];
+    for (command, exit) in failing {
+        let failed = place.run(command);
+        let told = answer(&failed);
+        assert_eq!((code(&failed), &told["outcome"], &told["exit"]), (exit, &json!("failed"), &json!(exit)), "{told}");
+        assert!(stderr(&failed).contains(&text(&told["why"])), "{command:?}: {told}");
+    }
+    let check = answer(&place.run(&["config", "check", "--json"]));
+    assert_eq!(check["outcome"], "fine");
+    assert!(text(&check["file"]).ends_with("proxy.toml"));
+    let show = answer(&place.run(&["config", "show", "--json", "--set", "tokens.hold=20s"]));
+    assert_eq!(show["settings"]["tokens.hold"], json!({"value": "20s", "origin": "flag"}));
+    assert!(text(&show["settings"]["client.scopes"]["origin"]).contains("proxy.toml:"));
+    assert!(!show.to_string().contains("sandbox-secret"), "{show}");
+    let faulty = place.run(&["config", "check", "--json", "--set", "client.id=", "--set", "client.scopes="]);
+    assert_eq!((code(&faulty), &answer(&faulty)["outcome"]), (USAGE, &json!("faulty")));
+    assert_eq!(answer(&faulty)["problems"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_what_is_missing_in_words_that_can_be_pasted() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    fs::rename(place.path().join("proxy.toml"), place.path().join("my own.toml")).unwrap();
+    write_private(&place.path().join("proxy.toml"), "environment = \"sandbox\"\n");
+    let mine = ["--config", "my own.toml", "--set", "default_account=acme"];
+    let proxy = place.serve_with(&mine);
+    let advice = "pleo-proxy --config 'my own.toml' --set default_account=acme login acme";
+    until("the advice", || proxy.log().contains(advice));
+    assert!(!ready_fix(&proxy).await.is_null());
+    let nobody = place.run(&[&["status"], &mine[..]].concat());
+    assert!(stdout(&nobody).contains("pleo-proxy --config 'my own.toml'"), "{}", stdout(&nobody));
+    proxy.login("acme").await;
+    assert!(ready_fix(&proxy).await.is_null());
+    assert_eq!(code(&place.run(&[&["logout", "acme"], &mine[..]].concat())), FINE);
+    drop(proxy);
+    // What a login ended as is more than that one is missing.
+    let again = place.serve_with(&mine);
+    until("the account's reason", || again.log().contains("No account can serve: account acme needs a login"));
+    assert!(again.log().contains(advice), "{}", again.log());
+    drop(again);
+    let served = place.serve_with(&[&mine[..], &["--set", "client.id="]].concat());
+    until("the setting", || served.log().contains("client.id is not set"));
+    assert!(!served.log().contains("is connected yet"), "a login is not the next step: {}", served.log());
+}
+
+async fn ready_fix(proxy: &Proxy) -> Value {
+    let ready: Value = client().get(format!("{}/ready", proxy.admin)).send().await.unwrap().json().await.unwrap();
+    ready["fix"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_windows_editors_are_read_as_they_are_meant() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let config = fs::read_to_string(place.path().join("proxy.toml")).unwrap();
+    let config = config.replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
+    let config = format!("\u{feff}{config}[guard]\nlocal_key_file = \"key\"\n").replace('\n', "\r\n");
+    write_private(&place.path().join("proxy.toml"), &config);
+    write_private(&place.path().join("secret"), "\u{feff}sandbox-secret\r\n");
+    write_private(&place.path().join("key"), "\u{feff}a-long-local-key\r\n");
+    let without = |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.env_remove("PLEO_PROXY_CLIENT_SECRET");
+        command
+    };
+    let proxy = Proxy::launch(without(&["--json"]), &place.state());
+    proxy.login("default").await;
+    let get =
+        |key: &'static str| client().get(format!("{}/v1/companies", proxy.api)).header("pleo-proxy-key", key).send();
+    assert_eq!(get("a-long-local-key").await.unwrap().status(), 200);
+    assert_eq!(problem(get("").await.unwrap()).await, (403, "local_key_required".into()));
+    let admin_key = place.state().join("admin.key");
+    let key = fs::read_to_string(&admin_key).unwrap();
+    write_private(&admin_key, &format!("\u{feff}{}\r\n", key.trim()));
+    assert_eq!(code(&without(&["status"]).output().unwrap()), FINE);
+
+    // What is pasted or piped in: the address at the end of a login, and a token.
+    let mut paste = Login::begin(&place, &["--paste", "pasted"]);
+    let consent = client().get(&paste.address).send().await.unwrap();
+    let back = consent.headers()["location"].to_str().unwrap().to_owned();
+    paste.child.0.stdin.take().unwrap().write_all(format!("\u{feff}{back}\r\n").as_bytes()).unwrap();
+    let (exit, said) = paste.end();
+    assert_eq!(exit, Some(FINE), "{said}");
+    let token = text(&record(&place, "pasted")["record"]["grant"]["refresh_token"]);
+    assert_eq!(code(&place.run(&["logout", "pasted"])), FINE);
+    let import = place.run_with(&["login", "imported", "--import-refresh-token"], &format!("\u{feff}{token}\r\n"));
+    assert_eq!(code(&import), FINE, "{}", stderr(&import));
+    let utf_16 = place.run_with(&["login", "imported", "--import-refresh-token"], "t\0o\0k\0e\0n\0");
+    assert!(code(&utf_16) == FAILED && stderr(&utf_16).contains("UTF-16"), "{}", stderr(&utf_16));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_prints_a_configuration_that_works() {
+    let place = Place::new("");
+    let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--client-id", "it's \"mine\""];
+    let mut child = Ended(place.command(&[&arguments[..], &["--auto-consent"]].concat()).spawn().unwrap());
+    let mut printed = String::new();
+    for line in BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap) {
+        printed += &format!("{line}\n");
+        if line.starts_with("api = ") {
+            break;
+        }
+    }
+    write_private(&place.path().join("proxy.toml"), &format!("{printed}[store]\npath = \"state\"\n"));
+    let set = ["--set", "listen.api=127.0.0.1:0", "--set", "listen.admin=127.0.0.1:0"];
+    let check = place.run(&["config", "check"]);
+    assert_eq!(code(&check), FINE, "{printed}{}", stderr(&check));
+    let proxy = place.serve_with(&set);
+    proxy.login("default").await;
+    assert_eq!(proxy.get("/v1/companies").await.status(), 200);
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (option, other) in [("--listen", "--files"), ("--files", "--listen")] {
+        let refused = place.run(&["sandbox", option, &taken, other, "127.0.0.1:0"]);
+        let said = stderr(&refused);
+        assert_eq!(code(&refused), FAILED, "{said}");
+        assert!(said.contains(&taken) && said.contains(&format!("with {option} 127.0.0.1:0")), "{said}");
     }
 }

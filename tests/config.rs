@@ -258,12 +258,24 @@ fn a_named_file_must_exist_and_be_text_of_a_sane_size() {
     let path = place.write("latin1.toml", "", 0o600);
     fs::write(&path, b"# caf\xe9\n").unwrap();
     assert!(error("latin1.toml").contains("not UTF-8"), "{}", error("latin1.toml"));
+    for utf_16 in [&b"\xff\xfea\0=\0"[..], b"\xfe\xff\0a\0=", b"a\0=\x001\0"] {
+        fs::write(&path, utf_16).unwrap();
+        let said = error("latin1.toml");
+        assert!(said.contains("latin1.toml is UTF-16") && said.contains("save it as UTF-8"), "{said}");
+    }
 }
 
 #[test]
 fn a_byte_order_mark_is_no_problem() {
     let config = Place::with("\u{feff}default_account = \"acme\"\n").load(&[], &[]).unwrap();
     assert_eq!(config.default_account.unwrap(), "acme");
+    // Nor does it move what an error points at.
+    let told = |mark: &str| {
+        let place = Place::with(&format!("{mark}default_account = \"-\"\r\n[tokens]\r\ndrian = \"2s\"\r\n"));
+        place.load(&[], &[]).unwrap_err().to_string()
+    };
+    assert_eq!(told("\u{feff}"), told(""));
+    assert!(told("").contains("proxy.toml:1:19") && told("").contains("proxy.toml:3:1"), "{}", told(""));
 }
 
 #[test]
@@ -324,6 +336,32 @@ fn unknown_variables_are_errors_with_a_suggestion() {
 }
 
 #[test]
+fn variables_of_a_clusters_service_are_ignored_and_said() {
+    let links = [
+        ("PLEO_PROXY_PORT", "tcp://10.0.0.7:8088"),
+        ("PLEO_PROXY_PORT_8088_TCP_ADDR", "10.0.0.7"),
+        ("PLEO_PROXY_SERVICE_HOST", "10.0.0.7"),
+        ("PLEO_PROXY_SERVICE_PORT_HTTP", "8088"),
+        // Of a service with a longer name.
+        ("PLEO_PROXY_ADMIN_PORT", "udp://10.0.0.8:53"),
+        ("PLEO_PROXY_ADMIN_PORT_53_UDP_PROTO", "udp"),
+        ("PLEO_PROXY_ADMIN_SERVICE_HOST", "fd00::8"),
+        ("PLEO_PROXY_ADMIN_SERVICE_PORT_DNS", "53"),
+    ];
+    let config = Place::new().load(&[], &links).unwrap();
+    let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    for (name, _) in links {
+        assert!(warning.contains(name), "{name}: {warning}");
+    }
+    for (mistyped, value) in
+        [("PLEO_PROXY_LISTEN_PORT", "8088"), ("PLEO_PROXY_PORTS", "1"), ("PLEO_PROXY_SERVICE", "x")]
+    {
+        let error = Place::new().load(&[], &[(mistyped, value)]).unwrap_err().to_string();
+        assert!(error.contains(mistyped), "{error}");
+    }
+}
+
+#[test]
 fn set_takes_toml_and_bare_text() {
     let place = Place::new();
     let config = place
@@ -361,6 +399,9 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     assert_eq!(path(place.load(&["client.secret_file=from-flag"], &[variable]).unwrap()), "from-flag");
     let SecretSource::Value(secret) = place.load(&[], &[variable]).unwrap().client.secret else { panic!() };
     assert_eq!(secret.expose(), "hunter2");
+    let saved = [("PLEO_PROXY_CLIENT_SECRET", "\u{feff}hunter2\r\n")];
+    let SecretSource::Value(secret) = place.load(&[], &saved).unwrap().client.secret else { panic!() };
+    assert_eq!(secret.expose(), "hunter2", "as `$(cat FILE)` brings it");
     let both = [variable, ("PLEO_PROXY_CLIENT_SECRET_FILE", "v")];
     let error = place.load(&[], &both).unwrap_err().to_string();
     assert!(error.contains("both set") && !error.contains("hunter2"), "{error}");
@@ -400,7 +441,7 @@ fn no_secret_is_ever_printed() {
         ("client.secert=canary", ("HOME", "/")),
         ("listen.api=canary", ("HOME", "/")),
         ("upstream.proxy=socks5://canary@h", ("HOME", "/")),
-        ("listen.api=127.0.0.1:0", ("PLEO_PROXY_CLIENT_SECRET", "canary\n")),
+        ("listen.api=127.0.0.1:0", ("PLEO_PROXY_CLIENT_SECRET", "canary\nmore")),
         ("listen.api=127.0.0.1:0", ("PLEO_PROXY_UPSTREAM_PROXY", "https://canary@h")),
         ("listen.api=127.0.0.1:0", ("PLEO_PROXY_ENDPOINTS_API", "https://canary@h")),
     ] {
@@ -422,12 +463,47 @@ fn a_store_needs_a_place_outside_the_sandbox() {
 fn the_named_files_are_opened_on_demand_only() {
     let place = Place::with("[client]\nsecret_file = \"secret\"\n");
     let config = place.load(&[], &[]).unwrap();
-    let error = config.check_files().unwrap_err().to_string();
+    let error = config.check().unwrap_err().to_string();
     assert!(error.contains("client.secret_file") && error.contains("does not exist"), "{error}");
     place.write("secret", "hunter2\n", 0o644);
-    assert!(config.check_files().unwrap_err().to_string().contains("chmod 600"));
+    assert!(config.check().unwrap_err().to_string().contains("chmod 600"));
+    for (content, fault) in [("\r\n", "is empty"), ("hunter2\nhunter3\n", "one line"), ("h\0u\0", "UTF-16")] {
+        place.write("secret", content, 0o600);
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("client.secret_file") && error.contains(fault), "{error}");
+        assert!(!error.contains("hunter"), "{error}");
+    }
     place.write("secret", "hunter2\n", 0o600);
-    config.check_files().unwrap();
+    assert_eq!(config.check().unwrap(), Vec::<String>::new());
+    place.write("secret", "hunter2 \r\n", 0o600);
+    let [space] = &config.check().unwrap()[..] else { panic!() };
+    assert!(space.contains("ends with a space") && !space.contains("hunter"), "{space}");
+    for (key, fault) in [("\u{feff}\r\n", "is empty"), ("k\0e\0y\0", "UTF-16")] {
+        place.write("key", key, 0o600);
+        let error = place.load(&["guard.local_key_file=key"], &[]).unwrap();
+        assert!(error.check().unwrap_err().to_string().contains(fault));
+        assert!(error.guard().unwrap_err().to_string().contains(fault), "no key would let everybody in");
+    }
+}
+
+#[test]
+fn a_check_tells_all_that_a_login_would_miss() {
+    let missing = |text: &str| Place::with(text).load(&[], &[]).unwrap().check().err().map(|error| error.to_string());
+    assert_eq!(missing("environment = \"sandbox\"\n"), None, "the embedded sandbox brings everything");
+    let own = "[endpoints]\nauthorize = \"http://127.0.0.1:1/a\"\ntoken = \"http://127.0.0.1:1/t\"\n\
+               api = \"http://127.0.0.1:1\"\n";
+    for text in ["environment = \"staging\"\n", "environment = \"production\"\n", own] {
+        let told = missing(text).unwrap();
+        for wanted in ["`client.id` is not set", "client secret is not set", "`client.scopes` is empty"] {
+            assert!(told.contains(wanted), "{text}: {told}");
+        }
+    }
+    for example in ["staging", "production"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{example}.toml"));
+        let told = missing(&fs::read_to_string(file).unwrap()).unwrap();
+        assert!(told.contains("`client.id` is still the example's") && told.contains("client-secret"), "{told}");
+        assert_eq!(told.contains("`client.redirect_uri` is still"), example == "production", "{told}");
+    }
 }
 
 #[test]

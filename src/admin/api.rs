@@ -138,6 +138,29 @@ pub(super) async fn login(
     }
 }
 
+/// `GET /api/logins/ID`: how a login that was begun goes, for whoever waits for it.
+pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) -> Response {
+    match admin.logins.outcome(&id) {
+        Some(None) => Json(json!({"version": 1, "state": "pending"})).into_response(),
+        Some(Some(Ok(()))) => Json(json!({"version": 1, "state": "connected"})).into_response(),
+        Some(Some(Err(why))) => Json(json!({"version": 1, "state": "failed", "why": why})).into_response(),
+        None => unknown_login(),
+    }
+}
+
+/// `DELETE /api/logins/ID`: whoever began it waits no longer.
+pub(super) async fn abandon(State(admin): Shared, Path(id): Path<String>) -> Response {
+    match admin.logins.abandon(&id) {
+        true => Json(json!({"version": 1, "outcome": "abandoned"})).into_response(),
+        false => unknown_login(),
+    }
+}
+
+fn unknown_login() -> Response {
+    let detail = "There is no such login: later ones took its place, or it is older than ten minutes.";
+    refusal(StatusCode::NOT_FOUND, "login_unknown", detail)
+}
+
 async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), LoginError> {
     let callback = Callback::from_address(address)?;
     let account = admin.logins.finish(callback).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
 
+use super::proof;
 use crate::clock::{Clock, Deadline};
 use crate::private_file::{self, PrivateFileError};
 use crate::secret::{self, AdminKey};
@@ -68,11 +69,10 @@ pub fn load_or_create(path: &Path) -> Result<AdminKey, KeyError> {
 /// # Errors
 /// [`KeyError`]; there may be none yet.
 pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
-    let content = zeroize::Zeroizing::new(private_file::read(path, 1024)?);
-    let text = std::str::from_utf8(&content).map(str::trim).unwrap_or_default();
-    match text.len() >= 32 {
-        true => Ok(AdminKey::new(text)),
-        false => Err(KeyError::Damaged(path.into())),
+    match private_file::read_text(path, 1024) {
+        Ok(text) if text.trim().len() >= 32 => Ok(AdminKey::new(text.trim())),
+        Ok(_) | Err(PrivateFileError::Empty(_)) => Err(KeyError::Damaged(path.into())),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -121,6 +121,11 @@ impl Keys {
             Some(session) if self.has_session(session) => Caller::Known,
             _ => Caller::Unknown,
         }
+    }
+
+    /// The proof that this listener, at `origin`, knows the key.
+    pub fn prove(&self, origin: &str, challenge: &str) -> Option<String> {
+        proof::prove(&self.key, origin, challenge)
     }
 
     /// A fresh one-time key for a link.

@@ -1,7 +1,8 @@
 //! From the configuration to the parts, in the order in which they need each other.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use super::Failure;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::oauth;
-use crate::outbound::Outbound;
-use crate::store::{self, Store};
+use crate::outbound::{self, Outbound};
+use crate::store::{self, OpenError, Store};
 use crate::tokens::{Accounts, Care};
 
 /// Where this environment's state is.
@@ -36,16 +37,56 @@ impl State {
         let temporary = temporary.context("no temporary folder can be made")?;
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
         let folder = config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
-        store::private_folder(&folder).map_err(Failure::usage)?;
+        store::private_folder(&folder).map_err(|error| unfit(&folder, error))?;
         // The canonical path: two names of one folder are one store.
         let records = own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
         Ok(Self { folder, records, is_temporary, _temporary: temporary })
+    }
+
+    /// The folders as they are, for a command that looks: nothing is made.
+    pub(super) fn look(config: &Config) -> Result<Self, Failure> {
+        let is_temporary = config.endpoints.embedded_sandbox && config.store.path.is_none();
+        let unknown = "without HOME and XDG_STATE_HOME nobody knows where a running proxy would be found; set HOME";
+        let folder = config.state_folder().ok_or_else(|| Failure::usage(unknown))?;
+        match fs::symlink_metadata(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unfit(&folder, OpenError::Unreadable(folder.clone(), error))),
+            Ok(_) => store::private_folder(&folder).map_err(|error| unfit(&folder, error))?,
+        }
+        let records = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        Ok(Self { folder, records, is_temporary, _temporary: None })
     }
 
     /// The records to look for among running proxies; none = whatever the environment's state folder knows.
     pub(super) fn wanted(&self) -> Option<&Path> {
         (!self.is_temporary).then_some(self.records.as_path())
     }
+}
+
+/// Why a state folder will not do. Somebody else's is no reason to change its owner: the command was run as the wrong
+/// user.
+fn unfit(folder: &Path, error: OpenError) -> Failure {
+    let me = rustix::process::geteuid().as_raw();
+    let owner = match &error {
+        OpenError::Foreign(folder, owner, _) => Some((folder.as_path(), *owner)),
+        OpenError::Uncreatable(..) | OpenError::Unreadable(..) if is_out_of_reach(folder) => {
+            let above = folder.ancestors().skip(1).find_map(|above| Some((above, fs::symlink_metadata(above).ok()?)));
+            above.map(|(above, metadata)| (above, metadata.uid())).filter(|(_, owner)| *owner != me)
+        }
+        _ => None,
+    };
+    let Some((at, owner)) = owner else { return Failure::usage(error) };
+    Failure::usage(format!(
+        "the state folder {}: {} belongs to user {owner}, and you are user {me}; run this as user {owner}, or set \
+         store.path to a folder of yours",
+        folder.display(),
+        at.display()
+    ))
+}
+
+/// True if something above the folder keeps us out.
+fn is_out_of_reach(folder: &Path) -> bool {
+    fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn private_tempdir() -> std::io::Result<tempfile::TempDir> {
@@ -55,6 +96,11 @@ fn private_tempdir() -> std::io::Result<tempfile::TempDir> {
 /// The outside, ready for use.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
     Outbound::new(&config.outbound()).map_err(Failure::usage)
+}
+
+/// For loopback only: no outbound proxy, no trust roots.
+pub(super) fn nowhere() -> Result<Outbound, Failure> {
+    Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
 }
 
 /// All accounts of this store.

@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 use url::Url;
 
-use super::instance::client;
-use super::{Exit, Failure, Signals};
+use super::assemble::nowhere;
+use super::{Exit, Failure, Signals, quoted};
 use crate::config::{Config, SecretSource};
 use crate::login::Logins;
 use crate::oauth::authorize::Callback;
@@ -76,22 +76,52 @@ pub(super) async fn sandbox(arguments: SandboxArguments, json: bool) -> Result<E
     let mut signals = Signals::new()?;
     let options = arguments.options()?;
     let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
-    let addresses = format!("{} or {}", options.auth_addr, options.files_addr);
-    let sandbox = Sandbox::start(options).await.with_context(|| format!("{addresses} cannot be listened on"))?;
+    for (option, address) in [("--listen", options.auth_addr), ("--files", options.files_addr)] {
+        can_listen(option, address)?;
+    }
+    let sandbox = Sandbox::start(options).await.context("the sandbox cannot listen")?;
+    let (authorize, token) = (sandbox.authorize_url(), sandbox.token_url());
+    let (introspect, api) = (sandbox.introspect_url(), sandbox.api_origin());
+    say!("The fake Pleo is at {api} (files at http://{}).", sandbox.files);
+    say!("Its client id is {id}, its client secret {secret}.");
     if json {
         tell!(
             "{}",
-            json!({"version": 1, "event": "ready", "api": sandbox.api_origin(), "authorize": sandbox.authorize_url(),
-                   "token": sandbox.token_url(), "introspect": sandbox.introspect_url(),
-                   "files": format!("http://{}", sandbox.files)})
-        );
+            json!({"version": 1, "event": "ready", "api": api, "authorize": authorize, "token": token,
+                   "introspect": introspect, "files": format!("http://{}", sandbox.files), "client_id": id,
+                   "client_secret": secret})
+        )?;
+    } else {
+        say!("A configuration for it; run the proxy with PLEO_PROXY_CLIENT_SECRET={}:\n", quoted(&secret));
+        let scopes = SCOPES.map(|scope| format!("\"{scope}\"")).join(", ");
+        tell!("environment = \"sandbox\"\n\n[client]\nid = {}\nscopes = [{scopes}]", toml::Value::from(id))?;
+        tell!("\n[endpoints]\nauthorize = \"{authorize}\"\ntoken = \"{token}\"")?;
+        tell!("introspect = \"{introspect}\"\napi = \"{api}\"")?;
     }
-    say!("The fake Pleo is at {} (files at http://{}).", sandbox.api_origin(), sandbox.files);
-    say!("Its client id is {id}, its client secret {secret}.");
-    say!("[endpoints]\nauthorize = \"{}\"\ntoken = \"{}\"", sandbox.authorize_url(), sandbox.token_url());
-    say!("introspect = \"{}\"\napi = \"{}\"", sandbox.introspect_url(), sandbox.api_origin());
     signals.next().await;
     Ok(Exit::Fine)
+}
+
+/// Says which address is taken, and by what option to choose another.
+fn can_listen(option: &str, address: SocketAddr) -> Result<(), Failure> {
+    let tried = std::net::TcpListener::bind(address).map(drop);
+    tried.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "end the program that listens there, or choose another address with",
+            _ => "choose another address with",
+        };
+        let free = SocketAddr::new(address.ip(), 0);
+        Failure::new(Exit::Failed, format!("{address} cannot be listened on: {error}; {advice} {option} {free}"))
+    })
+}
+
+/// Says where the embedded sandbox is if it is not where people look for it.
+pub(super) fn say_moved(sandbox: &Sandbox) {
+    let usual = Options::default();
+    let ports = [(usual.auth_addr, sandbox.auth, "the fake Pleo"), (usual.files_addr, sandbox.files, "its files")];
+    for (usual, now, what) in ports.into_iter().filter(|(usual, now, _)| usual != now) {
+        say!("Port {} was taken, so {what} can be found at http://{now}.", usual.port());
+    }
 }
 
 /// Starts the embedded sandbox and points the configuration at it.
@@ -120,7 +150,9 @@ pub(super) async fn connect(logins: &Arc<Logins>, name: &AccountName, redirect_u
     let mut page = begun.url.clone();
     page.set_query(None);
     let form = format!("{}&decision=allow", begun.url.query().unwrap_or_default());
-    let request = client()?.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
+    let client = reqwest::Client::builder().tls_backend_preconfigured((*nowhere()?.tls).clone()).no_proxy();
+    let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
+    let request = client.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
     let answer = request.send().await.map_err(reqwest::Error::without_url)?;
     let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
     let location = location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", answer.status()))?;

@@ -1,30 +1,118 @@
-//! Running proxies, as their run files name them: `run/<pid>.json` in the environment's state folder.
+//! Running proxies, as their run files name them: `run/<boot id>-<pid>.json` in the environment's state folder.
+//!
+//! A process id alone says little: it is given to another program after a restart, and it means somebody else in another
+//! pid namespace or on another machine that shares the folder. So a run file says of which boot and namespace it is, and
+//! when the process began. Looking changes nothing; only a proxy that starts removes the files of its dead predecessors.
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::admin::key;
-use crate::outbound::{Outbound, Settings};
+use crate::private_file;
 
-/// Time for the admin listener of a running proxy to say that it is up.
-const UP: Duration = Duration::from_secs(2);
-/// Time for a call: a refresh that waits for its lock, drains and posts.
-const CALL: Duration = Duration::from_secs(90);
+/// Larger than any run file, in bytes.
+const LIMIT: u64 = 64 * 1024;
 
 /// What a run file says.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Instance {
-    pub(super) pid: u32,
+    #[serde(flatten)]
+    pub(super) process: Process,
+    /// The environment's name.
+    pub(super) environment: String,
     pub(super) api: String,
     pub(super) admin: Option<String>,
     /// The folder of the records.
     pub(super) store: PathBuf,
+}
+
+/// One process, told apart from every other that has or had its id.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// Of the system's start; empty where the system has none.
+    boot_id: String,
+    /// Since the system's start, in clock ticks; 0 where the system does not say.
+    started: u64,
+    /// Such as `pid:[4026531836]`.
+    pid_namespace: String,
+    /// Name of the machine or container.
+    pub(super) host: String,
+}
+
+/// What is known about the process of a run file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It runs.
+    Alive,
+    /// It is gone for sure.
+    Dead,
+    /// Of another container, another machine or an earlier start of this one: nothing can be said about it here.
+    Elsewhere,
+}
+
+impl Process {
+    /// The process that runs this code.
+    pub(super) fn own() -> Self {
+        let pid = std::process::id();
+        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Self {
+            pid,
+            boot_id: kernel("random/boot_id"),
+            started: stat(pid).map_or(0, |(_, started)| started),
+            pid_namespace: namespace.display().to_string(),
+            host: kernel("hostname"),
+        }
+    }
+
+    /// What is known about it, from here.
+    pub(super) fn standing(&self) -> Standing {
+        let own = Self::own();
+        if (&self.boot_id, &self.pid_namespace) != (&own.boot_id, &own.pid_namespace) {
+            return Standing::Elsewhere;
+        }
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+        // Another user's process answers EPERM: the id is somebody else's now.
+        let answers = pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+        let is_it = match stat(self.pid) {
+            // What has ended and was not waited for still answers.
+            Some(('Z' | 'X', _)) => false,
+            Some((_, started)) => self.started == 0 || started == self.started,
+            None => true,
+        };
+        if answers && is_it { Standing::Alive } else { Standing::Dead }
+    }
+
+    /// True for one that may run elsewhere: of this boot in another container, or of another machine.
+    pub(super) fn may_run_elsewhere(&self) -> bool {
+        let own = Self::own();
+        self.standing() == Standing::Elsewhere && (self.boot_id == own.boot_id || self.host != own.host)
+    }
+
+    fn file_name(&self) -> String {
+        format!("{}-{}.json", self.boot_id, self.pid)
+    }
+
+    /// For where the first name belongs to the same id of another namespace, as in containers that share a folder.
+    fn second_file_name(&self) -> String {
+        let namespace: String = self.pid_namespace.chars().filter(char::is_ascii_digit).collect();
+        format!("{}-{}-{namespace}.json", self.boot_id, self.pid)
+    }
+}
+
+fn kernel(name: &str) -> String {
+    fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default().trim().to_owned()
+}
+
+/// State and start of a process: fields 3 and 22 of proc_pid_stat(5). Its name, in brackets, may hold anything.
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// The run file of this process, removed when dropped.
@@ -36,11 +124,19 @@ impl RunFile {
     pub(super) fn write(state: &Path, instance: &Instance) -> io::Result<Self> {
         let folder = state.join("run");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        remove_dead(state);
         let mut file = tempfile::NamedTempFile::new_in(&folder)?;
         file.write_all(&serde_json::to_vec(instance)?)?;
-        let path = folder.join(format!("{}.json", instance.pid));
-        file.persist(&path).map_err(|error| error.error)?;
-        Ok(Self(path))
+        let path = folder.join(instance.process.file_name());
+        match file.persist_noclobber(&path) {
+            Ok(_) => Ok(Self(path)),
+            Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => {
+                let path = folder.join(instance.process.second_file_name());
+                taken.file.persist(&path).map_err(|error| error.error)?;
+                Ok(Self(path))
+            }
+            Err(failed) => Err(failed.error),
+        }
     }
 }
 
@@ -50,101 +146,92 @@ impl Drop for RunFile {
     }
 }
 
-/// All run files of live processes in a state folder, newest first; those of dead ones are removed.
-pub(super) fn all(state: &Path) -> Vec<Instance> {
+/// Removes the files of processes that are gone for sure, if they are ours.
+fn remove_dead(state: &Path) {
+    let me = rustix::process::geteuid().as_raw();
+    for (path, instance) in read_all(state) {
+        let is_ours = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.uid() == me);
+        if is_ours && instance.process.standing() == Standing::Dead {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// All run files of live processes in a state folder, newest first.
+pub(super) fn alive(state: &Path) -> Vec<Instance> {
+    let all = read_all(state).into_iter().map(|(_, instance)| instance);
+    all.filter(|instance| instance.process.standing() == Standing::Alive).collect()
+}
+
+/// Those of which nothing can be said here, and that may well be running where they belong.
+pub(super) fn elsewhere(state: &Path) -> Vec<Instance> {
+    let all = read_all(state).into_iter().map(|(_, instance)| instance);
+    all.filter(|instance| instance.process.may_run_elsewhere()).collect()
+}
+
+/// All run files that are ours alone, newest first.
+fn read_all(state: &Path) -> Vec<(PathBuf, Instance)> {
     let Ok(entries) = fs::read_dir(state.join("run")) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        let Some(instance) =
-            fs::read(entry.path()).ok().and_then(|bytes| serde_json::from_slice::<Instance>(&bytes).ok())
-        else {
-            continue;
-        };
-        match is_alive(instance.pid) {
-            true => found.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), instance)),
-            false => drop(fs::remove_file(entry.path())),
-        }
+        let path = entry.path();
+        let Ok(content) = private_file::read(&path, LIMIT) else { continue };
+        let Ok(instance) = serde_json::from_slice::<Instance>(&content) else { continue };
+        found.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), path, instance));
     }
-    found.sort_by(|(a, _), (b, _)| b.cmp(a));
-    found.into_iter().map(|(_, instance)| instance).collect()
+    found.sort_by(|(a, ..), (b, ..)| b.cmp(a));
+    found.into_iter().map(|(_, path, instance)| (path, instance)).collect()
 }
 
-fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    // Another user's process answers EPERM: it is alive, and not ours.
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A running proxy's admin listener, and the key to it.
-pub(super) struct Running {
-    pub(super) instance: Instance,
-    origin: String,
-    http: reqwest::Client,
-    key: crate::secret::AdminKey,
-}
-
-/// An answer of the admin listener.
-pub(super) struct Answer {
-    pub(super) ok: bool,
-    pub(super) json: Value,
-}
-
-impl Answer {
-    /// Why it is not what was asked for.
-    pub(super) fn detail(&self) -> &str {
-        self.json["detail"].as_str().or(self.json["account"]["why"].as_str()).unwrap_or("it gave no reason")
+    fn instance(process: Process) -> Instance {
+        let (environment, api) = ("sandbox".into(), "http://127.0.0.1:1".into());
+        Instance { process, environment, api, admin: None, store: "/store".into() }
     }
 
-    pub(super) fn code(&self) -> &str {
-        self.json["code"].as_str().unwrap_or_default()
-    }
-}
-
-impl Running {
-    /// The proxy that serves these records (any of the state folder if they are in a temporary one), if it is up.
-    pub(super) async fn find(state: &Path, records: Option<&Path>) -> anyhow::Result<Option<Self>> {
-        for instance in all(state) {
-            let Some(origin) = instance.admin.clone() else { continue };
-            if records.is_some_and(|records| records != instance.store) {
-                continue;
-            }
-            let http = client()?;
-            let up = http.get(format!("{origin}/health")).timeout(UP).send().await;
-            if up.is_ok_and(|answer| answer.status().is_success()) {
-                let key = key::read(&state.join("admin.key"))?;
-                return Ok(Some(Self { instance, origin, http, key }));
-            }
-        }
-        Ok(None)
+    fn names(state: &Path) -> Vec<String> {
+        let names = fs::read_dir(state.join("run")).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
-    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        self.send(self.http.get(format!("{}{path}", self.origin))).await
+    #[test]
+    fn a_process_is_told_from_later_ones_of_its_id_and_from_those_of_other_places() {
+        let own = Process::own();
+        assert_eq!(own.standing(), Standing::Alive);
+        let later = Process { started: own.started + 1, ..own.clone() };
+        assert_eq!(later.standing(), Standing::Dead);
+        assert_eq!(Process { pid: u32::MAX, ..own.clone() }.standing(), Standing::Dead);
+        let container = Process { pid_namespace: "pid:[1]".into(), host: "box".into(), ..own.clone() };
+        assert_eq!((container.standing(), container.may_run_elsewhere()), (Standing::Elsewhere, true));
+        let machine = Process { boot_id: "other".into(), host: "box".into(), ..own.clone() };
+        assert_eq!((machine.standing(), machine.may_run_elsewhere()), (Standing::Elsewhere, true));
+        let before = Process { boot_id: "other".into(), ..own };
+        assert_eq!((before.standing(), before.may_run_elsewhere()), (Standing::Elsewhere, false), "a restart ended it");
     }
 
-    pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
-        let request = self.http.post(format!("{}{path}", self.origin));
-        self.send(match body {
-            Some(body) => request.json(body),
-            None => request,
-        })
-        .await
+    #[test]
+    fn a_start_removes_the_dead_only_and_evades_the_same_id_of_another_namespace() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = Process::own();
+        let stranger = Process { pid_namespace: "pid:[1]".into(), ..own.clone() };
+        let theirs = RunFile::write(folder.path(), &instance(stranger)).unwrap();
+        let dead = Process { started: own.started + 1, pid: 1, ..own.clone() };
+        let dead = RunFile::write(folder.path(), &instance(dead)).unwrap();
+        let ours = RunFile::write(folder.path(), &instance(own.clone())).unwrap();
+        assert!(!dead.0.exists());
+        assert_eq!(names(folder.path()), {
+            let mut names = vec![own.file_name(), own.second_file_name()];
+            names.sort();
+            names
+        });
+        assert_eq!(alive(folder.path()).len(), 1);
+        drop(ours);
+        assert!(theirs.0.exists());
+        assert!(alive(folder.path()).is_empty());
     }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
-        let answer = request.bearer_auth(self.key.expose()).send().await.map_err(reqwest::Error::without_url)?;
-        let ok = answer.status().is_success();
-        Ok(Answer { ok, json: answer.json().await.unwrap_or_default() })
-    }
-}
-
-/// A client for loopback only: no outbound proxy, no redirects, no trust roots.
-pub(super) fn client() -> anyhow::Result<reqwest::Client> {
-    let outbound = Outbound::new(&Settings { plain_only: true, ..Settings::default() })?;
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured((*outbound.tls).clone())
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(CALL);
-    Ok(client.build()?)
 }

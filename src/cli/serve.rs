@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -11,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::assemble::{self, State};
-use super::instance::{self, Instance, RunFile};
-use super::{Context, Exit, Failure, Signals, demo};
+use super::instance::{self, Instance, Process, RunFile};
+use super::{Context, Exit, Failure, Signals, demo, quoted, with_flags};
 use crate::admin::{self, About, Admin, key};
 use crate::clock::Clock;
-use crate::config::{Config, OutboundProxy, PeerCheck};
+use crate::config::{Config, Environment, OutboundProxy, PeerCheck};
 use crate::login::Logins;
 use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
@@ -49,15 +48,18 @@ struct Opened {
 /// Runs until told to end; every step that can fail for a foreseeable reason comes before the first request.
 pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let mut opened = open(context.config).await?;
+    let Context { config, json, program } = context;
+    let mut opened = open(config, &program).await?;
     let running = serve(&mut opened)?;
     let instance = opened.instance();
     let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
     if opened.sandbox.is_some() {
         demo::connect(&opened.logins, &opened.default_account(), &opened.redirect_uri()).await?;
     }
-    opened.announce(&instance, context.json);
+    // Whoever waits for the ready line and cannot get it is not left with a proxy that it knows nothing of.
+    let announced = opened.announce(&instance, json, &program);
     tokio::select! {
+        () = std::future::ready(()), if announced.is_err() => {}
         () = signals.next() => {}
         () = opened.shutdown.cancelled() => {}
     }
@@ -77,14 +79,14 @@ pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     for account in &unsaved {
         say!("pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}");
     }
-    Ok(if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
+    announced.map(|()| if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
 }
 
-async fn open(mut config: Config) -> Result<Opened, Failure> {
+async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let guard = config.guard().map_err(Failure::usage)?;
     let state = State::of(&config)?;
     // The ports first: with them in hand no second process of this configuration gets any further.
-    let bound = server::bind(&config.server()).map_err(|error| taken(&error, &state.folder))?;
+    let bound = server::bind(&config.server()).map_err(|error| taken(&error, &config, program))?;
     let sandbox = if config.endpoints.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
     let outbound = assemble::outbound(&config)?;
     let accounts = assemble::accounts(&config, &state, &outbound, Care::Scheduled).await?;
@@ -98,19 +100,23 @@ async fn open(mut config: Config) -> Result<Opened, Failure> {
 }
 
 /// An address is taken: says by whom, if it is one of us.
-fn taken(error: &server::BindError, state: &Path) -> Failure {
+fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let end = match &error.address {
         Address::Tcp(address) => format!(":{}", address.port()),
         Address::Unix(_) => error.address.origin(),
     };
     let is_there = |origin: &String| origin.ends_with(&end);
-    let holder = instance::all(state)
-        .into_iter()
-        .find(|instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there));
+    let is_at = |instance: &Instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there);
+    let folders = Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
+    let holder = folders.flat_map(|folder| instance::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
+        Some(holder) if is_taken && holder.environment == config.environment.as_str() => {
+            format!("pleo-proxy (process {}) is running there; end it with `{program} stop`", holder.process.pid)
+        }
         Some(holder) if is_taken => {
-            format!("pleo-proxy (process {}) is running there; end it with `pleo-proxy stop`", holder.pid)
+            let (pid, environment) = (holder.process.pid, holder.environment);
+            format!("pleo-proxy (process {pid}, {environment}) is running there; end it with `kill {pid}`")
         }
         None if is_taken => "end the program that listens there".to_owned(),
         _ => return Failure::new(Exit::Failed, format!("{error}; or choose another address for {}", error.setting)),
@@ -153,7 +159,7 @@ impl Opened {
     fn about(&self) -> About {
         let instance = self.instance();
         About {
-            pid: instance.pid,
+            pid: instance.process.pid,
             environment: self.config.environment.as_str().into(),
             api: instance.api,
             admin: instance.admin,
@@ -165,7 +171,8 @@ impl Opened {
 
     fn instance(&self) -> Instance {
         Instance {
-            pid: std::process::id(),
+            process: Process::own(),
+            environment: self.config.environment.as_str().into(),
             api: self.api.origin(),
             admin: self.admin_origin(),
             store: self.state.records.clone(),
@@ -188,17 +195,14 @@ impl Opened {
         }
     }
 
-    /// The ready line, what is loosened, and in the sandbox what to try.
-    fn announce(&self, instance: &Instance, json: bool) {
-        for note in notes(&self.config) {
+    /// The ready line, what is loosened, and what to do next.
+    fn announce(&self, instance: &Instance, json: bool, program: &str) -> Result<(), Failure> {
+        for note in notes(&self.config).iter().chain(&self.config.oddities()) {
             warn!("{note}");
         }
-        if let Err(error) = self.accounts.oauth().credentials() {
+        let credentials = self.accounts.oauth().credentials();
+        if let Err(error) = &credentials {
             warn!("no login and no refresh is possible yet: {error}");
-        }
-        if json {
-            let ready = json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin});
-            tell!("{ready}");
         }
         let admin = instance.admin.as_deref().unwrap_or("off");
         let link = match (std::io::stderr().is_terminal(), self.keys.issue_link()) {
@@ -207,25 +211,59 @@ impl Opened {
         };
         let environment = self.config.environment.as_str();
         say!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
-        if self.sandbox.is_some() {
+        if credentials.is_ok() {
+            self.say_what_is_missing(program);
+        }
+        if let Some(sandbox) = &self.sandbox {
+            demo::say_moved(sandbox);
             self.suggest();
+        }
+        match json {
+            true => {
+                tell!("{}", json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin}))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Says what to do if no account can serve.
+    fn say_what_is_missing(&self, program: &str) {
+        let accounts = self.accounts.all();
+        if accounts.iter().any(|account| account.can_serve()) {
+            return;
+        }
+        let name = self.default_account();
+        match accounts.iter().find_map(|account| account.snapshot().health.why().map(str::to_owned)) {
+            Some(why) => say!("No account can serve: {}", with_flags(&why, program)),
+            None => say!("No account is connected yet; run: {program} login {name}"),
         }
     }
 
     fn suggest(&self) {
         let upstream = &self.accounts.oauth().settings.api;
         let (curl, api) = match &self.api {
+            Address::Tcp(address) if address.ip().is_unspecified() => {
+                ("curl".to_owned(), format!("http://localhost:{}", address.port()))
+            }
             Address::Tcp(_) => ("curl".to_owned(), self.api.origin()),
-            Address::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".to_owned()),
+            Address::Unix(path) => {
+                let path = quoted(&path.display().to_string());
+                (format!("curl --unix-socket {path}"), "http://localhost".to_owned())
+            }
         };
-        say!("\nThis is a fake Pleo with made-up data, and the account \"default\" is connected to it. Try:\n");
-        say!("  {curl} {api}/v1/companies");
+        // The key's file, not the key: the line lands in logs and in the shell's history.
+        let key = self.config.guard.local_key_file.as_ref();
+        let key = key.map(|file| format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string())));
+        let key = key.unwrap_or_default();
+        let name = self.default_account();
+        say!("\nThis is a fake Pleo with made-up data, and the account \"{name}\" is connected to it. Try:\n");
+        say!("  {curl} {api}/v1/companies{key}");
         say!(
             "  {curl} -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
-             -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'"
+             -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'{key}"
         );
         if self.api.tcp().is_some() {
-            say!("  curl -x {api} {upstream}/v1/introspect");
+            say!("  curl -x {api} {upstream}/v1/introspect{key}");
         }
         say!();
     }

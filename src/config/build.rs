@@ -10,8 +10,9 @@ use super::problem::{ConfigError, Fault, Problems};
 use super::setting::{Place, Setting, Settings, Value};
 use super::{
     Client, Config, Endpoints, Environment, Flags, Guard, Listen, Origin, OutboundProxy, ProxyVariables, SecretSource,
-    Store, Tokens, Upstream, address, cross_check, parse,
+    Store, Tokens, Upstream, address, cross_check, overlay, parse,
 };
+use crate::private_file::text;
 use crate::secret::ClientSecret;
 
 /// The endpoints of which one without the others makes no sense in the sandbox.
@@ -77,6 +78,7 @@ pub(super) fn config(
         guard: reader.guard(),
         upstream: reader.upstream(),
         origins: BTreeMap::new(),
+        warnings: warnings(surroundings.environment),
     };
     config.origins = reader.origins(&config.client.secret);
     if reader.problems.is_empty() {
@@ -90,6 +92,12 @@ pub(super) fn config(
         Some(error) => Err(error),
         None => Ok(config),
     }
+}
+
+fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
+    let links = overlay::service_links(environment);
+    let warning = |links: String| format!("{links}: ignored; a cluster sets these for a service of this name");
+    (!links.is_empty()).then(|| warning(links.join(", "))).into_iter().collect()
 }
 
 impl Reader<'_, '_> {
@@ -149,6 +157,8 @@ impl Reader<'_, '_> {
     }
 
     fn secret_variable(&mut self, secret: &str) -> SecretSource {
+        // As from a file: `$(cat client-secret)` keeps the mark, and the carriage return of a CRLF.
+        let secret = text::without_mark(secret).trim_end_matches(['\r', '\n']);
         if secret.is_empty() || secret.chars().any(char::is_control) {
             let title = format!("{SECRET_VARIABLE} is empty or contains control characters");
             self.problems.plain(&title, "unset it, or set it to the client secret alone, without a line break");

@@ -10,6 +10,7 @@ use super::key::FILE_VARIABLE;
 use super::problem::ConfigError;
 use super::source::Source;
 use super::{FOLDER, Flags};
+use crate::private_file::text::{self, NotText};
 
 /// A file larger than this was not meant for us.
 const LIMIT: u64 = 1024 * 1024;
@@ -64,7 +65,8 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     if content.len() as u64 > LIMIT {
         return Err(ConfigError::plain(&format!("{} is larger than 1 MiB", path.display()), "name another file"));
     }
-    let text = String::from_utf8(content).map_err(|error| not_text(path, error.utf8_error().valid_up_to()))?;
+    // Without its mark, so that places in the text are those that an editor shows.
+    let text = text::decode(&content).map_err(|error| not_text(path, error))?.to_owned();
     let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
     Ok(Some(ConfigFile { source: Source { path: path.into(), shown, text }, mode: metadata.mode() & 0o7777 }))
 }
@@ -106,7 +108,8 @@ fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     ConfigError::plain(&title, "make it readable for you, or name another file with --config")
 }
 
-fn not_text(path: &Path, offset: usize) -> ConfigError {
-    let title = format!("{} is not UTF-8 text (byte {offset})", path.display());
-    ConfigError::plain(&title, "save it as UTF-8")
+fn not_text(path: &Path, error: NotText) -> ConfigError {
+    let text = error.to_string();
+    let (fault, help) = text.split_once("; ").unwrap_or((&text, "save it as UTF-8"));
+    ConfigError::plain(&format!("{} {fault}", path.display()), help)
 }

@@ -13,9 +13,31 @@ pub(super) fn variables(environment: &BTreeMap<String, String>, settings: &mut S
     for (name, raw) in environment.iter().filter(|(name, _)| ours(name)) {
         match KEYS.iter().find(|key| key.variable() == *name) {
             Some(key) => set(key, key.shape.read(raw), Place::Variable(name.clone()), settings, problems),
+            None if is_service_link(name, raw) => {}
             None => problems.plain(&format!("unknown variable `{name}`"), &variable_advice(name)),
         }
     }
+}
+
+/// The variables that a cluster sets in every container for a service called `pleo-proxy` (or `pleo-proxy-...`), and
+/// that are none of ours.
+pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<String> {
+    let unknown = |name: &str| !KEYS.iter().any(|key| key.variable() == name);
+    let links = environment.iter().filter(|(name, value)| unknown(name) && is_service_link(name, value));
+    links.map(|(name, _)| name.clone()).collect()
+}
+
+/// The forms of the Kubernetes documentation ("Service environment variables") and of Docker's links before them.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { return false };
+    let is_own = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
+    // A service with a longer name. What looks like a mistyped key stays an error.
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_port = |after: &str| after.starts_with(|first: char| first.is_ascii_digit());
+    let is_longer = rest.ends_with("_SERVICE_HOST")
+        || rest.contains("_SERVICE_PORT")
+        || rest.split_once("_PORT_").is_some_and(|(_, after)| is_port(after));
+    is_own || is_longer || (rest.ends_with("_PORT") && is_address)
 }
 
 fn variable_advice(name: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Config, OutboundProxy, PeerCheck};
+use super::{Config, Environment, OutboundProxy, PeerCheck};
 use crate::oauth::endpoint::{Endpoint, EndpointError};
 use crate::outbound::{self, ProxyChoice};
 use crate::private_file::{self, PrivateFileError};
@@ -69,10 +69,11 @@ impl Config {
     /// # Errors
     /// The key's file is not private or cannot be read.
     pub fn guard(&self) -> Result<guard::Settings, PrivateFileError> {
-        let local_key = self.guard.local_key_file.as_deref().map(|path| {
-            let content = zeroize::Zeroizing::new(private_file::read(path, super::SECRET_LIMIT)?);
-            Ok(LocalKey::new(String::from_utf8_lossy(&content).trim()))
-        });
+        let local_key = self
+            .guard
+            .local_key_file
+            .as_deref()
+            .map(|path| Ok(LocalKey::new(private_file::read_text(path, super::SECRET_LIMIT)?.trim())));
         Ok(guard::Settings {
             allow_hosts: self.guard.allow_hosts.clone(),
             allow_origins: self.guard.allow_origins.clone(),
@@ -109,6 +110,11 @@ impl Config {
 
     /// The environment's state folder: records, `admin.key` and `run/`. None if no home is known (sandbox only).
     pub fn state_folder(&self) -> Option<PathBuf> {
-        self.store.state_root.as_ref().map(|root| root.join(self.environment.as_str()))
+        self.state_folder_of(self.environment)
+    }
+
+    /// The same for another environment: its proxies are told apart by it.
+    pub fn state_folder_of(&self, environment: Environment) -> Option<PathBuf> {
+        self.store.state_root.as_ref().map(|root| root.join(environment.as_str()))
     }
 }

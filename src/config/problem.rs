@@ -4,35 +4,50 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::key::Key;
+use super::key::{Key, Shape};
 use super::one_line;
 use super::setting::{Place, Setting};
 use super::source::{Excerpt, Source};
 
 /// Everything that is wrong with a configuration, ready to be printed. Holds no secret.
 #[derive(Clone)]
-pub struct ConfigError(String);
+pub struct ConfigError(Vec<String>);
 
 impl ConfigError {
     pub(super) fn of(texts: Vec<String>) -> Self {
-        Self(texts.join("\n\n"))
+        Self(texts)
+    }
+
+    /// One text for each problem.
+    pub fn problems(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Several in one.
+    pub(super) fn all(errors: Vec<Self>) -> Self {
+        Self(errors.into_iter().flat_map(|error| error.0).collect())
+    }
+
+    /// A problem that says itself what to do.
+    pub(super) fn text(text: impl fmt::Display) -> Self {
+        Self(vec![format!("error: {}", one_line(&text.to_string()))])
     }
 
     /// A problem of a whole file or of the command line.
     pub(super) fn plain(title: &str, help: &str) -> Self {
-        Self(render(title, help, None))
+        Self(vec![render(title, help, None)])
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.0.join("\n\n"))
     }
 }
 
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -121,7 +136,12 @@ impl<'a> Problems<'a> {
             Place::Default | Place::File(_) => (key.name.to_owned(), format!("{} = {}", key.short(), key.example)),
         };
         let title = format!("`{name}` {}", fault.problem);
-        let help = fault.help.clone().unwrap_or_else(|| format!("write for example: {example}"));
+        let by_example = || match key.shape {
+            // An example of a switch would say which way to turn it.
+            Shape::Boolean => format!("write {} or {}", example.replace("false", "true"), example),
+            _ => format!("write for example: {example}"),
+        };
+        let help = fault.help.clone().unwrap_or_else(by_example);
         let spot = self.spot(key, setting, fault.item);
         let offset = spot.as_ref().map_or(usize::MAX, |spot| spot.offset);
         self.found.push((offset, render(&title, &help, spot)));

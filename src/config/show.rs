@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use jiff::fmt::friendly::SpanPrinter;
+use serde_json::json;
 use toml::Value;
 
 use super::key::{KEYS, Key};
@@ -33,6 +34,21 @@ pub(super) fn config(config: &Config) -> String {
     }
     text += &outside(config);
     text
+}
+
+/// Every key with its value, or a remark where there is none to be read again.
+pub(super) fn json(config: &Config) -> serde_json::Value {
+    let setting = |key: &Key| {
+        let origin = config.origins.get(key.name).map(ToString::to_string).unwrap_or_default();
+        let shown = match shown(config, key.name) {
+            Shown::Value(value) => json!({"value": value, "origin": origin}),
+            Shown::Comment(remark) => json!({"value": null, "remark": remark, "origin": origin}),
+        };
+        (key.name.to_owned(), shown)
+    };
+    let settings: serde_json::Map<_, _> = KEYS.iter().map(setting).collect();
+    let file = config.file.as_ref().map(|file| file.display().to_string());
+    json!({"version": 1, "file": file, "settings": settings, "warnings": config.warnings})
 }
 
 fn line(config: &Config, key: &Key) -> String {

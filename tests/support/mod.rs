@@ -121,7 +121,7 @@ pub struct Proxy {
     pub child: Child,
     /// `http://127.0.0.1:PORT` of the data listener.
     pub api: String,
-    /// The same of the admin listener.
+    /// The same of the admin listener; empty if it is off.
     pub admin: String,
     pub key: String,
     pub http: reqwest::Client,
@@ -149,7 +149,7 @@ impl Proxy {
         });
         assert_eq!((&ready["version"], &ready["event"]), (&json!(1), &json!("ready")));
         let key = fs::read_to_string(state.join("admin.key")).unwrap().trim().to_owned();
-        let (api, admin) = (text(&ready["api"]), text(&ready["admin"]));
+        let (api, admin) = (text(&ready["api"]), ready["admin"].as_str().unwrap_or_default().to_owned());
         Self { child, api, admin, key, http: client(), log }
     }
 

@@ -1,0 +1,64 @@
+//! How the admin listener shows a command that it knows the admin key, before the command sends it: the command names
+//! a random challenge, the listener answers with an HMAC of it. A stranger on the port learns nothing, and the proof of
+//! one listener is worth nothing at another, since it covers the address.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use crate::secret::AdminKey;
+
+/// Request header of `GET /health`: 43 characters of base64url, never the same twice.
+pub const CHALLENGE: &str = "pleo-proxy-challenge";
+/// Response header: the proof, base64url.
+pub const PROOF: &str = "pleo-proxy-proof";
+/// What the key is used for here, and nowhere else.
+const PURPOSE: &[u8] = b"pleo-proxy admin listener, version 1";
+/// 256 bits in base64url.
+const CHALLENGE_LENGTH: usize = 43;
+
+/// What the listener at `origin` answers to a challenge; none to what is not one.
+pub fn prove(key: &AdminKey, origin: &str, challenge: &str) -> Option<String> {
+    let is_challenge = challenge.len() == CHALLENGE_LENGTH && challenge.is_ascii();
+    is_challenge.then(|| URL_SAFE_NO_PAD.encode(mac(key, origin, challenge).finalize().into_bytes()))
+}
+
+/// True if `proof` is that of the listener at `origin`, in constant time.
+pub fn is_proven(key: &AdminKey, origin: &str, challenge: &str, proof: &str) -> bool {
+    URL_SAFE_NO_PAD.decode(proof).is_ok_and(|proof| mac(key, origin, challenge).verify_slice(&proof).is_ok())
+}
+
+fn mac(key: &AdminKey, origin: &str, challenge: &str) -> Hmac<Sha256> {
+    let mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes());
+    let mut mac = mac.expect("HMAC takes keys of any length");
+    // No part holds a zero byte, so no two sets of parts read the same.
+    for part in [PURPOSE, origin.as_bytes(), challenge.as_bytes()] {
+        mac.update(part);
+        mac.update(&[0]);
+    }
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_needs_the_key_and_holds_for_one_challenge_at_one_address() {
+        let (key, other) = (AdminKey::new("k".repeat(43)), AdminKey::new("l".repeat(43)));
+        let (origin, challenge) = ("http://127.0.0.1:8089", "c".repeat(43));
+        let proof = prove(&key, origin, &challenge).unwrap();
+        assert!(!proof.contains("kkk"));
+        assert!(is_proven(&key, origin, &challenge, &proof));
+        assert!(!is_proven(&other, origin, &challenge, &proof));
+        assert!(!is_proven(&key, "http://127.0.0.1:8088", &challenge, &proof));
+        assert!(!is_proven(&key, origin, &"d".repeat(43), &proof));
+        for wrong in ["", "!", &proof[1..], &challenge] {
+            assert!(!is_proven(&key, origin, &challenge, wrong), "{wrong}");
+        }
+        for odd in ["", "short", &"c".repeat(44), &"\u{fc}".repeat(43)] {
+            assert_eq!(prove(&key, origin, odd), None, "{odd}");
+        }
+    }
+}
