@@ -17,7 +17,7 @@
 //! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh, and what happens unasked |
 //! | 2 | [`store`]: where grants are kept, under a lock |
 //! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint. [`operations`]: what Pleo's API offers, and what of it writes |
-//! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`] |
+//! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`]: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
 //!
 //! Configuration is near the top because nothing below should know that it exists: each part has a `Settings` of its
@@ -102,4 +102,5 @@ pub mod server;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
+pub mod timeout;
 pub mod tokens;

@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::clock::Deadline;
 use crate::oauth::authorize::{Callback, CallbackError, Request, issuer_matches};
-use crate::oauth::{Credentials, CredentialsError, Exchange, Outcome};
+use crate::oauth::{self, Credentials, CredentialsError, Exchange, Outcome};
 use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
 use crate::tokens::{Accounts, Asked, ChangeError, Login};
@@ -72,6 +72,11 @@ pub enum LoginError {
     /// Nobody could listen for the answer.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// What was handed in as a refresh token cannot be one.
+    #[error(
+        "this is no refresh token: it is empty or too long, or holds characters that no token has; nothing was saved. Hand in the token alone"
+    )]
+    NoToken,
     /// The account refuses the grant.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -190,6 +195,7 @@ impl Logins {
     /// [`LoginError`].
     pub async fn import(self: &Arc<Self>, account: &AccountName, token: RefreshToken) -> Result<(), LoginError> {
         self.accounts.oauth().credentials()?;
+        let token = oauth::token::handed_in(&token).ok_or(LoginError::NoToken)?;
         let asked = self.accounts.ask(account);
         let (accounts, name) = (self.accounts.clone(), account.clone());
         let work = async move {

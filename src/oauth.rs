@@ -3,8 +3,10 @@
 
 pub mod authorize;
 pub mod endpoint;
+mod fields;
 pub mod introspect;
 pub mod pkce;
+mod response;
 pub mod token;
 
 use std::path::PathBuf;
@@ -16,14 +18,15 @@ use zeroize::Zeroizing;
 use crate::outbound::Outbound;
 use crate::private_file::{self, PrivateFileError};
 use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+use crate::timeout::while_running;
 use endpoint::{Endpoint, Origin};
 use introspect::IntrospectError;
 pub use token::{Outcome, Tokens};
 
 /// Time to reach a server, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Time for a whole call. Long on purpose: an answer that is given up on may carry the only copy of a new pair.
-pub const CALL: Duration = Duration::from_secs(30);
+/// Time for a whole call, as long as this process runs.
+pub const CALL: Duration = response::CALL;
 /// Largest secret file, in bytes.
 const LARGEST_SECRET: u64 = 16 * 1024;
 
@@ -112,6 +115,10 @@ pub struct Credentials {
     secret: ClientSecret,
 }
 
+/// Tells one version of the secret file from the next: inode and change time; empty without a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SecretStamp(Option<(u64, i64, i64)>);
+
 impl Credentials {
     /// The client id.
     pub fn id(&self) -> &str {
@@ -154,7 +161,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sets the transport up: HTTP/1.1, no redirects, no retries, bounded in time.
+    /// Sets the transport up: HTTP/1.1, no redirects, no retries; it has no limit of time, which each call sets itself.
+    /// Heads are read leniently, since a new pair may follow.
     ///
     /// # Errors
     /// The TLS library refuses its settings.
@@ -176,8 +184,10 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
             .connect_timeout(CONNECT)
-            .timeout(CALL)
             .pool_idle_timeout(Duration::from_secs(20))
             .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")))
             .build()?;
@@ -193,10 +203,11 @@ impl Client {
         Ok(Credentials { id, secret: self.settings.client_secret.read()? })
     }
 
-    /// When the secret file was last changed, to notice that a refused one was replaced.
-    pub fn secret_stamp(&self) -> Option<std::time::SystemTime> {
-        let SecretSource::File(path) = &self.settings.client_secret else { return None };
-        path.metadata().ok()?.modified().ok()
+    /// Changes with the secret file, its content, owner or mode, to notice that a refused one was mended.
+    pub fn secret_stamp(&self) -> SecretStamp {
+        use std::os::unix::fs::MetadataExt as _;
+        let SecretSource::File(path) = &self.settings.client_secret else { return SecretStamp::default() };
+        SecretStamp(path.metadata().ok().map(|data| (data.ino(), data.ctime(), data.ctime_nsec())))
     }
 
     /// Any HTTP answer from the token endpoint's origin: the connection is up and waits for the real request.
@@ -207,8 +218,10 @@ impl Client {
         let mut origin = self.settings.token.url().clone();
         origin.set_path("/");
         origin.set_query(None);
-        let head = self.http.head(origin).timeout(CONNECT).send().await;
-        head.map(drop).map_err(|error| token::innermost(&error.without_url()))
+        match while_running(CONNECT, self.http.head(origin).send()).await {
+            Some(head) => head.map(drop).map_err(|error| response::obstacle(&error)),
+            None => Err("it does not answer".into()),
+        }
     }
 
     /// Posts to the token endpoint, once.
@@ -227,7 +240,8 @@ impl Client {
             "token={}&token_type_hint=refresh_token",
             url::form_urlencoded::byte_serialize(token.expose().as_bytes()).collect::<String>()
         ));
-        introspect::active(&introspect::ask(self.authenticated(endpoint, form, credentials)).await?)
+        let answer = introspect::ask(self.authenticated(endpoint, form, credentials), "active").await?;
+        introspect::active(&answer.body, answer.end)
     }
 
     /// Asks the API whose token this is.
@@ -237,7 +251,8 @@ impl Client {
     pub async fn subject(&self, token: &AccessToken) -> Result<String, IntrospectError> {
         let url = format!("{}/v1/introspect", self.settings.api);
         let request = self.http.get(url).bearer_auth(token.expose()).header(header::ACCEPT, "application/json");
-        introspect::subject(&introspect::ask(request).await?)
+        let answer = introspect::ask(request, "data").await?;
+        introspect::subject(&answer.body, answer.end)
     }
 
     fn authenticated(

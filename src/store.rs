@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::private_file::{self, PrivateFileError};
 use file::FileStore;
@@ -139,14 +139,16 @@ impl Store {
     /// # Errors
     /// [`LockError`] names the process that holds it.
     pub async fn lock(&self, account: &AccountName, patience: Duration) -> Result<Locked, LockError> {
-        let deadline = Instant::now() + patience;
+        // In waits, not by the clock: a process that stood still looks on for as long as it was told.
+        let mut waits = patience.as_millis() / LOCK_POLL.as_millis();
         loop {
             let account = account.clone();
             match self.run(move |store| store.try_lock(&account)).await?? {
                 file::Try::Locked(locked) => return Ok(locked),
-                file::Try::Busy(holder) if Instant::now() >= deadline => return Err(LockError::Busy(holder)),
+                file::Try::Busy(holder) if waits == 0 => return Err(LockError::Busy(holder)),
                 file::Try::Busy(_) => sleep(LOCK_POLL).await,
             }
+            waits = waits.saturating_sub(1);
         }
     }
 
@@ -193,6 +195,17 @@ impl Store {
     pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<PathBuf> {
         let account = locked.account.clone();
         self.run(move |store| store.set_aside(&account, unix_time)).await?
+    }
+
+    /// Removes a record, if there is one.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the record may still be there.
+    pub async fn remove(&self, locked: &Locked) -> Result<(), SaveError> {
+        let Self::File(store) = self;
+        let account = locked.account.clone();
+        let removed = self.run(move |store| store.remove(&account)).await.and_then(|removed| removed);
+        removed.map_err(|error| store.unsaved(&locked.account, error))
     }
 
     /// Names of all records, sorted.

@@ -10,6 +10,7 @@ mod gate;
 mod in_flight;
 mod lease;
 mod limiter;
+mod misconfigured;
 mod outage;
 mod refresh;
 mod schedule;
@@ -38,6 +39,7 @@ use crate::oauth;
 use crate::store::{AccountName, Issued, Stamp, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
+use crate::timeout::while_running;
 use account::{Shared, Wish};
 use limiter::RefreshLimiter;
 use outage::Outage;
@@ -302,7 +304,7 @@ impl Accounts {
     pub async fn close(&self) -> Vec<AccountName> {
         self.closing.cancel();
         self.tasks.close();
-        if tokio::time::timeout(LAST_CALLS, self.tasks.wait()).await.is_err() {
+        if while_running(LAST_CALLS, self.tasks.wait()).await.is_none() {
             error!("a token request did not end in time; its account may need a login");
         }
         let unsaved = |account: &Arc<Account>| matches!(account.snapshot().health, Health::Unsaved(_));

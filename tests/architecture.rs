@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the map in `src/lib.rs`, lowest first. A file imports from lower rows and from its own folder only.
 const ROWS: [&[&str]; 10] = [
-    &["secret", "clock", "alarm", "telemetry", "outbound", "private_file", "hardening", "supervise"],
+    &["secret", "clock", "alarm", "telemetry", "outbound", "private_file", "hardening", "supervise", "timeout"],
     &["oauth", "operations"],
     &["store"],
     &["tokens"],

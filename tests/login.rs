@@ -523,14 +523,57 @@ async fn an_imported_refresh_token_is_saved_refreshed_and_described() {
         assert_eq!(refused.status.code(), Some(1));
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains("invalid_grant") && !said.contains("unknown\n"), "{said}");
-        let nothing = target.run_with(&["login", "none", "--import-refresh-token"], " \n");
-        assert_eq!(nothing.status.code(), Some(1));
+        assert!(!target.record(&format!("no-{account}")).exists(), "nothing was there before, nothing is left");
+        for nothing in [" \n", "\"\"\n", "\u{feff}\n", "two\nlines\n"] {
+            let nothing = target.run_with(&["login", "none", "--import-refresh-token"], nothing);
+            assert_eq!(nothing.status.code(), Some(1), "{}", String::from_utf8_lossy(&nothing.stderr));
+        }
+        assert!(!target.record("none").exists());
         drop(proxy);
     }
     let proxy = target.serve();
     for account in ["imported-false", "imported-true"] {
         assert_eq!(proxy.get(&format!("/@{account}/v1/companies")).await.status(), 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_refused_leaves_what_was_there_and_one_in_doubt_is_kept() {
+    let sandbox = sandbox().await;
+    let (source, place) = (Place::toward(&sandbox, ""), Place::toward(&sandbox, ""));
+    let first = source.serve();
+    first.login("default").await;
+    first.kill();
+    let token = text(&record(&source, "default")["record"]["grant"]["refresh_token"]);
+    let proxy = place.serve();
+    let import = async |account: &str, token: &str| {
+        let body = json!({ "refresh_token": token });
+        let path = format!("/api/accounts/{account}/login");
+        problem_or_ok(proxy.admin(Method::POST, &path, Some(body)).await).await
+    };
+    for nothing in ["", " ", "\"\"", "\u{feff}", "a\nb", "caf\u{e9}"] {
+        assert_eq!(import("acme", nothing).await, (400, "bad_request".into()), "{nothing:?}");
+    }
+    assert_eq!(sandbox.counters().token_posts, 1, "nothing of that was sent");
+    assert_eq!(import("acme", "nobody-issued-this").await, (502, "login_failed".into()));
+    assert!(!place.record("acme").exists() && proxy.account("acme").await.is_null());
+    // In doubt it may be spent and it may be good: it is kept, and tried again.
+    let fault = TokenFault { kind: TokenFaultKind::Html, count: Some(1), ..TokenFault::default() };
+    sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
+    assert_eq!(import("acme", &format!("\u{feff}\"{token}\"\r\n")).await, (502, "login_failed".into()));
+    proxy.until("acme", |account| account["state"] == "connected").await;
+    assert_eq!(proxy.get("/@acme/v1/companies").await.status(), 200);
+    // Where there was a tombstone there is one afterwards.
+    assert!(proxy.admin(Method::POST, "/api/accounts/acme/logout", None).await.status().is_success());
+    assert_eq!(import("acme", "nobody-issued-this").await, (502, "login_failed".into()));
+    assert!(place.record("acme").exists());
+    assert_eq!(proxy.account("acme").await["state"], "login_required");
+}
+
+async fn problem_or_ok(answer: reqwest::Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let body: Value = answer.json().await.unwrap();
+    (status, body["code"].as_str().unwrap_or_default().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -252,6 +252,85 @@ async fn a_refused_client_keeps_its_tokens_and_a_new_secret_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_is_not_about_the_grant_never_stops_an_account() {
+    let sandbox = sandbox().await;
+    let (_place, proxy) = connected(&sandbox, COLD).await;
+    let plain = |status| TokenFault { status: Some(status), ..refresh_fault(TokenFaultKind::Status, false, Some(1)) };
+    let html = |status| TokenFault { kind: TokenFaultKind::Html, ..plain(status) };
+    let coded =
+        |status, code: &str| TokenFault { kind: TokenFaultKind::Error, error: Some(code.into()), ..plain(status) };
+    let passing = [
+        (plain(400), "retrying"),
+        (html(403), "retrying"),
+        (plain(404), "retrying"),
+        (html(408), "retrying"),
+        (plain(421), "retrying"),
+        (coded(400, "something_new"), "retrying"),
+        (coded(400, "invalid_request"), "retrying"),
+        (coded(401, "access_denied"), "retrying"),
+        (coded(401, "invalid_client"), "misconfigured"),
+        (coded(400, "unsupported_grant_type"), "misconfigured"),
+    ];
+    for (number, (fault, state)) in passing.into_iter().enumerate() {
+        sandbox.set_faults(Faults { token_answer: Some(fault.clone()), ..Faults::default() });
+        let account = force(&proxy).await["account"].clone();
+        assert_eq!(account["state"], state, "{fault:?}: {account}");
+        assert!(account["next_try"].is_string(), "it is tried again by itself: {account}");
+        assert_eq!(proxy.get("/v1/companies").await.status(), 200, "the old token serves");
+        // A person need not wait for the next try.
+        assert_eq!(force(&proxy).await["account"]["generation"], number as u64 + 2, "{fault:?}");
+    }
+    assert_eq!((sandbox.counters().refresh_replays, sandbox.counters().families_revoked), (0, 0));
+}
+
+/// Whatever the token endpoint answers for ever, and however much is asked meanwhile: about one token request a second at
+/// most, and that only at first.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_makes_a_storm_of_token_requests() {
+    let fault = |kind, status| TokenFault { status, ..refresh_fault(kind, false, None) };
+    let answering = |fault| Faults { token_answer: Some(fault), ..life(1) };
+    let kinds = [
+        Faults { token_type: Some("mac".into()), ..life(1) },
+        Faults { omit_refresh_token: true, token_type: Some("mac".into()), ..life(1) },
+        answering(fault(TokenFaultKind::Error, Some(403))),
+        answering(TokenFault { error: Some("invalid_client".into()), ..fault(TokenFaultKind::Error, None) }),
+        answering(fault(TokenFaultKind::Html, Some(404))),
+        answering(fault(TokenFaultKind::Status, Some(500))),
+        answering(fault(TokenFaultKind::ErrorIn200, None)),
+        answering(fault(TokenFaultKind::Lost, None)),
+        answering(fault(TokenFaultKind::Huge, None)),
+    ];
+    let storms = kinds.map(|faults| tokio::spawn(posts_in_four_seconds(faults)));
+    for storm in storms {
+        let (faults, posts) = storm.await.unwrap();
+        assert!((1..=6).contains(&posts), "{posts} token requests: {faults:?}");
+    }
+}
+
+/// Requests and a secret file that changes all the time, for four seconds.
+async fn posts_in_four_seconds(faults: Faults) -> (Faults, u64) {
+    let sandbox = sandbox().await;
+    sandbox.set_faults(life(1));
+    let config = support::config_toward(&sandbox, COLD).replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
+    let place = Place::new(&config);
+    let secret = place.path().join("secret");
+    support::write_private(&secret, "sandbox-secret\n");
+    let mut command = place.command(&["--json", "--set", "tokens.hold=\"200ms\"", "--set", "tokens.drain=\"50ms\""]);
+    command.env_remove("PLEO_PROXY_CLIENT_SECRET");
+    let proxy = Proxy::launch(command, &place.state());
+    proxy.login("default").await;
+    sandbox.set_faults(faults.clone());
+    let before = sandbox.counters();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        support::write_private(&secret, "sandbox-secret\n");
+        burst(std::slice::from_ref(&proxy.api), 4).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (faults, posts(&sandbox, &before))
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_token_endpoint_is_obeyed_while_the_old_token_serves() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, COLD).await;
@@ -303,6 +382,47 @@ async fn odd_answers_are_saved_first_and_used_if_they_can_be() {
         assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     }
     assert_eq!(sandbox.counters().refresh_replays, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_pair_in_a_damaged_answer_is_saved_and_used() {
+    let sandbox = sandbox().await;
+    let (_place, proxy) = connected(&sandbox, COLD).await;
+    use TokenFaultKind::{Bom, Form, Junk, NotUtf8, TooShort, Unended};
+    for (number, kind) in [Bom, NotUtf8, Junk, Unended, TooShort, Form].into_iter().enumerate() {
+        // A damaged answer to a refresh, then one to a login's code.
+        sandbox.set_faults(Faults { token_answer: Some(refresh_fault(kind, true, None)), ..Faults::default() });
+        let answer = force(&proxy).await;
+        assert_eq!(answer["outcome"], "refreshed", "{kind:?}: {answer}");
+        assert_eq!(proxy.get("/v1/companies").await.status(), 200, "{kind:?}");
+        let fault = TokenFault { only_grant: None, ..refresh_fault(kind, true, None) };
+        sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
+        proxy.login("default").await;
+        assert_eq!(proxy.get("/v1/companies").await.status(), 200, "{kind:?}");
+        assert_eq!(proxy.account("default").await["generation"], 2 * number as u64 + 3);
+    }
+    assert_eq!((sandbox.counters().refresh_replays, sandbox.counters().families_revoked), (0, 0));
+}
+
+/// Stopped before the server works and continued after it has answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_came_while_the_process_was_stopped_is_used() {
+    let sandbox = sandbox().await;
+    let (_place, proxy) = connected(&sandbox, COLD).await;
+    sandbox.set_faults(Faults { token_latency_after_ms: 600, ..Faults::default() });
+    let before = sandbox.counters();
+    let asking = proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
+    let asking = tokio::spawn(asking.bearer_auth(&proxy.key).send());
+    while sandbox.counters().token_posts == before.token_posts {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    proxy.signal("STOP");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    proxy.signal("CONT");
+    let answer: Value = asking.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!(answer["outcome"], "refreshed", "{answer}\n{}", proxy.log());
+    assert_eq!(proxy.get("/v1/companies").await.status(), 200);
+    assert_eq!((posts(&sandbox, &before), sandbox.counters().refresh_replays), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -297,7 +297,9 @@ fn login_failed(error: &LoginError) -> Response {
         LoginError::Listener(_) => (StatusCode::CONFLICT, "redirect_taken"),
         LoginError::Credentials(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
         LoginError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-        LoginError::Callback(_) | LoginError::UnknownState => (StatusCode::BAD_REQUEST, "bad_request"),
+        LoginError::Callback(_) | LoginError::UnknownState | LoginError::NoToken => {
+            (StatusCode::BAD_REQUEST, "bad_request")
+        }
         LoginError::Refused(_) | LoginError::Issuer | LoginError::Exchange(_) | LoginError::Repeated(_) => {
             (StatusCode::BAD_GATEWAY, "login_failed")
         }
@@ -311,7 +313,9 @@ fn change_failed(error: &ChangeError) -> Response {
         ChangeError::Superseded(_) | ChangeError::OtherSubject { .. } | ChangeError::Connected(_) => {
             (StatusCode::CONFLICT, "login_conflict")
         }
-        ChangeError::NoRefreshToken | ChangeError::Import(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
+        ChangeError::NoRefreshToken | ChangeError::Import(_) | ChangeError::Refused(_) => {
+            (StatusCode::BAD_GATEWAY, "login_failed")
+        }
         ChangeError::Lock(LockError::Busy(_)) | ChangeError::Busy(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout")
         }

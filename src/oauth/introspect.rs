@@ -4,7 +4,8 @@
 use serde_json::Value;
 
 use super::authorize::printable;
-use super::token::LARGEST_ANSWER;
+use super::fields::Fields;
+use super::response::{self, End, Response, SendError};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -17,37 +18,43 @@ pub enum IntrospectError {
     Failed(String),
 }
 
-/// Sends a prepared question and returns its JSON.
-pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<Value, IntrospectError> {
-    let fail = |error: reqwest::Error| IntrospectError::Failed(super::token::innermost(&error.without_url()));
-    let mut response = request.send().await.map_err(fail)?;
-    if !response.status().is_success() {
-        return Err(IntrospectError::Failed(format!("it answered {}", response.status())));
+/// Sends a prepared question, whose answer has the member `wanted`.
+pub(super) async fn ask(request: reqwest::RequestBuilder, wanted: &str) -> Result<Response, IntrospectError> {
+    let fail = |why: String| Err(IntrospectError::Failed(why));
+    match response::send(request, &[wanted]).await {
+        Ok(response) if response.status.is_success() => Ok(response),
+        Ok(response) => fail(format!("it answered {}", response.status)),
+        Err(SendError::TimedOut) => fail("it did not answer in time".into()),
+        Err(SendError::Failed(error)) => fail(response::obstacle(&error)),
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(fail)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(IntrospectError::Failed("its answer was too long".into()));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    serde_json::from_slice(&body).map_err(|_| IntrospectError::Failed("it answered in no known form".into()))
 }
 
-/// `active` (RFC 7662 section 2.2).
+fn fields(body: &[u8], end: End, wanted: &str) -> Result<Fields, IntrospectError> {
+    Fields::read(body, end == End::Whole, &[wanted])
+        .ok_or_else(|| IntrospectError::Failed("it answered in no known form".into()))
+}
+
+/// `active` (RFC 7662 section 2.2). `false` ends a login, so it counts only in an object that is there to its end.
 ///
 /// # Errors
-/// It is not there, or neither true nor false.
-pub fn active(json: &Value) -> Result<bool, IntrospectError> {
-    json.get("active").and_then(Value::as_bool).ok_or_else(|| IntrospectError::Failed("it did not say `active`".into()))
+/// It is not there, or neither true nor false, or false in a part of an answer.
+pub fn active(body: &[u8], end: End) -> Result<bool, IntrospectError> {
+    let fields = fields(body, end, "active")?;
+    match fields.get("active").and_then(Value::as_bool) {
+        Some(false) if !fields.whole => Err(IntrospectError::Failed("its answer broke off".into())),
+        Some(active) => Ok(active),
+        None => Err(IntrospectError::Failed("it did not say `active`".into())),
+    }
 }
 
 /// The subject URN, such as `urn:pleo:company:<uuid>` (pleo.md 1.7).
 ///
 /// # Errors
 /// It is not there.
-pub fn subject(json: &Value) -> Result<String, IntrospectError> {
-    let subject = json.pointer("/data/subjectURN").and_then(Value::as_str).map(|subject| printable(subject, 200));
+pub fn subject(body: &[u8], end: End) -> Result<String, IntrospectError> {
+    let fields = fields(body, end, "data")?;
+    let subject = fields.get("data").and_then(|data| data.get("subjectURN")?.as_str());
+    let subject = subject.map(|subject| printable(subject, 200));
     subject
         .filter(|subject| !subject.is_empty())
         .ok_or_else(|| IntrospectError::Failed("it named no subjectURN".into()))
@@ -55,17 +62,34 @@ pub fn subject(json: &Value) -> Result<String, IntrospectError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn reads_what_is_there_and_nothing_else() {
-        assert!(active(&json!({"active": true})).unwrap());
-        assert!(!active(&json!({"active": false})).unwrap());
-        assert!(active(&json!({"active": "true"})).is_err() && active(&json!([])).is_err());
-        assert_eq!(subject(&json!({"data": {"subjectURN": "urn:pleo:company:1"}})).unwrap(), "urn:pleo:company:1");
-        assert!(subject(&json!({"data": {"subjectURN": "\u{200e}"}})).is_err());
-        assert!(subject(&json!({"data": {}})).is_err() && subject(&json!(null)).is_err());
+        let active = |body: &str| active(body.as_bytes(), End::Whole);
+        let subject = |body: &str| subject(body.as_bytes(), End::Whole);
+        assert!(active(r#"{"active": true}"#).unwrap());
+        assert!(!active(r#"{"active": false}"#).unwrap());
+        assert!(active(r#"{"active": "true"}"#).is_err() && active("[]").is_err());
+        assert_eq!(subject(r#"{"data": {"subjectURN": "urn:pleo:company:1"}}"#).unwrap(), "urn:pleo:company:1");
+        assert!(subject("{\"data\": {\"subjectURN\": \"\u{200e}\"}}").is_err());
+        assert!(subject(r#"{"data": {}}"#).is_err() && subject("null").is_err());
+    }
+
+    #[test]
+    fn a_damaged_answer_never_says_inactive_and_loses_nothing_that_is_clear() {
+        assert!(active(b"\xef\xbb\xbf{\"active\":true,\"scope\":\"\xff\"}", End::Whole).unwrap());
+        assert!(!active(b"\xef\xbb\xbf{\"active\":false}\0", End::BrokenOff).unwrap());
+        assert!(active(r#"{"active":true,"sco"#.as_bytes(), End::BrokenOff).unwrap());
+        for odd in [r#"{"active":false"#, r#"{"active":false,"exp":"#, r#"{"active":fals"#, r#"{"active":false,junk}"#]
+        {
+            assert!(active(odd.as_bytes(), End::BrokenOff).is_err(), "{odd}");
+        }
+        for odd in ["", "{}", "{", "active=false", "<p>{\"inactive\":1}", r#"{"x":{"active":false}}"#] {
+            assert!(active(odd.as_bytes(), End::Whole).is_err(), "{odd}");
+        }
+        let cut = r#"{"data":{"subjectURN":"urn:pleo:company:1","name":"x"#.as_bytes();
+        assert_eq!(subject(cut, End::BrokenOff).unwrap(), "urn:pleo:company:1");
+        assert!(subject(&cut[..35], End::BrokenOff).is_err(), "a part of a subject is another subject");
     }
 }

@@ -8,16 +8,20 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::authorize::printable;
+use super::fields::Fields;
+use super::response::{self, SendError};
 use super::{ClientAuth, Exchange};
 use crate::secret::{AccessToken, ClientSecret, RefreshToken};
 
-/// Largest answer that is read, in bytes: real ones are a few KiB.
-pub(super) const LARGEST_ANSWER: usize = 64 * 1024;
+pub use super::response::End;
+
+/// Members of which a token answer has one at least.
+const WANTED: [&str; 3] = ["access_token", "refresh_token", "error"];
 /// Longest token that is believed, in bytes: half of what a request head may hold.
 const LONGEST_TOKEN: usize = 32 * 1024;
 /// Above this `expires_in` is read as milliseconds, and no life is longer: one day in seconds.
@@ -114,112 +118,97 @@ pub(super) fn authenticate(
 
 /// Sends a prepared token request once and reads its answer.
 pub(super) async fn post(request: reqwest::RequestBuilder) -> Outcome {
-    let mut response = match request.send().await {
-        Ok(response) => response,
-        Err(error) => return failure(error),
-    };
-    let (status, headers) = (response.status(), response.headers().clone());
-    let mut body = Zeroizing::new(Vec::new());
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > LARGEST_ANSWER => {
-                return Outcome::Ambiguous { why: format!("its answer ({status}) was too long"), answered: true };
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return read(status, &headers, &body),
-            Err(_) if status.is_success() => {
-                return Outcome::Ambiguous { why: format!("its answer ({status}) broke off"), answered: false };
-            }
-            // An error's status says enough without its body.
-            Err(_) => return read(status, &headers, b""),
-        }
+    match response::send(request, &WANTED).await {
+        Ok(response) => read(response.status, &response.headers, &response.body, response.end),
+        Err(SendError::TimedOut) => Outcome::Ambiguous { why: "it did not answer in time".into(), answered: false },
+        Err(SendError::Failed(error)) => failure(&error),
     }
 }
 
-fn failure(error: reqwest::Error) -> Outcome {
-    let error = error.without_url();
+fn failure(error: &reqwest::Error) -> Outcome {
+    let why = response::obstacle(error);
     if error.is_builder() {
-        return Outcome::Misconfigured(format!("the token request cannot be built: {error}"));
+        return Outcome::Misconfigured(format!("the token request cannot be built: {why}"));
     }
-    let why = innermost(&error);
     match error.is_connect() {
         true => Outcome::NotSent(why),
-        false if error.is_timeout() => Outcome::Ambiguous { why: "it did not answer in time".into(), answered: false },
         false => Outcome::Ambiguous { why: format!("the connection broke: {why}"), answered: false },
     }
 }
 
-/// The last cause in a chain of errors: the one a person can act on.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    printable(&error.to_string(), 200)
-}
-
-/// What a whole answer means.
-pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
-    let json: Option<Value> = serde_json::from_slice(body).ok().filter(Value::is_object);
+/// What an answer means, as far as it has arrived. A new pair in it counts first; then its status; then an error code,
+/// which must stand in an object that is there to its end.
+pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> Outcome {
+    let fields = Fields::read(body, end == End::Whole, &WANTED);
     if status.is_success()
-        && let Some(tokens) = json.as_ref().and_then(tokens)
+        && let Some(mut tokens) = fields.as_ref().and_then(tokens)
     {
+        if end != End::Whole || serde_json::from_slice::<Map<String, Value>>(body).is_err() {
+            tokens.oddities.push("it is damaged or ended badly, and its tokens could be read all the same");
+        }
         return Outcome::Fresh(tokens);
     }
-    match status.as_u16() {
-        429 | 503 => Outcome::ComeBackLater { why: format!("it answered {status}"), retry_after: retry_after(headers) },
-        200..=299 | 400..=499 => match json.as_ref().and_then(error_code) {
-            Some(code) => by_code(code, headers),
-            None => Outcome::Ambiguous { why: format!("it answered {status} in no known form"), answered: true },
-        },
-        300..=399 => Outcome::Ambiguous {
-            why: format!("it answered with a redirect ({status}), which is never followed; check endpoints.token"),
-            answered: true,
-        },
-        _ => Outcome::Ambiguous { why: format!("it answered {status}"), answered: true },
+    let code = fields.as_ref().filter(|fields| fields.whole).and_then(error_code);
+    let later = |why| Outcome::ComeBackLater { why, retry_after: retry_after(headers) };
+    let ambiguous = |why| Outcome::Ambiguous { why, answered: end != End::BrokenOff || !status.is_success() };
+    match (status.as_u16(), code) {
+        (429 | 503, _) => later(format!("it answered {status}")),
+        (200..=299 | 400..=499, Some("invalid_grant" | "invalid_refresh_token")) => {
+            Outcome::Dead(code.unwrap_or_default().to_owned())
+        }
+        (200..=299 | 400..=499, Some(code)) if !setting_of(code).is_empty() => {
+            Outcome::Misconfigured(format!("{code}: {}", setting_of(code)))
+        }
+        (200..=299, Some(code @ ("temporarily_unavailable" | "slow_down"))) => later(format!("it answered {code}")),
+        // Whoever stands in front of the token endpoint may say so too, and codes that are not known here may pass.
+        (400..=499, Some(code)) => later(format!(
+            "it answered {status} with {}; if that lasts, check [client] and endpoints.token",
+            printable(code, 64)
+        )),
+        (400..=499, None) => later(format!("it answered {status}; if that lasts, check endpoints.token")),
+        (200..=299, Some(code)) => ambiguous(format!("it answered {}", printable(code, 64))),
+        (200..=299, None) if end == End::BrokenOff => ambiguous(format!("its answer ({status}) broke off")),
+        (200..=299, None) if end == End::TooLong => ambiguous(format!("its answer ({status}) was too long")),
+        (200..=299, None) => ambiguous(format!("it answered {status} in no known form")),
+        (300..=399, _) => {
+            ambiguous(format!("it answered with a redirect ({status}), which is never followed; check endpoints.token"))
+        }
+        _ => ambiguous(format!("it answered {status}")),
     }
 }
 
-fn by_code(code: &str, headers: &HeaderMap) -> Outcome {
+/// The settings that an error code speaks of; empty for codes that are not about this client.
+fn setting_of(code: &str) -> &'static str {
     match code {
-        "invalid_grant" | "invalid_refresh_token" => Outcome::Dead(code.to_owned()),
-        "temporarily_unavailable" | "slow_down" => {
-            Outcome::ComeBackLater { why: format!("it answered {code}"), retry_after: retry_after(headers) }
-        }
-        "server_error" => Outcome::Ambiguous { why: "it answered server_error".into(), answered: true },
-        "invalid_client" => {
-            Outcome::Misconfigured("invalid_client: check client.id, the client secret and client.auth".into())
-        }
-        "unauthorized_client" => Outcome::Misconfigured(
-            "unauthorized_client: this client may not use the grant; check client.id and environment".into(),
-        ),
-        "invalid_scope" => Outcome::Misconfigured("invalid_scope: check client.scopes".into()),
-        "invalid_target" | "invalid_request" | "unsupported_grant_type" => {
-            Outcome::Misconfigured(format!("{code}: check endpoints.token and client.auth"))
-        }
-        _ => Outcome::Misconfigured(format!("{}: check [client] and [endpoints]", printable(code, 64))),
+        "invalid_client" => "check client.id, the client secret and client.auth",
+        "unauthorized_client" => "this client may not use the grant; check client.id and environment",
+        "invalid_scope" => "check client.scopes",
+        "unsupported_grant_type" => "check endpoints.token",
+        _ => "",
     }
 }
 
 /// The `error` code; Pleo's `invalid_refresh_token` may stand in the description instead (pleo.md 1.5).
-fn error_code(json: &Value) -> Option<&str> {
-    let code = json.get("error")?.as_str().filter(|code| !code.is_empty())?;
-    match json.get("error_description").and_then(Value::as_str) {
+fn error_code(fields: &Fields) -> Option<&str> {
+    let code = fields.text("error").filter(|code| !code.is_empty())?;
+    match fields.text("error_description") {
         description @ Some("invalid_refresh_token") => description,
         _ => Some(code),
     }
 }
 
-fn tokens(json: &Value) -> Option<Tokens> {
+/// The tokens of an answer; none where a refresh token may have been sent that did not arrive.
+fn tokens(fields: &Fields) -> Option<Tokens> {
     let mut oddities = Vec::new();
-    let sent = json.get("refresh_token").filter(|token| !token.is_null());
+    let sent = fields.get("refresh_token").filter(|token| !token.is_null());
     let refresh = sent.and_then(Value::as_str).filter(|token| is_refresh_token(token));
     let refresh_unreadable = sent.is_some() && refresh.is_none();
-    let access = json.get("access_token").and_then(Value::as_str).filter(|token| is_bearer_token(token));
-    if refresh.is_none() && access.is_none() {
+    let access = fields.text("access_token").filter(|token| is_bearer_token(token));
+    let may_be_lost = sent.is_none() && !fields.whole;
+    if refresh.is_none() && (access.is_none() || may_be_lost) {
         return None;
     }
-    let bearer = match json.get("token_type") {
+    let bearer = match fields.get("token_type") {
         None | Some(Value::Null) => {
             oddities.push("token_type is missing, taken for bearer");
             true
@@ -234,8 +223,8 @@ fn tokens(json: &Value) -> Option<Tokens> {
     if refresh_unreadable {
         oddities.push("refresh_token is unusable");
     }
-    let life = life(json.get("expires_in"), &mut oddities);
-    let scope = scope(json.get("scope"));
+    let life = life(fields.get("expires_in"), &mut oddities);
+    let scope = scope(fields.get("scope"));
     Some(Tokens {
         access: access.filter(|_| bearer).map(AccessToken::new),
         refresh: refresh.map(RefreshToken::new),
@@ -244,6 +233,16 @@ fn tokens(json: &Value) -> Option<Tokens> {
         scope,
         oddities,
     })
+}
+
+/// A refresh token as a person hands it in, without the blanks, byte order mark and quotes around it; none if nothing
+/// is left that could be one.
+pub fn handed_in(text: &RefreshToken) -> Option<RefreshToken> {
+    let is_blank = |it: char| it.is_whitespace() || it.is_control() || matches!(it, '\u{feff}' | '\u{200b}');
+    let text = text.expose().trim_matches(is_blank);
+    let quoted = ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
+    let token = quoted.unwrap_or(text).trim_matches(is_blank);
+    is_refresh_token(token).then(|| RefreshToken::new(token))
 }
 
 /// `b64token` (RFC 6750 section 2.1), the only thing that may follow `Bearer ` in a header.
@@ -308,7 +307,7 @@ mod tests {
     use crate::secret::{AuthorizationCode, CodeVerifier};
 
     fn answer(status: u16, body: &str) -> Outcome {
-        read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+        read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes(), End::Whole)
     }
 
     fn fresh(body: &str) -> Tokens {
@@ -404,21 +403,68 @@ mod tests {
             (200, "{"),
             (200, "[]"),
             (200, r#"{"access_token":5}"#),
+            (200, r#"{"error":"something_new"}"#),
             (500, r#"{"error":"invalid_grant"}"#),
             (502, ""),
-            (504, ""),
-            (401, "invalid_grant"),
-            (404, "<html>invalid_grant</html>"),
+            (504, r#"{"error":"invalid_client"}"#),
             (302, ""),
         ] {
             assert!(matches!(answer(status, body), Outcome::Ambiguous { answered: true, .. }), "{status} {body}");
         }
-        let almost = r#"{"error":"invalid_\u0000grant"}"#;
-        assert!(matches!(answer(400, almost), Outcome::Misconfigured(_)));
-        for code in ["invalid_client", "unauthorized_client", "invalid_scope", "something_new"] {
+        for code in ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"] {
             let body = format!(r#"{{"error":"{code}"}}"#);
-            assert!(matches!(answer(401, &body), Outcome::Misconfigured(why) if why.contains(code)));
+            for status in [200, 400, 401, 403] {
+                assert!(matches!(answer(status, &body), Outcome::Misconfigured(why) if why.contains(code)));
+            }
         }
+    }
+
+    #[test]
+    fn whoever_refuses_without_a_known_code_is_asked_again_later() {
+        let codes = ["invalid_request", "something_new", "server_error", "invalid_target", "invalid_\\u0000grant"];
+        let json = codes.map(|code| format!(r#"{{"error":"{code}"}}"#));
+        let html = "<html>invalid_grant</html>".to_owned();
+        let others = ["", "invalid_grant", "{", r#"{"error":5}"#, r#"{"message":"invalid_grant"}"#].map(String::from);
+        for body in json.into_iter().chain(others).chain([html]) {
+            for status in [400, 401, 403, 404, 408, 413, 418, 421, 451] {
+                let read = answer(status, &body);
+                assert!(matches!(read, Outcome::ComeBackLater { .. }), "{status} {body}: {read:?}");
+            }
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
+        let read = read(StatusCode::FORBIDDEN, &headers, b"", End::Whole);
+        assert!(matches!(read, Outcome::ComeBackLater { retry_after: Some(wait), .. } if wait.as_secs() == 7));
+    }
+
+    #[test]
+    fn what_arrived_of_an_answer_counts_and_what_may_have_been_lost_stays_open() {
+        let cut = |body: &[u8], end| read(StatusCode::OK, &HeaderMap::new(), body, end);
+        let pair: &[u8] = r#"{"access_token":"a","refresh_token":"r","expires_in":60"#.as_bytes();
+        for end in [End::Whole, End::TooLong, End::BrokenOff] {
+            let Outcome::Fresh(tokens) = cut(pair, end) else { panic!("{end:?}") };
+            assert_eq!((tokens.access.unwrap().expose(), tokens.refresh.unwrap().expose()), ("a", "r"));
+            assert_eq!(tokens.life, UNKNOWN_LIFE, "its number may be cut short");
+        }
+        let Outcome::Fresh(tokens) = cut(r#"{"refresh_token":"r","access_token":"a"#.as_bytes(), End::BrokenOff) else {
+            panic!()
+        };
+        assert!(tokens.access.is_none() && tokens.refresh.is_some(), "the pair's better half");
+        for body in
+            [r#"{"access_token":"a""#, r#"{"access_token":"a","refresh_token":"r"#, "access_token=a&refresh_token=r"]
+        {
+            let read = cut(body.as_bytes(), End::BrokenOff);
+            assert!(matches!(read, Outcome::Ambiguous { answered: false, .. }), "{body}: {read:?}");
+        }
+        let Outcome::Fresh(tokens) = cut(r#"{"access_token":"a"}"#.as_bytes(), End::BrokenOff) else { panic!() };
+        assert!(tokens.refresh.is_none() && !tokens.refresh_unreadable, "the object is whole and brings none");
+        let marked = b"\xef\xbb\xbf{\"error\":\"invalid_grant\"}";
+        let refused = |body, end| read(StatusCode::BAD_REQUEST, &HeaderMap::new(), body, end);
+        assert!(matches!(refused(marked, End::Whole), Outcome::Dead(_)));
+        assert!(matches!(
+            refused(r#"{"error":"invalid_grant","#.as_bytes(), End::BrokenOff),
+            Outcome::ComeBackLater { .. }
+        ));
     }
 
     #[test]
@@ -435,6 +481,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_handed_in_with_what_surrounds_it_or_not_at_all() {
+        let bare = |text: &str| handed_in(&RefreshToken::new(text)).map(|token| token.expose().to_owned());
+        for text in ["r-1", " r-1\r\n", "\u{feff}r-1\n", "\"r-1\"", "\u{feff} 'r-1' \n", "\" r-1 \"", "r-1\0"] {
+            assert_eq!(bare(text).as_deref(), Some("r-1"), "{text:?}");
+        }
+        for text in ["", " ", "\"\"", "''", "\u{feff}\n", "\" \"", "a\nb", "caf\u{e9}", "a\0b", "a\u{200b}b"] {
+            assert_eq!(bare(text), None, "{text:?}");
+        }
+        assert_eq!(bare(&"a".repeat(LONGEST_TOKEN + 1)), None);
+    }
+
+    #[test]
     fn no_outcome_shows_a_token() {
         let shown = format!("{:?}", answer(200, r#"{"access_token":"canary","refresh_token":"canary"}"#));
         assert!(!shown.contains("canary"), "{shown}");
@@ -445,7 +503,9 @@ mod tests {
     proptest! {
         #[test]
         fn reading_never_panics(status in 200_u16..600, body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), &body);
+            for end in [End::Whole, End::TooLong, End::BrokenOff] {
+                let _ = read(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), &body, end);
+            }
         }
 
         #[test]

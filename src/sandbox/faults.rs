@@ -142,6 +142,18 @@ pub enum TokenFaultKind {
     Hang,
     /// Half of the JSON under its full `Content-Length`, then the connection closes. Always does the work.
     Truncated,
+    /// The true answer behind a byte order mark. Always does the work, like the five that follow.
+    Bom,
+    /// The true answer with a member that is no UTF-8, and another with a number out of range.
+    NotUtf8,
+    /// The true answer between NULs and junk.
+    Junk,
+    /// The true answer without the end of its object, under a longer `Content-Length`; then the connection closes.
+    Unended,
+    /// The true answer under a longer `Content-Length`; the connection stays open.
+    TooShort,
+    /// The true answer in form encoding.
+    Form,
     /// A page of HTML.
     Html,
     /// A status code with a line of text.
@@ -153,6 +165,16 @@ pub enum TokenFaultKind {
     ErrorIn200,
     /// A JSON body that does not end for 10 MiB.
     Huge,
+}
+
+impl TokenFaultKind {
+    /// True for the kinds that spoil the true answer, so that there must be one.
+    pub(crate) fn spoils(self) -> bool {
+        matches!(
+            self,
+            Self::Truncated | Self::Bom | Self::NotUtf8 | Self::Junk | Self::Unended | Self::TooShort | Self::Form
+        )
+    }
 }
 
 /// What `POST /oauth/token/introspect` does: `"normal"`, `"inactive_refresh"`, `"down"` or `{"status": 503}`.

@@ -41,6 +41,15 @@ pub(crate) async fn spoil_token(world: &World, wire: &Wire, fault: TokenFault, t
             lose(wire)
         }
         TokenFaultKind::Truncated => halved(wire, truth).await,
+        TokenFaultKind::Bom => rewritten(wire, truth, |body| [b"\xef\xbb\xbf", body].concat()).await,
+        TokenFaultKind::NotUtf8 => {
+            let odd = b"{\"name\":\"caf\xe9\",\"score\":1e999,";
+            rewritten(wire, truth, |body| [odd, &body[1..]].concat()).await
+        }
+        TokenFaultKind::Junk => rewritten(wire, truth, |body| [b"\0\n", body, b"\0\0<!-- {junk} -->"].concat()).await,
+        TokenFaultKind::Unended => overstated(wire, truth, 1, After::Close).await,
+        TokenFaultKind::TooShort => overstated(wire, truth, 0, After::Hang).await,
+        TokenFaultKind::Form => rewritten(wire, truth, in_form).await,
         TokenFaultKind::Html => html(status(StatusCode::OK)),
         TokenFaultKind::Status => (status(StatusCode::SERVICE_UNAVAILABLE), "sandbox: as you asked\n").into_response(),
         TokenFaultKind::Error => {
@@ -104,6 +113,45 @@ fn retry_after(response: &mut Response, value: Option<&str>) {
     if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
         response.headers_mut().insert(header::RETRY_AFTER, value);
     }
+}
+
+/// The true answer with another body.
+async fn rewritten(wire: &Wire, truth: Response, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Response {
+    let Some((mut parts, body)) = taken_apart(truth).await else { return lose(wire) };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, change(&body).into())
+}
+
+/// A JSON object of texts and numbers in form encoding.
+fn in_form(body: &[u8]) -> Vec<u8> {
+    let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let pairs = members.iter().map(|(name, value)| (name, text(value)));
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes()
+}
+
+/// What follows a body that is shorter than its `Content-Length`.
+enum After {
+    Close,
+    Hang,
+}
+
+/// Less of the body than its `Content-Length` says.
+async fn overstated(wire: &Wire, truth: Response, cut: usize, after: After) -> Response {
+    let Some((mut parts, body)) = taken_apart(truth).await else { return lose(wire) };
+    let (feeder, spoiled) = feed();
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() + 100));
+    tokio::spawn(async move {
+        // A caller that left early misses nothing.
+        let _ = feeder.send(Ok(body.slice(..body.len().saturating_sub(cut)))).await;
+        tokio::time::sleep(match after {
+            After::Close => BETWEEN_HALVES,
+            After::Hang => HANG,
+        })
+        .await;
+        let _ = feeder.send(Err(io::Error::other("cut by the sandbox"))).await;
+    });
+    Response::from_parts(parts, spoiled)
 }
 
 /// The whole `Content-Length`, half of the body, then the end of the connection.

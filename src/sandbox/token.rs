@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::client::{Form, OauthError, authenticate, unstored};
-use super::faults::{ExpiresIn, Faults, GrantType, TokenFaultKind};
+use super::faults::{ExpiresIn, Faults, GrantType};
 use super::grants::{Lives, Pair, Refusal, Refused};
 use super::misbehave::spoil_token;
 use super::wire::Wire;
@@ -43,7 +43,7 @@ async fn exchange(world: &World, wire: &Wire, headers: &HeaderMap, body: &[u8]) 
     let form = Form::read(headers, body);
     let (fault, before, after) = begin(&mut world.state(), form.as_ref().ok());
     world.pause(Duration::from_millis(before)).await;
-    let works = fault.as_ref().is_none_or(|fault| fault.work || fault.kind == TokenFaultKind::Truncated);
+    let works = fault.as_ref().is_none_or(|fault| fault.work || fault.kind.spoils());
     let truth = match works {
         true => form
             .and_then(|form| work(world, headers, &form))

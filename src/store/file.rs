@@ -185,6 +185,15 @@ impl FileStore {
         Ok(aside)
     }
 
+    /// Removes a record durably.
+    pub(super) fn remove(&self, account: &AccountName) -> io::Result<()> {
+        match fs::remove_file(self.path(account)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        File::open(&self.folder)?.sync_all()
+    }
+
     /// Names of all records.
     pub(super) fn list(&self) -> io::Result<Vec<AccountName>> {
         let mut names = Vec::new();

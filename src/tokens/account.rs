@@ -13,6 +13,7 @@ use super::refresh::{Reason, Report};
 use super::schedule;
 use super::snapshot::{Health, Snapshot, Trouble};
 use crate::clock::{Age, Clock, Deadline, Now, millis, since};
+use crate::oauth::SecretStamp;
 use crate::store::{AccountName, Intent, Record, Stamp};
 use crate::telemetry::Metrics;
 
@@ -87,8 +88,12 @@ pub(super) struct Memory {
     pub(super) unusable: u32,
     /// The last attempt, for `status`.
     pub(super) last: Option<LastAttempt>,
-    /// Stamp of the secret file when the client was refused.
-    pub(super) secret_stamp: Option<std::time::SystemTime>,
+    /// Refusals in a row that say that a setting is wrong.
+    pub(super) refusals: u32,
+    /// The secret file that was refused last, and when another one may be tried.
+    pub(super) refused: (SecretStamp, Option<Deadline>),
+    /// When the last attempt began, if it failed.
+    pub(super) failed: Option<Now>,
 }
 
 /// The last refresh attempt.
@@ -102,8 +107,8 @@ pub(super) struct LastAttempt {
 
 impl Account {
     pub(super) fn new(name: AccountName, shared: Arc<Shared>) -> Self {
-        let why = format!("account {name} is not connected; run: pleo-proxy login {name}");
-        let snapshot = Snapshot { generation: 0, health: Health::LoginRequired(why), credential: None };
+        let health = Health::LoginRequired(not_connected(&name));
+        let snapshot = Snapshot { generation: 0, health, credential: None };
         Self {
             name,
             gate: Gate::default(),
@@ -210,7 +215,21 @@ impl Account {
         memory.attempts = 0;
         memory.answered = None;
         memory.sent = None;
-        memory.unusable = if usable { 0 } else { memory.unusable + 1 };
+        memory.unusable = if usable { 0 } else { memory.unusable.saturating_add(1) };
+        if usable {
+            memory.refusals = 0;
+        }
+    }
+
+    /// Leaves no trace of a record but its generation, below which none is used again.
+    pub(super) fn forget_record(&self) {
+        {
+            let mut memory = self.memory();
+            (memory.record, memory.stamp, memory.age) = (None, Stamp::default(), None);
+        }
+        self.set_health(Health::LoginRequired(not_connected(&self.name)));
+        self.known.store(false, Ordering::Release);
+        self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
     }
 
     /// This process sends now: from here on its boot clock alone tells how long ago that was.
@@ -307,6 +326,10 @@ impl Account {
         self.gate.tell();
         let _ = self.shared.wishes.send(Wish::Look);
     }
+}
+
+fn not_connected(name: &AccountName) -> String {
+    format!("account {name} is not connected; run: pleo-proxy login {name}")
 }
 
 /// An account without a record, for tests, and its wishes.

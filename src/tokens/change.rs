@@ -15,6 +15,7 @@ use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, Grant, LockError, Locked, Record, RecordError, SaveError, Stamp};
+use crate::timeout::while_running;
 
 /// Life that an imported token's record states until its first refresh tells.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
@@ -81,6 +82,9 @@ pub enum ChangeError {
     /// An imported token was not accepted.
     #[error("the token was saved, and its first refresh failed: {0}")]
     Import(String),
+    /// The server refused an imported token for good.
+    #[error("the authorization server does not take this refresh token, so it was not kept: {0}")]
+    Refused(String),
     /// The newest pair is not on disk yet.
     #[error("the newest tokens of account {0} are not saved yet ({1}); make room or give write access first")]
     Unsaved(AccountName, String),
@@ -130,13 +134,14 @@ impl Accounts {
     /// Saves a refresh token that was issued elsewhere, then refreshes once.
     ///
     /// # Errors
-    /// [`ChangeError`]; after `Import` the token is saved all the same, unless the server ended it.
+    /// [`ChangeError`]; after `Import` the token is saved all the same: it may work yet, or be spent.
     pub async fn import(self: &Arc<Self>, asked: &Asked, token: RefreshToken) -> Result<(), ChangeError> {
         let account = asked.account.clone();
         let (turn, locked, previous) = self.begin(asked, true).await?;
         if previous.as_ref().is_some_and(|record| record.grant.is_some()) {
             return Err(ChangeError::Connected(account.name.clone()));
         }
+        let had_record = previous.is_some();
         let now = self.clock().now();
         let nothing = Tokens {
             access: None,
@@ -156,9 +161,27 @@ impl Accounts {
             Report::Refreshed | Report::Adopted => Ok(()),
             _ => {
                 let snapshot = account.snapshot();
-                Err(ChangeError::Import(snapshot.health.why().unwrap_or("it came to nothing").into()))
+                let why = snapshot.health.why().unwrap_or("no reason is known").to_owned();
+                if !matches!(snapshot.health, Health::LoginRequired(_)) {
+                    return Err(ChangeError::Import(why));
+                }
+                if !had_record {
+                    self.remove_refused(asked).await?;
+                }
+                Err(ChangeError::Refused(why))
             }
         }
+    }
+
+    /// Removes the tombstone of an import that the server refused: there was no such account before.
+    async fn remove_refused(self: &Arc<Self>, asked: &Asked) -> Result<(), ChangeError> {
+        let (_turn, locked, newest) = self.begin(asked, false).await?;
+        if newest.is_some_and(|record| record.grant.is_some()) {
+            return Ok(());
+        }
+        self.store().remove(&locked).await?;
+        asked.account.forget_record();
+        Ok(())
     }
 
     /// Notes what became known about an imported grant after its first refresh.
@@ -238,8 +261,8 @@ impl Accounts {
         if let Health::Unsaved(why) = &account.snapshot().health {
             return Err(ChangeError::Unsaved(account.name.clone(), why.clone()));
         }
-        let turn = tokio::time::timeout(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
-        let turn = turn.map_err(|_| ChangeError::Busy(account.name.clone()))?;
+        let turn = while_running(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
+        let turn = turn.ok_or_else(|| ChangeError::Busy(account.name.clone()))?;
         if account.asked.load(Ordering::Acquire) != asked.number {
             return Err(ChangeError::Superseded(account.name.clone()));
         }

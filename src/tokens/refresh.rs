@@ -15,8 +15,14 @@ use super::account::{Account, LastAttempt};
 use super::limiter::RefreshPermit;
 use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
+use crate::clock::Deadline;
 use crate::oauth::{Credentials, Exchange};
 use crate::store::{Intent, LockError, Locked, Record, Stamp};
+use crate::timeout::while_running;
+
+/// Shortest distance between the beginnings of an attempt that failed and the next one that no person asked for. It holds
+/// whatever the account's health says, so that no mistake about that can make a storm of token requests.
+const APART: Duration = Duration::from_secs(1);
 
 /// First pause before a lock that another process holds is tried again; later ones are an eighth of the time waited.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -87,6 +93,7 @@ pub(super) struct Hands {
 impl Attempt {
     /// Runs the attempt; a second one follows if the new access token cannot be used.
     pub(super) async fn run(self) -> Report {
+        self.keep_apart().await;
         let started = self.accounts.clock().now();
         let report = match self.hands().await {
             Ok((_permit, hands)) => self.renew(hands).await.unwrap_or_else(|report| report),
@@ -100,8 +107,18 @@ impl Attempt {
             Report::Failed => self.account.snapshot().health.word(),
         };
         self.accounts.metrics().refreshed(self.reason.word(), outcome);
+        self.account.memory().failed = Some(started).filter(|_| report == Report::Failed);
         self.account.memory().last = Some(LastAttempt { at: started.wall, reason: self.reason, outcome, took });
         report
+    }
+
+    /// Waits until the last attempt that failed is long enough ago.
+    async fn keep_apart(&self) {
+        let failed = self.account.memory().failed.filter(|_| self.reason != Reason::Asked);
+        if let Some(began) = failed {
+            let left = Deadline::after(began, APART).boot_left(self.accounts.clock().now());
+            self.accounts.unless_closing(tokio::time::sleep(left)).await;
+        }
     }
 
     /// A permit, the turn, the lock and the record. While turn or lock are somebody else's, the permit is given back: an
@@ -141,8 +158,8 @@ impl Attempt {
 
     /// Waits until nobody has the turn.
     async fn turn_is_free(&self) -> Result<(), Report> {
-        let turn = tokio::time::timeout(TURN_PATIENCE, self.account.turn.clone().lock_owned()).await;
-        turn.map(drop).map_err(|_| Report::Failed)
+        let turn = while_running(TURN_PATIENCE, self.account.turn.clone().lock_owned()).await;
+        turn.map(drop).ok_or(Report::Failed)
     }
 
     /// Re-reads the record under the lock: newer is adopted, older is a backup that was put back.
@@ -214,11 +231,15 @@ impl Attempt {
         reached.map_err(|why| (why, now))
     }
 
-    /// A 401 is no reason to bother a token endpoint that asked for patience, or could not be reached a moment ago.
+    /// A 401 is no reason to bother a token endpoint that asked for patience, refuses this client, or could not be reached
+    /// a moment ago.
     fn is_asked_to_wait(&self) -> bool {
         let now = self.accounts.clock().now();
         let snapshot = self.account.snapshot();
-        let waits = matches!(&snapshot.health, Health::Retrying(trouble) if !trouble.wait_on_demand(now).is_zero());
+        let waits = matches!(
+            &snapshot.health,
+            Health::Retrying(trouble) | Health::Misconfigured(trouble) if !trouble.wait_on_demand(now).is_zero()
+        );
         waits && self.reason == Reason::Rejected
     }
 

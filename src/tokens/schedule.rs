@@ -25,6 +25,8 @@ const ROUND: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(1);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The same while a setting is wrong, before the random part is taken off: 60 s to five minutes.
+const MISCONFIGURED: (Duration, Duration) = (Duration::from_secs(80), Duration::from_secs(300));
 /// Longest wait before a full or read-only disk is tried again: nobody is bothered by it but ourselves.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(15);
 
@@ -34,7 +36,15 @@ pub(super) const SCARCE_RETRY: Duration = Duration::from_secs(2);
 /// The wait after a number of failed attempts in a row: doubling, from one second to five minutes, a quarter of it at
 /// random so that many proxies do not return at once.
 pub(super) fn backoff(attempts: u32) -> Duration {
-    let (first, longest) = BACKOFF;
+    growing(BACKOFF, attempts)
+}
+
+/// The wait after a number of refusals in a row that say that a setting is wrong.
+pub(super) fn misconfigured_wait(refusals: u32) -> Duration {
+    growing(MISCONFIGURED, refusals)
+}
+
+fn growing((first, longest): (Duration, Duration), attempts: u32) -> Duration {
     let full = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);
     let mut random = [0_u8; 1];
     // Without randomness the wait is merely a regular one.
@@ -225,19 +235,17 @@ mod tests {
             Health::Retrying(trouble.clone()),
             Health::Uncertain(trouble.clone()),
             Health::Locked(trouble.clone()),
-            Health::StoreUnwritable(trouble),
+            Health::StoreUnwritable(trouble.clone()),
+            Health::Misconfigured(trouble),
         ] {
             let troubled = snapshot(health.clone());
             let wait = |at| due(&troubled, None, false, false, later(0, at), &settings());
             assert_eq!(wait(4), Some((Reason::Retry, Duration::from_secs(1))));
             assert_eq!(wait(6), Some((Reason::Retry, Duration::ZERO)));
         }
-        for health in [
-            Health::LoginRequired(String::new()),
-            Health::StoreError(String::new()),
-            Health::Misconfigured(String::new()),
-            Health::Unsaved(String::new()),
-        ] {
+        for health in
+            [Health::LoginRequired(String::new()), Health::StoreError(String::new()), Health::Unsaved(String::new())]
+        {
             assert_eq!(
                 due(&snapshot(health), Some(Age::of(0, NOON)), true, true, later(9_999_999, 9_999_999), &settings()),
                 None
@@ -324,6 +332,13 @@ mod tests {
             let wait = backoff(attempts);
             let full = Duration::from_secs(1 << attempts.saturating_sub(1).min(9)).min(Duration::from_secs(300));
             prop_assert!(wait <= full && wait >= full.mul_f64(0.74), "{attempts}: {wait:?}");
+        }
+
+        #[test]
+        fn a_wrong_setting_is_tried_again_after_one_to_five_minutes(refusals in 1_u32..200) {
+            let wait = misconfigured_wait(refusals).as_secs();
+            prop_assert!((59..=300).contains(&wait), "{refusals}: {wait} s");
+            prop_assert!(refusals < 3 || wait >= 222, "{refusals}: {wait} s");
         }
 
         #[test]

@@ -28,7 +28,7 @@ impl Attempt {
             }
             Outcome::ComeBackLater { why, retry_after } => {
                 self.unsent(hands, before).await;
-                self.later(before, format!("the token endpoint is busy: {why}"), retry_after)
+                self.later(before, format!("the token endpoint gives no tokens now: {why}"), retry_after)
             }
             Outcome::Misconfigured(why) => {
                 self.unsent(hands, before).await;
@@ -52,11 +52,14 @@ impl Attempt {
         let deadline = Deadline::after(sent, tokens.life);
         let Some(record) = renewed(hands.record, tokens, deadline, sent) else { return Report::Failed };
         let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
-        self.account.remember_good(usable);
+        // Where the life is shorter than the way here, the pause grows as after a failure.
+        if !usable || !deadline.boot_left(self.accounts.clock().now()).is_zero() {
+            self.account.remember_good(usable);
+        }
         match saved {
             Ok(()) => {
                 self.accounts.note_stamp(&self.account).await;
-                let health = self.unless_logged_out(self.health_after(usable));
+                let health = self.unless_logged_out(self.health_after(usable, deadline));
                 info!(account = %self.account.name, reason = self.reason.word(), generation = record.generation, "refreshed");
                 self.account.publish(record, health, Some(deadline));
                 drop((locked, hands.turn));
@@ -81,17 +84,20 @@ impl Attempt {
         }
     }
 
-    fn health_after(&self, usable: bool) -> Health {
+    fn health_after(&self, usable: bool, deadline: Deadline) -> Health {
         let now = self.accounts.clock().now();
-        match (usable, self.account.memory().unusable) {
+        let unusable = self.account.memory().unusable;
+        match (usable, unusable) {
+            (true, _) if deadline.boot_left(now).is_zero() => {
+                let next_try = Deadline::after(now, self.account.next_wait(None));
+                Health::Retrying(Trouble::until("the new access token expired before it arrived", next_try))
+            }
             (true, _) => Health::Connected,
             (false, 1) => {
                 let why = "the token endpoint sent no usable access token; asking once more";
                 Health::Retrying(Trouble::until(why, Deadline::after(now, Duration::ZERO)))
             }
-            (false, _) => Health::Misconfigured(
-                "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes".into(),
-            ),
+            (false, _) => self.accounts.no_usable_token(&self.account),
         }
     }
 
@@ -217,11 +223,11 @@ impl Attempt {
         self.fail(if in_doubt { Health::Uncertain(trouble) } else { Health::Retrying(trouble) })
     }
 
-    /// A setting must change; a changed secret file is noticed.
+    /// A setting must change: tried again after minutes, and when the secret file changes.
     pub(super) fn misconfigured(&self, why: String) -> Report {
         error!(account = %self.account.name, "{why}");
-        self.account.memory().secret_stamp = self.accounts.oauth().secret_stamp();
-        self.fail(Health::Misconfigured(why))
+        let health = self.account.misconfigured(why, self.accounts.oauth().secret_stamp());
+        self.fail(health)
     }
 
     /// No durable note is possible, so nothing was sent.

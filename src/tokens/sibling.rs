@@ -48,8 +48,8 @@ impl Accounts {
         if refused.peek().is_none() {
             return;
         }
-        let secret = self.oauth().secret_stamp();
-        for account in refused.filter(|account| account.memory().secret_stamp != secret) {
+        let (secret, now) = (self.oauth().secret_stamp(), self.clock().now());
+        for account in refused.filter(|account| account.is_mended(secret, now)) {
             self.start(account, Reason::Retry, account.snapshot().generation);
         }
     }
@@ -117,8 +117,13 @@ impl Accounts {
     /// Takes over what another process saved. The gate stays as it is.
     pub(super) async fn adopt(&self, account: &Account, record: Record) {
         info!(account = %account.name, generation = record.generation, "record loaded");
-        let health = self.health_of(&account.name, &record);
-        account.remember_good(true);
+        let usable = record.grant.as_ref().is_none_or(|grant| grant.access.is_some());
+        account.remember_good(usable);
+        let health = match self.health_of(&account.name, &record) {
+            // Else two processes that adopt each other's pairs would go on for ever.
+            Health::Connected if account.memory().unusable > 1 => self.no_usable_token(account),
+            health => health,
+        };
         account.publish(record, health, None);
     }
 

@@ -49,8 +49,8 @@ pub enum Health {
     Uncertain(Trouble),
     /// Only a login helps.
     LoginRequired(String),
-    /// A setting must change.
-    Misconfigured(String),
+    /// A setting must change, here or at the authorization server.
+    Misconfigured(Trouble),
     /// Another process holds the account's lock.
     Locked(Trouble),
     /// The record cannot be used.
@@ -127,7 +127,7 @@ impl Snapshot {
             _ if self.usable(now).is_some() => Decision::Serve,
             Health::Connected | Health::Locked(_) => Decision::Refresh,
             Health::Retrying(trouble) | Health::Uncertain(trouble) => trouble.decide(now, patience, came),
-            Health::Misconfigured(why) => Decision::Refuse(Refusal::Misconfigured(why.clone())),
+            Health::Misconfigured(trouble) => Decision::Refuse(Refusal::Misconfigured(trouble.why.clone())),
             Health::StoreUnwritable(trouble) => {
                 Decision::Refuse(Refusal::StoreUnwritable(trouble.why.clone(), trouble.next_try.remaining(now)))
             }
@@ -208,9 +208,7 @@ impl Health {
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Connected => None,
-            Self::LoginRequired(why) | Self::Misconfigured(why) | Self::StoreError(why) | Self::Unsaved(why) => {
-                Some(why)
-            }
+            Self::LoginRequired(why) | Self::StoreError(why) | Self::Unsaved(why) => Some(why),
             _ => self.trouble().map(|trouble| trouble.why.as_str()),
         }
     }
@@ -225,6 +223,7 @@ impl Health {
         match self {
             Self::Retrying(trouble)
             | Self::Uncertain(trouble)
+            | Self::Misconfigured(trouble)
             | Self::Locked(trouble)
             | Self::StoreUnwritable(trouble) => Some(trouble),
             _ => None,
@@ -279,7 +278,7 @@ mod tests {
             Health::Connected,
             Health::Retrying(trouble(9)),
             Health::Uncertain(trouble(9)),
-            Health::Misconfigured("why".into()),
+            Health::Misconfigured(trouble(9)),
             Health::Locked(trouble(9)),
             Health::StoreUnwritable(trouble(9)),
             Health::Unsaved("why".into()),
@@ -299,7 +298,7 @@ mod tests {
         assert_eq!(decide(Health::Retrying(trouble(15))), Decision::Wait);
         assert!(matches!(decide(Health::Retrying(trouble(16))), Decision::Refuse(Refusal::AuthUnreachable(..))));
         assert!(matches!(decide(Health::Uncertain(trouble(16))), Decision::Refuse(Refusal::AuthUnreachable(..))));
-        assert!(matches!(decide(Health::Misconfigured("w".into())), Decision::Refuse(Refusal::Misconfigured(_))));
+        assert!(matches!(decide(Health::Misconfigured(trouble(1))), Decision::Refuse(Refusal::Misconfigured(_))));
         assert!(matches!(decide(Health::StoreUnwritable(trouble(1))), Decision::Refuse(Refusal::StoreUnwritable(..))));
     }
 
