@@ -179,6 +179,8 @@ async fn ready(State(admin): Shared) -> Response {
     let serving = accounts.iter().filter(|account| account.can_serve()).count();
     let (status, word) = match serving {
         0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        // Tokens that live are served; nothing is refreshed.
+        _ if admin.accounts.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
         _ if accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
         _ => (StatusCode::OK, "degraded"),
     };

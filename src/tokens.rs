@@ -387,7 +387,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// Accounts whose token endpoint is not there.
-    fn accounts(folder: &std::path::Path) -> (Arc<Accounts>, mpsc::UnboundedReceiver<Wish>) {
+    pub(super) fn accounts(folder: &std::path::Path) -> (Arc<Accounts>, mpsc::UnboundedReceiver<Wish>) {
         let settings = oauth::Settings {
             client_id: Some("client".into()),
             client_secret: SecretSource::Value(ClientSecret::new("secret")),

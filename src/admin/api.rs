@@ -29,6 +29,13 @@ pub(super) async fn status(State(admin): Shared) -> Json<Value> {
     if let (Value::Object(status), Ok(Value::Object(about))) = (&mut status, serde_json::to_value(&admin.about)) {
         status.extend(about);
     }
+    if let (Some(silence), Some(Value::Array(notes))) = (admin.accounts.scheduler_silence(), status.get_mut("notes")) {
+        let seconds = silence.as_secs();
+        notes.push(
+            format!("the scheduler has not answered for {seconds} s, so no token is refreshed; restart the proxy")
+                .into(),
+        );
+    }
     Json(status)
 }
 

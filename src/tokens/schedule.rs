@@ -253,6 +253,18 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_does_not_wake_up_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (accounts, granted) = super::super::tests::accounts(folder.path());
+        let scheduler = tokio::spawn(accounts.clone().schedule(granted));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(accounts.scheduler_silence(), None, "it wakes up though nothing happens");
+        scheduler.abort();
+        tokio::time::sleep(LONGEST_SILENCE + LONGEST_SLEEP).await;
+        assert!(accounts.scheduler_silence().is_some_and(|silence| silence > LONGEST_SILENCE));
+    }
+
     /// What may happen between two looks, which are half a minute apart.
     #[derive(Clone, Copy, Debug)]
     enum Event {

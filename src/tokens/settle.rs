@@ -123,7 +123,7 @@ impl Attempt {
             return Report::Adopted;
         }
         let why = match before.open_intent() {
-            Some(open) => interrupted(open.first_sent_at),
+            Some(open) => self.interrupted(open),
             None => format!("the authorization server ended the login ({code})"),
         };
         self.end(hands, &why).await
@@ -156,7 +156,7 @@ impl Attempt {
         if trusted {
             match self.accounts.oauth().is_active(&grant.refresh, credentials).await {
                 Ok(true) => {}
-                Ok(false) => return Err(self.end(hands, &interrupted(intent.first_sent_at)).await),
+                Ok(false) => return Err(self.end(hands, &self.interrupted(&intent)).await),
                 Err(error) => {
                     let why = format!("a refresh has no known outcome, and introspection gives none: {error}");
                     return Err(self.uncertain(&hands.record, why));
@@ -169,6 +169,12 @@ impl Attempt {
             true => Ok(hands),
             false => Err(self.unsettled(&hands.record, SETTLED.saturating_sub(age))),
         }
+    }
+
+    /// A clock that was ahead may have dated the sending: it was now, at the latest.
+    fn interrupted(&self, intent: &Intent) -> String {
+        let sent_at = intent.first_sent_at.min(self.accounts.clock().now().wall);
+        format!("the refresh at {} was interrupted and its new tokens were lost", rfc3339(sent_at))
     }
 
     fn unsettled(&self, record: &Record, wait: Duration) -> Report {
@@ -267,8 +273,4 @@ fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Opt
     // A refresh token that cannot be read has replaced the old one all the same: what became of that stays open.
     let intent = record.intent.filter(|_| unreadable).map(|intent| Intent { generation, ..intent });
     Some(Record { generation, grant: Some(grant), intent, ended: None, ..record })
-}
-
-fn interrupted(sent_at: i64) -> String {
-    format!("the refresh at {} was interrupted and its new tokens were lost", rfc3339(sent_at))
 }
