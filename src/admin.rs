@@ -41,7 +41,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::login::{CallbackListener, Logins};
+use crate::login::{CallbackListener, Logins, Serve};
 use crate::proxy::guard::Guard;
 use crate::proxy::reply::Problem;
 use crate::tokens::Accounts;
@@ -70,6 +70,8 @@ pub struct Admin {
     pub redirect_uri: Option<Url>,
     /// Where logins come back to while a redirect URI of this machine is not this listener's own.
     pub listener: tokio::sync::Mutex<Option<CallbackListener>>,
+    /// How that one is served.
+    pub beside: Serve,
     /// What `status` says about the process itself.
     pub about: About,
 }
@@ -177,11 +179,14 @@ async fn health(State(admin): Shared, headers: HeaderMap) -> Response {
 async fn ready(State(admin): Shared) -> Response {
     let accounts = admin.accounts.all();
     let serving = accounts.iter().filter(|account| account.can_serve()).count();
+    let is_whole = admin.accounts.supervisor().paused().is_empty();
     let (status, word) = match serving {
+        _ if admin.shutdown.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        _ if admin.accounts.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         // Tokens that live are served; nothing is refreshed.
         _ if admin.accounts.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
-        _ if accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
+        _ if is_whole && accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
         _ => (StatusCode::OK, "degraded"),
     };
     let mut body = json!({"status": word});

@@ -9,10 +9,9 @@ macro_rules! tell {
 
 /// Writes a line of talk to stderr, likewise.
 macro_rules! say {
-    ($($line:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($line)*);
-    }};
+    ($($line:tt)+) => {
+        $crate::telemetry::say(format_args!($($line)+))
+    };
 }
 
 mod account;
@@ -27,10 +26,13 @@ mod status;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
+use std::future::Future;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
@@ -184,8 +186,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = arguments.global.json;
-    match dispatch(arguments) {
-        Ok(exit) => ExitCode::from(exit as u8),
+    let exit = match dispatch(arguments) {
+        Ok(exit) => exit,
         Err(failure) => {
             say!("pleo-proxy: {:#}", failure.error);
             if json {
@@ -193,9 +195,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 // If nobody can be told, the exit code still tells.
                 let _ = tell!("{}", json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}));
             }
-            ExitCode::from(failure.exit as u8)
+            failure.exit
         }
-    }
+    };
+    telemetry::flush();
+    ExitCode::from(exit as u8)
 }
 
 /// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full disk is.
@@ -211,12 +215,12 @@ pub(crate) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
 
 fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     hardening::apply();
-    telemetry::init(arguments.global.log);
+    let command = arguments.command.unwrap_or(Command::Serve);
+    telemetry::init(arguments.global.log, matches!(command, Command::Serve));
     // Libraries that ask for the process's provider find the one that everything else uses; a second call is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let command = arguments.command.unwrap_or(Command::Serve);
     if let Command::Sandbox(options) = command {
-        return control_runtime()?.block_on(demo::sandbox(options, arguments.global.json));
+        return on_control_runtime(demo::sandbox(options, arguments.global.json));
     }
     let loaded = load(&arguments.global);
     if let Command::Config(command) = command {
@@ -224,7 +228,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let program = arguments.global.program();
     let context = Context { config: loaded.map_err(Failure::usage)?, json: arguments.global.json, program };
-    control_runtime()?.block_on(async {
+    on_control_runtime(async {
         match command {
             Command::Serve | Command::Sandbox(_) | Command::Config(_) => serve::run(context).await,
             Command::Login(login) => login::run(&context, login).await,
@@ -237,10 +241,17 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     })
 }
 
-/// Refresh, login, admin listener and store: one thread of their own beside the data workers.
-fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// Runs a command. Refresh, login and admin listener have one thread of their own beside the data workers.
+fn on_control_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    // The runtime panics where the system gives it no thread: asked for here, it is an error with its reason.
+    let spare = std::thread::Builder::new().spawn(|| ()).context("the system gives no thread; see ulimit -u")?;
+    let _ = spare.join();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    Ok(builder.worker_threads(1).thread_name("control").enable_all().build()?)
+    let runtime = builder.worker_threads(1).thread_name("control").enable_all().build()?;
+    let exit = runtime.block_on(work);
+    // What must end was waited for. What hangs (a name server, a worker, a disk) does not keep the process.
+    runtime.shutdown_background();
+    exit
 }
 
 impl Global {
@@ -326,6 +337,9 @@ fn show(config: &Config, json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+/// Signals that come within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
 /// SIGTERM and Ctrl-C, from the moment this is made. SIGHUP is one of them where a terminal was closed; a service that
 /// gets one keeps running, and reads no settings anew.
 pub(crate) struct Signals {
@@ -338,6 +352,18 @@ impl Signals {
     pub(crate) fn new() -> std::io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
+    }
+
+    /// Waits for one more after the first. What comes in the same moment is that one still: `timeout` and shells tell
+    /// both the process and its group.
+    pub(crate) async fn another(&mut self) {
+        let first = Instant::now();
+        loop {
+            self.next().await;
+            if first.elapsed() >= SAME_SIGNAL {
+                return;
+            }
+        }
     }
 
     /// Waits for the next one.

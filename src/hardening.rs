@@ -1,8 +1,8 @@
 //! What the process gives up at its start, before a secret is read: core dumps, being looked into by other programs of
-//! the same user, and files that others could open.
+//! the same user, and files that others could open. And what it takes: all the files that it may open.
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
 /// Files that are made from here on are for their owner only.
 const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
@@ -12,6 +12,9 @@ pub fn apply() {
     umask(PRIVATE);
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
+    // Callers' connections are files; the soft limit is for programs that cannot deal with many.
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};

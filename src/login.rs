@@ -21,7 +21,7 @@ use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshTo
 use crate::store::AccountName;
 use crate::tokens::{Accounts, Asked, ChangeError, Login};
 
-pub use listener::{CallbackListener, ListenerError};
+pub use listener::{CallbackListener, ListenerError, Serve, Serving};
 pub use page::{Page, protect, source_hash};
 pub use register::End;
 use register::{Claim, Register};

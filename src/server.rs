@@ -1,14 +1,18 @@
 //! Listeners, workers and the drain.
 //!
 //! Data workers are single-threaded runtimes, one a core, each with its own upstream connections and a clone of the
-//! listening sockets. The admin listener runs on the caller's runtime.
+//! listening sockets. The admin listener runs on the caller's runtime. All of them are started again if they stop.
 
+mod beside;
 mod connection;
+mod files;
 mod listen;
 mod room;
 mod unix;
+mod worker;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
@@ -16,9 +20,9 @@ use std::thread;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::service::service_fn;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,14 +30,24 @@ use tracing::{error, warn};
 
 use crate::proxy::Forwarder;
 use crate::proxy::peer::Allowed;
+use crate::supervise::{Supervisor, supervise};
+use crate::telemetry::Repeats;
+pub use beside::beside;
 pub use listen::Address;
-use listen::{Accept, Socket, Sockets};
+use listen::{Accept, Sockets};
 use room::{Place, Room};
+use worker::Worker;
 
 /// How long requests under way are given at the end.
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the admin listener's last answers are given after everything else has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin: at first and at most.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// What somebody who is turned away gets for a request, and to read why.
+const TURNED_AWAY: Duration = Duration::from_secs(5);
+/// What the supervisor calls the task that accepts what people and operators send.
+const ADMIN_LISTENER: &str = "admin_listener";
 
 /// Where the server listens.
 #[derive(Clone, Debug)]
@@ -94,151 +108,159 @@ pub fn bind(settings: &Settings) -> Result<Bound, BindError> {
 #[derive(Debug)]
 pub struct Running {
     draining: CancellationToken,
-    tasks: TaskTracker,
-    workers: Vec<thread::JoinHandle<()>>,
+    workers: TaskTracker,
+    /// The admin listener, which goes on while requests are drained.
+    people: TaskTracker,
+    ending: CancellationToken,
     /// The file of a unix socket.
     name: Option<unix::Name>,
 }
 
 impl Bound {
-    /// Starts serving. Each worker gets a forwarder of its own.
+    /// Starts serving, with a worker a core or as many as the system gives threads for. Each gets a forwarder of its
+    /// own.
     ///
     /// # Errors
-    /// The system gives no thread or socket.
-    pub fn serve(self, forwarder: impl Fn() -> Forwarder, admin: Option<Router>) -> io::Result<Running> {
-        let draining = CancellationToken::new();
-        let room = Arc::new(Room::new(&self.settings));
-        let connections = TaskTracker::new();
-        let mut workers = Vec::new();
+    /// The system gives not even one thread, or no socket.
+    pub fn serve(
+        self,
+        forwarder: impl Fn() -> Forwarder,
+        admin: Option<Router>,
+        supervisor: &Supervisor,
+    ) -> io::Result<Running> {
+        let (draining, ending) = (CancellationToken::new(), CancellationToken::new());
+        let room = Arc::new(Room::new(&self.settings, files::places(self.settings.max_connections)));
+        let sockets: Vec<_> = self.data.sockets.into_iter().map(Arc::new).collect();
+        let (workers, connections) = (TaskTracker::new(), TaskTracker::new());
         for number in 0..thread::available_parallelism().map_or(1, Into::into) {
-            let sockets = self.data.sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
             let worker = Worker {
                 forwarder: Arc::new(forwarder()),
+                sockets: sockets.clone(),
                 room: room.clone(),
                 draining: draining.clone(),
                 connections: connections.clone(),
+                supervisor: supervisor.clone(),
             };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let work = move || runtime.block_on(worker.run(sockets, number == 0));
-            workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
+            match worker.start(number, workers.token()) {
+                Ok(()) => {}
+                Err(error) if number == 0 => return Err(error),
+                Err(error) => {
+                    warn!("{number} data workers serve, the system gives no thread to more: {error}");
+                    break;
+                }
+            }
         }
-        let tasks = TaskTracker::new();
+        let people = TaskTracker::new();
+        let admin_room = Arc::new(Room::new(&self.settings, files::ADMIN));
         for listener in self.people {
             let Some(router) = admin.clone() else { break };
-            let listener = TcpListener::from_std(listener)?;
-            tasks.spawn(serve_admin(listener, router, room.clone(), draining.clone()));
+            let (room, ending, supervisor) = (admin_room.clone(), ending.clone(), supervisor.clone());
+            people.spawn(async move {
+                let people = People { router, room, ending, connections: TaskTracker::new() };
+                supervise(ADMIN_LISTENER, &supervisor, &people.ending, || people.listen(&listener)).await;
+                people.end().await;
+            });
         }
-        tasks.close();
-        Ok(Running { draining, tasks, workers, name: self.data.name })
+        workers.close();
+        people.close();
+        Ok(Running { draining, workers, people, ending, name: self.data.name })
     }
 }
 
 impl Running {
-    /// Accepts nothing more, and waits for requests under way, at most [`DRAIN`].
-    pub async fn drain(self) {
+    /// Accepts no more requests of tools, and waits for those under way, at most [`DRAIN`].
+    pub async fn drain(&mut self) {
         self.draining.cancel();
         // From here on nobody accepts: the next process may have the name.
-        drop(self.name);
-        let joined = tokio::task::spawn_blocking(move || {
-            for worker in self.workers {
-                if worker.join().is_err() {
-                    error!("a worker panicked");
-                }
-            }
-        });
-        // Workers end by their own deadline; the second is for the scheduler's sake.
-        let _ = timeout(DRAIN + Duration::from_secs(1), async { tokio::join!(joined, self.tasks.wait()) }).await;
+        self.name = None;
+        // Workers end by their own deadline. One that hangs is left behind.
+        if timeout(DRAIN + Duration::from_secs(1), self.workers.wait()).await.is_err() {
+            error!("a data worker hangs; what it was serving is cut off");
+        }
+    }
+
+    /// Ends the admin listener, which told until now how things stood.
+    pub async fn end(self) {
+        self.ending.cancel();
+        let _ = timeout(2 * LAST_ANSWERS, self.people.wait()).await;
     }
 }
 
-/// One thread's part of the data listener.
-#[derive(Clone)]
-struct Worker {
-    forwarder: Arc<Forwarder>,
+/// A listener for people and operators.
+struct People {
+    router: Router,
     room: Arc<Room>,
-    draining: CancellationToken,
-    /// Those of all workers: none ends before the last is served, since its upstream connections may be in use by others.
+    ending: CancellationToken,
     connections: TaskTracker,
 }
 
-impl Worker {
-    /// Serves until the drain; the first worker also keeps a connection to the API ready.
-    async fn run(self, sockets: Vec<Socket>, is_first: bool) {
-        for socket in sockets {
-            let opened = match socket {
-                Socket::Tcp(socket) => TcpListener::from_std(socket).map(|socket| self.open(socket)),
-                Socket::Unix(socket) => UnixListener::from_std(socket).map(|socket| self.open(socket)),
-            };
-            if let Err(error) = opened {
-                return error!("a worker cannot listen: {error}");
-            }
+impl People {
+    /// Listens on another name for the same socket, so that a start that fails can be tried again.
+    async fn listen(&self, listener: &StdListener) {
+        match listener.try_clone().and_then(TcpListener::from_std) {
+            Ok(listener) => self.accept(&listener).await,
+            Err(error) => error!("the admin listener cannot be listened on: {error}"),
         }
-        let keep_ready = async {
-            match is_first {
-                true => self.forwarder.keep_ready().await,
-                false => std::future::pending().await,
+    }
+
+    async fn accept(&self, listener: &TcpListener) {
+        accept(listener, &self.room, |stream, place| self.serve(stream, place)).await;
+    }
+
+    fn serve(&self, stream: TcpStream, place: Place) {
+        let (router, ending) = (TowerToHyperService::new(self.router.clone()), self.ending.clone());
+        self.connections.spawn(async move {
+            let activity = place.activity();
+            if let Some(problem) = &place.refusal {
+                let refuse = service_fn(|_| async { Ok::<_, Infallible>(problem.clone().into_response()) });
+                return turn_away(connection::serve(stream, refuse, activity, ending)).await;
             }
-        };
-        self.draining.run_until_cancelled(keep_ready).await;
-        self.connections.close();
-        let _ = timeout(DRAIN, self.connections.wait()).await;
-    }
-
-    fn open(&self, listener: impl Accept) {
-        let worker = self.clone();
-        self.connections.spawn(async move {
-            let accepting = accept(&listener, &worker.room, |stream, place| worker.start(stream, place));
-            worker.draining.run_until_cancelled(accepting).await;
-        });
-    }
-
-    fn start(&self, stream: impl connection::Stream, place: Place) {
-        let (forwarder, draining) = (self.forwarder.clone(), self.draining.clone());
-        self.connections.spawn(async move {
-            let service = service_fn(|request| async {
-                Ok::<_, Infallible>(match &place.refusal {
-                    None => forwarder.answer(request).await,
-                    Some(problem) => forwarder.refuse(problem.clone()),
-                })
+            let service = service_fn(|request| {
+                place.heard();
+                router.call(request)
             });
-            connection::serve(stream, service, place.activity.clone(), draining).await;
+            connection::serve(stream, service, activity, ending).await;
         });
+    }
+
+    /// Gives the last answers their moment.
+    async fn end(&self) {
+        self.connections.close();
+        let _ = timeout(LAST_ANSWERS, self.connections.wait()).await;
     }
 }
 
-async fn serve_admin(listener: TcpListener, router: Router, room: Arc<Room>, draining: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let accepting = accept(&listener, &room, |stream, place| {
-        let service = TowerToHyperService::new(router.clone());
-        let draining = draining.clone();
-        tasks.spawn(async move {
-            let activity = place.activity.clone();
-            let Some(problem) = &place.refusal else {
-                return connection::serve(stream, service, activity, draining).await;
-            };
-            let refuse = service_fn(|_| async { Ok::<_, Infallible>(problem.clone().into_response()) });
-            connection::serve(stream, refuse, activity, draining).await;
-        });
-    });
-    draining.run_until_cancelled(accepting).await;
-    tasks.close();
-    let _ = timeout(DRAIN, tasks.wait()).await;
+/// Serves somebody who may not come in: a silent one does not stay.
+async fn turn_away(serving: impl Future<Output = ()>) {
+    let _ = timeout(TURNED_AWAY, serving).await;
 }
 
 /// Accepts for ever; each connection gets a place in the room, if only to be told why it is turned away.
 async fn accept<L: Accept>(listener: &L, room: &Arc<Room>, start: impl Fn(L::Stream, Place)) {
+    let (failures, mut pause) = (Repeats::new("connections could not be accepted"), ACCEPT_PAUSE.0);
     loop {
         match listener.accept().await {
             Ok((stream, caller)) => {
-                if let Some(place) = Room::enter(room, caller) {
+                pause = ACCEPT_PAUSE.0;
+                if let Some(place) = Room::enter(room, caller).await {
                     start(stream, place);
                 }
             }
+            Err(error) if is_the_callers(&error) => {}
             Err(error) => {
-                warn!("a connection could not be accepted: {error}");
+                if failures.admits() {
+                    warn!("a connection could not be accepted: {error}");
+                }
                 room.make_space();
-                sleep(ACCEPT_PAUSE).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE.1);
             }
         }
     }
+}
+
+/// The caller left while it was accepted.
+fn is_the_callers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | NotConnected)
 }

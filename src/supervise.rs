@@ -17,6 +17,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Once it has run for this long, what stopped it before does not count any more.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// The threads that answer tools.
+pub const WORKER: &str = "worker";
+/// The tasks that accept what tools send.
+pub const DATA_LISTENER: &str = "data_listener";
+
 /// What became of the background tasks of this process, by name. Clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Supervisor(Arc<Mutex<BTreeMap<&'static str, Counts>>>);
@@ -59,6 +64,11 @@ impl Supervisor {
     /// True if such a task was started and none is running now.
     pub fn is_down(&self, name: &'static str) -> bool {
         self.lock().get(name).is_some_and(|counts| counts.running == 0 && counts.paused > 0)
+    }
+
+    /// True if no request of a tool can be answered now: no worker runs, or none of them accepts.
+    pub fn is_deaf(&self) -> bool {
+        self.is_down(WORKER) || self.is_down(DATA_LISTENER)
     }
 
     /// Notes one more of a task, running until the note is dropped. For what cannot run under [`supervise`].
@@ -152,6 +162,9 @@ pub async fn supervise<F: Future<Output = ()>>(
         loop {
             let began = Instant::now();
             let end = unless_panicked(async { start().await }).await;
+            if closing.is_cancelled() {
+                return;
+            }
             let pause = pause.after(began.elapsed());
             note.stopped();
             let how = if end.is_some() { "ended" } else { "panicked" };

@@ -1,31 +1,89 @@
 //! Logs and metrics. Logs go to stderr, one line an event, escaped by the subscriber; no secret is ever passed to
-//! either.
+//! either. A process that serves writes them by a thread of its own and never waits for their reader.
 
-use std::io::{IsTerminal as _, stderr};
+mod lines;
+mod repeats;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Arguments;
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, error};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use lines::Lines;
+pub use repeats::Repeats;
 
 /// Libraries that would write headers or bodies at their finer levels, capped whatever the user asks for.
 const CAPPED: [&str; 6] = ["hyper", "hyper_util", "reqwest", "rustls", "h2", "tower"];
 
-/// Starts logging for the process; a second call changes nothing.
-pub fn init(level: Level) {
+/// How long the end of the process waits for the reader of its last lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// The queue of a process that serves; part of its subscriber.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Starts logging for the process; a second call changes nothing. With `queued` nothing that logs ever waits for the
+/// reader of stderr, and panics are log lines too.
+pub fn init(level: Level, queued: bool) {
+    if queued {
+        // Without a thread, lines are written where they arise.
+        let _ = Lines::start().map(|lines| LINES.set(lines));
+        std::panic::set_hook(Box::new(log_panic));
+    }
     let cap = LevelFilter::from_level(level).min(LevelFilter::INFO);
     let targets =
         CAPPED.iter().fold(Targets::new().with_default(level), |targets, library| targets.with_target(*library, cap));
     let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(color).with_target(false);
+    let writer = match LINES.get() {
+        Some(lines) => BoxMakeWriter::new(|| lines.clone()),
+        None => BoxMakeWriter::new(stderr),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color).with_target(false);
     // A test process may have one already.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("?");
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => error!(thread, "panicked at {place}: {message}\n{trace}"),
+        _ => error!(thread, "panicked at {place}: {message}"),
+    }
+}
+
+/// Writes a line of talk to stderr, after the log lines before it. Whoever reads it may be gone, which is no failure.
+pub fn say(line: Arguments<'_>) {
+    match LINES.get() {
+        Some(lines) => lines.put(format!("{line}\n").as_bytes()),
+        None => drop(writeln!(stderr(), "{line}")),
+    }
+}
+
+/// Waits for the reader of what was logged and said, half a second at most: the last thing that a process does.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES);
+    }
 }
 
 /// What an attempt to refresh was for, and what came of it.
@@ -47,6 +105,12 @@ struct State {
     state: &'static str,
 }
 
+/// A kind of background task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Background {
+    task: &'static str,
+}
+
 /// The counters behind `/metrics`. No label holds an account's name: there may be thousands.
 #[derive(Debug)]
 pub struct Metrics {
@@ -54,6 +118,7 @@ pub struct Metrics {
     refreshes: Family<Attempt, Counter>,
     refusals: Family<Refusal, Counter>,
     accounts: Family<State, Gauge>,
+    restarts: Family<Background, Counter>,
     held: Counter,
     resent: Counter,
     token_resends: Counter,
@@ -66,6 +131,7 @@ impl Default for Metrics {
             refreshes: Family::default(),
             refusals: Family::default(),
             accounts: Family::default(),
+            restarts: Family::default(),
             held: Counter::default(),
             resent: Counter::default(),
             token_resends: Counter::default(),
@@ -85,6 +151,10 @@ impl Metrics {
         registry.register("resent_requests", "Requests sent once more after a 401", self.resent.clone());
         let help = "Refresh tokens of unknown fate that were sent again";
         registry.register("token_resends", help, self.token_resends.clone());
+        let help = "Background tasks that had stopped and were started again";
+        registry.register("task_restarts", help, self.restarts.clone());
+        let dropped = LINES.get().map(Lines::dropped).unwrap_or_default();
+        registry.register("dropped_log_lines", "Log lines that nobody read in time", dropped);
     }
 
     /// An attempt to refresh has ended.
@@ -112,14 +182,22 @@ impl Metrics {
         self.token_resends.inc();
     }
 
-    /// All of it in the text format, with each account's state as it is now.
+    /// All of it in the text format, with each account's state as it is now and how often each background task was
+    /// started again.
     ///
     /// # Errors
     /// Never in practice: the sink is a string.
-    pub fn text(&self, states: impl Iterator<Item = &'static str>) -> Result<String, std::fmt::Error> {
+    pub fn text(
+        &self,
+        states: impl Iterator<Item = &'static str>,
+        restarts: impl Iterator<Item = (&'static str, u64)>,
+    ) -> Result<String, std::fmt::Error> {
         self.accounts.clear();
         for state in states {
             self.accounts.get_or_create(&State { state }).inc();
+        }
+        for (task, restarts) in restarts {
+            self.restarts.get_or_create(&Background { task }).inner().store(restarts, Ordering::Relaxed);
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
@@ -137,11 +215,14 @@ mod tests {
         metrics.refreshed("margin", "fresh");
         metrics.refreshed("margin", "fresh");
         metrics.held();
-        let text = metrics.text(["connected", "connected", "unsaved"].into_iter()).unwrap();
+        let text =
+            metrics.text(["connected", "connected", "unsaved"].into_iter(), [("scheduler", 3)].into_iter()).unwrap();
         assert!(text.contains("pleo_proxy_refreshes_total{reason=\"margin\",outcome=\"fresh\"} 2"), "{text}");
         assert!(text.contains("pleo_proxy_accounts{state=\"connected\"} 2"), "{text}");
         assert!(text.contains("pleo_proxy_held_requests_total 1"), "{text}");
-        let text = metrics.text(["connected"].into_iter()).unwrap();
+        assert!(text.contains("pleo_proxy_task_restarts_total{task=\"scheduler\"} 3"), "{text}");
+        assert!(text.contains("pleo_proxy_dropped_log_lines_total 0"), "{text}");
+        let text = metrics.text(["connected"].into_iter(), [("scheduler", 3)].into_iter()).unwrap();
         assert!(!text.contains("unsaved"), "{text}");
     }
 }

@@ -412,6 +412,8 @@ async fn a_second_signal_ends_at_once_and_says_what_may_be_lost() {
         sandbox.set_faults(Faults { latency_ms: 60_000, ..Faults::default() });
         proxy.signal(first);
         until("it drains", || proxy.log().contains("ending"));
+        // Twice in the same moment is once.
+        tokio::time::sleep(Duration::from_millis(150)).await;
         proxy.signal(second);
         assert_eq!(proxy.child.wait().unwrap().code(), Some(FAILED));
         until("its last word", || proxy.log().contains("may need a login"));

@@ -25,7 +25,10 @@ const LISTENER_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
 /// `GET /api/status`.
 pub(super) async fn status(State(admin): Shared) -> Json<Value> {
     let accounts: Vec<_> = admin.accounts.all().iter().map(|account| account_status(&admin, account)).collect();
-    let mut status = json!({"version": 1, "running": true, "accounts": accounts});
+    let stopped = admin.accounts.supervisor().paused();
+    let ending = admin.shutdown.is_cancelled();
+    let mut status =
+        json!({"version": 1, "running": true, "ending": ending, "stopped_tasks": stopped, "accounts": accounts});
     if let (Value::Object(status), Ok(Value::Object(about))) = (&mut status, serde_json::to_value(&admin.about)) {
         status.extend(about);
     }
@@ -54,7 +57,9 @@ fn account_status(admin: &Admin, account: &crate::tokens::Account) -> Value {
 pub(super) async fn metrics(State(admin): Shared) -> Response {
     let accounts = admin.accounts.all();
     let states = accounts.iter().map(|account| account.snapshot().health.word());
-    match admin.accounts.metrics().text(states) {
+    let tasks = admin.accounts.supervisor().tasks();
+    let restarts = tasks.iter().map(|task| (task.name, task.restarts));
+    match admin.accounts.metrics().text(states, restarts) {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
         }
@@ -202,7 +207,7 @@ impl Admin {
         let mut slot = self.listener.lock().await;
         let opened = match &*slot {
             Some(_) => None,
-            None => match CallbackListener::open(elsewhere, self.logins.clone()).await {
+            None => match CallbackListener::open(elsewhere, self.logins.clone(), &self.beside).await {
                 Ok((opened, _)) => Some(opened),
                 // Comes back through a reverse proxy or by hand.
                 Err(ListenerError::Elsewhere(_)) => None,

@@ -23,6 +23,7 @@ use crate::oauth::authorize::Callback;
 use crate::oauth::endpoint::Endpoint;
 use crate::private_file::text;
 use crate::secret::RefreshToken;
+use crate::server;
 use crate::store::AccountName;
 
 /// How often a login that happens in the browser is looked at.
@@ -124,9 +125,10 @@ async fn here(config: &Config, state: &State, name: &AccountName, login: &Login)
         return Ok(logins.import(name, RefreshToken::new(token.trim())).await?);
     }
     let wanted = redirect_uri(config)?;
+    let serve = server::beside(&config.server(), &config.guard().map_err(Failure::usage)?);
     let (listener, redirect_uri) = match login.paste {
         true => (None, wanted),
-        false => match CallbackListener::open(&wanted, logins.clone()).await {
+        false => match CallbackListener::open(&wanted, logins.clone(), &serve).await {
             Ok((listener, uri)) => (Some(listener), uri),
             Err(error @ ListenerError::Elsewhere(_)) => return Err(Failure::usage(error)),
             Err(error) => return Err(error.into()),

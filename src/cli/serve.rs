@@ -50,7 +50,7 @@ pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let Context { config, json, program } = context;
     let mut opened = open(config, &program).await?;
-    let running = serve(&mut opened)?;
+    let mut running = serve(&mut opened)?;
     let instance = opened.instance();
     let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
     if opened.sandbox.is_some() {
@@ -63,14 +63,18 @@ pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
         () = signals.next() => {}
         () = opened.shutdown.cancelled() => {}
     }
+    // From here on `/ready` and `status` say so.
+    opened.shutdown.cancel();
     info!("ending: requests under way are given {:?}; a second signal ends at once", server::DRAIN);
     let ending = async {
         running.drain().await;
-        opened.accounts.close().await
+        let unsaved = opened.accounts.close().await;
+        running.end().await;
+        unsaved
     };
     let unsaved = tokio::select! {
         unsaved = ending => unsaved,
-        () = signals.next() => {
+        () = signals.another() => {
             say!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
             return Ok(Exit::Failed);
         }
@@ -137,7 +141,7 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     };
     let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
     let bound = opened.listeners.take().context("the listeners are in use already")?;
-    Ok(bound.serve(forwarder, admin)?)
+    Ok(bound.serve(forwarder, admin, opened.accounts.supervisor())?)
 }
 
 impl Opened {
@@ -152,6 +156,7 @@ impl Opened {
             origin: self.admin_origin().unwrap_or_default(),
             redirect_uri: self.config.client.redirect_uri.clone(),
             listener: tokio::sync::Mutex::default(),
+            beside: server::beside(&self.config.server(), &self.guard),
             about: self.about(),
         }
     }
@@ -265,7 +270,7 @@ impl Opened {
         if self.api.tcp().is_some() {
             say!("  curl -x {api} {upstream}/v1/introspect{key}");
         }
-        say!();
+        say!("");
     }
 }
 

@@ -1,12 +1,14 @@
 //! A listener for the length of one login, where the redirect URI is on loopback and nobody else serves it.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, HOST};
+use axum::http::header::ALLOW;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
@@ -20,11 +22,18 @@ use super::{Logins, is_navigation};
 /// Time for the last page to reach the browser.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 
+/// How a router is served on a listener for a redirect URI until the token is cancelled. The server does it, with the
+/// checks and limits of its other listeners; it is above, so it is passed in.
+pub type Serve = Arc<dyn Fn(TcpListener, &Url, Router, CancellationToken) -> Serving + Send + Sync>;
+
+/// A listener being served.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A listener for one redirect URI.
 #[derive(Debug)]
 pub struct CallbackListener {
     ended: CancellationToken,
-    serving: JoinSet<std::io::Result<()>>,
+    serving: JoinSet<()>,
 }
 
 /// What it answers with.
@@ -51,7 +60,7 @@ impl CallbackListener {
     ///
     /// # Errors
     /// [`ListenerError`]; the login has not begun.
-    pub async fn open(redirect_uri: &Url, logins: Arc<Logins>) -> Result<(Self, Url), ListenerError> {
+    pub async fn open(redirect_uri: &Url, logins: Arc<Logins>, serve: &Serve) -> Result<(Self, Url), ListenerError> {
         let mut listeners: Vec<TcpListener> = Vec::new();
         for address in addresses(redirect_uri).ok_or_else(|| ListenerError::Elsewhere(redirect_uri.clone()))? {
             match TcpListener::bind(address).await {
@@ -70,8 +79,7 @@ impl CallbackListener {
         let served = Arc::new(Served { logins, redirect_uri: redirect_uri.clone() });
         for listener in listeners {
             let router = Router::new().fallback(answer).with_state(served.clone());
-            let server = axum::serve(listener, router).with_graceful_shutdown(ended.clone().cancelled_owned());
-            serving.spawn(server.into_future());
+            serving.spawn(serve(listener, &redirect_uri, router, ended.clone()));
         }
         Ok((Self { ended, serving }, redirect_uri))
     }
@@ -86,25 +94,13 @@ impl CallbackListener {
 
 async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response {
     let (uri, headers) = (request.uri(), request.headers());
-    let is_ours = headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(|host| served.is_host(host));
-    if !is_ours || !is_navigation(headers) {
+    if !is_navigation(headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
     match *request.method() {
         _ if uri.path() != served.redirect_uri.path() => StatusCode::NOT_FOUND.into_response(),
         Method::GET => served.logins.callback(uri.query().unwrap_or_default()).await.into_response(),
         _ => (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")]).into_response(),
-    }
-}
-
-impl Served {
-    /// A loopback name with our port: never a name that was rebound to loopback.
-    fn is_host(&self, host: &str) -> bool {
-        let names = ["127.0.0.1", "localhost", "[::1]"];
-        let port = self.redirect_uri.port_or_known_default().unwrap_or_default();
-        let fits = |name: &str| host.eq_ignore_ascii_case(&format!("{name}:{port}")) || port == 80 && host == name;
-        let own = self.redirect_uri.host_str().into_iter();
-        own.chain(names).any(fits)
     }
 }
 

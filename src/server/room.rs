@@ -1,28 +1,38 @@
-//! All client connections: who may come in, how many, and who makes room: those without a whole request.
+//! The client connections of one listener: who may come in, how many, and who makes room.
+//!
+//! Those who may call have the places. Callers beyond them make room if they rest, longest first; where nobody does,
+//! a few more are let in to be told so, and further ones wait in the kernel's queue. Strangers have a few places of
+//! their own, to be told why they are turned away.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Settings;
 use super::connection::Activity;
+use super::files;
 use super::listen::Caller;
 use crate::proxy::peer::{Allowed, Peer};
 use crate::proxy::reply::{Code, Problem};
+use crate::telemetry::Repeats;
 
-/// Connections at rest, or in the middle of a head, that are closed together to make room for new ones.
+/// Connections at rest that are closed together to make room for new ones, at most.
 const EVICTED: usize = 32;
-/// File descriptors that are not for client connections: listeners, store, logs, the token endpoint.
-const SPARE_FILES: usize = 64;
-/// Most connections, whatever the file limit.
-const MOST_CONNECTIONS: usize = 20_000;
+/// A connection that rests for less is closed only if it is the longest-resting one.
+const LONG_REST: Duration = Duration::from_secs(10);
+/// Nobody makes room before this who has not sent a whole request yet.
+const GRACE: Duration = Duration::from_secs(5);
+/// Longest wait for a place to be given back before resting connections are looked at again.
+const LOOK: Duration = Duration::from_millis(500);
 
-/// All client connections, counted; at the limit the ones that rest longest make room.
+/// All client connections of a listener.
 #[derive(Debug)]
 pub(super) struct Room {
     most: usize,
@@ -30,100 +40,212 @@ pub(super) struct Room {
     patience: Option<Duration>,
     start: Instant,
     next: AtomicUsize,
-    places: Mutex<HashMap<usize, Arc<Activity>>>,
+    guests: Mutex<Guests>,
+    /// A place was given back.
+    left: Notify,
+    strangers: Repeats,
+    unchecked: Repeats,
+}
+
+#[derive(Debug, Default)]
+struct Guests {
+    served: HashMap<usize, Arc<Guest>>,
+    overloaded: usize,
+    strangers: usize,
+}
+
+#[derive(Debug)]
+struct Guest {
+    activity: Arc<Activity>,
+    /// A request of it has been heard.
+    is_known: AtomicBool,
 }
 
 /// A connection's place, given back when it ends.
 #[derive(Debug)]
 pub(super) struct Place {
-    number: usize,
     room: Arc<Room>,
-    pub(super) activity: Arc<Activity>,
+    kind: Kind,
+    guest: Arc<Guest>,
     /// What every request on it is answered, if it may not come in.
     pub(super) refusal: Option<Problem>,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Served(usize),
+    Overloaded,
+    Stranger,
+}
+
+impl Place {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.guest.activity.clone()
+    }
+
+    /// A request came: from now on its rests make room.
+    pub(super) fn heard(&self) {
+        self.guest.is_known.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of a caller.
+enum Verdict {
+    Welcome,
+    Stranger(Problem),
+    /// Dropped without a word.
+    Gone,
+}
+
 impl Room {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, most: usize) -> Self {
         Self {
-            most: most_connections(settings.max_connections),
+            most,
             allowed: settings.allowed.clone(),
             patience: settings.idle_timeout,
             start: Instant::now(),
             next: AtomicUsize::new(0),
-            places: Mutex::default(),
+            guests: Mutex::default(),
+            left: Notify::new(),
+            strangers: Repeats::new("callers of other users were turned away"),
+            unchecked: Repeats::new("callers could not be checked"),
         }
     }
 
-    /// A place for a connection; none if its caller is gone already.
-    pub(super) fn enter(room: &Arc<Self>, caller: Caller) -> Option<Place> {
-        let foreign = room.judge(caller).ok()?;
-        if let (None, Caller::Unix { process: Some(process), .. }) = (&foreign, caller) {
-            debug!(process, program = program(process), "a program connected");
+    /// A place for a connection, once there is one; none if its caller is turned away without a word.
+    pub(super) async fn enter(room: &Arc<Self>, caller: Caller) -> Option<Place> {
+        match room.judge(caller) {
+            Verdict::Gone => None,
+            Verdict::Stranger(problem) => {
+                let mut guests = room.lock();
+                (guests.strangers < files::STRANGERS).then(|| {
+                    guests.strangers += 1;
+                    room.place(Kind::Stranger, Some(problem))
+                })
+            }
+            Verdict::Welcome => {
+                if let Caller::Unix { process: Some(process), .. } = caller {
+                    debug!(process, program = program(process), "a program connected");
+                }
+                Some(Self::admit(room).await)
+            }
         }
-        let is_full = room.lock().len() >= room.most;
-        let overloaded = (is_full && room.make_space() == 0).then(overload);
-        let activity = Activity::new(room.start, room.patience);
-        let number = room.next.fetch_add(1, Ordering::Relaxed);
-        room.lock().insert(number, activity.clone());
-        Some(Place { number, room: room.clone(), activity, refusal: foreign.or(overloaded) })
+    }
+
+    /// Callers who may come in wait for a place, and with them those who are not accepted yet.
+    async fn admit(room: &Arc<Self>) -> Place {
+        loop {
+            let mut left = pin!(room.left.notified());
+            left.as_mut().enable();
+            if let Some(place) = room.try_admit() {
+                return place;
+            }
+            // Also without a place given back: resting connections become old enough to make room.
+            let _ = timeout(LOOK, left).await;
+        }
+    }
+
+    fn try_admit(self: &Arc<Self>) -> Option<Place> {
+        let mut guests = self.lock();
+        if guests.served.len() < self.most || self.evict(&mut guests) > 0 {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let place = self.place(Kind::Served(number), None);
+            guests.served.insert(number, place.guest.clone());
+            return Some(place);
+        }
+        (guests.overloaded < files::OVERLOADED).then(|| {
+            guests.overloaded += 1;
+            self.place(Kind::Overloaded, Some(overload()))
+        })
+    }
+
+    fn place(self: &Arc<Self>, kind: Kind, refusal: Option<Problem>) -> Place {
+        let activity = Activity::new(self.start, self.patience);
+        let guest = Arc::new(Guest { activity, is_known: AtomicBool::new(false) });
+        Place { room: self.clone(), kind, guest, refusal }
     }
 
     /// The same-user check, once a connection. Callers from other machines are no users of this one: a listener that
     /// they reach requires the local key instead.
-    fn judge(&self, caller: Caller) -> Result<Option<Problem>, Gone> {
+    fn judge(&self, caller: Caller) -> Verdict {
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let verdict = match caller {
-            Caller::Tcp { local, .. } if !is_local(local) => return Ok(None),
+            Caller::Tcp { local, .. } if !is_local(local) => return Verdict::Welcome,
             Caller::Tcp { peer, .. } if !is_local(peer) => {
                 // A loopback listener has loopback peers, whatever a router may have been told.
-                warn!(%peer, "a peer that is not local was turned away");
-                return Err(Gone);
+                if self.strangers.admits() {
+                    warn!(%peer, "a peer that is not local was turned away");
+                }
+                return Verdict::Gone;
             }
             Caller::Tcp { local, peer } => self.allowed.judge(local, peer),
             Caller::Unix { user, .. } => Ok(self.allowed.judge_user(user)),
         };
         match verdict {
-            Ok(Peer::Welcome) => Ok(None),
+            Ok(Peer::Welcome) => Verdict::Welcome,
             Ok(Peer::Foreign(uid)) => {
-                warn!(uid, "a program of another user was turned away; guard.peer_check names who may call");
-                Ok(Some(foreign(uid)))
+                if self.strangers.admits() {
+                    warn!(uid, "a program of another user was turned away; guard.peer_check names who may call");
+                }
+                Verdict::Stranger(foreign(uid))
             }
             Ok(Peer::Unknown) => {
                 debug!(?caller, "a caller that cannot be told was turned away");
-                Err(Gone)
+                Verdict::Gone
             }
             Err(error) => {
-                warn!("callers cannot be checked ({error}), so they are turned away; see guard.peer_check");
-                Err(Gone)
+                if self.unchecked.admits() {
+                    warn!("callers cannot be checked ({error}), so they are turned away; see guard.peer_check");
+                }
+                Verdict::Gone
             }
         }
     }
 
-    /// Ends the connections that have been silent, or busy with one head, for longest; returns how many.
+    /// Ends connections that rest, to get their files back; returns how many.
     pub(super) fn make_space(&self) -> usize {
-        let mut places = self.lock();
-        let resting = |(number, activity): (&usize, &Arc<Activity>)| Some((activity.resting_since()?, *number));
-        let mut resting: Vec<_> = places.iter().filter_map(resting).collect();
+        self.evict(&mut self.lock())
+    }
+
+    /// Ends the connection that has been silent, or busy with one head, for longest, and others that rest for long.
+    /// Nobody who has just come is among them.
+    fn evict(&self, guests: &mut Guests) -> usize {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let age = |since: u64| Duration::from_millis(now.saturating_sub(since));
+        let resting = |(number, guest): (&usize, &Arc<Guest>)| {
+            let since = guest.activity.resting_since()?;
+            let may_go = guest.is_known.load(Ordering::Relaxed) || age(since) >= GRACE;
+            may_go.then_some((since, *number))
+        };
+        let mut resting: Vec<_> = guests.served.iter().filter_map(resting).collect();
         resting.sort_unstable();
-        let evicted = resting.len().min(EVICTED.min(self.most.div_ceil(8)));
+        let most = EVICTED.min(self.most.div_ceil(8));
+        let long = resting.iter().take(most).take_while(|(since, _)| age(*since) >= LONG_REST).count();
+        let evicted = long.max(1).min(resting.len());
         for (_, number) in resting.iter().take(evicted) {
             // Out at once, though its connection is yet to end: a place is given away only once.
-            if let Some(activity) = places.remove(number) {
-                activity.evict();
+            if let Some(guest) = guests.served.remove(number) {
+                guest.activity.evict();
             }
         }
         evicted
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Activity>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.room.lock().remove(&self.number);
+        let mut guests = self.room.lock();
+        match self.kind {
+            Kind::Served(number) => drop(guests.served.remove(&number)),
+            Kind::Overloaded => guests.overloaded -= 1,
+            Kind::Stranger => guests.strangers -= 1,
+        }
+        drop(guests);
+        self.room.left.notify_one();
     }
 }
 
@@ -131,20 +253,6 @@ impl Drop for Place {
 fn program(process: i32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
     Some(name.trim_end().escape_default().to_string())
-}
-
-/// A caller whose connection is dropped without a word.
-#[derive(Debug)]
-struct Gone;
-
-/// Each client connection may need one upstream connection beside it.
-fn most_connections(configured: usize) -> usize {
-    if configured > 0 {
-        return configured;
-    }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    (files.saturating_sub(SPARE_FILES) / 2).clamp(16, MOST_CONNECTIONS)
 }
 
 fn overload() -> Problem {
@@ -157,4 +265,103 @@ fn overload() -> Problem {
 fn foreign(uid: u32) -> Problem {
     let fix = format!("Call as the user that runs the proxy, or list yours: guard.peer_check = [{uid}] (or \"off\").");
     Problem::new(Code::ForbiddenPeer, format!("this proxy does not serve user {uid}"), fix).closing()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(most: usize) -> Arc<Room> {
+        let allowed = Allowed::Users(vec![1]);
+        let settings = Settings {
+            api: crate::server::Address::Unix("unused".into()),
+            admin: None,
+            max_connections: most,
+            allowed,
+            idle_timeout: None,
+        };
+        Arc::new(Room::new(&settings, most))
+    }
+
+    async fn enter(room: &Arc<Room>, user: u32) -> Option<Place> {
+        let caller = Caller::Unix { user: Some(user), process: None };
+        timeout(Duration::from_millis(1), Room::enter(room, caller)).await.ok().flatten()
+    }
+
+    async fn served(room: &Arc<Room>) -> Place {
+        let place = enter(room, 1).await.unwrap();
+        assert!(place.refusal.is_none());
+        place
+    }
+
+    async fn wait(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    fn is_in(room: &Room, place: &Place) -> bool {
+        let Kind::Served(number) = place.kind else { return false };
+        room.lock().served.contains_key(&number)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_come_makes_no_room_and_who_rests_longest_does() {
+        let room = room(3);
+        let (first, second, third) = (served(&room).await, served(&room).await, served(&room).await);
+        let told = enter(&room, 1).await.unwrap();
+        assert!(told.refusal.is_some(), "all have just come");
+        second.heard();
+        let fourth = served(&room).await;
+        assert!(is_in(&room, &first) && !is_in(&room, &second) && is_in(&room, &third), "only one was at rest");
+        wait(GRACE.as_secs()).await;
+        // Silent from the start, and by now for too long.
+        let fifth = served(&room).await;
+        assert!(!is_in(&room, &first) && is_in(&room, &third) && is_in(&room, &fourth) && is_in(&room, &fifth));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_rests_are_ended_in_batches_and_short_ones_singly() {
+        let room = room(64);
+        let mut places = Vec::new();
+        for _ in 0..64 {
+            let place = served(&room).await;
+            place.heard();
+            places.push(place);
+        }
+        let _one = served(&room).await;
+        assert_eq!(room.lock().served.len(), 64);
+        wait(LONG_REST.as_secs()).await;
+        let _more = served(&room).await;
+        assert_eq!(room.lock().served.len(), 64 - 8 + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_take_no_place_and_end_nobodys_connection() {
+        let room = room(1);
+        let owner = served(&room).await;
+        owner.heard();
+        let mut strangers = Vec::new();
+        for _ in 0..1000 {
+            strangers.extend(enter(&room, 2).await);
+        }
+        assert_eq!(strangers.len(), files::STRANGERS);
+        assert!(strangers.iter().all(|place| place.refusal.is_some()));
+        assert!(is_in(&room, &owner));
+        strangers.pop();
+        assert!(enter(&room, 2).await.is_some(), "a place was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_those_who_are_told_callers_wait_and_nobody_is_dropped() {
+        let room = room(1);
+        let busy = served(&room).await;
+        let mut told = Vec::new();
+        for _ in 0..files::OVERLOADED {
+            told.push(enter(&room, 1).await.unwrap());
+        }
+        assert!(told.iter().all(|place| place.refusal.is_some()));
+        assert!(enter(&room, 1).await.is_none(), "it waits");
+        let caller = Caller::Unix { user: Some(1), process: None };
+        let (place, ()) = tokio::join!(Room::enter(&room, caller), async { drop(busy) });
+        assert!(place.unwrap().refusal.is_none());
+    }
 }

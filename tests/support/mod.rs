@@ -133,13 +133,16 @@ impl Proxy {
     pub fn launch(mut command: Command, state: &Path) -> Self {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let (stdout, mut stderr, sink) = (child.stdout.take().unwrap(), child.stderr.take().unwrap(), log.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-                sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
-            }
-        });
+        let (stdout, sink) = (child.stdout.take().unwrap(), log.clone());
+        // None where the test has the other end.
+        if let Some(mut stderr) = child.stderr.take() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+                    sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+            });
+        }
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
