@@ -180,7 +180,14 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
             refreshed_at: now,
             introspection_trusted: false,
         };
-        let record = Record { generation: 1, grant: Some(grant), subject: None, intent: None, ended: None };
+        let record = Record {
+            generation: 1,
+            grant: Some(grant),
+            subject: None,
+            subject_unconfirmed: false,
+            intent: None,
+            ended: None,
+        };
         write_private(&path, &record.encode());
         accounts.find(&name(number)).await.unwrap();
     }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use dashmap::DashMap;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 use url::Url;
 
 use crate::clock::Deadline;
 use crate::oauth::authorize::{Callback, CallbackError, Request, issuer_matches};
 use crate::oauth::{self, Credentials, CredentialsError, Exchange, Outcome};
-use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
+use crate::secret::{self, AccessToken, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
 use crate::tokens::{Accounts, Asked, ChangeError, Login};
 
@@ -30,6 +30,10 @@ use register::{Claim, Register};
 pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How long a page that is loaded a second time waits for the end of its login: as long as an exchange may take.
 const REPEATED_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the API is asked whose a new grant is, in all and in one try, and the pauses between the tries.
+const SUBJECT_TIME: Duration = Duration::from_secs(10);
+const SUBJECT_TRY: Duration = Duration::from_secs(4);
+const SUBJECT_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 
 /// A login that was begun.
 #[derive(Debug)]
@@ -87,6 +91,8 @@ struct PendingLogin {
     account: AccountName,
     verifier: CodeVerifier,
     redirect_uri: String,
+    /// Another account that holds the company is logged out in this one's favour.
+    replaces: bool,
     expires: Deadline,
 }
 
@@ -104,17 +110,18 @@ impl Logins {
         Arc::new(Self { accounts, register: Register::default(), latest: DashMap::new() })
     }
 
-    /// Begins a login. Of an account's pending logins the oldest makes room for a sixth.
+    /// Begins a login. Of an account's pending logins the oldest makes room for a sixth. With `replaces`, another account
+    /// that holds the company is logged out once this login is saved.
     ///
     /// # Errors
     /// No client id or secret, or no randomness.
-    pub fn begin(&self, account: &AccountName, redirect_uri: &str) -> Result<Begun, LoginError> {
+    pub fn begin(&self, account: &AccountName, redirect_uri: &str, replaces: bool) -> Result<Begun, LoginError> {
         let oauth = self.accounts.oauth();
         let credentials = oauth.credentials()?;
         let now = self.accounts.clock().now();
         let state = LoginState::new(secret::random()?.as_str());
         let verifier = CodeVerifier::new(secret::random()?.as_str());
-        let settings = &oauth.settings;
+        let (settings, bound) = (&oauth.settings, self.accounts.bound_subject(account));
         let request = Request {
             endpoint: &settings.authorize,
             client_id: credentials.id(),
@@ -122,10 +129,12 @@ impl Logins {
             scopes: &settings.scopes,
             state: &state,
             verifier: &verifier,
+            subject: bound.as_deref(),
         };
         let url = request.url();
         let expires = Deadline::after(now, PATIENCE);
-        let pending = PendingLogin { account: account.clone(), verifier, redirect_uri: redirect_uri.into(), expires };
+        let (owner, redirect) = (account.clone(), redirect_uri.into());
+        let pending = PendingLogin { account: owner, verifier, redirect_uri: redirect, replaces, expires };
         self.latest.remove(account);
         let id = self.register.add(&state, pending, now);
         Ok(Begun { id, url, redirect_uri: redirect_uri.into() })
@@ -309,14 +318,37 @@ async fn exchange(
     let Some(access) = &tokens.access else {
         return Err(LoginError::Exchange("the token endpoint sent no usable bearer token".into()));
     };
-    let subject = accounts.oauth().subject(access).await;
-    let subject =
-        subject.inspect_err(|error| warn!(account = %pending.account, "whose login this is stays unknown: {error}"));
+    let subject = subject(accounts, access).await;
+    if let Err(why) = &subject {
+        warn!(account = %pending.account, "whose login this is stays unknown: {why}");
+    }
     let introspection_trusted = match &tokens.refresh {
         Some(refresh) => accounts.oauth().is_active(refresh, credentials).await.unwrap_or(false),
         None => false,
     };
-    Ok(Login { tokens, sent, subject: subject.ok(), introspection_trusted })
+    Ok(Login { tokens, sent, subject, introspection_trusted, replaces: pending.replaces })
+}
+
+/// Whose token this is. Asked three times: the login of an account that is bound to a company hangs on it.
+async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, String> {
+    let asking = async {
+        let mut pauses = SUBJECT_PAUSES.into_iter();
+        loop {
+            let asked = timeout(SUBJECT_TRY, accounts.oauth().subject(access)).await;
+            let why = match asked {
+                Ok(Ok(subject)) => return Ok(subject),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("the API did not answer within {SUBJECT_TRY:?}"),
+            };
+            match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => return Err(why),
+            }
+        }
+    };
+    timeout(SUBJECT_TIME, asking)
+        .await
+        .unwrap_or_else(|_| Err(format!("the API gave no answer within {SUBJECT_TIME:?}")))
 }
 
 /// The same two questions about an imported grant, after its first refresh.
@@ -325,8 +357,8 @@ async fn describe(accounts: &Arc<Accounts>, name: &AccountName, asked: &Asked) -
     let Some(grant) = record.grant else { return Ok(()) };
     let credentials = accounts.oauth().credentials()?;
     let subject = match &grant.access {
-        Some(access) => accounts.oauth().subject(access).await.ok(),
-        None => None,
+        Some(access) => subject(accounts, access).await,
+        None => Err("there is no access token to ask with".into()),
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
     Ok(accounts.describe(asked, subject, trusted).await?)

@@ -18,6 +18,7 @@ mod settle;
 mod sibling;
 mod snapshot;
 mod status;
+mod subject;
 mod unsaved;
 
 use std::future::Future;
@@ -36,7 +37,7 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::oauth;
-use crate::store::{AccountName, Issued, Stamp, Store};
+use crate::store::{AccountName, Stamp, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::timeout::while_running;
@@ -132,6 +133,8 @@ pub struct Accounts {
     looking: Arc<tokio::sync::Mutex<()>>,
     chosen: ArcSwap<Chosen>,
     choosing: Mutex<()>,
+    /// Held from the check that no other account has a login's company until the login is saved.
+    installing: tokio::sync::Mutex<()>,
 }
 
 impl Accounts {
@@ -186,6 +189,7 @@ impl Accounts {
             looking: Arc::default(),
             chosen: ArcSwap::from_pointee(Chosen { version: 0, choice: Arc::new(Choice::None) }),
             choosing: Mutex::default(),
+            installing: tokio::sync::Mutex::default(),
         };
         (Arc::new(accounts), granted)
     }
@@ -346,16 +350,6 @@ impl Accounts {
         &self.supervisor
     }
 
-    /// Where grants of this process are issued.
-    pub fn issued(&self) -> Issued {
-        let settings = &self.oauth.settings;
-        Issued {
-            token_endpoint: settings.token.url().to_string(),
-            client_id: settings.client_id.clone().unwrap_or_default(),
-            api_origin: settings.api.to_string(),
-        }
-    }
-
     /// True once the process is about to end.
     pub fn is_closing(&self) -> bool {
         self.closing.is_cancelled()
@@ -425,7 +419,14 @@ mod tests {
             refreshed_at: now,
             introspection_trusted: false,
         };
-        let record = Record { generation: 1, grant: Some(grant), subject: None, intent: None, ended: None };
+        let record = Record {
+            generation: 1,
+            grant: Some(grant),
+            subject: None,
+            subject_unconfirmed: false,
+            intent: None,
+            ended: None,
+        };
         let locked = accounts.store().lock(name, Duration::ZERO).await.unwrap();
         accounts.store().save(locked, record).await.1.unwrap();
     }

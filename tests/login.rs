@@ -797,7 +797,7 @@ async fn a_login_lasts_ten_minutes() {
     let (name, uri) = (AccountName::fallback(), "http://127.0.0.1:9/callback");
     let mut begun = Vec::new();
     for _ in 0..2 {
-        begun.push(logins.begin(&name, uri).unwrap().url);
+        begun.push(logins.begin(&name, uri, false).unwrap().url);
     }
     let after = |ms: u64| Now { wall: start.wall.saturating_add_unsigned(ms), boot: start.boot + ms };
 
@@ -809,7 +809,7 @@ async fn a_login_lasts_ten_minutes() {
     let refused = logins.finish(Callback::from_address(late.as_str()).unwrap()).await;
     assert!(matches!(refused, Err(LoginError::UnknownState)), "{refused:?}");
     assert_eq!(sandbox.counters().token_posts, 1);
-    logins.begin(&name, uri).unwrap();
+    logins.begin(&name, uri, false).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -819,8 +819,8 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
     let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });
     let logins = logins(&sandbox, folder.path(), &clock).await;
     let (name, uri) = (AccountName::fallback(), "http://127.0.0.1:9/callback");
-    let other = logins.begin(&"acme".parse().unwrap(), uri).unwrap();
-    let begun: Vec<_> = (0..6).map(|_| logins.begin(&name, uri).unwrap()).collect();
+    let other = logins.begin(&"acme".parse().unwrap(), uri, false).unwrap();
+    let begun: Vec<_> = (0..6).map(|_| logins.begin(&name, uri, false).unwrap()).collect();
 
     assert_eq!(logins.outcome(&begun[0].id), None, "the oldest is gone");
     for login in begun[1..].iter().chain([&other]) {
@@ -831,7 +831,7 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
     assert!(matches!(refused, Err(LoginError::UnknownState)), "{refused:?}");
 
     assert!(logins.abandon(&begun[5].id) && !logins.abandon(&begun[5].id), "given back once");
-    logins.begin(&name, uri).unwrap();
+    logins.begin(&name, uri, false).unwrap();
     assert_eq!(logins.outcome(&begun[1].id), Some(None), "a login that was given back makes room");
     let back = consent(&begun[1].url).await;
     logins.finish(Callback::from_address(back.as_str()).unwrap()).await.unwrap();
@@ -845,7 +845,8 @@ async fn logins_of_ever_new_names_do_not_add_up() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });
     let logins = logins(&sandbox, folder.path(), &clock).await;
-    let begin = |number: u32| logins.begin(&format!("a{number}").parse().unwrap(), "http://127.0.0.1:9/callback");
+    let begin =
+        |number: u32| logins.begin(&format!("a{number}").parse().unwrap(), "http://127.0.0.1:9/callback", false);
     let begun: Vec<_> = (0..150).map(|number| begin(number).unwrap().id).collect();
     let pending = begun.iter().filter(|id| logins.outcome(id) == Some(None)).count();
     assert_eq!((pending, logins.outcome(&begun[149])), (100, Some(None)));

@@ -119,13 +119,16 @@ pub(super) struct Back {
     /// By hand, so that nobody has to listen for it.
     #[serde(default)]
     paste: bool,
+    /// Another account that holds the company is logged out.
+    #[serde(default)]
+    replace: bool,
 }
 
 /// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes, `refresh_token` imports.
 pub(super) async fn login(
     State(admin): Shared,
     Path(name): Path<String>,
-    Query(Back { paste }): Query<Back>,
+    Query(back): Query<Back>,
     body: Bytes,
 ) -> Response {
     let Ok(name) = name.parse::<AccountName>() else { return unknown(&name) };
@@ -141,7 +144,7 @@ pub(super) async fn login(
         LoginBody { refresh_token: Some(token), redirected_url: None } => {
             admin.logins.import(&name, RefreshToken::new(token.trim())).await
         }
-        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name, paste).await,
+        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name, &back).await,
         _ => return refusal(StatusCode::BAD_REQUEST, "bad_request", "Send one of redirected_url and refresh_token."),
     };
     match done {
@@ -184,10 +187,10 @@ async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), 
     }
 }
 
-async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response {
-    let begun = match paste {
-        true => admin.begin_pasted(name),
-        false => admin.begin(name).await,
+async fn begin(admin: &Arc<Admin>, name: &AccountName, back: &Back) -> Response {
+    let begun = match back.paste {
+        true => admin.begin_pasted(name, back.replace),
+        false => admin.begin(name, back.replace).await,
     };
     let begun = match begun {
         Ok(begun) => begun,
@@ -200,9 +203,9 @@ async fn begin(admin: &Arc<Admin>, name: &AccountName, paste: bool) -> Response 
 
 impl Admin {
     /// Begins a login whose answer can arrive: at our own `/callback`, or at a listener for its length.
-    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName) -> Result<Begun, LoginError> {
+    pub(super) async fn begin(self: &Arc<Self>, name: &AccountName, replaces: bool) -> Result<Begun, LoginError> {
         let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) else {
-            return self.begin_pasted(name);
+            return self.begin_pasted(name, replaces);
         };
         let mut slot = self.listener.lock().await;
         let opened = match &*slot {
@@ -214,7 +217,7 @@ impl Admin {
                 Err(error) => return Err(error.into()),
             },
         };
-        let begun = self.begin_pasted(name)?;
+        let begun = self.begin_pasted(name, replaces)?;
         if let Some(listener) = opened {
             *slot = Some(listener);
             tokio::spawn(self.clone().close_when_unused(begun.redirect_uri.clone()));
@@ -223,10 +226,10 @@ impl Admin {
     }
 
     /// Begins a login whose answer somebody brings here.
-    fn begin_pasted(&self, name: &AccountName) -> Result<Begun, LoginError> {
+    fn begin_pasted(&self, name: &AccountName, replaces: bool) -> Result<Begun, LoginError> {
         let own = format!("{}/callback", self.origin);
         let redirect_uri = self.redirect_uri.as_ref().map_or(own, ToString::to_string);
-        self.logins.begin(name, &redirect_uri)
+        self.logins.begin(name, &redirect_uri, replaces)
     }
 
     /// Ends the listener once no login comes back to it any more.
@@ -322,12 +325,15 @@ fn login_failed(error: &LoginError) -> Response {
 fn change_failed(error: &ChangeError) -> Response {
     let (status, code) = match error {
         ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, "account_unknown"),
-        ChangeError::Superseded(_) | ChangeError::OtherSubject { .. } | ChangeError::Connected(_) => {
-            (StatusCode::CONFLICT, "login_conflict")
-        }
-        ChangeError::NoRefreshToken | ChangeError::Import(_) | ChangeError::Refused(_) => {
-            (StatusCode::BAD_GATEWAY, "login_failed")
-        }
+        ChangeError::Superseded(_)
+        | ChangeError::OtherSubject { .. }
+        | ChangeError::ConnectedElsewhere { .. }
+        | ChangeError::Connected(_) => (StatusCode::CONFLICT, "login_conflict"),
+        ChangeError::NoRefreshToken
+        | ChangeError::Import(_)
+        | ChangeError::Refused(_)
+        | ChangeError::ImportUnconfirmed(_)
+        | ChangeError::Unconfirmed { .. } => (StatusCode::BAD_GATEWAY, "login_failed"),
         ChangeError::Lock(LockError::Busy(_)) | ChangeError::Busy(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout")
         }

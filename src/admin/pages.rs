@@ -59,7 +59,7 @@ pub(super) async fn connect(
                 .into_response();
         }
     };
-    match admin.begin(&name).await {
+    match admin.begin(&name, false).await {
         Ok(begun) => {
             let headers = [
                 (LOCATION, begun.url.to_string()),

@@ -43,6 +43,9 @@ pub(super) struct Login {
     /// Read the address that the browser was sent back to from stdin
     #[arg(long)]
     paste: bool,
+    /// Move the company here if another account holds it: that one is logged out
+    #[arg(long, conflicts_with = "import_refresh_token")]
+    replace: bool,
     /// Read a refresh token of this client from stdin
     #[arg(long, conflicts_with_all = ["paste", "no_browser"])]
     import_refresh_token: bool,
@@ -71,7 +74,7 @@ async fn through(running: &Running, name: &AccountName, login: &Login) -> Result
         return fine(&running.post(&path, Some(&json!({"refresh_token": token.trim()}))).await?);
     }
     let mut signals = Signals::new()?;
-    let begun = running.post(&format!("{path}?paste={}", login.paste), None).await?;
+    let begun = running.post(&format!("{path}?paste={}&replace={}", login.paste, login.replace), None).await?;
     fine(&begun)?;
     let answer = |key: &str| begun.json[key].as_str().ok_or_else(|| anyhow!("the proxy named no {key}"));
     let (id, url, redirect_uri) = (answer("id")?, answer("authorize_url")?, answer("redirect_uri")?);
@@ -134,7 +137,7 @@ async fn here(config: &Config, state: &State, name: &AccountName, login: &Login)
             Err(error) => return Err(error.into()),
         },
     };
-    let begun = logins.begin(name, redirect_uri.as_str())?;
+    let begun = logins.begin(name, redirect_uri.as_str(), login.replace)?;
     present(&begun.url, login)?;
     if login.paste {
         let address = read_address(redirect_uri.as_str()).await?;

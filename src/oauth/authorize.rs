@@ -25,6 +25,9 @@ pub struct Request<'a> {
     pub state: &'a LoginState,
     /// The secret half of PKCE.
     pub verifier: &'a CodeVerifier,
+    /// The company or organisation that the account is bound to: a URN. Pleo's page on its OAuth parameters lists it
+    /// (pleo.md 1.2); a server that does not know it ignores it (RFC 6749 section 3.1).
+    pub subject: Option<&'a str>,
 }
 
 impl Request<'_> {
@@ -40,9 +43,10 @@ impl Request<'_> {
             ("state", self.state.expose()),
             ("code_challenge", &pkce::challenge(self.verifier)),
             ("code_challenge_method", "S256"),
+            ("urn_pleo_params_oauth_subject", self.subject.unwrap_or_default()),
         ];
         let mut query = form_urlencoded::Serializer::new(url.query().unwrap_or_default().to_owned());
-        query.extend_pairs(pairs.iter().filter(|(name, value)| *name != "scope" || !value.is_empty()));
+        query.extend_pairs(pairs.iter().filter(|(_, value)| !value.is_empty()));
         // The serializer writes a space as `+`, and a plus sign as `%2B`.
         url.set_query(Some(&query.finish().replace('+', "%20")));
         url
@@ -174,6 +178,7 @@ mod tests {
             scopes,
             state: &LoginState::new("st"),
             verifier: &CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"),
+            subject: None,
         }
         .url()
     }

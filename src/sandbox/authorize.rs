@@ -13,6 +13,7 @@ use url::Url;
 use super::client::Form;
 use super::grants::CodeFor;
 use super::host::is_loopback;
+use super::seed;
 use super::subject::Subject;
 use super::world::World;
 use super::{Options, consent};
@@ -47,8 +48,7 @@ impl Refused {
 
 async fn ask(State(world): State<Arc<World>>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    let default_subject = world.state().next_subject.clone();
-    match check(&world.options, query.as_bytes(), default_subject.as_deref()) {
+    match check(&world.options, query.as_bytes(), &Preset::of(&world)) {
         Err(refused) => refused.answer(&world.issuer),
         Ok(asked) => {
             world.state().counters.authorizations += 1;
@@ -60,6 +60,26 @@ async fn ask(State(world): State<Arc<World>>, RawQuery(query): RawQuery) -> Resp
     }
 }
 
+/// Whom an authorization is for that names nobody.
+#[derive(Default)]
+struct Preset {
+    /// Chosen for the next ones by whoever controls the sandbox; goes before the hint of the app.
+    chosen: Option<String>,
+    /// The next company that is not connected.
+    free: Subject,
+}
+
+impl Preset {
+    fn of(world: &World) -> Self {
+        let mut state = world.state();
+        let preset = Self { chosen: state.next_subject.clone(), free: state.grants.first_free_company() };
+        if world.options.auto_consent && preset.chosen.is_none() {
+            state.grants.reserve(preset.free);
+        }
+        preset
+    }
+}
+
 async fn decide(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Response {
     if !same_origin(&headers) {
         return (StatusCode::FORBIDDEN, "this form belongs to the sandbox's own page\n").into_response();
@@ -67,7 +87,7 @@ async fn decide(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes
     let Ok(form) = Form::read(&headers, &body) else {
         return consent::error_page("The form is not readable.");
     };
-    match (check(&world.options, &body, None), form.get("decision")) {
+    match (check(&world.options, &body, &Preset::default()), form.get("decision")) {
         (Err(refused), _) => refused.answer(&world.issuer),
         (Ok(asked), Some("allow")) => allow(&world, asked),
         (Ok(asked), _) => {
@@ -83,6 +103,7 @@ fn same_origin(headers: &HeaderMap) -> bool {
 }
 
 fn allow(world: &World, asked: Asked) -> Response {
+    seed::add_company(&mut world.books().companies, asked.meant.subject);
     let code = {
         let mut state = world.state();
         state.counters.codes_issued += 1;
@@ -103,7 +124,7 @@ fn redirect(to: &Url, state: Option<&str>, issuer: &str, fields: &[(&str, &str)]
     (StatusCode::FOUND, headers).into_response()
 }
 
-fn check(options: &Options, encoded: &[u8], default_subject: Option<&str>) -> Result<Asked, Refused> {
+fn check(options: &Options, encoded: &[u8], preset: &Preset) -> Result<Asked, Refused> {
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(encoded).into_owned().collect();
     let all = |name: &str| pairs.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
     let one = |name: &str| match <Vec<&str>>::as_slice(&all(name)) {
@@ -126,8 +147,8 @@ fn check(options: &Options, encoded: &[u8], default_subject: Option<&str>) -> Re
     }
     let scope = one("scope").filter(|scope| !scope.trim().is_empty());
     let scope = scope.ok_or_else(|| refuse("invalid_scope", "scope is missing"))?;
-    let wanted = one("subject").or(one("urn_pleo_params_oauth_subject")).or(default_subject);
-    let subject = wanted.map_or(Some(Subject::default()), Subject::from_urn);
+    let wanted = one("subject").or(preset.chosen.as_deref()).or(one("urn_pleo_params_oauth_subject"));
+    let subject = wanted.map_or(Some(preset.free), Subject::from_urn);
     let subject = subject.ok_or_else(|| refuse("invalid_request", "no such subject"))?;
     let meant = CodeFor {
         redirect_uri: redirect_uri.to_owned(),

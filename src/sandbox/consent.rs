@@ -51,10 +51,11 @@ fn choices(chosen: Subject) -> String {
             "<label><input type=\"radio\" name=\"subject\" value=\"{}\"{}> {}</label>",
             escape(&subject.urn()),
             if subject == chosen { " checked" } else { "" },
-            escape(subject.title()),
+            escape(&subject.title()),
         )
     };
-    Subject::ALL.into_iter().map(choice).collect()
+    let further = Some(chosen).filter(|chosen| !Subject::ALL.contains(chosen));
+    Subject::ALL.into_iter().chain(further).map(choice).collect()
 }
 
 fn html(status: StatusCode, body: &str) -> Response {

@@ -1,6 +1,6 @@
 //! Codes, tokens and the families they belong to. A family is one authorization: every token descended from one code.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::subject::Subject;
@@ -109,9 +109,27 @@ pub(crate) struct Grants {
     codes: HashMap<String, Code>,
     tokens: HashMap<String, Token>,
     families: Vec<Family>,
+    reserved: Vec<(Subject, Instant)>,
 }
 
 impl Grants {
+    /// The first company that no live authorization speaks for, and that nobody was sent back with a moment ago: whoever
+    /// connects a further account means another one.
+    pub(crate) fn first_free_company(&self) -> Subject {
+        let now = Instant::now();
+        let live = self.families.iter().filter(|family| !family.revoked).map(|family| family.subject);
+        let asked = self.reserved.iter().filter(|(_, until)| now < *until).map(|(subject, _)| *subject);
+        let taken: HashSet<Subject> = live.chain(asked).collect();
+        Subject::companies().find(|subject| !taken.contains(subject)).unwrap_or_default()
+    }
+
+    /// Keeps a company from being the next free one until its code was exchanged or has expired.
+    pub(crate) fn reserve(&mut self, subject: Subject) {
+        let now = Instant::now();
+        self.reserved.retain(|(_, until)| now < *until);
+        self.reserved.push((subject, now + CODE_LIFE));
+    }
+
     pub(crate) fn issue_code(&mut self, meant: CodeFor) -> String {
         let code = random("code");
         let record = Code { meant, expires: Instant::now() + CODE_LIFE, used: false, family: None };

@@ -63,20 +63,30 @@ fn at(hours: i64) -> String {
 }
 
 fn companies() -> Table {
-    let company = |subject: Subject, number: &str, town: &str, country: &str| {
-        let body = json!({
-            "id": subject.id(), "name": subject.title(), "organizationId": ORGANISATION_ID,
-            "registrationNumber": number, "address": {
-                "addressLine1": "1 Quay", "addressLine2": null, "locality": town, "postalCode": "1000", "region": null,
-                "country": country,
-            },
-        });
-        row(subject.id(), body)
-    };
     Table(vec![
         company(Subject::FirstCompany, "DK10000001", "Copenhagen", "DK"),
         company(Subject::SecondCompany, "HRB20000002", "Hamburg", "DE"),
     ])
+}
+
+/// Adds a further company once somebody authorizes for it.
+pub(crate) fn add_company(companies: &mut Table, subject: Subject) {
+    if let Subject::Company(number) = subject
+        && companies.find(subject, &subject.id(), "company").is_err()
+    {
+        companies.0.push(company(subject, &format!("SE{number:08}"), "Gothenburg", "SE"));
+    }
+}
+
+fn company(subject: Subject, number: &str, town: &str, country: &str) -> Row {
+    let body = json!({
+        "id": subject.id(), "name": subject.title(), "organizationId": ORGANISATION_ID,
+        "registrationNumber": number, "address": {
+            "addressLine1": "1 Quay", "addressLine2": null, "locality": town, "postalCode": "1000", "region": null,
+            "country": country,
+        },
+    });
+    row(&subject.id(), body)
 }
 
 fn employees() -> Table {

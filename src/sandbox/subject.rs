@@ -7,27 +7,42 @@ pub const SECOND_COMPANY_ID: &str = "c0a1e5ce-0000-4000-8000-000000000002";
 /// The organisation of both companies.
 pub const ORGANISATION_ID: &str = "0a9a2150-0000-4000-8000-000000000001";
 
+/// What the ids of all companies begin with; a number of twelve digits follows.
+const COMPANY: &str = "c0a1e5ce-0000-4000-8000-";
+
 /// One who can authorize the app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Subject {
     #[default]
     FirstCompany,
     SecondCompany,
     Organisation,
+    /// A further company, from number 3 on: it has a name and no data.
+    Company(u16),
 }
 
 impl Subject {
+    /// Those that the consent page offers.
     pub(crate) const ALL: [Self; 3] = [Self::FirstCompany, Self::SecondCompany, Self::Organisation];
 
-    pub(crate) fn from_urn(urn: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|subject| subject.urn() == urn)
+    /// All companies, in the order of their numbers.
+    pub(crate) fn companies() -> impl Iterator<Item = Self> {
+        [Self::FirstCompany, Self::SecondCompany].into_iter().chain((3..=u16::MAX).map(Self::Company))
     }
 
-    pub(crate) fn id(self) -> &'static str {
+    pub(crate) fn from_urn(urn: &str) -> Option<Self> {
+        let number = urn.strip_prefix("urn:pleo:company:").and_then(|id| id.strip_prefix(COMPANY));
+        let further = number.filter(|number| number.len() == 12).and_then(|number| number.parse().ok());
+        let further = further.filter(|number| *number >= 3).map(Self::Company);
+        Self::ALL.into_iter().find(|subject| subject.urn() == urn).or(further)
+    }
+
+    pub(crate) fn id(self) -> String {
         match self {
-            Self::FirstCompany => COMPANY_ID,
-            Self::SecondCompany => SECOND_COMPANY_ID,
-            Self::Organisation => ORGANISATION_ID,
+            Self::FirstCompany => COMPANY_ID.into(),
+            Self::SecondCompany => SECOND_COMPANY_ID.into(),
+            Self::Organisation => ORGANISATION_ID.into(),
+            Self::Company(number) => format!("{COMPANY}{number:012}"),
         }
     }
 
@@ -38,11 +53,12 @@ impl Subject {
         }
     }
 
-    pub(crate) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> String {
         match self {
-            Self::FirstCompany => "Harbour Coffee ApS",
-            Self::SecondCompany => "Harbour Roastery GmbH",
-            Self::Organisation => "Harbour Group (both companies)",
+            Self::FirstCompany => "Harbour Coffee ApS".into(),
+            Self::SecondCompany => "Harbour Roastery GmbH".into(),
+            Self::Organisation => "Harbour Group (both companies)".into(),
+            Self::Company(number) => format!("Harbour Branch {number}"),
         }
     }
 

@@ -36,7 +36,8 @@ async fn create(
     let name = asked["name"].as_str().filter(|name| !name.trim().is_empty());
     let name = name.ok_or_else(|| Problem::invalid("name is required"))?;
     let own = (caller.subject != Subject::Organisation).then(|| caller.subject.id());
-    let company = asked["companyId"].as_str().or(own).ok_or_else(|| Problem::invalid("companyId is required"))?;
+    let company =
+        asked["companyId"].as_str().or(own.as_deref()).ok_or_else(|| Problem::invalid("companyId is required"))?;
     if !caller.subject.sees(company) {
         return Err(Problem::denied());
     }

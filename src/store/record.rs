@@ -64,6 +64,8 @@ pub struct Record {
     pub grant: Option<Grant>,
     /// The company or organisation that this account is bound to, if known.
     pub subject: Option<String>,
+    /// The grant is not known to be the subject's: it serves nobody until it is.
+    pub subject_unconfirmed: bool,
     /// A refresh that was sent and has no outcome yet.
     pub intent: Option<Intent>,
     /// Why there is no grant.
@@ -168,6 +170,8 @@ struct Content {
     generation: u64,
     grant: Option<GrantContent>,
     subject: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    subject_unconfirmed: bool,
     intent: Option<Intent>,
     ended: Option<Ended>,
 }
@@ -189,7 +193,8 @@ struct GrantContent {
 impl Record {
     /// The record of an account that was logged out or never logged in.
     pub fn tombstone(generation: u64, at: i64, why: impl Into<String>) -> Self {
-        Self { generation, grant: None, subject: None, intent: None, ended: Some(Ended { at, why: why.into() }) }
+        let ended = Some(Ended { at, why: why.into() });
+        Self { generation, grant: None, subject: None, subject_unconfirmed: false, intent: None, ended }
     }
 
     /// The intent, if it speaks of the grant that is stored beside it.
@@ -232,6 +237,7 @@ impl Record {
             generation: self.generation,
             grant: self.grant.as_ref().map(Grant::content),
             subject: self.subject.clone(),
+            subject_unconfirmed: self.subject_unconfirmed,
             intent: self.intent.clone(),
             ended: self.ended.clone(),
         }
@@ -244,6 +250,7 @@ impl Content {
             generation: self.generation,
             grant: self.grant.map(GrantContent::into_grant),
             subject: self.subject,
+            subject_unconfirmed: self.subject_unconfirmed,
             intent: self.intent,
             ended: self.ended,
         }
@@ -308,6 +315,7 @@ mod tests {
                 introspection_trusted: true,
             }),
             subject: Some("urn:pleo:company:1".into()),
+            subject_unconfirmed: false,
             intent: Some(Intent { generation: 7, token: "abc".into(), sent_at: 3, first_sent_at: 3, resends: 0 }),
             ended: None,
         }

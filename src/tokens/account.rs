@@ -394,7 +394,7 @@ mod tests {
             refreshed_at: 0,
             introspection_trusted: false,
         };
-        Record { generation, grant: Some(grant), subject: None, intent: None, ended: None }
+        Record { generation, grant: Some(grant), subject: None, subject_unconfirmed: false, intent: None, ended: None }
     }
 
     fn publish(account: &Account, generation: u64) {

@@ -1,6 +1,8 @@
 //! Logins and logouts: what a person decides about an account. Both take the turn and the lock that a refresh takes,
 //! and the last one to be asked wins.
 
+mod error;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,8 +16,9 @@ use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, Grant, LockError, Locked, Record, RecordError, SaveError, Stamp};
+use crate::store::{AccountName, Grant, Locked, Record, RecordError, Stamp};
 use crate::timeout::while_running;
+pub use error::ChangeError;
 
 /// Life that an imported token's record states until its first refresh tells.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
@@ -27,10 +30,12 @@ pub struct Login {
     pub tokens: Tokens,
     /// The instant before it was asked.
     pub sent: Now,
-    /// Whose grant it is, if the API said so.
-    pub subject: Option<String>,
+    /// Whose grant it is, or why the API did not say so.
+    pub subject: Result<String, String>,
     /// True if introspection called the new refresh token active.
     pub introspection_trusted: bool,
+    /// Another account that holds this company is logged out in its favour.
+    pub replaces: bool,
 }
 
 /// A place in the order of what was asked for.
@@ -38,62 +43,6 @@ pub struct Login {
 pub struct Asked {
     account: Arc<Account>,
     number: u64,
-}
-
-/// Why a login or logout came to nothing; the account is as it was before.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// There is no such account.
-    #[error("there is no account {0}")]
-    Unknown(AccountName),
-    /// A later login or logout came first.
-    #[error("a later login or logout of account {0} took its place")]
-    Superseded(AccountName),
-    /// The account belongs to somebody else.
-    #[error(
-        "account {account} belongs to {bound}, and this login is for {offered}; nothing was saved. Connect it under a name of its own: pleo-proxy login NEWNAME"
-    )]
-    OtherSubject {
-        /// The account.
-        account: AccountName,
-        /// Whom it is bound to.
-        bound: String,
-        /// Whom the login is for.
-        offered: String,
-    },
-    /// An import would put a working login at risk.
-    #[error("account {0} is connected; log it out before importing a refresh token, or import under another name")]
-    Connected(AccountName),
-    /// The login brought no refresh token.
-    #[error("the authorization server sent no refresh token, so the login would end within minutes; nothing was saved")]
-    NoRefreshToken,
-    /// Another process is at work on the account.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The record cannot be used.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The record cannot be written.
-    #[error(transparent)]
-    Save(#[from] SaveError),
-    /// A damaged record could not be put aside.
-    #[error("the damaged record of account {0} could not be put aside: {1}")]
-    SetAside(AccountName, std::io::Error),
-    /// An imported token was not accepted.
-    #[error("the token was saved, and its first refresh failed: {0}")]
-    Import(String),
-    /// The server refused an imported token for good.
-    #[error("the authorization server does not take this refresh token, so it was not kept: {0}")]
-    Refused(String),
-    /// The newest pair is not on disk yet.
-    #[error("the newest tokens of account {0} are not saved yet ({1}); make room or give write access first")]
-    Unsaved(AccountName, String),
-    /// A refresh takes longer than any should.
-    #[error("a refresh of account {0} does not end; try again")]
-    Busy(AccountName),
-    /// The process is about to end.
-    #[error("the proxy is shutting down")]
-    Closing,
 }
 
 impl Accounts {
@@ -111,24 +60,53 @@ impl Accounts {
     pub async fn install(self: &Arc<Self>, asked: Asked, login: Login) -> Result<(), ChangeError> {
         let refresh = login.tokens.refresh.clone().ok_or(ChangeError::NoRefreshToken)?;
         let account = asked.account.clone();
-        let (_turn, locked, previous) = self.begin(&asked, true).await?;
+        let (turn, locked, previous) = self.begin(&asked, true).await?;
         let bound = previous.as_ref().and_then(|record| record.subject.clone());
-        if let (Some(bound), Some(offered)) = (&bound, &login.subject)
-            && bound != offered
-        {
-            let (bound, offered) = (bound.clone(), offered.clone());
-            return Err(ChangeError::OtherSubject { account: account.name.clone(), bound, offered });
-        }
+        let subject = subject_of(&account.name, bound, login.subject)?;
+        let installing = self.installing.lock().await;
+        let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let deadline = Deadline::after(login.sent, login.tokens.life);
         let grant = self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
         let usable = grant.access.is_some();
-        let subject = login.subject.or(bound);
-        let record = Record { generation: 0, grant: Some(grant), subject, intent: None, ended: None };
+        let record = granted(grant, subject);
         self.replace(&account, locked, previous, record, Some(deadline)).await?;
+        drop((turn, installing));
         account.remember_good(usable);
         account.touch(self.clock().now());
         info!(account = %account.name, "connected");
+        self.learn_subject(&account);
+        if let Some(other) = other {
+            self.moved(&other, &account.name).await;
+        }
         Ok(())
+    }
+
+    /// The other account that holds a login's company.
+    ///
+    /// # Errors
+    /// There is one, and this login does not replace it.
+    fn held_elsewhere(
+        &self,
+        account: &AccountName,
+        subject: Option<&str>,
+        replaces: bool,
+    ) -> Result<Option<AccountName>, ChangeError> {
+        let Some((subject, other)) = subject.and_then(|it| Some((it, self.other_holder(account, it)?))) else {
+            return Ok(None);
+        };
+        match replaces {
+            true => Ok(Some(other)),
+            false => {
+                Err(ChangeError::ConnectedElsewhere { account: account.clone(), subject: subject.to_owned(), other })
+            }
+        }
+    }
+
+    /// Logs an account out whose company another one holds now.
+    async fn moved(self: &Arc<Self>, other: &AccountName, to: &AccountName) {
+        if let Err(error) = self.forget(other, &format!("its company was moved to account {to}")).await {
+            warn!(account = %other, "its company was moved to account {to}, and it could not be logged out: {error}");
+        }
     }
 
     /// Saves a refresh token that was issued elsewhere, then refreshes once.
@@ -153,7 +131,8 @@ impl Accounts {
         };
         let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
         let subject = previous.as_ref().and_then(|record| record.subject.clone());
-        let record = Record { generation: 0, grant: Some(grant), subject, intent: None, ended: None };
+        // Whose the token is shows only after its first refresh.
+        let record = Record { subject_unconfirmed: subject.is_some(), ..granted(grant, subject) };
         self.replace(&account, locked, previous, record, None).await?;
         drop(turn);
         account.touch(now);
@@ -187,34 +166,39 @@ impl Accounts {
     /// Notes what became known about an imported grant after its first refresh.
     ///
     /// # Errors
-    /// [`ChangeError::OtherSubject`]: the account is bound to somebody else, and its grant was ended.
+    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended. `ImportUnconfirmed`: it stays
+    /// and serves nobody; the question is asked again.
     pub async fn describe(
         self: &Arc<Self>,
         asked: &Asked,
-        subject: Option<String>,
+        subject: Result<String, String>,
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
         let account = asked.account.clone();
         let (_turn, locked, previous) = self.begin(asked, false).await?;
         let Some(mut record) = previous else { return Ok(()) };
-        let bound = record.subject.clone();
-        if let (Some(bound), Some(offered)) = (bound, &subject)
-            && bound != *offered
-        {
-            let error = ChangeError::OtherSubject { account: account.name.clone(), bound, offered: offered.clone() };
-            let now = self.clock().now().wall;
-            let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, error.to_string()) };
-            self.replace(&account, locked, Some(record), ended, None).await?;
-            return Err(error);
+        let _installing = self.installing.lock().await;
+        let judged = subject_of(&account.name, record.subject.clone(), subject)
+            .and_then(|it| self.held_elsewhere(&account.name, it.as_deref(), false).map(|_| it));
+        match judged {
+            Ok(subject) => record.subject = subject,
+            Err(ChangeError::Unconfirmed { why, .. }) => return Err(ChangeError::ImportUnconfirmed(why)),
+            Err(error) => {
+                let now = self.clock().now().wall;
+                let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, error.to_string()) };
+                self.replace(&account, locked, Some(record), ended, None).await?;
+                return Err(error);
+            }
         }
-        record.subject = subject.or(record.subject);
+        record.subject_unconfirmed = false;
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
         let (_locked, saved) = self.store().save(locked, record.clone()).await;
         saved?;
         self.note_stamp(&account).await;
-        account.memory().record = Some(record);
+        let health = self.health_of(&account.name, &record);
+        account.publish(record, health, None);
         Ok(())
     }
 
@@ -319,5 +303,25 @@ impl Accounts {
             refreshed_at: sent.wall,
             introspection_trusted: trusted,
         }
+    }
+}
+
+/// The record of a grant; its generation is given to it when it is saved.
+fn granted(grant: Grant, subject: Option<String>) -> Record {
+    Record { generation: 0, grant: Some(grant), subject, subject_unconfirmed: false, intent: None, ended: None }
+}
+
+/// The subject that an account has after a login. One that is bound takes its own company's login only, and only if it
+/// is known to be that.
+fn subject_of(
+    account: &AccountName,
+    bound: Option<String>,
+    offered: Result<String, String>,
+) -> Result<Option<String>, ChangeError> {
+    let account = account.clone();
+    match (bound, offered) {
+        (Some(bound), Ok(offered)) if bound != offered => Err(ChangeError::OtherSubject { account, bound, offered }),
+        (Some(bound), Err(why)) => Err(ChangeError::Unconfirmed { account, bound, why }),
+        (_, offered) => Ok(offered.ok()),
     }
 }

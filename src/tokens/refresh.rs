@@ -99,6 +99,9 @@ impl Attempt {
             Ok((_permit, hands)) => self.renew(hands).await.unwrap_or_else(|report| report),
             Err(report) => report,
         };
+        if report == Report::Refreshed {
+            self.accounts.learn_subject(&self.account);
+        }
         let took = Duration::from_millis(self.accounts.clock().now().boot.saturating_sub(started.boot));
         let outcome = match report {
             Report::Refreshed => "fresh",
@@ -202,6 +205,9 @@ impl Attempt {
         }
         if self.is_limited() {
             return Err(Report::Limited);
+        }
+        if let Some(access) = self.to_be_confirmed(&hands.record) {
+            return Ok(self.confirm(hands, &access).await);
         }
         let credentials = match self.accounts.oauth().credentials() {
             Ok(credentials) => credentials,

@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 use super::refresh::{Attempt, Hands, Report};
 use super::schedule;
 use super::snapshot::{Health, Trouble};
+use super::subject::unconfirmed;
 use crate::clock::{Deadline, Now, millis, rfc3339};
 use crate::oauth::{Credentials, Outcome, Tokens};
 use crate::store::{Ended, Grant, Intent, Record};
@@ -59,7 +60,7 @@ impl Attempt {
         match saved {
             Ok(()) => {
                 self.accounts.note_stamp(&self.account).await;
-                let health = self.unless_logged_out(self.health_after(usable, deadline));
+                let health = self.unless_logged_out(self.health_after(usable, deadline, &record));
                 info!(account = %self.account.name, reason = self.reason.word(), generation = record.generation, "refreshed");
                 self.account.publish(record, health, Some(deadline));
                 drop((locked, hands.turn));
@@ -84,7 +85,7 @@ impl Attempt {
         }
     }
 
-    fn health_after(&self, usable: bool, deadline: Deadline) -> Health {
+    fn health_after(&self, usable: bool, deadline: Deadline, record: &Record) -> Health {
         let now = self.accounts.clock().now();
         let unusable = self.account.memory().unusable;
         match (usable, unusable) {
@@ -92,6 +93,7 @@ impl Attempt {
                 let next_try = Deadline::after(now, self.account.next_wait(None));
                 Health::Retrying(Trouble::until("the new access token expired before it arrived", next_try))
             }
+            (true, _) if record.subject_unconfirmed => unconfirmed(now),
             (true, _) => Health::Connected,
             (false, 1) => {
                 let why = "the token endpoint sent no usable access token; asking once more";
@@ -135,7 +137,9 @@ impl Attempt {
         warn!(account = %self.account.name, "{why}");
         let ended = Ended { at: self.accounts.clock().now().wall, why: why.clone() };
         let generation = hands.record.generation + 1;
-        let record = Record { generation, grant: None, intent: None, ended: Some(ended), ..hands.record };
+        let ended = Some(ended);
+        let record =
+            Record { generation, grant: None, subject_unconfirmed: false, intent: None, ended, ..hands.record };
         let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
         self.accounts.note_stamp(&self.account).await;
         self.account.publish(record.clone(), Health::LoginRequired(why), None);

@@ -9,6 +9,7 @@ use super::Accounts;
 use super::account::Account;
 use super::refresh::Reason;
 use super::snapshot::{Health, Trouble};
+use super::subject::unconfirmed;
 use crate::clock::Deadline;
 use crate::store::{AccountName, Record};
 
@@ -146,6 +147,7 @@ impl Accounts {
                 "a refresh was sent and has no known outcome",
                 Deadline::after(self.clock().now(), Duration::ZERO),
             )),
+            None if record.subject_unconfirmed => unconfirmed(self.clock().now()),
             None => Health::Connected,
         }
     }

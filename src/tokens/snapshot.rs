@@ -108,7 +108,7 @@ pub enum Decision {
 impl Snapshot {
     /// What a record offers. The deadline is the one measured when the pair was issued, or the stored one.
     pub fn of(record: &Record, health: Health, deadline: Option<Deadline>, now: Now) -> Self {
-        let usable = !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
+        let usable = !record.subject_unconfirmed && !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
         let credential = record.grant.as_ref().filter(|_| usable).and_then(|grant| credential(grant, deadline, now));
         Self { generation: record.generation, health, credential }
     }

@@ -1,0 +1,88 @@
+//! Why a login or logout came to nothing.
+
+use crate::store::{AccountName, LockError, RecordError, SaveError};
+
+/// Why a login or logout came to nothing; the account is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// There is no such account.
+    #[error("there is no account {0}")]
+    Unknown(AccountName),
+    /// A later login or logout came first.
+    #[error("a later login or logout of account {0} took its place")]
+    Superseded(AccountName),
+    /// The account belongs to somebody else.
+    #[error(
+        "account {account} belongs to {bound}, and this login is for {offered}; nothing was saved. Connect it under a name of its own: pleo-proxy login NEWNAME"
+    )]
+    OtherSubject {
+        /// The account.
+        account: AccountName,
+        /// Whom it is bound to.
+        bound: String,
+        /// Whom the login is for.
+        offered: String,
+    },
+    /// Nobody knows whether the login is for the company that the account is bound to.
+    #[error(
+        "account {account} belongs to {bound}, and whose login this is cannot be read: {why}; the account is as it was. Begin again"
+    )]
+    Unconfirmed {
+        /// The account.
+        account: AccountName,
+        /// Whom it is bound to.
+        bound: String,
+        /// What the API answered.
+        why: String,
+    },
+    /// The company is connected under another name.
+    #[error(
+        "{subject} is connected as account {other} already, and each refresh of one would end the other's tokens; nothing was saved. Use account {other}, or move the company: pleo-proxy login {account} --replace"
+    )]
+    ConnectedElsewhere {
+        /// The account of this login.
+        account: AccountName,
+        /// The company.
+        subject: String,
+        /// The account that holds it.
+        other: AccountName,
+    },
+    /// An import would put a working login at risk.
+    #[error("account {0} is connected; log it out before importing a refresh token, or import under another name")]
+    Connected(AccountName),
+    /// The login brought no refresh token.
+    #[error("the authorization server sent no refresh token, so the login would end within minutes; nothing was saved")]
+    NoRefreshToken,
+    /// Another process is at work on the account.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The record cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// A damaged record could not be put aside.
+    #[error("the damaged record of account {0} could not be put aside: {1}")]
+    SetAside(AccountName, std::io::Error),
+    /// An imported token was not accepted.
+    #[error("the token was saved, and its first refresh failed: {0}")]
+    Import(String),
+    /// The server refused an imported token for good.
+    #[error("the authorization server does not take this refresh token, so it was not kept: {0}")]
+    Refused(String),
+    /// Nobody knows yet whether an imported token belongs to the company that the account is bound to.
+    #[error(
+        "the token was saved, and whose it is cannot be read yet: {0}; the account serves nobody until that is known, and the proxy asks again by itself"
+    )]
+    ImportUnconfirmed(String),
+    /// The newest pair is not on disk yet.
+    #[error("the newest tokens of account {0} are not saved yet ({1}); make room or give write access first")]
+    Unsaved(AccountName, String),
+    /// A refresh takes longer than any should.
+    #[error("a refresh of account {0} does not end; try again")]
+    Busy(AccountName),
+    /// The process is about to end.
+    #[error("the proxy is shutting down")]
+    Closing,
+}
