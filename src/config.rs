@@ -27,6 +27,7 @@ mod show;
 mod source;
 
 pub use crate::oauth::{ClientAuth, SecretSource};
+pub use crate::outbound::KeyExchange;
 pub(crate) use key::SECRET_VARIABLE;
 pub use problem::ConfigError;
 
@@ -210,6 +211,8 @@ pub struct Upstream {
     pub idle_timeout: Option<Duration>,
     /// Bodies up to this many bytes are kept to be sent again.
     pub replay_limit: usize,
+    /// How TLS keys are exchanged.
+    pub tls_key_exchange: KeyExchange,
 }
 
 /// The outbound proxy of the data path and the token calls.
@@ -238,13 +241,14 @@ impl fmt::Debug for OutboundProxy {
 pub struct ProxyVariables(BTreeMap<String, String>);
 
 impl ProxyVariables {
-    /// The names, the upper-case one of a pair first, as common tools read them.
+    /// The names.
     pub const NAMES: [&str; 8] =
         ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
 
-    /// The value of a proxy variable by its upper-case name (`HTTPS_PROXY`, ...), else of its lower-case twin.
+    /// The value of a proxy variable by its upper-case name (`HTTPS_PROXY`, ...); its lower-case twin goes first, as for
+    /// curl.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).or_else(|| self.0.get(&name.to_ascii_lowercase())).map(String::as_str)
+        self.0.get(&name.to_ascii_lowercase()).or_else(|| self.0.get(name)).map(String::as_str)
     }
 
     fn of(environment: &BTreeMap<String, String>) -> Self {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::header;
 use zeroize::Zeroizing;
 
-use crate::outbound::Outbound;
+use crate::outbound::{self, Outbound};
 use crate::private_file::{self, PrivateFileError};
 use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 use crate::timeout::while_running;
@@ -168,18 +168,14 @@ impl Client {
     /// The TLS library refuses its settings.
     pub fn new(settings: Settings, outbound: &Outbound) -> Result<Self, reqwest::Error> {
         let proxies = outbound.clone();
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .tls_backend_preconfigured((*outbound.tls).clone())
             .no_proxy()
+            .dns_resolver(outbound.names.clone())
             .proxy(reqwest::Proxy::custom(move |url| {
-                let destination = url.as_str().parse().ok()?;
-                let intercept = proxies.proxy_for(&destination)?;
-                let mut proxy = url::Url::parse(&intercept.uri().to_string()).ok()?;
-                if let Some((user, password)) = intercept.raw_auth() {
-                    proxy.set_username(user).ok()?;
-                    proxy.set_password(Some(password)).ok()?;
-                }
-                Some(proxy)
+                // A proxy that cannot be used was an error when the destinations were set.
+                let proxy = proxies.proxy_to(url.host_str()?, url.port_or_known_default()?).ok().flatten();
+                proxy.map(|proxy| proxy.url().clone())
             }))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -189,8 +185,12 @@ impl Client {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .connect_timeout(CONNECT)
             .pool_idle_timeout(Duration::from_secs(20))
-            .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+            .tcp_keepalive(outbound::SILENT)
+            .tcp_keepalive_interval(outbound::ASK_AGAIN)
+            .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")));
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let builder = builder.tcp_user_timeout(outbound::UNACKNOWLEDGED);
+        let http = builder.build()?;
         Ok(Self { settings, http })
     }
 

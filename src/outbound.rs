@@ -1,14 +1,31 @@
-//! How this process reaches the outside: trust roots and the outbound proxy, one decision for both HTTP clients.
+//! How this process reaches the outside, one decision for both HTTP clients: names and trust roots, the outbound proxy,
+//! and what to say when it does not work.
+
+mod explain;
+mod names;
+mod roots;
+mod route;
+pub mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls_platform_verifier::Verifier;
-use url::Url;
+
+pub use explain::explain;
+pub use names::{NameError, Names};
+pub use route::{OutboundProxy, ProxyChoice, proxy_url};
+pub use tunnel::TunnelError;
+
+/// Bytes that nobody acknowledges for this long end a connection (`TCP_USER_TIMEOUT`, RFC 5482).
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// A connection that was silent for this long is asked whether it still stands.
+pub const SILENT: Duration = Duration::from_secs(15);
+/// Between two such questions.
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Settings of everything that leaves the machine.
 #[derive(Clone, Debug, Default)]
@@ -19,31 +36,24 @@ pub struct Settings {
     pub proxy: ProxyChoice,
     /// True when no endpoint is https: then a machine without any CA certificates will do.
     pub plain_only: bool,
+    /// Hosts and ports that are called: a proxy that one of them would take must be usable.
+    pub destinations: Vec<(String, u16)>,
+    /// How keys are exchanged.
+    pub key_exchange: KeyExchange,
 }
 
-/// Which outbound proxy is used, never for loopback.
-#[derive(Clone, Debug, Default)]
-pub enum ProxyChoice {
-    /// None.
+/// How TLS keys are exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// With a post-quantum group (X25519MLKEM768) first: the greeting fills two packets.
     #[default]
-    Off,
-    /// What the usual variables say.
-    Variables {
-        /// `HTTPS_PROXY`.
-        https: String,
-        /// `HTTP_PROXY`.
-        http: String,
-        /// `ALL_PROXY`.
-        all: String,
-        /// `NO_PROXY`.
-        no: String,
-    },
-    /// This one, for everything but loopback.
-    Url(Url),
+    Hybrid,
+    /// Without: the greeting fits one packet, for devices on the way that drop a second one.
+    Classic,
 }
 
 /// Why TLS or the outbound proxy could not be set up.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum OutboundError {
     /// The extra roots cannot be read.
     #[error("endpoints.ca_file {} cannot be used: {}", .0.display(), .1)]
@@ -56,14 +66,24 @@ pub enum OutboundError {
     /// The platform's verifier or protocol versions are unusable.
     #[error("TLS cannot be set up: {0}")]
     Tls(rustls::Error),
+    /// The value of a proxy variable cannot be used.
+    #[error("the variable {named_by} {problem}; correct it, unset it, or set upstream.proxy")]
+    Proxy {
+        /// The variable.
+        named_by: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
-/// Trust roots and outbound proxy, ready for use.
+/// Names, trust roots and outbound proxy, ready for use.
 #[derive(Clone)]
 pub struct Outbound {
-    /// TLS for both clients, no ALPN set.
+    /// TLS for both clients and for proxies, no ALPN set.
     pub tls: Arc<ClientConfig>,
-    matcher: Option<Arc<Matcher>>,
+    /// The look-up of names.
+    pub names: Names,
+    routes: Arc<route::Routes>,
 }
 
 impl Outbound {
@@ -72,24 +92,23 @@ impl Outbound {
     /// # Errors
     /// [`OutboundError`], which says what to install or set.
     pub fn new(settings: &Settings) -> Result<Self, OutboundError> {
-        let matcher = match &settings.proxy {
-            ProxyChoice::Off => None,
-            ProxyChoice::Variables { https, http, all, no } => {
-                let builder = Matcher::builder().all(all.as_str()).http(http.as_str());
-                Some(builder.https(https.as_str()).no(no.as_str()).build())
-            }
-            ProxyChoice::Url(url) => Some(Matcher::builder().all(url.as_str()).build()),
-        };
-        Ok(Self { tls: Arc::new(tls(settings)?), matcher: matcher.map(Arc::new) })
+        let routes = Arc::new(route::Routes::new(&settings.proxy));
+        let outbound = Self { tls: Arc::new(tls(settings)?), names: Names::default(), routes };
+        for (host, port) in &settings.destinations {
+            outbound.proxy_to(host, *port)?;
+        }
+        Ok(outbound)
     }
 
-    /// The proxy to take for an address, and its `Proxy-Authorization`; none for loopback.
-    pub fn proxy_for(&self, destination: &http::Uri) -> Option<hyper_util::client::proxy::matcher::Intercept> {
-        let host = destination.host()?;
+    /// The proxy to take to a host (IPv6 in brackets); none for loopback.
+    ///
+    /// # Errors
+    /// The value of the variable that would name it cannot be used.
+    pub fn proxy_to(&self, host: &str, port: u16) -> Result<Option<OutboundProxy>, OutboundError> {
         if is_loopback(host) {
-            return None;
+            return Ok(None);
         }
-        self.matcher.as_ref()?.intercept(destination)
+        self.routes.to(host, port).map(Option::<&OutboundProxy>::cloned)
     }
 }
 
@@ -101,28 +120,22 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 fn tls(settings: &Settings) -> Result<ClientConfig, OutboundError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut provider = default_provider();
+    if settings.key_exchange == KeyExchange::Classic {
+        provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+    }
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(OutboundError::Tls)?;
     if settings.plain_only {
         return Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
     }
-    let extra = extra_roots(settings)?;
+    let extra =
+        settings.ca_file.as_ref().map(|path| roots::read(path).map_err(|why| OutboundError::CaFile(path.clone(), why)));
+    let extra = extra.transpose()?.unwrap_or_default();
     let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(OutboundError::Roots)?;
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
-}
-
-fn extra_roots(settings: &Settings) -> Result<Vec<CertificateDer<'static>>, OutboundError> {
-    let Some(path) = &settings.ca_file else { return Ok(Vec::new()) };
-    let fail = |why: String| OutboundError::CaFile(path.clone(), why);
-    let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match roots {
-        Ok(roots) if roots.is_empty() => Err(fail("it holds no PEM certificate".into())),
-        Ok(roots) => Ok(roots),
-        Err(error) => Err(fail(error.to_string())),
-    }
 }
 
 #[cfg(test)]
@@ -131,23 +144,49 @@ mod tests {
 
     #[test]
     fn loopback_never_takes_the_proxy() {
-        let settings = Settings {
-            proxy: ProxyChoice::Url(Url::parse("http://proxy.example:3128").unwrap()),
-            plain_only: true,
-            ca_file: None,
-        };
+        let proxy = ProxyChoice::Url(proxy_url("http://proxy.example:3128").unwrap());
+        let settings = Settings { proxy, plain_only: true, ..Settings::default() };
         let outbound = Outbound::new(&settings).unwrap();
-        for local in ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]:9/"] {
-            assert!(outbound.proxy_for(&local.parse().unwrap()).is_none(), "{local}");
+        for local in ["127.0.0.1", "localhost", "[::1]"] {
+            assert!(outbound.proxy_to(local, 1).unwrap().is_none(), "{local}");
         }
-        assert!(outbound.proxy_for(&"https://external.pleo.io/".parse().unwrap()).is_some());
+        assert!(outbound.proxy_to("external.pleo.io", 443).unwrap().is_some());
     }
 
     #[test]
-    fn an_empty_ca_file_is_an_error_that_names_it() {
+    fn a_variable_that_cannot_be_used_is_an_error_if_a_destination_would_take_it() {
+        let proxy = ProxyChoice::Variables { https: String::new(), all: "socks5h://h:1".into(), no: String::new() };
+        let of = |host: &str| Settings {
+            proxy: proxy.clone(),
+            plain_only: true,
+            destinations: vec![(host.into(), 443)],
+            ..Settings::default()
+        };
+        let error = Outbound::new(&of("external.pleo.io")).err().unwrap().to_string();
+        assert!(error.contains("ALL_PROXY") && error.contains("SOCKS"), "{error}");
+        assert!(Outbound::new(&of("127.0.0.1")).is_ok(), "the sandbox needs no proxy");
+    }
+
+    #[test]
+    fn a_ca_file_that_cannot_be_used_is_an_error_that_names_it_and_not_the_systems_store() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let settings = Settings { ca_file: Some(file.path().into()), ..Settings::default() };
-        let error = Outbound::new(&settings).err().unwrap().to_string();
-        assert!(error.contains("endpoints.ca_file") && error.contains("no PEM"), "{error}");
+        for text in ["", "-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(file.path(), text).unwrap();
+            let error = Outbound::new(&settings).err().unwrap().to_string();
+            assert!(error.contains("endpoints.ca_file") && !error.contains("system"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_classic_key_exchange_leaves_the_large_group_out() {
+        let groups = |key_exchange| {
+            let settings = Settings { plain_only: true, key_exchange, ..Settings::default() };
+            let tls = Outbound::new(&settings).unwrap().tls;
+            tls.crypto_provider().kx_groups.iter().map(|group| group.name()).collect::<Vec<_>>()
+        };
+        let large = rustls::NamedGroup::X25519MLKEM768;
+        assert!(groups(KeyExchange::Hybrid).contains(&large));
+        assert!(!groups(KeyExchange::Classic).contains(&large) && groups(KeyExchange::Classic).len() == 3);
     }
 }

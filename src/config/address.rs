@@ -88,15 +88,13 @@ pub(super) fn redirect_uri(value: &Value) -> Result<Option<Url>, Fault> {
 /// An outbound proxy's URL, the one place where a user and a password are welcome.
 pub(super) fn outbound_proxy(text: &str) -> Result<Url, Fault> {
     let help = "write \"env\", \"off\" or a URL such as \"http://proxy.example:3128\"";
-    let Some(("http", rest)) = text.split_once("://") else {
-        let problem = "must be env, off or a URL that starts with http:// (https and SOCKS proxies are not supported)";
+    let has_scheme = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    if !has_scheme {
+        let problem =
+            "must be env, off or a URL that starts with http:// or https:// (SOCKS proxies are not supported)";
         return Err(Fault::new(problem).help(help));
-    };
-    let plain = rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    match Url::parse(text) {
-        Ok(url) if plain && url.path() == "/" && url.query().is_none() && url.fragment().is_none() => Ok(url),
-        _ => Err(Fault::new("must be a URL of a host and a port").help(help)),
     }
+    crate::outbound::proxy_url(text).map_err(|problem| Fault::new(problem).help(help))
 }
 
 fn optional<T>(value: &Value, parse: impl Fn(&str) -> Result<T, Fault>) -> Result<Option<T>, Fault> {

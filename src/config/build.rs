@@ -260,6 +260,7 @@ impl Reader<'_, '_> {
             response_timeout: self.get("upstream.response_timeout", parse::timeout),
             idle_timeout: self.get("upstream.idle_timeout", parse::idle_timeout),
             replay_limit: self.get("upstream.replay_limit", parse::replay_limit),
+            tls_key_exchange: self.get("upstream.tls_key_exchange", parse::key_exchange),
         }
     }
 

@@ -113,7 +113,7 @@ const fn unset(name: &'static str, shape: Shape, example: &'static str) -> Key {
 }
 
 /// Every key, in the order of `proxy.toml`.
-pub(super) static KEYS: [Key; 32] = [
+pub(super) static KEYS: [Key; 33] = [
     key("environment", Shape::Text, r#""sandbox""#),
     example("default_account", Shape::Text, r#""""#, r#""acme""#),
     key("listen.api", Shape::Text, r#""127.0.0.1:8088""#),
@@ -146,6 +146,7 @@ pub(super) static KEYS: [Key; 32] = [
     key("upstream.response_timeout", Shape::Text, r#""120s""#),
     key("upstream.idle_timeout", Shape::Text, r#""60s""#),
     key("upstream.replay_limit", Shape::Size, r#""256KiB""#),
+    key("upstream.tls_key_exchange", Shape::Text, r#""hybrid""#),
 ];
 
 /// The key of that name.

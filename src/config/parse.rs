@@ -7,7 +7,7 @@ use jiff::{Span, SpanRelativeTo};
 
 use super::problem::Fault;
 use super::setting::Value;
-use super::{ClientAuth, Environment, OutboundProxy, PeerCheck, address, key};
+use super::{ClientAuth, Environment, KeyExchange, OutboundProxy, PeerCheck, address, key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +28,14 @@ pub(super) fn auth(value: &Value) -> Result<ClientAuth, Fault> {
         "basic-raw" => Ok(ClientAuth::BasicRaw),
         "post" => Ok(ClientAuth::Post),
         other => Err(one_of(other, &["basic", "basic-raw", "post"])),
+    }
+}
+
+pub(super) fn key_exchange(value: &Value) -> Result<KeyExchange, Fault> {
+    match value.text() {
+        "hybrid" => Ok(KeyExchange::Hybrid),
+        "classic" => Ok(KeyExchange::Classic),
+        other => Err(one_of(other, &["hybrid", "classic"])),
     }
 }
 

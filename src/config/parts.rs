@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use url::Url;
+
 use super::{Config, Environment, OutboundProxy, PeerCheck};
 use crate::oauth::endpoint::{Endpoint, EndpointError};
 use crate::outbound::{self, ProxyChoice};
@@ -35,6 +37,9 @@ impl Config {
         let endpoints = &self.endpoints;
         let all =
             [Some(&endpoints.authorize), Some(&endpoints.token), endpoints.introspect.as_ref(), Some(&endpoints.api)];
+        let called =
+            [Some(&endpoints.token), endpoints.introspect.as_ref(), Some(&endpoints.api)].into_iter().flatten();
+        let place = |url: &Url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?));
         let variable = |name| self.upstream.variables.get(name).unwrap_or_default().to_owned();
         outbound::Settings {
             ca_file: endpoints.ca_file.clone(),
@@ -44,11 +49,12 @@ impl Config {
                 OutboundProxy::Url(url) => ProxyChoice::Url(url.clone()),
                 OutboundProxy::Env => ProxyChoice::Variables {
                     https: variable("HTTPS_PROXY"),
-                    http: variable("HTTP_PROXY"),
                     all: variable("ALL_PROXY"),
                     no: variable("NO_PROXY"),
                 },
             },
+            destinations: called.filter_map(place).collect(),
+            key_exchange: self.upstream.tls_key_exchange,
         }
     }
 

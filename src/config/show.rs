@@ -9,7 +9,7 @@ use serde_json::json;
 use toml::Value;
 
 use super::key::{KEYS, Key};
-use super::{ClientAuth, Config, OutboundProxy, PeerCheck, SecretSource, address, one_line};
+use super::{ClientAuth, Config, KeyExchange, OutboundProxy, PeerCheck, SecretSource, address, one_line};
 
 /// How one key is shown.
 enum Shown {
@@ -121,6 +121,7 @@ fn shown(config: &Config, name: &str) -> Shown {
         "upstream.response_timeout" => duration(config.upstream.response_timeout),
         "upstream.idle_timeout" => duration(config.upstream.idle_timeout.unwrap_or_default()),
         "upstream.replay_limit" => number(config.upstream.replay_limit),
+        "upstream.tls_key_exchange" => key_exchange(config.upstream.tls_key_exchange).into(),
         _ => return Shown::Comment("cannot be shown".into()),
     };
     Shown::Value(value)
@@ -172,6 +173,13 @@ fn peer_check(check: &PeerCheck) -> Value {
         PeerCheck::SameUser => "same-user".into(),
         PeerCheck::Off => "off".into(),
         PeerCheck::Users(users) => Value::Array(users.iter().map(|user| i64::from(*user).into()).collect()),
+    }
+}
+
+fn key_exchange(key_exchange: KeyExchange) -> &'static str {
+    match key_exchange {
+        KeyExchange::Hybrid => "hybrid",
+        KeyExchange::Classic => "classic",
     }
 }
 

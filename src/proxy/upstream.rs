@@ -150,12 +150,16 @@ impl Way {
 
     async fn dial(&self) -> Result<Line, String> {
         let mut direct = self.connector.clone();
-        let tcp = match self.outbound.proxy_for(&self.uri) {
+        let proxy = self.outbound.proxy_to(&self.origin.host, self.origin.port).map_err(|error| error.to_string())?;
+        let tcp = match proxy {
             None => direct.call(self.uri.clone()).await.map_err(|error| innermost(&error))?,
+            Some(proxy) if proxy.is_tls() => return Err("outbound proxy: TLS to it is not there yet".into()),
             Some(proxy) => {
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
-                if let Some(auth) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(auth.clone());
+                let uri = format!("http://{}:{}/", proxy.host(), proxy.port());
+                let uri = uri.parse().map_err(|_| "outbound proxy: not a host and a port".to_owned())?;
+                let mut tunnel = Tunnel::new(uri, direct);
+                if let Some(auth) = proxy.authorization() {
+                    tunnel = tunnel.with_auth(auth);
                 }
                 tunnel.call(self.uri.clone()).await.map_err(|error| format!("outbound proxy: {}", innermost(&error)))?
             }
