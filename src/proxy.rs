@@ -175,11 +175,18 @@ impl Journey<'_> {
         let lease = account.lease(patience).await.map_err(|refusal| Problem::refused(refusal, &account.name))?;
         if let Some(connection) = pool.reuse() {
             match self.try_on(connection, &lease).await? {
-                Ok(arrived) => return Ok((lease.generation, arrived)),
+                Ok(arrived) => {
+                    // A server that is tired of an idle connection may say so, and what was on its way by then is not
+                    // answered (RFC 9110 section 15.5.9).
+                    let is_stale = arrived.response.status() == StatusCode::REQUEST_TIMEOUT;
+                    if !is_stale || !self.may_repeat_stale().await {
+                        return Ok((lease.generation, arrived));
+                    }
+                }
                 Err(SendError::Unsent) => {}
                 Err(SendError::Failed(error)) => {
                     // An answer that makes no sense is an answer: the connection was not stale.
-                    if error.is_parse() || !self.may_repeat_stale().await {
+                    if upstream::is_bad_answer(&error) || !self.may_repeat_stale().await {
                         return Err(broken(&error));
                     }
                 }
@@ -326,12 +333,11 @@ fn rotated() -> Problem {
 }
 
 fn broken(error: &hyper::Error) -> Problem {
-    let why = match error {
-        error if error.is_incomplete_message() || error.is_closed() => "it closed the connection without an answer",
-        error if error.is_parse() => "its answer is not valid HTTP/1.1",
-        _ => "the connection broke before an answer came",
-    };
-    Problem::new(Code::UpstreamBroken, why, "Check whether the request took effect before you repeat it.")
+    Problem::new(
+        Code::UpstreamBroken,
+        upstream::fault(error),
+        "Check whether the request took effect before you repeat it.",
+    )
 }
 
 fn too_late(limit: std::time::Duration) -> Problem {

@@ -132,7 +132,7 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let settings = opened.config.upstream();
     let origin = opened.config.oauth().map_err(Failure::usage)?.api;
     let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
-    let way = Way::new(origin, opened.outbound.clone(), &settings, Clock::system()).map_err(Failure::usage)?;
+    let way = Way::new(origin, &opened.outbound, &settings, Clock::system()).map_err(Failure::usage)?;
     let budget = Arc::new(Budget::default());
     let accounts = opened.accounts.clone();
     let forwarder = || {

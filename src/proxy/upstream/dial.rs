@@ -1,0 +1,308 @@
+//! From a name to a connection that speaks TLS. Each address of the name gets its try within the connect timeout, one a
+//! moment after the other (RFC 8305), and what counts is a finished handshake: one dead machine behind a name costs a
+//! moment, whether it refuses, swallows packets or accepts and says nothing.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::socket::{Signals, Socket};
+use crate::oauth::endpoint::Origin;
+use crate::outbound::{NameError, Names, Outbound, OutboundProxy, TunnelError, tunnel};
+
+/// Time until the next address is tried as well (RFC 8305 section 5, "Connection Attempt Delay").
+const STAGGER: Duration = Duration::from_millis(250);
+/// The same once one has accepted: a handshake takes a few round trips, and is not worth a second one.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// Why no address led to a connection.
+#[derive(Debug, thiserror::Error)]
+// Not transparent: `explain` looks for the causes by their types.
+pub(super) enum DialError {
+    #[error("{0}")]
+    Name(#[from] NameError),
+    #[error("no connection within {limit:?}")]
+    Late { limit: Duration, source: Option<Box<DialError>> },
+    #[error("{address}: {source}")]
+    Address { address: SocketAddr, source: io::Error },
+    #[error("behind the outbound proxy: {source}")]
+    Behind { source: io::Error },
+    #[error("{0}")]
+    Tunnel(#[from] TunnelError),
+}
+
+/// A connection that requests may be written to.
+pub(super) enum Wire {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+    /// Through a proxy that is spoken to over TLS.
+    TlsInTls(Box<TlsStream<TlsStream<Socket>>>),
+}
+
+/// Where to, and how.
+#[derive(Clone)]
+pub(super) struct Dialer(Arc<Destination>);
+
+struct Destination {
+    origin: Origin,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// The outbound proxy, and the name on its certificate if it is spoken to over TLS.
+    proxy: Option<(OutboundProxy, Option<ServerName<'static>>)>,
+    connector: TlsConnector,
+    names: Names,
+    /// For the whole of a connection.
+    limit: Duration,
+    patience: Option<Duration>,
+}
+
+impl Dialer {
+    /// Prepares; nothing is looked up yet.
+    ///
+    /// # Errors
+    /// A host is no server name, or the outbound proxy is unusable.
+    pub(super) fn new(
+        origin: Origin,
+        outbound: &Outbound,
+        limit: Duration,
+        patience: Option<Duration>,
+    ) -> Result<Self, String> {
+        let connector = TlsConnector::from(outbound.tls.clone());
+        let name = |host: &str| {
+            ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| format!("{host}: {error}"))
+        };
+        let tls = origin.tls.then(|| name(&origin.host).map(|name| (connector.clone(), name))).transpose()?;
+        let proxy = outbound.proxy_to(&origin.host, origin.port).map_err(|error| error.to_string())?;
+        let proxy = proxy.map(|proxy| {
+            let name = proxy.is_tls().then(|| name(proxy.host())).transpose()?;
+            Ok::<_, String>((proxy, name))
+        });
+        let proxy = proxy.transpose()?;
+        let names = outbound.names.clone();
+        Ok(Self(Arc::new(Destination { origin, tls, proxy, connector, names, limit, patience })))
+    }
+
+    /// A new connection, and what its socket and its user tell each other.
+    pub(super) async fn dial(&self) -> Result<(Wire, Arc<Signals>), DialError> {
+        let destination = &self.0;
+        let deadline = Instant::now() + destination.limit;
+        let (host, port) = match &destination.proxy {
+            Some((proxy, _)) => (proxy.host(), proxy.port()),
+            None => (destination.origin.host.as_str(), destination.origin.port),
+        };
+        let addresses = match timeout_at(deadline, destination.names.look_up(host)).await {
+            Ok(addresses) => addresses?,
+            Err(_) => return Err(NameError::Late { host: host.to_owned() }.into()),
+        };
+        let addresses = alternating(&addresses).into_iter().map(|address| (address, port).into()).collect();
+        self.race(addresses, deadline).await
+    }
+
+    /// The first address that leads to a finished handshake.
+    async fn race(&self, addresses: Vec<SocketAddr>, deadline: Instant) -> Result<(Wire, Arc<Signals>), DialError> {
+        let limit = self.0.limit;
+        let share = limit / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+        let (stagger, handshake) = (STAGGER.min(share), HANDSHAKE.min(share));
+        let has_accepted = Arc::new(AtomicBool::new(false));
+        let mut waiting = addresses.into_iter();
+        let mut under_way: Vec<IpAddr> = Vec::new();
+        let mut attempts = JoinSet::new();
+        let mut failure = None;
+        let mut next = Instant::now();
+        loop {
+            if attempts.is_empty() || next <= Instant::now() {
+                match waiting.next() {
+                    Some(address) => {
+                        under_way.push(address.ip());
+                        attempts.spawn(self.0.clone().attempt(address, has_accepted.clone()));
+                        next = Instant::now() + stagger;
+                    }
+                    None if attempts.is_empty() => {
+                        return Err(failure.unwrap_or(DialError::Late { limit, source: None }));
+                    }
+                    None => next = deadline,
+                }
+            }
+            tokio::select! {
+                Some(ended) = attempts.join_next() => match ended {
+                    Ok((address, Ok(wire))) => {
+                        under_way.retain(|other| *other != address.ip());
+                        // Those that were overtaken did not even fail.
+                        under_way.into_iter().for_each(|other| self.0.names.doubt(other));
+                        self.0.names.trust(address.ip());
+                        return Ok(wire);
+                    }
+                    Ok((address, Err(error))) => {
+                        under_way.retain(|other| *other != address.ip());
+                        self.0.names.doubt(address.ip());
+                        failure = Some(error);
+                        next = Instant::now();
+                    }
+                    Err(_) => next = Instant::now(),
+                },
+                () = sleep_until(next.min(deadline)) => {
+                    if deadline <= Instant::now() {
+                        under_way.into_iter().for_each(|other| self.0.names.doubt(other));
+                        return Err(DialError::Late { limit, source: failure.map(Box::new) });
+                    }
+                    if has_accepted.swap(false, Ordering::Relaxed) {
+                        next = Instant::now() + handshake;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Destination {
+    async fn attempt(
+        self: Arc<Self>,
+        address: SocketAddr,
+        has_accepted: Arc<AtomicBool>,
+    ) -> (SocketAddr, Result<(Wire, Arc<Signals>), DialError>) {
+        let result = async {
+            let failed = |source| match &self.proxy {
+                Some((proxy, _)) => DialError::Tunnel(TunnelError::broken(proxy, source)),
+                None => DialError::Address { address, source },
+            };
+            let socket = Socket::connect(address, self.patience).await.map_err(failed)?;
+            has_accepted.store(true, Ordering::Relaxed);
+            let signals = socket.signals();
+            Ok((self.secure(socket, failed).await?, signals))
+        };
+        (address, result.await)
+    }
+
+    /// Through the proxy, if there is one, and into TLS.
+    async fn secure(
+        &self,
+        mut socket: Socket,
+        failed: impl Fn(io::Error) -> DialError + Copy,
+    ) -> Result<Wire, DialError> {
+        let (host, port) = (&self.origin.host, self.origin.port);
+        let Some((proxy, name)) = &self.proxy else {
+            return match &self.tls {
+                None => Ok(Wire::Plain(socket)),
+                Some(tls) => Ok(Wire::Tls(Box::new(handshake(tls, socket).await.map_err(failed)?))),
+            };
+        };
+        let Some(name) = name else {
+            tunnel::open(&mut socket, proxy, host, port).await?;
+            return match &self.tls {
+                None => Ok(Wire::Plain(socket)),
+                Some(tls) => Ok(Wire::Tls(Box::new(handshake(tls, socket).await.map_err(behind)?))),
+            };
+        };
+        let mut outer = self.connector.connect(name.clone(), socket).await.map_err(failed)?;
+        tunnel::open(&mut outer, proxy, host, port).await?;
+        match &self.tls {
+            None => Ok(Wire::Tls(Box::new(outer))),
+            Some(tls) => Ok(Wire::TlsInTls(Box::new(handshake(tls, outer).await.map_err(behind)?))),
+        }
+    }
+}
+
+fn behind(source: io::Error) -> DialError {
+    DialError::Behind { source }
+}
+
+async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
+    (connector, name): &(TlsConnector, ServerName<'static>),
+    io: T,
+) -> io::Result<TlsStream<T>> {
+    connector.connect(name.clone(), io).await
+}
+
+/// The families in turn, the first one first (RFC 8305 section 4).
+fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let (mut same, mut other): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv6() == first);
+    same.reverse();
+    other.reverse();
+    let turns = std::iter::from_fn(|| {
+        std::mem::swap(&mut same, &mut other);
+        other.pop().or_else(|| same.pop())
+    });
+    turns.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::outbound;
+
+    fn dialer(tls: bool, limit: Duration) -> Dialer {
+        let settings = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
+        let origin = Origin { tls, host: "localhost".into(), port: 1 };
+        Dialer::new(origin, &Outbound::new(&settings).unwrap(), limit, None).unwrap()
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// Nobody listens there.
+    async fn refusing() -> SocketAddr {
+        listener().await.1
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let mixed = parse(&["::1", "::2", "::3", "127.0.0.1"]);
+        assert_eq!(alternating(&mixed), parse(&["::1", "127.0.0.1", "::2", "::3"]));
+        assert_eq!(alternating(&parse(&["127.0.0.1", "::1"])), parse(&["127.0.0.1", "::1"]));
+        assert!(alternating(&[]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_refuses_costs_nothing_and_is_tried_last_from_then_on() {
+        let dialer = dialer(false, Duration::from_secs(10));
+        let (_open, open) = listener().await;
+        let closed = "127.0.0.9:1".parse().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (wire, _) = dialer.race(vec![closed, open], deadline).await.unwrap();
+        assert!(matches!(wire, Wire::Plain(_)));
+        let error = dialer.race(vec![closed, refusing().await], deadline).await.err().unwrap();
+        assert!(matches!(&error, DialError::Address { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_that_accepts_and_says_nothing_leaves_time_for_the_next() {
+        let dialer = dialer(true, Duration::from_millis(600));
+        let (_silent, silent) = listener().await;
+        let (answering, other) = listener().await;
+        let visited = tokio::spawn(async move {
+            let (mut stream, _) = answering.accept().await.unwrap();
+            // It got a greeting; that it does not answer in TLS is not the point.
+            stream.read_u8().await.unwrap()
+        });
+        let deadline = Instant::now() + Duration::from_millis(600);
+        let error = dialer.race(vec![silent, other], deadline).await.err().unwrap();
+        assert!(matches!(&error, DialError::Late { .. } | DialError::Address { .. }), "{error}");
+        assert_eq!(visited.await.unwrap(), 22, "a TLS record of a handshake");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_found_is_told_as_that() {
+        let settings = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
+        let origin = Origin { tls: true, host: "nowhere.invalid".into(), port: 443 };
+        let limit = Duration::from_secs(10);
+        let dialer = Dialer::new(origin, &Outbound::new(&settings).unwrap(), limit, None).unwrap();
+        let error = dialer.dial().await.err().unwrap();
+        assert!(error.to_string().contains("nowhere.invalid"), "{error}");
+    }
+}
