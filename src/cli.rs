@@ -264,8 +264,9 @@ impl Global {
         if let Some(environment) = &self.environment {
             words.extend(["--environment".to_owned(), quoted(environment)]);
         }
-        // Where one process listens does not matter to the next command.
-        let sets = self.set.iter().filter(|set| !set.trim_start().starts_with("listen."));
+        // Where one process listens does not matter to the next command, and a proxy's URL may hold a password.
+        let left_out = |set: &str| ["listen.", "upstream.proxy"].iter().any(|name| set.trim_start().starts_with(name));
+        let sets = self.set.iter().filter(|set| !left_out(set));
         words.extend(sets.flat_map(|set| ["--set".to_owned(), quoted(set)]));
         words.join(" ")
     }
