@@ -49,7 +49,11 @@ struct Opened {
 pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let Context { config, json, program } = context;
-    let mut opened = open(config, &program).await?;
+    // Before anything is served nothing is lost by ending, whatever the start waits for.
+    let mut opened = tokio::select! {
+        opened = open(config, &program) => opened?,
+        () = signals.next() => return Ok(Exit::Fine),
+    };
     let mut running = serve(&mut opened)?;
     let instance = opened.instance();
     let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
@@ -141,7 +145,8 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     };
     let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
     let bound = opened.listeners.take().context("the listeners are in use already")?;
-    Ok(bound.serve(forwarder, admin, opened.accounts.supervisor())?)
+    let serving = bound.serve(forwarder, admin, opened.accounts.supervisor());
+    Ok(serving.context("no data worker can be started (threads: ulimit -u, TasksMax; files: ulimit -n)")?)
 }
 
 impl Opened {
