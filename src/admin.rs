@@ -43,6 +43,7 @@ use url::Url;
 
 use crate::login::{CallbackListener, Logins, Serve};
 use crate::proxy::guard::Guard;
+use crate::proxy::peer::Peers;
 use crate::proxy::reply::Problem;
 use crate::tokens::Accounts;
 use key::{Caller, Keys};
@@ -74,6 +75,8 @@ pub struct Admin {
     pub beside: Serve,
     /// What `status` says about the process itself.
     pub about: About,
+    /// Whether callers could be told apart.
+    pub peers: Peers,
 }
 
 /// What `status` says about the process itself.

@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::proxy::Forwarder;
-use crate::proxy::peer::Allowed;
+use crate::proxy::peer::Peers;
 use crate::supervise::{Supervisor, supervise};
 use crate::telemetry::Repeats;
 pub use beside::beside;
@@ -59,7 +59,7 @@ pub struct Settings {
     /// Most client connections; 0 = as many as the file limit allows.
     pub max_connections: usize,
     /// Whose programs may call either listener.
-    pub allowed: Allowed,
+    pub peers: Peers,
     /// How long a caller may take no bytes; none = for ever.
     pub idle_timeout: Option<Duration>,
 }

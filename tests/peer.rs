@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 #![cfg(target_os = "linux")]
 
+#[path = "support/strace.rs"]
+mod strace;
 mod support;
 
 use std::process::Command;
 
-use support::upstream::{Stage, Upstream, eventually, stage};
+use strace::{Faulty, may_trace};
+use support::upstream::{Caller, Stage, Upstream, eventually, stage};
 
 /// A program of user 65534; none if this is not root, who alone can start one.
 fn as_nobody(program: &str, arguments: &[&str]) -> Option<Command> {
@@ -55,6 +58,46 @@ async fn listed_users_and_everybody_are_let_in_when_asked_for() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let notes = open.proxy.status().await["notes"].to_string();
     assert!(notes.contains("peer_check is off"), "{notes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_is_not_locked_out_by_a_list_that_leaves_it_out() {
+    let me = rustix::process::geteuid().as_raw();
+    let other = if me == 65534 { 65533 } else { 65534 };
+    let (_upstream, stage) = guarded(&format!("[guard]\npeer_check = [{other}]\n")).await;
+    assert_eq!(stage.caller().get("/v1/x").status, 200);
+    let status = stage.place.run(&["status"]);
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(0), "{text}");
+    assert!(text.contains(&format!("these users in: [{other}], and its own user {me} all the same")), "{text}");
+    let (_upstream, default) = guarded("").await;
+    let Some(answer) = answer_to_nobody(&format!("{}/v1/x", default.proxy.api)) else { return };
+    assert!(answer.contains(&format!("guard.peer_check = [{me}, 65534]")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_does_not_say_who_calls_is_told_to_the_caller_the_log_and_status() {
+    if !may_trace("a kernel without netlink") {
+        return;
+    }
+    let (upstream, stage) = guarded("").await;
+    let log = stage.place.path().join("strace");
+    let refused = ["trace=socket", "inject=socket:error=EPROTONOSUPPORT"];
+    let Some(faulty) = Faulty::attach(stage.proxy.child.id(), &log, &refused) else { return };
+    for _ in 0..3 {
+        let answer = stage.caller().get("/v1/x");
+        assert_eq!(answer.problem(), (403, "forbidden_peer".to_owned()));
+        assert!(answer.told("detail").contains("the kernel does not say"), "{}", answer.text());
+        assert!(answer.told("fix").contains("guard.peer_check = \"off\""), "{}", answer.text());
+    }
+    let answer = Caller::to(stage.proxy.admin_address()).get("/health");
+    assert_eq!(answer.problem(), (403, "forbidden_peer".to_owned()));
+    assert!(upstream.seen().is_empty());
+    faulty.end();
+    assert_eq!(stage.caller().get("/v1/x").status, 200, "as soon as it is said again");
+    let notes = stage.proxy.status().await["notes"].to_string();
+    assert!(notes.contains("callers were refused: the kernel does not say"), "{notes}");
+    assert_eq!(stage.proxy.log().matches("callers are refused").count(), 1, "{}", stage.proxy.log());
 }
 
 /// A closed socket belongs to user 0 as far as the kernel tells: a proxy of root must not take that for root.

@@ -39,6 +39,9 @@ pub(super) async fn status(State(admin): Shared) -> Json<Value> {
                 .into(),
         );
     }
+    if let (Some(note), Some(Value::Array(notes))) = (admin.peers.note(), status.get_mut("notes")) {
+        notes.push(note.into());
+    }
     Json(status)
 }
 

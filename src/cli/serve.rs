@@ -20,7 +20,7 @@ use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
 use crate::proxy::body::Budget;
 use crate::proxy::guard::{self, Guard};
-use crate::proxy::peer;
+use crate::proxy::peer::{self, Peers};
 use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
@@ -38,6 +38,7 @@ struct Opened {
     /// Until serving begins.
     listeners: Option<Bound>,
     guard: guard::Settings,
+    peers: Peers,
     accounts: Arc<Accounts>,
     logins: Arc<Logins>,
     keys: Arc<key::Keys>,
@@ -94,7 +95,12 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let guard = config.guard().map_err(Failure::usage)?;
     let state = State::of(&config)?;
     // The ports first: with them in hand no second process of this configuration gets any further.
-    let bound = server::bind(&config.server()).map_err(|error| taken(&error, &config, program))?;
+    let settings = config.server();
+    let bound = server::bind(&settings).map_err(|error| taken(&error, &config, program))?;
+    let peers = settings.peers;
+    if let Some(listener) = bound.admin.or(bound.api.tcp()) {
+        peers.probe(listener);
+    }
     let sandbox = if config.endpoints.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
     let outbound = assemble::outbound(&config)?;
     let accounts = assemble::accounts(&config, &state, &outbound, Care::Scheduled).await?;
@@ -104,7 +110,21 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let shutdown = CancellationToken::new();
     let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
-    Ok(Opened { config, state, outbound, api, admin, listeners, guard, accounts, logins, keys, shutdown, sandbox })
+    Ok(Opened {
+        config,
+        state,
+        outbound,
+        api,
+        admin,
+        listeners,
+        guard,
+        peers,
+        accounts,
+        logins,
+        keys,
+        shutdown,
+        sandbox,
+    })
 }
 
 /// An address is taken: says by whom, if it is one of us.
@@ -151,6 +171,7 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
 
 impl Opened {
     fn admin(&self) -> Admin {
+        let beside = server::Settings { peers: self.peers.clone(), ..self.config.server() };
         let own = self.admin.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         Admin {
             accounts: self.accounts.clone(),
@@ -161,8 +182,9 @@ impl Opened {
             origin: self.admin_origin().unwrap_or_default(),
             redirect_uri: self.config.client.redirect_uri.clone(),
             listener: tokio::sync::Mutex::default(),
-            beside: server::beside(&self.config.server(), &self.guard),
+            beside: server::beside(&beside, &self.guard),
             about: self.about(),
+            peers: self.peers.clone(),
         }
     }
 
@@ -287,7 +309,12 @@ fn notes(config: &Config) -> Vec<String> {
     match &guard.peer_check {
         PeerCheck::Off => notes.push(format!("guard.peer_check is off: {everybody}")),
         _ if !peer::IS_SUPPORTED => notes.push(format!("guard.peer_check does not work on this system: {everybody}")),
-        PeerCheck::Users(users) => notes.push(format!("guard.peer_check lets these users in: {users:?}")),
+        PeerCheck::Users(users) => {
+            let own = rustix::process::geteuid().as_raw();
+            let and =
+                if users.contains(&own) { String::new() } else { format!(", and its own user {own} all the same") };
+            notes.push(format!("guard.peer_check lets these users in: {users:?}{and}"));
+        }
         PeerCheck::SameUser => {}
     }
     if !guard.allow_hosts.is_empty() {

@@ -8,7 +8,7 @@ use super::{Config, Environment, OutboundProxy, PeerCheck};
 use crate::oauth::endpoint::{Endpoint, EndpointError};
 use crate::outbound::{self, ProxyChoice};
 use crate::private_file::{self, PrivateFileError};
-use crate::proxy::peer::Allowed;
+use crate::proxy::peer::{Allowed, Peers};
 use crate::proxy::{guard, upstream};
 use crate::secret::LocalKey;
 use crate::{oauth, server, tokens};
@@ -105,11 +105,11 @@ impl Config {
             api: self.listen.api.clone(),
             admin: self.listen.admin,
             max_connections: self.listen.max_connections,
-            allowed: match &self.guard.peer_check {
+            peers: Peers::new(match &self.guard.peer_check {
                 PeerCheck::SameUser => Allowed::same_user(),
                 PeerCheck::Off => Allowed::All,
-                PeerCheck::Users(users) => Allowed::Users(users.clone()),
-            },
+                PeerCheck::Users(users) => Allowed::users(users),
+            }),
             idle_timeout: self.upstream.idle_timeout,
         }
     }

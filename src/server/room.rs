@@ -19,7 +19,7 @@ use super::Settings;
 use super::connection::Activity;
 use super::files;
 use super::listen::Caller;
-use crate::proxy::peer::{Allowed, Peer};
+use crate::proxy::peer::{Peer, Peers};
 use crate::proxy::reply::{Code, Problem};
 use crate::telemetry::Repeats;
 
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Room {
     most: usize,
-    allowed: Allowed,
+    peers: Peers,
     patience: Option<Duration>,
     start: Instant,
     next: AtomicUsize,
@@ -44,7 +44,6 @@ pub(super) struct Room {
     /// A place was given back.
     left: Notify,
     strangers: Repeats,
-    unchecked: Repeats,
 }
 
 #[derive(Debug, Default)]
@@ -101,14 +100,13 @@ impl Room {
     pub(super) fn new(settings: &Settings, most: usize) -> Self {
         Self {
             most,
-            allowed: settings.allowed.clone(),
+            peers: settings.peers.clone(),
             patience: settings.idle_timeout,
             start: Instant::now(),
             next: AtomicUsize::new(0),
             guests: Mutex::default(),
             left: Notify::new(),
             strangers: Repeats::new("callers of other users were turned away"),
-            unchecked: Repeats::new("callers could not be checked"),
         }
     }
 
@@ -178,8 +176,8 @@ impl Room {
                 }
                 return Verdict::Gone;
             }
-            Caller::Tcp { local, peer } => self.allowed.judge(local, peer),
-            Caller::Unix { user, .. } => Ok(self.allowed.judge_user(user)),
+            Caller::Tcp { local, peer } => self.peers.allowed.judge(local, peer),
+            Caller::Unix { user, .. } => Ok(self.peers.allowed.judge_user(user)),
         };
         match verdict {
             Ok(Peer::Welcome) => Verdict::Welcome,
@@ -187,18 +185,13 @@ impl Room {
                 if self.strangers.admits() {
                     warn!(uid, "a program of another user was turned away; guard.peer_check names who may call");
                 }
-                Verdict::Stranger(foreign(uid))
+                Verdict::Stranger(self.peers.allowed.refusal(uid))
             }
             Ok(Peer::Unknown) => {
                 debug!(?caller, "a caller that cannot be told was turned away");
                 Verdict::Gone
             }
-            Err(error) => {
-                if self.unchecked.admits() {
-                    warn!("callers cannot be checked ({error}), so they are turned away; see guard.peer_check");
-                }
-                Verdict::Gone
-            }
+            Err(error) => Verdict::Stranger(self.peers.unsaid(&error)),
         }
     }
 
@@ -262,22 +255,18 @@ fn overload() -> Problem {
         .closing()
 }
 
-fn foreign(uid: u32) -> Problem {
-    let fix = format!("Call as the user that runs the proxy, or list yours: guard.peer_check = [{uid}] (or \"off\").");
-    Problem::new(Code::ForbiddenPeer, format!("this proxy does not serve user {uid}"), fix).closing()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::peer::Allowed;
 
     fn room(most: usize) -> Arc<Room> {
-        let allowed = Allowed::Users(vec![1]);
+        let peers = Peers::new(Allowed::Users(vec![1]));
         let settings = Settings {
             api: crate::server::Address::Unix("unused".into()),
             admin: None,
             max_connections: most,
-            allowed,
+            peers,
             idle_timeout: None,
         };
         Arc::new(Room::new(&settings, most))
