@@ -4,9 +4,11 @@
 pub mod body;
 pub mod guard;
 pub mod headers;
+mod kept;
 pub mod peer;
 pub mod reply;
 pub mod route;
+pub mod upload;
 pub mod upstream;
 
 use std::future::poll_fn;
@@ -26,6 +28,7 @@ use guard::{Admitted, Guard};
 use headers::Exchange;
 use reply::{Code, Problem};
 use route::Route;
+use upload::Upload;
 use upstream::{Connection, Pool, SendError, Settings, Way};
 
 /// What forwards requests: one for each worker, sharing everything but the pool.
@@ -67,7 +70,7 @@ impl Forwarder {
     }
 
     /// Answers a request, one way or another.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+    pub async fn answer(&self, request: Request<Upload>) -> Response<Answer> {
         let (parts, body) = request.into_parts();
         let admitted = match self.guard.check(&parts) {
             Ok(admitted) => admitted,
@@ -99,7 +102,7 @@ impl Forwarder {
     async fn forward(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: Upload,
         origin: Option<HeaderValue>,
     ) -> Result<Response<Answer>, Problem> {
         let route = Route::of(parts)?;

@@ -3,12 +3,16 @@
 //! Data workers are single-threaded runtimes, one a core, each with its own upstream connections and a clone of the
 //! listening sockets. The admin listener runs on the caller's runtime. All of them are started again if they stop.
 
+mod activity;
 mod beside;
 mod connection;
 mod files;
+mod framing;
 mod listen;
+mod malformed;
 mod room;
 mod unix;
+mod wire;
 mod worker;
 
 use std::convert::Infallible;

@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::kept::Kept;
+use super::upload::Upload;
 use super::upstream::Connection;
 use crate::alarm::Alarm;
 
@@ -68,12 +70,11 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    kept: VecDeque<Bytes>,
-    kept_bytes: usize,
+    kept: Kept,
     /// False once more came than may be kept.
     whole: bool,
     /// What has not been read yet, while no copy is being sent.
-    rest: Option<Incoming>,
+    rest: Option<Upload>,
     /// When a byte was taken last.
     moved: Instant,
     /// When the last byte was read.
@@ -84,11 +85,11 @@ struct State {
 
 impl Original {
     /// Takes a body over that arrived `now`; of those of up to `limit` bytes a copy is kept.
-    pub fn new(body: Incoming, limit: usize, budget: Arc<Budget>, idle: Option<Duration>, now: Instant) -> Self {
+    pub fn new(body: Upload, limit: usize, budget: Arc<Budget>, idle: Option<Duration>, now: Instant) -> Self {
         let ended = body.is_end_stream().then_some(now);
         let whole = body.size_hint().lower() <= limit as u64;
-        let state =
-            State { kept: VecDeque::new(), kept_bytes: 0, whole, rest: Some(body), moved: now, ended, failed: false };
+        let kept = Kept::default();
+        let state = State { kept, whole, rest: Some(body), moved: now, ended, failed: false };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), budget, idle, rested: Notify::new() }), limit }
     }
 
@@ -96,10 +97,10 @@ impl Original {
     pub fn outgoing(&self) -> Outgoing {
         let mut state = self.shared.lock();
         let rest = state.rest.take();
-        let replay = if state.whole { state.kept.clone() } else { VecDeque::new() };
+        let replay = if state.whole { state.kept.copy() } else { VecDeque::new() };
         let left: u64 = rest.as_ref().map_or(0, |rest| rest.size_hint().exact().unwrap_or(0));
         let is_exact = rest.as_ref().is_none_or(|rest| rest.size_hint().exact().is_some());
-        let length = is_exact.then_some(state.kept_bytes as u64 + left);
+        let length = is_exact.then_some(state.kept.bytes as u64 + left);
         Outgoing {
             shared: self.shared.clone(),
             replay,
@@ -156,21 +157,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, data: &Bytes, limit: usize) {
+    fn keep(&self, data: &Bytes, limit: usize, left: u64) {
         let mut state = self.lock();
         state.moved = Instant::now();
         if !state.whole {
             return;
         }
-        let fits = state.kept_bytes + data.len() <= limit && self.budget.take(data.len());
-        if fits {
-            state.kept_bytes += data.len();
-            // A copy of its own: the frame may be a slice of a much larger read buffer.
-            state.kept.push_back(Bytes::copy_from_slice(data));
+        let more = state.kept.more(data.len(), limit, left);
+        if more.is_some_and(|more| self.budget.take(more)) {
+            state.kept.add(data, more.unwrap_or_default());
         } else {
             state.whole = false;
-            state.kept = VecDeque::new();
-            self.budget.give(std::mem::take(&mut state.kept_bytes));
+            self.budget.give(std::mem::take(&mut state.kept).memory);
         }
     }
 
@@ -185,7 +183,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).kept_bytes;
+        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).kept.memory;
         self.budget.give(kept);
     }
 }
@@ -195,7 +193,7 @@ impl Drop for Shared {
 pub struct Outgoing {
     shared: Arc<Shared>,
     replay: VecDeque<Bytes>,
-    rest: Option<Incoming>,
+    rest: Option<Upload>,
     limit: usize,
     length: Option<u64>,
     idle: Idle,
@@ -214,8 +212,8 @@ impl Body for Outgoing {
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
         match ready!(this.idle.poll_data(rest, cx)) {
             Some(Ok(data)) => {
-                this.shared.keep(&data, this.limit);
                 this.length = this.length.map(|length| length.saturating_sub(data.len() as u64));
+                this.shared.keep(&data, this.limit, this.length.unwrap_or(u64::MAX));
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             end => {
@@ -359,7 +357,10 @@ impl Idle {
     }
 
     /// The next data frame; trailers are left out.
-    fn poll_data(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_data<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>
+    where
+        B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
+    {
         loop {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {

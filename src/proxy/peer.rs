@@ -139,6 +139,12 @@ fn is_shortage(error: &io::Error) -> bool {
     shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
+/// True if the kernel is sure that nobody holds the socket at `peer` any more: its program closed it, or ended. One that
+/// shut only its sending half is still there. False where the kernel cannot know: off this machine, or off Linux.
+pub fn has_left(local: SocketAddr, peer: SocketAddr) -> bool {
+    IS_SUPPORTED && peer.ip().to_canonical().is_loopback() && matches!(diag::owner(peer, local), Ok(None))
+}
+
 #[cfg(target_os = "linux")]
 mod diag {
     use std::io;
@@ -396,6 +402,17 @@ mod tests {
         assert_eq!(problem.code, Code::ForbiddenPeer);
         assert!(problem.fix().contains("guard.peer_check = \"off\""), "{}", problem.fix());
         assert!(peers.clone().note().unwrap().contains("the kernel does not say"));
+    }
+
+    #[test]
+    fn who_shut_one_half_is_there_and_who_closed_has_left() {
+        let (client, accepted) = pair("127.0.0.1:0");
+        let left = || has_left(accepted.local_addr().unwrap(), accepted.peer_addr().unwrap());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!left());
+        drop(client);
+        assert!(left());
+        assert!(!has_left("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()), "another machine's");
     }
 
     proptest! {

@@ -145,6 +145,8 @@ pub struct Problem {
     fix: String,
     retry_after: Option<Duration>,
     close: bool,
+    /// In place of the code's own.
+    status: Option<StatusCode>,
 }
 
 #[derive(Serialize)]
@@ -161,7 +163,7 @@ struct Body<'a> {
 impl Problem {
     /// What went wrong with this request, and the one thing to do next.
     pub fn new(code: Code, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fix: fix.into(), retry_after: None, close: false }
+        Self { code, detail: detail.into(), fix: fix.into(), retry_after: None, close: false, status: None }
     }
 
     /// The one thing to do next.
@@ -174,6 +176,11 @@ impl Problem {
         Self { close: true, ..self }
     }
 
+    /// Answered with a status of its own: there are several for what is no request (RFC 6585 section 5).
+    pub fn status(self, status: StatusCode) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
     /// Waiting this long helps.
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
@@ -182,6 +189,7 @@ impl Problem {
     /// The answer.
     pub fn into_response(self) -> Response<Answer> {
         let (word, status, title) = self.code.row();
+        let status = self.status.unwrap_or(status);
         let body = Body {
             kind: "about:blank",
             title,

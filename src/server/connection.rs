@@ -1,245 +1,118 @@
 //! One client connection: HTTP/1.1 with limits, and the clocks that end it. hyper's own head timer would also run
 //! while a kept-alive connection rests, so the time of a head is measured here.
+//!
+//! Whoever is answered before its body was read gets that answer: what is left of the body is read and thrown away, if
+//! it is known to be small, and the connection goes on; else the answer says that the connection ends, and it ends in
+//! order: with the end of our side first, then reading on for a moment (RFC 9112 section 9.6).
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use http::header::EXPECT;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::activity::{Activity, Doing, HEAD, LARGEST_HEAD};
+use super::wire::{Stream, Wire};
 use crate::alarm::Alarm;
 use crate::proxy::guard::Fragment;
+use crate::proxy::upload::Upload;
 
-/// Time for a request head from its first byte.
-const HEAD: Duration = Duration::from_secs(10);
-/// Time a connection may rest between requests.
-const REST: Duration = Duration::from_secs(75);
-/// Largest request head, in bytes.
-const LARGEST_HEAD: usize = 64 * 1024;
-
-/// What a connection is doing: two bits, and since when it rests or its head began.
-#[derive(Debug)]
-pub(super) struct Activity {
-    word: AtomicU64,
-    /// Since when the caller takes no bytes: milliseconds since `start` plus one; 0 = it does.
-    stalled: AtomicU64,
-    /// How long that may last; none = for ever.
-    patience: Option<Duration>,
-    /// The request line that came last holds a `#`, which hyper would cut off silently.
-    fragment: AtomicBool,
-    /// Tells the connection to end to make room.
-    evicted: Notify,
-    start: Instant,
-}
-
+/// Why a connection is served no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
-    Resting,
-    Head,
-    Serving,
+enum End {
+    /// hyper is done with it, in whatever way.
+    Done,
+    /// Nothing was under way that could be lost.
+    Idle,
+    /// It makes room, or has lasted too long.
+    GivenUp,
 }
-
-impl Activity {
-    pub(super) fn new(start: Instant, patience: Option<Duration>) -> Arc<Self> {
-        let activity = Self {
-            word: AtomicU64::new(0),
-            stalled: AtomicU64::new(0),
-            patience,
-            fragment: AtomicBool::new(false),
-            evicted: Notify::new(),
-            start,
-        };
-        activity.set(Doing::Resting);
-        Arc::new(activity)
-    }
-
-    /// Milliseconds since the server's start at which it came to rest or its head began; none if it is at work. A head
-    /// that trickles in makes room like silence: else slow callers could keep everybody else out.
-    pub(super) fn resting_since(&self) -> Option<u64> {
-        let (doing, since) = self.get();
-        (doing != Doing::Serving).then_some(since)
-    }
-
-    pub(super) fn evict(&self) {
-        self.evicted.notify_one();
-    }
-
-    fn set(&self, doing: Doing) {
-        // Since when it is at work, nobody asks.
-        let since = if doing == Doing::Serving { 0 } else { self.elapsed() };
-        self.word.store(since << 2 | doing as u64, Ordering::Relaxed);
-    }
-
-    /// Milliseconds since `start`.
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX >> 3)
-    }
-
-    fn get(&self) -> (Doing, u64) {
-        let word = self.word.load(Ordering::Relaxed);
-        let doing = match word & 3 {
-            0 => Doing::Resting,
-            1 => Doing::Head,
-            _ => Doing::Serving,
-        };
-        (doing, word >> 2)
-    }
-
-    /// True if a head begins with what was just read.
-    fn begin_head(&self) -> bool {
-        let begins = self.get().0 == Doing::Resting;
-        if begins {
-            self.set(Doing::Head);
-        }
-        begins
-    }
-
-    fn wrote(&self, is_pending: bool) {
-        let stalled = self.stalled.load(Ordering::Relaxed) != 0;
-        if stalled != is_pending {
-            self.stalled.store(if is_pending { self.elapsed() + 1 } else { 0 }, Ordering::Relaxed);
-        }
-    }
-
-    /// When it has lasted long enough; while a request is served its own limits count, and the caller's patience to
-    /// read.
-    fn deadline(&self) -> Option<Instant> {
-        let (doing, since) = self.get();
-        let at = |since| self.start + Duration::from_millis(since);
-        match (doing, self.stalled.load(Ordering::Relaxed)) {
-            (Doing::Resting, _) => Some(at(since) + REST),
-            (Doing::Head, _) => Some(at(since) + HEAD),
-            (Doing::Serving, 0) => None,
-            (Doing::Serving, stalled) => self.patience.map(|patience| at(stalled) + patience),
-        }
-    }
-}
-
-/// A connection's bytes, from a port or a unix socket.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its request is answered.
 pub(super) async fn serve<T, S, B>(stream: T, service: S, activity: Arc<Activity>, draining: CancellationToken)
 where
     T: Stream,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
+    S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
 {
-    let io = TokioIo::new(Watched { stream, activity: activity.clone(), in_request_line: false });
+    let io = TokioIo::new(Wire::new(stream, activity.clone()));
     let service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a request.
     // The buffer's limit alone lets a head pass that arrives faster than it is looked at.
     builder.max_header_size(LARGEST_HEAD);
-    let connection = builder.half_close(false).serve_connection(io, service);
-    let mut connection = pin!(connection);
+    // Who shuts the sending half is told from who is gone by the wire.
+    let mut connection = builder.half_close(false).serve_connection(io, service);
+    let end = run(Pin::new(&mut connection), &activity, &draining).await;
+    if end == End::Done {
+        let wire = connection.into_parts().io.into_inner();
+        // What hyper made of its last bytes does not matter any more: the client's errors are its own.
+        wire.end(&draining).await;
+    }
+}
+
+async fn run<T, S, B>(
+    mut connection: Pin<&mut http1::Connection<TokioIo<Wire<T>>, Marked<S>>>,
+    activity: &Activity,
+    draining: &CancellationToken,
+) -> End
+where
+    T: Stream,
+    S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
+    B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
+{
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
+    let mut news = pin!(activity.leftover.news.notified());
     let mut alarm = Alarm::new(Instant::now() + HEAD);
+    let mut left = None;
     let mut is_ending = false;
-    // The connection's errors are the client's: nobody is left to be told.
     poll_fn(|cx| {
         if !is_ending && drain.as_mut().poll(cx).is_ready() {
             is_ending = true;
+            if activity.doing() == Doing::Resting {
+                return Poll::Ready(End::Idle);
+            }
             connection.as_mut().graceful_shutdown();
         }
         if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(End::Done);
         }
         if !is_ending && evicted.as_mut().poll(cx).is_ready() {
             if activity.resting_since().is_some() {
-                return Poll::Ready(());
+                return Poll::Ready(End::Idle);
             }
             // A request came in the same moment: it is answered first.
             is_ending = true;
             connection.as_mut().graceful_shutdown();
         }
+        while activity.leftover.is_open() && news.as_mut().poll(cx).is_ready() {
+            news.set(activity.leftover.news.notified());
+        }
+        if activity.poll_rest(&mut left, cx) {
+            // hyper looks for the next request, which may be here.
+            cx.waker().wake_by_ref();
+        }
         // A head that has begun is due sooner than whatever the alarm was set for.
         if let Some(deadline) = activity.deadline() {
             alarm.by(deadline);
         }
-        alarm.poll(|| activity.deadline(), cx)
+        alarm.poll(|| activity.deadline(), cx).map(|()| match activity.doing() {
+            Doing::Draining => End::Done,
+            _ => End::GivenUp,
+        })
     })
-    .await;
-}
-
-/// Notices the first byte of a head, a fragment in its first line, and a caller that takes no bytes.
-struct Watched<T> {
-    stream: T,
-    activity: Arc<Activity>,
-    in_request_line: bool,
-}
-
-impl<T> Watched<T> {
-    /// Looks at what was just read. A head behind another in one read is not looked into: its fragment is cut off.
-    fn look(&mut self, bytes: &[u8]) {
-        self.in_request_line |= self.activity.begin_head();
-        if !self.in_request_line {
-            return;
-        }
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        self.in_request_line = end.is_none();
-        if bytes[..end.unwrap_or(bytes.len())].contains(&b'#') {
-            self.activity.fragment.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl<T: Stream> AsyncRead for Watched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.look(&buf.filled()[before..]);
-        }
-        read
-    }
-}
-
-impl<T: Stream> AsyncWrite for Watched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.activity.wrote(written.is_pending());
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.activity.wrote(written.is_pending());
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    .await
 }
 
 /// Marks a connection as serving from the head of a request to the end of its answer.
@@ -250,25 +123,30 @@ struct Marked<S> {
 
 impl<S, B> Service<Request<Incoming>> for Marked<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Upload>, Response = Response<B>>,
 {
     type Response = Response<Serving<B>>;
     type Error = S::Error;
     type Future = MarkedFuture<S::Future>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity.set(Doing::Serving);
-        if self.activity.fragment.swap(false, Ordering::Relaxed) {
+        let has_body = !request.body().is_end_stream();
+        let expects = has_body && request.headers().contains_key(EXPECT);
+        let mut request = request.map(|body| Upload::new(body, &self.activity.leftover));
+        if self.activity.take_fragment() {
             request.extensions_mut().insert(Fragment);
         }
         let served = Served(self.activity.clone());
-        MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served) }
+        MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served), has_body, expects }
     }
 }
 
 struct MarkedFuture<F> {
     answer: Pin<Box<F>>,
     served: Option<Served>,
+    has_body: bool,
+    expects: bool,
 }
 
 impl<F, B, E> Future for MarkedFuture<F>
@@ -278,8 +156,11 @@ where
     type Output = Result<Response<Serving<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = std::task::ready!(self.answer.as_mut().poll(cx));
+        let mut answer = std::task::ready!(self.answer.as_mut().poll(cx));
         let served = self.served.take();
+        if let (true, Some(served), Ok(answer)) = (self.has_body, &served, &mut answer) {
+            served.0.announce(answer, self.expects);
+        }
         Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body, _served: served })))
     }
 }
@@ -289,7 +170,7 @@ struct Served(Arc<Activity>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.set(Doing::Resting);
+        self.0.set(Doing::Sent);
     }
 }
 

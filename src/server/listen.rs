@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::connection::Stream;
 use super::unix;
+use super::wire::Stream;
 
 /// Connections that may wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Settings;
-use super::connection::Activity;
+use super::activity::Activity;
 use super::files;
 use super::listen::Caller;
 use crate::proxy::peer::{Peer, Peers};

@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use super::connection::{self, Stream};
+use super::connection;
 use super::listen::{Accept, Socket};
 use super::room::{Place, Room};
+use super::wire::Stream;
 use super::{DRAIN, accept, turn_away};
 use crate::proxy::Forwarder;
 use crate::supervise::{DATA_LISTENER, Pause, Supervisor, WORKER, supervise};
