@@ -32,8 +32,10 @@ DOCUMENTED = {
     "auth_unreachable", "login_required", "overloaded", "refresh_timeout", "shutting_down", "token_rotated",
     "upstream_broken", "upstream_timeout", "upstream_unreachable",
 }
-# A refresh without a known outcome is settled long before.
-EXCUSE_LASTS = 90.0
+# A refresh without a known outcome is settled long before, also if its process was stopped meanwhile.
+EXCUSE_LASTS = 150.0
+# Longer than a token request may take: what arrived meanwhile is read before any deadline is looked at.
+LONG_STOP = (31.0, 40.0)
 CALLER_PATIENCE = 60.0
 ENDING_PATIENCE = 60.0
 
@@ -166,7 +168,7 @@ class Loader(threading.Thread):
             return
         request, is_long = self.request(account)
         try:
-            status, code = self.send(api, request)
+            status, code = self.send(proxy, epoch, api, request)
         except (OSError, http.client.HTTPException) as error:
             self.forget(api)
             if proxy.epoch != epoch or not proxy.is_up():
@@ -180,6 +182,13 @@ class Loader(threading.Thread):
         """Method, target, body; and whether the body is too long to be sent twice."""
         kind = self.random.random()
         at = f"/@{account}"
+        # Answered before the body is read, by the proxy and by the upstream.
+        if kind < 0.02:
+            return ("PUT", "/@nobody/v1/sink", bytes(self.random.randrange(1 << 20, 8 << 20))), True
+        if kind < 0.04:
+            return ("PUT", f"{at}/v1/companies", bytes(self.random.randrange(20_000, 3 << 20))), True
+        if kind < 0.05:
+            return ("GET", f"{at}/v1/bytes?n=4000000&slowly", None), False
         if kind < 0.55:
             return ("GET", f"{at}/v1/companies", None), False
         if kind < 0.75:
@@ -188,29 +197,30 @@ class Loader(threading.Thread):
             return ("GET", f"{at}/v1/bytes?n={self.random.randrange(200_000)}", None), False
         return ("PUT", f"{at}/v1/sink", bytes(self.random.randrange(300_000, 600_000))), True
 
-    def send(self, api, request):
-        """Goes once more on a new connection if a kept one was closed at rest, as every client does."""
+    def send(self, proxy, epoch, api, request):
+        """Goes once more on a new connection if a kept one was closed at rest, as every client does. That a connection
+        will be closed was to be said with the last answer on it."""
         method, target, body = request
         kept = self.connections.get(api)
         if kept is not None:
             try:
                 kept.request(method, target, body=body)
-                return self.read(api, kept)
-            except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+                return self.read(api, kept, target)
+            except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected) as error:
                 self.forget(api)
+                if proxy.epoch == epoch and proxy.is_up():
+                    self.soak.tally.strange(f"closed without notice before {method} {target}: {error!r}")
         for gone in set(self.connections) - self.soak.apis():
             self.forget(gone)
         fresh = self.connections[api] = http.client.HTTPConnection(*address(api), timeout=CALLER_PATIENCE)
-        try:
-            fresh.request(method, target, body=body)
-        except (BrokenPipeError, ConnectionResetError):
-            if fresh.sock is None:
-                raise
-            # Answered before the body was taken: the answer may be there to be read.
-        return self.read(api, fresh)
+        # An answer that comes before the body was taken must not keep a caller from sending all of it first.
+        fresh.request(method, target, body=body)
+        return self.read(api, fresh, target)
 
-    def read(self, api, connection):
+    def read(self, api, connection, target):
         answer = connection.getresponse()
+        while target.endswith("slowly") and answer.read(64 * 1024):
+            self.soak.over.wait(0.03)
         answer.read()
         if answer.will_close:
             self.forget(api)
@@ -227,6 +237,8 @@ class Loader(threading.Thread):
             tally.answer(f"upstream's own 401, {'long' if is_long else 'small'} body")
         elif code is None and status < 500:
             tally.answer(f"upstream's own {status}")
+        elif code == "account_unknown" and status == 404 and "nobody" in request[1]:
+            tally.answer("ours: account_unknown, before the body was read")
         elif code in DOCUMENTED and status in (502, 503, 504):
             tally.answer(f"ours: {code}")
         else:
@@ -475,6 +487,27 @@ class Soak:
         proxy.signal(signal.SIGSTOP)
         proxy.resume_at = time.monotonic() + self.random.uniform(0.3, 6.0)
 
+    def stop_for_long(self):
+        """In the middle of a refresh, if that can be had: the answer then waits in the socket."""
+        proxy = self.some_proxy()
+        if proxy is None or any(other.resume_at for other in self.proxies):
+            return
+        self.tally.events["SIGSTOP for over 30 s"] += 1
+        self.set_faults({"token_latency_before_ms": 300, "token_latency_after_ms": 300})
+        account = self.random.choice(self.accounts)
+        refresh = f"{proxy.admin}/api/accounts/{account}/refresh?force=true"
+        forced = threading.Thread(target=self.force, args=(refresh,), daemon=True)
+        forced.start()
+        time.sleep(self.random.uniform(0.1, 0.7))
+        proxy.signal(signal.SIGSTOP)
+        proxy.resume_at = time.monotonic() + self.random.uniform(*LONG_STOP)
+
+    def force(self, url):
+        try:
+            call(url, b"", self.key(), timeout=120)
+        except (OSError, http.client.HTTPException):
+            pass  # killed meanwhile
+
     def resume(self, everybody=False):
         for proxy in self.proxies:
             if proxy.resume_at is not None and (everybody or time.monotonic() >= proxy.resume_at):
@@ -541,8 +574,8 @@ class Soak:
             loader.start()
         acts = [self.kill, self.terminate, self.stop, self.refresh, self.status, self.logout, self.slow_token_endpoint,
                 self.slow_heads, self.drop_requests, self.refuse_requests, self.calm, self.break_token_endpoint,
-                self.revoke]
-        weights = [3, 2, 3, 4, 1, 1, 2, 1, 1, 1, 5, 6, 0.3]
+                self.revoke, self.stop_for_long]
+        weights = [3, 2, 3, 4, 1, 1, 2, 1, 1, 1, 5, 6, 0.3, 0.6]
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.resume()
