@@ -49,6 +49,7 @@ def parse():
     parser.add_argument("--cases", default=",".join(cases.ALL), help="of %(default)s")
     parser.add_argument("--only", default="pleo-proxy,nginx,haproxy",
                         help="contestants: these, envoy, kubectl; without what is missing [default: %(default)s]")
+    parser.add_argument("--against", metavar="FILE", help="another build of the proxy, measured in the same turns")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case [default: %(default)s]")
     parser.add_argument("--seconds", type=float, default=5, help="of a round [default: %(default)s]")
     parser.add_argument("--connections", type=int, default=10_000, help="of the idle case [default: %(default)s]")

@@ -28,7 +28,8 @@ class Bench:
     @contextlib.contextmanager
     def lineup(self):
         """All contestants, started anew: memory is that of the case alone."""
-        started = contestants.lineup(self.options.binary, self.fresh(), self.cores, self.upstream, self.options.only)
+        started = contestants.lineup(
+            self.options.binary, self.options.against, self.fresh(), self.cores, self.upstream, self.options.only)
         try:
             yield started
         finally:

@@ -184,12 +184,14 @@ RIVALS = {
 }
 
 
-def lineup(binary, folder, cores, upstream, wanted):
-    """Starts all contestants that are wanted, in the order of the report: ours first."""
+def lineup(binary, against, folder, cores, upstream, wanted):
+    """Starts all contestants that are wanted, in the order of the report: ours first, then another build of it."""
     started = []
     try:
         if "pleo-proxy" in wanted:
             started.append(Ours(binary, folder, cores, upstream))
+        if against:
+            started.append(Ours(against, folder, cores, upstream, name="other build"))
         for name in [name for name in RIVALS if name in wanted]:
             started.append(Rival(name, *RIVALS[name], folder, cores, upstream))
         for contestant in started:
