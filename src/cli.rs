@@ -185,7 +185,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let json = arguments.global.json;
+    // What serves prints one line of data, when it is ready: who waits for it takes the end of stdout for a failure.
+    let serves = matches!(arguments.command, None | Some(Command::Serve | Command::Sandbox(_)));
+    let json = arguments.global.json && !serves;
     let exit = match dispatch(arguments) {
         Ok(exit) => exit,
         Err(failure) => {
