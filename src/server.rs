@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use crate::supervise::{Supervisor, supervise};
 use crate::telemetry::Repeats;
 pub use beside::beside;
 pub use listen::Address;
-use listen::{Accept, Sockets};
+use listen::{Accept, Socket, Sockets};
 use room::{Place, Room};
 use worker::Worker;
 
@@ -116,6 +116,8 @@ pub struct Running {
     /// The admin listener, which goes on while requests are drained.
     people: TaskTracker,
     ending: CancellationToken,
+    /// Those of the data listener.
+    sockets: Arc<Mutex<Vec<Socket>>>,
     /// The file of a unix socket.
     name: Option<unix::Name>,
 }
@@ -134,7 +136,7 @@ impl Bound {
     ) -> io::Result<Running> {
         let (draining, ending) = (CancellationToken::new(), CancellationToken::new());
         let room = Arc::new(Room::new(&self.settings, files::places(self.settings.max_connections)));
-        let sockets: Vec<_> = self.data.sockets.into_iter().map(Arc::new).collect();
+        let sockets = Arc::new(Mutex::new(self.data.sockets));
         let (workers, connections) = (TaskTracker::new(), TaskTracker::new());
         for number in 0..thread::available_parallelism().map_or(1, Into::into) {
             let worker = Worker {
@@ -167,7 +169,7 @@ impl Bound {
         }
         workers.close();
         people.close();
-        Ok(Running { draining, workers, people, ending, name: self.data.name })
+        Ok(Running { draining, workers, people, ending, sockets, name: self.data.name })
     }
 }
 
@@ -175,7 +177,8 @@ impl Running {
     /// Accepts no more requests of tools, and waits for those under way, at most [`DRAIN`].
     pub async fn drain(&mut self) {
         self.draining.cancel();
-        // From here on nobody accepts: the next process may have the name.
+        // From here on nobody accepts: the next process may have port and name.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.name = None;
         // Workers end by their own deadline. One that hangs is left behind.
         if timeout(DRAIN + Duration::from_secs(1), self.workers.wait()).await.is_err() {

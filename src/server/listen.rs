@@ -94,6 +94,15 @@ impl Sockets {
     }
 }
 
+impl Socket {
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
+}
+
 /// One address, and its twin in the other family if it is loopback: `localhost` must not lead to somebody else.
 pub(super) fn tcp(address: SocketAddr) -> io::Result<Vec<StdListener>> {
     let twin: Option<IpAddr> = match address.ip() {

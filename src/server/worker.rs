@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) forwarder: Arc<Forwarder>,
-    pub(super) sockets: Vec<Arc<Socket>>,
+    /// Empty once nobody may be accepted any more: what stays open takes callers whom nobody will answer.
+    pub(super) sockets: Arc<Mutex<Vec<Socket>>>,
     pub(super) room: Arc<Room>,
     pub(super) draining: CancellationToken,
     /// Those of all workers: none ends before the last is served, since its upstream connections may be in use by others.
@@ -77,10 +78,11 @@ impl Worker {
 
     /// Serves until the drain, and through it.
     async fn run(&self, is_first: bool) {
-        for socket in &self.sockets {
-            let (worker, socket) = (self.clone(), socket.clone());
+        let count = self.sockets().len();
+        for number in 0..count {
+            let worker = self.clone();
             self.connections.spawn(async move {
-                supervise(DATA_LISTENER, &worker.supervisor, &worker.draining, || worker.listen(&socket)).await;
+                supervise(DATA_LISTENER, &worker.supervisor, &worker.draining, || worker.listen(number)).await;
             });
         }
         match is_first {
@@ -91,19 +93,26 @@ impl Worker {
         let _ = timeout(DRAIN, self.connections.wait()).await;
     }
 
+    fn sockets(&self) -> MutexGuard<'_, Vec<Socket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Listens on another name for the same socket, so that a start that fails can be tried again.
-    async fn listen(&self, socket: &Socket) {
-        let opened = match socket {
-            Socket::Tcp(socket) => match socket.try_clone().and_then(TcpListener::from_std) {
+    async fn listen(&self, number: usize) {
+        let socket = self.sockets().get(number).map(Socket::try_clone);
+        let failed = match socket {
+            None => return,
+            Some(Ok(Socket::Tcp(socket))) => match TcpListener::from_std(socket) {
                 Ok(listener) => return self.accept(&listener).await,
                 Err(error) => error,
             },
-            Socket::Unix(socket) => match socket.try_clone().and_then(UnixListener::from_std) {
+            Some(Ok(Socket::Unix(socket))) => match UnixListener::from_std(socket) {
                 Ok(listener) => return self.accept(&listener).await,
                 Err(error) => error,
             },
+            Some(Err(error)) => error,
         };
-        error!("a worker cannot listen: {opened}");
+        error!("a worker cannot listen: {failed}");
     }
 
     async fn accept(&self, listener: &impl Accept) {
