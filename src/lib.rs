@@ -70,7 +70,8 @@
 //! # Absent on purpose
 //!
 //! - No retry but two: the one after a 401, and the one on a connection that was closed while it rested.
-//! - No redirects followed, no decompression, no caching, no rewriting of bodies, no `CONNECT`.
+//! - No redirects followed, no decompression, no caching, no rewriting of bodies, no `CONNECT` but to the API
+//!   itself, which ends here.
 //! - No second place that refreshes, posts to the token endpoint, or turns failures into statuses.
 //! - No route for people on the data listener: what tools may call and what operators may do are two origins.
 //! - No access log, and on the usual path of a request no lock over an await, no store and no token endpoint.

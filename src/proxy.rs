@@ -24,7 +24,7 @@ use tracing::warn;
 use crate::alarm::Alarm;
 use crate::tokens::{Account, Accounts, Choice, Lease, Verdict};
 use body::{Answer, Budget, Original};
-use guard::{Admitted, Guard};
+use guard::{Admitted, Guard, Tunnelled};
 use headers::Exchange;
 use reply::{Code, Problem};
 use route::Route;
@@ -77,7 +77,7 @@ impl Forwarder {
             Err(problem) => return self.refuse(problem),
         };
         if admitted.tunnel {
-            return self.refuse(self.guard.no_tunnel().closing());
+            return tunnel();
         }
         if admitted.preflight {
             return preflight(&parts, &admitted);
@@ -304,6 +304,13 @@ fn frame(headers: &mut http::HeaderMap, parts: &Parts, request: &Request<body::O
     {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
+}
+
+/// Opens a tunnel, which ends here: the server sees the mark and goes on with the requests that come in it.
+fn tunnel() -> Response<Answer> {
+    let mut response = Response::new(Answer::Ours(None));
+    response.extensions_mut().insert(Tunnelled);
+    response
 }
 
 /// The answer to a page that asks what it may do: all that a tool may (Fetch standard, CORS protocol).

@@ -149,8 +149,7 @@ impl Guard {
         }
     }
 
-    /// What is said to who asks for any other tunnel.
-    pub fn no_tunnel(&self) -> Problem {
+    fn no_tunnel(&self) -> Problem {
         let detail = "CONNECT would tunnel past the proxy, which then could add no credential";
         let direct = format!("Call {}/v1/... directly", self.hosts.address);
         let fix = match self.hosts.api() {

@@ -40,6 +40,8 @@ pub(super) struct Activity {
     to_come: AtomicU64,
     /// The body of the request under way.
     pub(super) leftover: Arc<Leftover>,
+    /// A tunnel was granted: what comes now comes through it.
+    tunnelled: AtomicBool,
     /// The answer says that the connection ends with it.
     closing: AtomicBool,
     /// Tells the connection to end to make room.
@@ -70,6 +72,7 @@ impl Activity {
             fragment: AtomicBool::new(false),
             to_come: AtomicU64::new(0),
             leftover: Arc::default(),
+            tunnelled: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             evicted: Notify::new(),
             start,
@@ -99,6 +102,14 @@ impl Activity {
         // Since when it is at work, nobody asks.
         let since = if matches!(doing, Doing::Serving | Doing::Sent) { 0 } else { self.elapsed() };
         self.word.store(since << 3 | doing as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_tunnel(&self) {
+        self.tunnelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_tunnelled(&self) -> bool {
+        self.tunnelled.load(Ordering::Relaxed)
     }
 
     /// Milliseconds since `start`.

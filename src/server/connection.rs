@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Doing, HEAD, LARGEST_HEAD};
 use super::wire::{Stream, Wire};
 use crate::alarm::Alarm;
-use crate::proxy::guard::Fragment;
+use crate::proxy::guard::{Fragment, Tunnelled};
 use crate::proxy::upload::Upload;
 
 /// Why a connection is served no longer.
@@ -44,20 +44,29 @@ where
     S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
 {
-    let io = TokioIo::new(Wire::new(stream, activity.clone()));
-    let service = Marked { service, activity: activity.clone() };
+    let mut io = TokioIo::new(Wire::new(stream, activity.clone()));
+    let mut service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a request.
     // The buffer's limit alone lets a head pass that arrives faster than it is looked at.
     builder.max_header_size(LARGEST_HEAD);
     // Who shuts the sending half is told from who is gone by the wire.
-    let mut connection = builder.half_close(false).serve_connection(io, service);
-    let end = run(Pin::new(&mut connection), &activity, &draining).await;
-    if end == End::Done {
-        let wire = connection.into_parts().io.into_inner();
-        // What hyper made of its last bytes does not matter any more: the client's errors are its own.
-        wire.end(&draining).await;
+    builder.half_close(false);
+    let mut is_in_tunnel = false;
+    loop {
+        let mut connection = builder.serve_connection(io, service);
+        if run(Pin::new(&mut connection), &activity, &draining).await != End::Done {
+            return;
+        }
+        let parts = connection.into_parts();
+        if is_in_tunnel || !activity.is_tunnelled() {
+            // What hyper made of its last bytes does not matter any more: the client's errors are its own.
+            return parts.io.into_inner().end(&draining).await;
+        }
+        // hyper is done with a connection once it has granted a tunnel; the wire has kept what came behind the request.
+        is_in_tunnel = true;
+        (io, service) = (parts.io, parts.service);
     }
 }
 
@@ -137,6 +146,9 @@ where
         if self.activity.take_fragment() {
             request.extensions_mut().insert(Fragment);
         }
+        if self.activity.is_tunnelled() {
+            request.extensions_mut().insert(Tunnelled);
+        }
         let served = Served(self.activity.clone());
         MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served), has_body, expects }
     }
@@ -160,6 +172,11 @@ where
         let served = self.served.take();
         if let (true, Some(served), Ok(answer)) = (self.has_body, &served, &mut answer) {
             served.0.announce(answer, self.expects);
+        }
+        if let (Some(served), Ok(answer)) = (&served, &answer)
+            && answer.extensions().get::<Tunnelled>().is_some()
+        {
+            served.0.begin_tunnel();
         }
         Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body, _served: served })))
     }
