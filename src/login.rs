@@ -19,6 +19,7 @@ use crate::oauth::authorize::{Callback, CallbackError, Request, issuer_matches};
 use crate::oauth::{self, Credentials, CredentialsError, Exchange, Outcome};
 use crate::secret::{self, AccessToken, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
+use crate::timeout::while_running;
 use crate::tokens::{Accounts, Asked, ChangeError, Login};
 
 pub use listener::{CallbackListener, ListenerError, Serve, Serving};
@@ -334,11 +335,11 @@ async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, St
     let asking = async {
         let mut pauses = SUBJECT_PAUSES.into_iter();
         loop {
-            let asked = timeout(SUBJECT_TRY, accounts.oauth().subject(access)).await;
+            let asked = while_running(SUBJECT_TRY, accounts.oauth().subject(access)).await;
             let why = match asked {
-                Ok(Ok(subject)) => return Ok(subject),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("the API did not answer within {SUBJECT_TRY:?}"),
+                Some(Ok(subject)) => return Ok(subject),
+                Some(Err(error)) => error.to_string(),
+                None => format!("the API did not answer within {SUBJECT_TRY:?}"),
             };
             match pauses.next() {
                 Some(pause) => sleep(pause).await,
@@ -346,9 +347,9 @@ async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, St
             }
         }
     };
-    timeout(SUBJECT_TIME, asking)
+    while_running(SUBJECT_TIME, asking)
         .await
-        .unwrap_or_else(|_| Err(format!("the API gave no answer within {SUBJECT_TIME:?}")))
+        .unwrap_or_else(|| Err(format!("the API gave no answer within {SUBJECT_TIME:?}")))
 }
 
 /// The same two questions about an imported grant, after its first refresh.
