@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::header;
 use zeroize::Zeroizing;
 
-use crate::outbound::{self, Outbound};
+use crate::outbound::{self, Names, Outbound};
 use crate::private_file::{self, PrivateFileError};
 use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 use crate::timeout::while_running;
@@ -27,6 +27,8 @@ pub use token::{Outcome, Tokens};
 const CONNECT: Duration = Duration::from_secs(5);
 /// Time for a whole call, as long as this process runs.
 pub const CALL: Duration = response::CALL;
+/// Addresses of the token endpoint that get a try, one after the other: each may take as long as a connection may.
+const MOST_TRIES: usize = 3;
 /// Largest secret file, in bytes.
 const LARGEST_SECRET: u64 = 16 * 1024;
 
@@ -158,6 +160,7 @@ pub struct Client {
     /// Who we are, and where the servers are.
     pub settings: Settings,
     http: reqwest::Client,
+    names: Names,
 }
 
 impl Client {
@@ -191,7 +194,7 @@ impl Client {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let builder = builder.tcp_user_timeout(outbound::UNACKNOWLEDGED);
         let http = builder.build()?;
-        Ok(Self { settings, http })
+        Ok(Self { settings, http, names: outbound.names.clone() })
     }
 
     /// Reads id and secret for one attempt.
@@ -218,16 +221,37 @@ impl Client {
         let mut origin = self.settings.token.url().clone();
         origin.set_path("/");
         origin.set_query(None);
-        match while_running(CONNECT, self.http.head(origin).send()).await {
-            Some(head) => head.map(drop).map_err(|error| response::obstacle(&error)),
-            None => Err("it does not answer".into()),
+        for tries in 1.. {
+            let why = match while_running(CONNECT, self.http.head(origin.clone()).send()).await {
+                Some(Ok(_)) => break,
+                Some(Err(error)) => response::obstacle(&error),
+                None => "it does not answer".into(),
+            };
+            if !self.has_another(tries) {
+                return Err(why);
+            }
         }
+        Ok(())
     }
 
-    /// Posts to the token endpoint, once.
+    /// True if the token endpoint has another address, which is tried next.
+    fn has_another(&self, tries: usize) -> bool {
+        let host = self.settings.token.url().host_str().unwrap_or_default();
+        tries < MOST_TRIES && self.names.pass_over(host)
+    }
+
+    /// Posts to the token endpoint, once; where no connection comes about, the next address gets its try.
     pub async fn exchange(&self, exchange: &Exchange<'_>, credentials: &Credentials) -> Outcome {
-        let request = self.authenticated(&self.settings.token, token::form(exchange), credentials);
-        token::post(request).await
+        let mut tries = 0;
+        loop {
+            let request = self.authenticated(&self.settings.token, token::form(exchange), credentials);
+            let outcome = token::post(request).await;
+            tries += 1;
+            // Only what surely did not leave goes again.
+            if !matches!(outcome, Outcome::NotSent(_)) || !self.has_another(tries) {
+                return outcome;
+            }
+        }
     }
 
     /// Asks whether the authorization server still accepts a refresh token (RFC 7662).
@@ -271,5 +295,60 @@ impl Client {
             request = request.header(header::AUTHORIZATION, basic);
         }
         request.body(form.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, TcpListener};
+
+    use super::*;
+    use crate::secret::RefreshToken;
+
+    fn client(names: Names, port: u16) -> Client {
+        let at = |path: &str| Endpoint::parse(&format!("https://token.test:{port}{path}")).unwrap();
+        let settings = Settings {
+            client_id: Some("id".into()),
+            client_secret: SecretSource::Value(ClientSecret::new("secret")),
+            auth: ClientAuth::Basic,
+            scopes: Vec::new(),
+            authorize: at("/authorize"),
+            token: at("/token"),
+            introspect: None,
+            api: at("/").origin(),
+        };
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let outbound = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
+        let mut outbound = Outbound::new(&outbound).unwrap();
+        outbound.names = names;
+        Client::new(settings, &outbound).unwrap()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_dead_machine_behind_the_name_leaves_a_try_for_the_next() {
+        fn two(_: &str) -> Result<Vec<IpAddr>, outbound::NameError> {
+            Ok(vec![[127, 0, 0, 2].into(), [127, 0, 0, 1].into()])
+        }
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = good.local_addr().unwrap().port();
+        let bad = TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let visits = |listener: TcpListener| {
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || listener.incoming().map_while(|stream| tell.send(stream).ok()).count());
+            told
+        };
+        let (bad, good) = (visits(bad), visits(good));
+        // Both accept and say nothing in TLS; what counts is that each was asked.
+        let closing = std::thread::spawn(move || {
+            let wait = Duration::from_secs(10);
+            (bad.recv_timeout(wait).is_ok(), good.recv_timeout(wait).is_ok())
+        });
+        let client = client(Names::by(two), port);
+        let credentials = client.credentials().unwrap();
+        let token = RefreshToken::new("refresh");
+        let outcome = client.exchange(&Exchange::Refresh(&token), &credentials).await;
+        assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
+        assert_eq!(closing.join().unwrap(), (true, true));
     }
 }

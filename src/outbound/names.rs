@@ -14,6 +14,8 @@ const MOST: usize = 16;
 const SHARED: Duration = Duration::from_secs(3);
 /// How long an address that failed is tried after all others.
 const DOUBT: Duration = Duration::from_secs(60);
+/// Names whose addresses are remembered: those of the endpoints and of a proxy are fewer.
+const MOST_GIVEN: usize = 16;
 /// Addresses that are remembered as failed.
 const MOST_DOUBTED: usize = 32;
 
@@ -44,7 +46,7 @@ pub enum NameError {
     },
 }
 
-type Answer = Result<Vec<IpAddr>, NameError>;
+pub(crate) type Answer = Result<Vec<IpAddr>, NameError>;
 
 /// Looks names up; clones share what is under way and which addresses failed lately.
 #[derive(Clone, Debug)]
@@ -52,9 +54,12 @@ pub struct Names(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    resolve: fn(&str) -> Answer,
     under_way: Mutex<Vec<LookUp>>,
     places: Arc<Semaphore>,
     doubted: Mutex<Vec<(IpAddr, Instant)>>,
+    /// What a client that makes its connections itself was given last, by name.
+    given: Mutex<Vec<(String, Vec<IpAddr>)>>,
 }
 
 #[derive(Debug)]
@@ -66,12 +71,23 @@ struct LookUp {
 
 impl Default for Names {
     fn default() -> Self {
-        let places = Arc::new(Semaphore::new(MOST));
-        Self(Arc::new(Shared { under_way: Mutex::default(), places, doubted: Mutex::default() }))
+        Self::by(resolve)
     }
 }
 
 impl Names {
+    /// By another way than the system's, which tests have.
+    pub(crate) fn by(resolve: fn(&str) -> Answer) -> Self {
+        let places = Arc::new(Semaphore::new(MOST));
+        Self(Arc::new(Shared {
+            resolve,
+            under_way: Mutex::default(),
+            places,
+            doubted: Mutex::default(),
+            given: Mutex::default(),
+        }))
+    }
+
     /// The addresses of a name or of an address literal, at least one: in the system's order, those that failed lately
     /// last.
     ///
@@ -81,7 +97,7 @@ impl Names {
         if let Ok(literal) = host.trim_matches(['[', ']']).parse() {
             return Ok(vec![literal]);
         }
-        let mut answer = self.ask(host, resolve).await?;
+        let mut answer = self.ask(host).await?;
         let found = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
         let ended = || NameError::NoThread { host: host.into(), why: "the look-up ended without an answer".into() };
         found.unwrap_or_else(|| Err(ended())).map(|addresses| self.ordered(addresses))
@@ -108,8 +124,27 @@ impl Names {
         lock(&self.0.doubted).retain(|(ip, _)| *ip != address);
     }
 
+    /// No connection came about at the address that such a client was given first; true if there is another to try, which
+    /// then comes first.
+    pub fn pass_over(&self, host: &str) -> bool {
+        let first = match lock(&self.0.given).iter().find(|(given, _)| given == host) {
+            Some((_, addresses)) if addresses.len() > 1 => addresses[0],
+            _ => return false,
+        };
+        self.doubt(first);
+        true
+    }
+
+    fn give(&self, host: &str, addresses: &[IpAddr]) {
+        let mut given = lock(&self.0.given);
+        given.retain(|(other, _)| other != host);
+        if given.len() < MOST_GIVEN {
+            given.push((host.to_owned(), addresses.to_vec()));
+        }
+    }
+
     /// Joins the look-up of that name which is under way, or starts one as soon as there is a place.
-    async fn ask(&self, host: &str, resolve: fn(&str) -> Answer) -> Result<watch::Receiver<Option<Answer>>, NameError> {
+    async fn ask(&self, host: &str) -> Result<watch::Receiver<Option<Answer>>, NameError> {
         loop {
             {
                 let mut under_way = lock(&self.0.under_way);
@@ -119,7 +154,7 @@ impl Names {
                     return Ok(other.answer.clone());
                 }
                 if let Ok(place) = self.0.places.clone().try_acquire_owned() {
-                    let answer = start(host.to_owned(), place, resolve)?;
+                    let answer = start(host.to_owned(), place, self.0.resolve)?;
                     under_way.push(LookUp { host: host.to_owned(), since: now, answer: answer.clone() });
                     return Ok(answer);
                 }
@@ -170,6 +205,7 @@ impl reqwest::dns::Resolve for Names {
         let names = self.clone();
         Box::pin(async move {
             let addresses = names.look_up(name.as_str()).await?;
+            names.give(name.as_str(), &addresses);
             let addresses: reqwest::dns::Addrs = Box::new(addresses.into_iter().map(|address| (address, 0).into()));
             Ok(addresses)
         })
@@ -203,22 +239,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_hangs_takes_one_thread_for_a_name_and_a_bounded_number_in_all() {
-        let names = Names::default();
+        let names = Names::by(hang);
         for _ in 0..100 {
-            drop(names.ask("slow.invalid", hang).await.unwrap());
+            drop(names.ask("slow.invalid").await.unwrap());
         }
         assert_eq!(names.0.places.available_permits(), MOST - 1, "callers of one name share its look-up");
         for number in 1..MOST {
-            drop(names.ask(&format!("slow-{number}.invalid"), hang).await.unwrap());
+            drop(names.ask(&format!("slow-{number}.invalid")).await.unwrap());
         }
-        let late = tokio::time::timeout(Duration::from_millis(20), names.ask("one-more.invalid", hang)).await;
+        let late = tokio::time::timeout(Duration::from_millis(20), names.ask("one-more.invalid")).await;
         assert!(late.is_err(), "the caller waits until its own deadline");
     }
 
     #[tokio::test]
     async fn a_look_up_that_panics_is_a_failed_attempt() {
-        let names = Names::default();
-        let mut answer = names.ask("odd.invalid", |_| panic!("as a resolver plug-in may")).await.unwrap();
+        let names = Names::by(|_| panic!("as a resolver plug-in may"));
+        let mut answer = names.ask("odd.invalid").await.unwrap();
         assert!(answer.wait_for(Option::is_some).await.is_err());
         assert_eq!(names.0.places.available_permits(), MOST);
     }
@@ -231,5 +267,11 @@ mod tests {
         assert_eq!(names.ordered(three.to_vec()), [three[1], three[2], three[0]]);
         names.trust(three[0]);
         assert_eq!(names.ordered(three.to_vec()), three);
+        names.give("three.invalid", &three);
+        names.give("one.invalid", &three[..1]);
+        assert!(
+            names.pass_over("three.invalid") && !names.pass_over("one.invalid") && !names.pass_over("none.invalid")
+        );
+        assert_eq!(names.ordered(three.to_vec()), [three[1], three[2], three[0]]);
     }
 }
