@@ -185,6 +185,22 @@ async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
     assert_eq!(std::fs::read_dir(place.state().join("run")).unwrap().count(), 0, "the run file is gone");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_twice_in_a_moment_is_one() {
+    let sandbox = sandbox().await;
+    let (_place, mut proxy) = connected(&sandbox, "").await;
+    sandbox.set_faults(Faults { latency_ms: 500, ..Faults::default() });
+    let requests = sandbox.counters().api_requests;
+    let request = tokio::spawn(support::client().get(format!("{}/v1/companies", proxy.api)).send());
+    until("the request is under way", || sandbox.counters().api_requests > requests);
+    // As `timeout` does it: to the process, and to its group.
+    let pid = proxy.child.id().to_string();
+    let kill = format!("kill -TERM {pid}; sleep 0.01; kill -TERM {pid}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    assert_eq!(proxy.child.wait().unwrap().code(), Some(0), "{}", proxy.log());
+}
+
 /// Runs `login` with a redirect URI of its own while `ask` asks its port something.
 fn beside_a_login<T>(place: &Place, sandbox: &Sandbox, ask: impl FnOnce(u16) -> T) -> T {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
