@@ -1,16 +1,17 @@
 //! Callers as they are: who sends everything before it reads, who shuts its sending half, who sends one request behind
-//! another. Each gets its answer.
+//! another, who never reads. Each gets its answer, and costs no more than it may.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod support;
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 
 use support::PATIENCE;
-use support::upstream::{After, Answer, Caller, Upstream, stage, unconnected};
+use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, stage, unconnected};
 
 fn is(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
@@ -290,4 +291,43 @@ async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
         let health = ask(admin, "GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n");
         assert_eq!(statuses(&health), ["200"], "{health}");
     }
+}
+
+// --- Who does not read.
+
+/// Memory that the proxy has now, in KiB.
+fn resident(stage: &Stage) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", stage.proxy.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_read_costs_little_memory() {
+    const CALLERS: usize = 40;
+    let upstream = Upstream::start(|visit| {
+        if visit.target() == "/fine" {
+            return visit.fine();
+        }
+        visit.say("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+        let piece = vec![b'x'; 1 << 20];
+        while visit.try_say(&piece).is_ok() {}
+        After::Close
+    });
+    let stage = stage(&upstream, "").await;
+    let begin = || {
+        let mut caller = stage.caller();
+        caller.begin("GET", "/long", &[]);
+        caller.some(1000);
+        caller
+    };
+    let warm: Vec<_> = (0..5).map(|_| begin()).collect();
+    thread::sleep(std::time::Duration::from_millis(300));
+    let before = resident(&stage);
+    let callers: Vec<_> = (0..CALLERS).map(|_| begin()).collect();
+    thread::sleep(std::time::Duration::from_millis(500));
+    let each = resident(&stage).saturating_sub(before) / CALLERS;
+    assert!(each <= 128, "{each} KiB a caller");
+    drop((warm, callers));
+    assert_eq!(stage.caller().get("/fine").text(), FINE.split("\r\n\r\n").nth(1).unwrap());
 }

@@ -88,8 +88,10 @@ impl Way {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         signals: Arc<Signals>,
     ) -> Result<Line, hyper::Error> {
-        let (sender, connection) =
-            http1::Builder::new().max_header_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
+        let mut builder = http1::Builder::new();
+        // The buffer as well: up to three of them are full while a caller does not read its answer.
+        builder.max_header_size(LONGEST_HEAD).max_buf_size(LONGEST_HEAD);
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         let shelves = self.shelves.clone();
         let driver = tokio::spawn(async move {
             // Its errors reach whoever waits for a response on it.
