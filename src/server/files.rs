@@ -6,7 +6,7 @@ use tracing::warn;
 /// Connections of the admin listener.
 pub(super) const ADMIN: usize = 32;
 /// Connections to a listener that serves one login.
-pub(super) const CALLBACK: usize = 16;
+pub(super) const CALLBACK: usize = 32;
 /// Connections of other users that are told so at a time, on each listener.
 pub(super) const STRANGERS: usize = 16;
 /// Connections beyond the most that are told so at a time, on each listener.
