@@ -33,6 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 const REPEATED_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the API is asked whose a new grant is, in all and in one try, and the pauses between the tries.
 const SUBJECT_TIME: Duration = Duration::from_secs(10);
+const INTROSPECTION_TIME: Duration = Duration::from_secs(5);
 const SUBJECT_TRY: Duration = Duration::from_secs(4);
 const SUBJECT_PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 
@@ -147,6 +148,10 @@ impl Logins {
     /// # Errors
     /// [`LoginError`]; nothing was saved.
     pub async fn finish(self: &Arc<Self>, callback: Callback) -> Result<AccountName, LoginError> {
+        // A code that is exchanged now may buy tokens that nobody is there to save.
+        if self.accounts.is_closing() {
+            return Err(ChangeError::Closing.into());
+        }
         let state = callback.state().clone();
         let pending = match self.register.claim(&state, self.accounts.clock().now()) {
             Claim::First(pending) => pending,
@@ -177,7 +182,7 @@ impl Logins {
         }
         let end = finished.map_err(ToString::to_string);
         self.latest.insert(account.clone(), end.clone());
-        self.register.end(state, end);
+        self.register.end(state, end, self.accounts.clock().now());
     }
 
     /// The code of a callback that brings one from the server that was asked.
@@ -324,7 +329,11 @@ async fn exchange(
         warn!(account = %pending.account, "whose login this is stays unknown: {why}");
     }
     let introspection_trusted = match &tokens.refresh {
-        Some(refresh) => accounts.oauth().is_active(refresh, credentials).await.unwrap_or(false),
+        // Nothing is saved before this has an answer.
+        Some(refresh) => {
+            let asked = while_running(INTROSPECTION_TIME, accounts.oauth().is_active(refresh, credentials)).await;
+            asked.is_some_and(|active| active.unwrap_or(false))
+        }
         None => false,
     };
     Ok(Login { tokens, sent, subject, introspection_trusted, replaces: pending.replaces })

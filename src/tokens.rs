@@ -200,8 +200,13 @@ impl Accounts {
             return Some(account);
         }
         let is_named = self.settings().default_account.as_ref() == Some(name) || *name == AccountName::fallback();
-        if !is_named && matches!(self.store.load(name).await, Ok(None)) {
-            return None;
+        if !is_named {
+            match self.store.load(name).await {
+                Ok(None) => return None,
+                // For want of files nobody can say: a name that callers make up must not become an account.
+                Err(error) if error.is_passing() => return None,
+                Ok(Some(_)) | Err(_) => {}
+            }
         }
         let account = self.enter(name);
         account.set_known();
@@ -267,7 +272,10 @@ impl Accounts {
         if matches!(snapshot.health, Health::Uncertain(_)) {
             account.forget_credential(generation);
         }
+        // Counted among those who wait, which moves the account up in the queue of refreshes.
+        let held = account.hold();
         let report = tokio::time::timeout_at(deadline, self.refresh(account, Reason::Rejected, generation)).await;
+        drop(held);
         let snapshot = account.snapshot();
         match report {
             _ if snapshot.generation > generation && !matches!(snapshot.health, Health::LoginRequired(_)) => {

@@ -1,6 +1,7 @@
 //! `login`: in the browser, by hand, or with a refresh token that was issued elsewhere.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, stdin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -25,6 +26,7 @@ use crate::private_file::text;
 use crate::secret::RefreshToken;
 use crate::server;
 use crate::store::AccountName;
+use crate::tokens::Accounts;
 
 /// How often a login that happens in the browser is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -122,6 +124,15 @@ async fn until_ended(running: &Running, id: &str) -> Result<(), Failure> {
 async fn here(config: &Config, state: &State, name: &AccountName, login: &Login) -> Result<(), Failure> {
     let accounts = lasting_accounts(config, state).await?;
     accounts.oauth().credentials().map_err(Failure::usage)?;
+    let done = log_in(config, &accounts, name, login).await;
+    // What was begun is ended, and what arrived is saved, before the process goes.
+    match accounts.close().await.is_empty() {
+        true => done,
+        false => Err(Failure::new(Exit::Degraded, format!("the newest tokens of account {name} could not be saved"))),
+    }
+}
+
+async fn log_in(config: &Config, accounts: &Arc<Accounts>, name: &AccountName, login: &Login) -> Result<(), Failure> {
     let logins = Logins::new(accounts.clone());
     if login.import_refresh_token {
         let token = read_token()?;

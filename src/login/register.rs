@@ -2,6 +2,7 @@
 //! known until it would have expired, so that a page that is loaded twice and a command that waits learn its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use sha2::{Digest as _, Sha256};
@@ -16,6 +17,9 @@ use crate::store::AccountName;
 const MAX_PENDING: usize = 5;
 /// Pending logins of all accounts together: `/connect` needs no key, and takes any name.
 const MAX_PENDING_IN_ALL: usize = 100;
+
+/// How long the end of a login is known at least.
+const KNOWN: Duration = Duration::from_secs(60);
 
 /// SHA-256 of a state, so that looking one up takes no time that depends on the state.
 type Key = [u8; 32];
@@ -40,6 +44,14 @@ struct Entry {
     end: watch::Sender<End>,
 }
 
+impl Entry {
+    /// True once nobody needs it any more: never while a login is being finished.
+    fn is_over(&self, now: Now) -> bool {
+        let is_being_finished = self.pending.is_none() && self.end.borrow().is_none();
+        !is_being_finished && self.expires.passed(now)
+    }
+}
+
 /// What a callback's state leads to.
 pub(super) enum Claim {
     /// A pending login, which is the caller's to finish and to end.
@@ -53,7 +65,7 @@ pub(super) enum Claim {
 impl Register {
     /// Adds a pending login and returns its id, which is no secret. The oldest make room for it.
     pub(super) fn add(&self, state: &LoginState, pending: PendingLogin, now: Now) -> String {
-        self.entries.retain(|_, entry| !entry.expires.passed(now));
+        self.entries.retain(|_, entry| !entry.is_over(now));
         self.make_room(MAX_PENDING, |entry| entry.account == pending.account);
         self.make_room(MAX_PENDING_IN_ALL, |_| true);
         let (key, end) = (key(state), watch::Sender::default());
@@ -76,7 +88,7 @@ impl Register {
 
     /// Hands a pending login to the first callback that names its state.
     pub(super) fn claim(&self, state: &LoginState, now: Now) -> Claim {
-        let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.expires.passed(now)) else {
+        let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.is_over(now)) else {
             return Claim::Unknown;
         };
         match entry.pending.take() {
@@ -86,8 +98,10 @@ impl Register {
     }
 
     /// Notes how a claimed login ended, for everybody who waits for it.
-    pub(super) fn end(&self, state: &LoginState, end: Result<(), String>) {
-        if let Some(entry) = self.entries.get(&key(state)) {
+    pub(super) fn end(&self, state: &LoginState, end: Result<(), String>, now: Now) {
+        if let Some(mut entry) = self.entries.get_mut(&key(state)) {
+            let known_until = Deadline::after(now, KNOWN);
+            entry.expires = if entry.expires.boot < known_until.boot { known_until } else { entry.expires };
             entry.end.send_replace(Some(end));
         }
     }
@@ -113,7 +127,7 @@ impl Register {
 
     /// How a login ended; the outer none: it is not known, because later ones took its place or it expired.
     pub(super) fn outcome(&self, login: &str, now: Now) -> Option<End> {
-        let entry = self.entries.iter().find(|entry| id(entry.key()) == login && !entry.expires.passed(now))?;
+        let entry = self.entries.iter().find(|entry| id(entry.key()) == login && !entry.is_over(now))?;
         Some(entry.end.borrow().clone())
     }
 

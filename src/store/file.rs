@@ -95,11 +95,15 @@ impl FileStore {
         let path = self.folder.join(format!("{account}.lock"));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-        let mut file = options.open(path)?;
+        let mut file = options.open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(Try::Busy(holder(&mut file))),
             Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        // A lock on a file that was removed or replaced meanwhile keeps nobody out.
+        if !is_named(&file, &path) {
+            return Ok(Try::Busy(None));
         }
         // Only a help for people: a failure here changes nothing about the lock.
         let _ = write_holder(&mut file);
@@ -258,6 +262,15 @@ pub(super) fn make_private_folder(folder: &Path) -> Result<(), OpenError> {
 
 fn stamp(path: &Path) -> Stamp {
     Stamp(path.symlink_metadata().ok().map(|it| (it.ino(), it.mtime(), it.mtime_nsec(), it.size(), it.mode())))
+}
+
+/// True if the open file is the one that has this name now.
+fn is_named(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
+    }
 }
 
 fn holder(file: &mut File) -> Option<u32> {

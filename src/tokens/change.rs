@@ -16,7 +16,7 @@ use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, Grant, Locked, Record, RecordError, Stamp};
+use crate::store::{AccountName, DecodeError, Grant, Locked, Record, RecordError, Stamp};
 use crate::timeout::while_running;
 pub use error::ChangeError;
 
@@ -253,7 +253,8 @@ impl Accounts {
         let locked = self.store().lock(&account.name, LOCK_PATIENCE).await?;
         let stored = match self.store().load(&account.name).await {
             Ok(stored) => stored,
-            Err(RecordError::Undecodable(..)) if replaces_corrupt => {
+            // A record of a newer program is whole: it stays.
+            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
                 self.set_aside(&locked).await?;
                 None
             }

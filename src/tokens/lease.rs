@@ -75,7 +75,7 @@ impl Account {
     }
 
     /// A place among those who wait. The first one to wait may make a try due that was not.
-    fn hold(&self) -> Result<Held<'_>, Refusal> {
+    pub(super) fn hold(&self) -> Result<Held<'_>, Refusal> {
         let held = Held::new(&self.held)?;
         if self.held.load(Ordering::Acquire) == 1 {
             let _ = self.shared.wishes.send(Wish::Look);
@@ -103,7 +103,7 @@ impl Drop for Lease {
 }
 
 /// One of the requests that wait; counted out on every path.
-struct Held<'a>(&'a AtomicUsize);
+pub(super) struct Held<'a>(&'a AtomicUsize);
 
 impl<'a> Held<'a> {
     fn new(count: &'a AtomicUsize) -> Result<Self, Refusal> {
