@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -53,10 +54,10 @@ where
     builder.max_header_size(LARGEST_HEAD);
     // Who shuts the sending half is told from who is gone by the wire.
     builder.half_close(false);
-    let mut is_in_tunnel = false;
+    let (mut is_in_tunnel, mut must_go) = (false, false);
     loop {
         let mut connection = builder.serve_connection(io, service);
-        if run(Pin::new(&mut connection), &activity, &draining).await != End::Done {
+        if run(Pin::new(&mut connection), &activity, &draining, &mut must_go).await != End::Done {
             return;
         }
         let parts = connection.into_parts();
@@ -74,6 +75,7 @@ async fn run<T, S, B>(
     mut connection: Pin<&mut http1::Connection<TokioIo<Wire<T>>, Marked<S>>>,
     activity: &Activity,
     draining: &CancellationToken,
+    must_go: &mut bool,
 ) -> End
 where
     T: Stream,
@@ -82,6 +84,8 @@ where
 {
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
+    // The runtime looks at its sockets before it goes on with a task that yields: a request may have come by now.
+    let mut sockets_seen = pin!(yield_now());
     let mut news = pin!(activity.leftover.news.notified());
     let mut alarm = Alarm::new(Instant::now() + HEAD);
     let mut left = None;
@@ -97,13 +101,15 @@ where
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Done);
         }
-        if !is_ending && evicted.as_mut().poll(cx).is_ready() {
-            if activity.resting_since().is_some() {
+        *must_go = *must_go || evicted.as_mut().poll(cx).is_ready();
+        if !is_ending && *must_go {
+            if activity.resting_since().is_none() {
+                // A request came in the same moment: it is answered first.
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+            } else if sockets_seen.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Idle);
             }
-            // A request came in the same moment: it is answered first.
-            is_ending = true;
-            connection.as_mut().graceful_shutdown();
         }
         while activity.leftover.is_open() && news.as_mut().poll(cx).is_ready() {
             news.set(activity.leftover.news.notified());

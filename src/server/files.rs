@@ -8,9 +8,9 @@ pub(super) const ADMIN: usize = 32;
 /// Connections to a listener that serves one login.
 pub(super) const CALLBACK: usize = 32;
 /// Connections of other users that are told so at a time, on each listener.
-pub(super) const STRANGERS: usize = 16;
+pub(super) const STRANGERS: usize = 8;
 /// Connections beyond the most that are told so at a time, on each listener.
-pub(super) const OVERLOADED: usize = 16;
+pub(super) const OVERLOADED: usize = 8;
 /// Most connections of the data listener, whatever the file limit.
 const MOST: usize = 20_000;
 /// Least, even where that may be more than the limit allows.

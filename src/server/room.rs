@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Settings;
-use super::activity::Activity;
+use super::activity::{Activity, Doing};
 use super::files;
 use super::listen::Caller;
 use crate::proxy::peer::{Peer, Peers};
@@ -27,10 +27,14 @@ use crate::telemetry::Repeats;
 const EVICTED: usize = 32;
 /// A connection that rests for less is closed only if it is the longest-resting one.
 const LONG_REST: Duration = Duration::from_secs(10);
-/// Nobody makes room before this who has not sent a whole request yet.
-const GRACE: Duration = Duration::from_secs(5);
-/// Longest wait for a place to be given back before resting connections are looked at again.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long nobody makes room who has just come, or is in the middle of a head: at first, and at least. It is halved for
+/// each caller who finds nobody older, so that many silent ones keep nobody waiting for long, and grows again.
+const GRACE: Duration = Duration::from_secs(1);
+const LEAST_GRACE: Duration = Duration::from_millis(4);
+/// How much the grace grows with each caller who finds room at once: by this part of it.
+const GROWTH: u32 = 256;
+/// Longest wait for a place to be given back before connections are looked at again.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// All client connections of a listener.
 #[derive(Debug)]
@@ -46,11 +50,12 @@ pub(super) struct Room {
     strangers: Repeats,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Guests {
     served: HashMap<usize, Arc<Guest>>,
     overloaded: usize,
     strangers: usize,
+    grace: Duration,
 }
 
 #[derive(Debug)]
@@ -88,6 +93,15 @@ impl Place {
     }
 }
 
+/// What came of looking for somebody who makes room.
+enum Sought {
+    Ended,
+    /// Some do nothing, and the oldest of them will have done so for long enough in this time.
+    TooYoung(Duration),
+    /// All are at work.
+    Nobody,
+}
+
 /// What becomes of a caller.
 enum Verdict {
     Welcome,
@@ -104,7 +118,7 @@ impl Room {
             patience: settings.idle_timeout,
             start: Instant::now(),
             next: AtomicUsize::new(0),
-            guests: Mutex::default(),
+            guests: Mutex::new(Guests { served: HashMap::new(), overloaded: 0, strangers: 0, grace: GRACE }),
             left: Notify::new(),
             strangers: Repeats::new("callers of other users were turned away"),
         }
@@ -135,26 +149,37 @@ impl Room {
         loop {
             let mut left = pin!(room.left.notified());
             left.as_mut().enable();
-            if let Some(place) = room.try_admit() {
-                return place;
+            match room.try_admit() {
+                Ok(place) => return place,
+                // Also without a place given back: connections become old enough to make room.
+                Err(wait) => drop(timeout(wait.min(LOOK), left).await),
             }
-            // Also without a place given back: resting connections become old enough to make room.
-            let _ = timeout(LOOK, left).await;
         }
     }
 
-    fn try_admit(self: &Arc<Self>) -> Option<Place> {
+    /// A place, or when to look again.
+    fn try_admit(self: &Arc<Self>) -> Result<Place, Duration> {
         let mut guests = self.lock();
-        if guests.served.len() < self.most || self.evict(&mut guests) > 0 {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let place = self.place(Kind::Served(number), None);
-            guests.served.insert(number, place.guest.clone());
-            return Some(place);
+        if guests.served.len() < self.most {
+            return Ok(self.serve(&mut guests));
         }
-        (guests.overloaded < files::OVERLOADED).then(|| {
-            guests.overloaded += 1;
-            self.place(Kind::Overloaded, Some(overload()))
-        })
+        match self.evict(&mut guests) {
+            Sought::Ended => Ok(self.serve(&mut guests)),
+            Sought::TooYoung(left) => Err(left),
+            Sought::Nobody if guests.overloaded < files::OVERLOADED => {
+                guests.overloaded += 1;
+                Ok(self.place(Kind::Overloaded, Some(overload())))
+            }
+            Sought::Nobody => Err(LOOK),
+        }
+    }
+
+    fn serve(self: &Arc<Self>, guests: &mut Guests) -> Place {
+        guests.grace = GRACE.min(guests.grace + guests.grace / GROWTH);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let place = self.place(Kind::Served(number), None);
+        guests.served.insert(number, place.guest.clone());
+        place
     }
 
     fn place(self: &Arc<Self>, kind: Kind, refusal: Option<Problem>) -> Place {
@@ -195,33 +220,41 @@ impl Room {
         }
     }
 
-    /// Ends connections that rest, to get their files back; returns how many.
-    pub(super) fn make_space(&self) -> usize {
-        self.evict(&mut self.lock())
+    /// Ends connections that rest, to get their files back.
+    pub(super) fn make_space(&self) {
+        self.evict(&mut self.lock());
     }
 
     /// Ends the connection that has been silent, or busy with one head, for longest, and others that rest for long.
-    /// Nobody who has just come is among them.
-    fn evict(&self, guests: &mut Guests) -> usize {
+    fn evict(&self, guests: &mut Guests) -> Sought {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let age = |since: u64| Duration::from_millis(now.saturating_sub(since));
-        let resting = |(number, guest): (&usize, &Arc<Guest>)| {
-            let since = guest.activity.resting_since()?;
-            let may_go = guest.is_known.load(Ordering::Relaxed) || age(since) >= GRACE;
-            may_go.then_some((since, *number))
-        };
-        let mut resting: Vec<_> = guests.served.iter().filter_map(resting).collect();
-        resting.sort_unstable();
+        let (mut may_go, mut oldest) = (Vec::new(), None);
+        for (number, guest) in &guests.served {
+            let Some(since) = guest.activity.resting_since() else { continue };
+            let is_at_rest = guest.is_known.load(Ordering::Relaxed) && guest.activity.doing() != Doing::Head;
+            match is_at_rest || age(since) >= guests.grace {
+                true => may_go.push((since, *number)),
+                false => oldest = oldest.max(Some(age(since))),
+            }
+        }
+        may_go.sort_unstable();
         let most = EVICTED.min(self.most.div_ceil(8));
-        let long = resting.iter().take(most).take_while(|(since, _)| age(*since) >= LONG_REST).count();
-        let evicted = long.max(1).min(resting.len());
-        for (_, number) in resting.iter().take(evicted) {
+        let long = may_go.iter().take(most).take_while(|(since, _)| age(*since) >= LONG_REST).count();
+        for (_, number) in may_go.iter().take(long.max(1)) {
             // Out at once, though its connection is yet to end: a place is given away only once.
             if let Some(guest) = guests.served.remove(number) {
                 guest.activity.evict();
             }
         }
-        evicted
+        match (may_go.is_empty(), oldest) {
+            (false, _) => Sought::Ended,
+            (true, None) => Sought::Nobody,
+            (true, Some(oldest)) => {
+                guests.grace = LEAST_GRACE.max(guests.grace / 2);
+                Sought::TooYoung(guests.grace.saturating_sub(oldest))
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Guests> {
@@ -296,15 +329,50 @@ mod tests {
     async fn who_has_just_come_makes_no_room_and_who_rests_longest_does() {
         let room = room(3);
         let (first, second, third) = (served(&room).await, served(&room).await, served(&room).await);
-        let told = enter(&room, 1).await.unwrap();
-        assert!(told.refusal.is_some(), "all have just come");
+        assert!(enter(&room, 1).await.is_none(), "all have just come: it waits");
         second.heard();
         let fourth = served(&room).await;
         assert!(is_in(&room, &first) && !is_in(&room, &second) && is_in(&room, &third), "only one was at rest");
-        wait(GRACE.as_secs()).await;
+        tokio::time::sleep(GRACE).await;
         // Silent from the start, and by now for too long.
         let fifth = served(&room).await;
         assert!(!is_in(&room, &first) && is_in(&room, &third) && is_in(&room, &fourth) && is_in(&room, &fifth));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_at_work_callers_are_told_and_a_head_under_way_is_no_rest() {
+        let room = room(2);
+        let (first, second) = (served(&room).await, served(&room).await);
+        first.heard();
+        first.activity().set(Doing::Serving);
+        second.heard();
+        second.activity().set(Doing::Head);
+        assert!(enter(&room, 1).await.is_none(), "a head has just begun: it waits");
+        second.activity().set(Doing::Serving);
+        assert!(enter(&room, 1).await.unwrap().refusal.is_some());
+        assert!(is_in(&room, &first) && is_in(&room, &second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_silent_callers_a_second_keep_nobody_waiting_for_a_second() {
+        let room = room(40);
+        let caller = Caller::Unix { user: Some(1), process: None };
+        let (mut places, mut longest) = (Vec::new(), Duration::ZERO);
+        for number in 1..10_000_u32 {
+            // One listener takes them in the order in which they came, each a millisecond after the one before.
+            let came = room.start + Duration::from_millis(number.into());
+            tokio::time::sleep_until(came).await;
+            let place = Room::enter(&room, caller).await.unwrap();
+            assert!(place.refusal.is_none());
+            longest = longest.max(came.elapsed());
+            places.push(place);
+        }
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        drop(places);
+        for _ in 0..2000 {
+            served(&room).await;
+        }
+        assert_eq!(room.lock().grace, GRACE, "nobody is hurried any more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -343,6 +411,7 @@ mod tests {
     async fn beyond_those_who_are_told_callers_wait_and_nobody_is_dropped() {
         let room = room(1);
         let busy = served(&room).await;
+        busy.activity().set(Doing::Serving);
         let mut told = Vec::new();
         for _ in 0..files::OVERLOADED {
             told.push(enter(&room, 1).await.unwrap());

@@ -30,13 +30,10 @@ import time
 import urllib.parse
 
 LONGEST_WAIT = 1.0
-# The same where silent callers outnumber the places: one that has just come keeps its place for five seconds, so that
-# nobody is closed before it could ask, and who comes later waits for its turn. Nobody may be reset meanwhile.
-LONGEST_TURN = 60.0
 # A caller whom the proxy closed is back after about this long.
 BACK_AFTER = 1.0
-# The same where there is room for 96: at a thousand newcomers a second silence is closed after a tenth of a second, and
-# whoever takes longer from connecting to asking cannot be told from the silent.
+# The same where there is room for 40: silence is closed after milliseconds there, and whoever takes longer from
+# connecting to asking cannot be told from the silent.
 BACK_AFTER_LONG = 5.0
 SLOW_PACE = 50
 # One byte of each slow caller in this many seconds.
@@ -268,7 +265,7 @@ class Show:
         print(f"| {'flood':<52} | {'requests':>8} | {'worst':>7} | {'refused':>7} | {'open':>11} | {'memory':>14} |")
         print(f"| {'-' * 52} | {'-' * 7}: | {'-' * 6}: | {'-' * 6}: | {'-' * 10}: | {'-' * 13}: |")
 
-    def play(self, name, proxy, seconds, crowds, until_done=False, patience=LONGEST_WAIT):
+    def play(self, name, proxy, seconds, crowds, until_done=False):
         stage = multiprocessing.get_context("fork")
         over = stage.Event()
         standing = [stage.Event() for _ in crowds]
@@ -288,15 +285,14 @@ class Show:
         over.set()
         for player in players:
             player.join(10)
-        self.line(name, proxy, met, most, peak, patience)
+        self.line(name, proxy, met, most, peak)
 
-    def line(self, name, proxy, met, most, peak, patience):
+    def line(self, name, proxy, met, most, peak):
         requests, worst, refused = met
         left, resident = self.come_back(proxy, proxy.allowed(self.callers))
         print(f"| {name:<52} | {requests:>8} | {worst * 1000:>4.0f} ms | {refused:>7} | {most:>4} -> {left:>3} "
               f"| {peak >> 10:>3} -> {resident >> 10:>3} MiB |", flush=True)
-        # Whoever waits for a turn may give up before it comes.
-        if worst > patience or (refused and patience == LONGEST_WAIT) or not requests:
+        if worst > LONGEST_WAIT or refused or not requests:
             self.faults.append(f"{name}: {requests} requests, the worst took {worst:.2f} s, {refused} refused")
         if left > proxy.descriptors + MORE_DESCRIPTORS:
             self.faults.append(f"{name}: {left} descriptors are open, of {proxy.descriptors} before")
@@ -339,12 +335,11 @@ def floods(show, make, callers, rounds):
     few = max(callers * 2 // 5, 16)
     proxy = make(most=few)
     for kind, name in (("head", "whose heads trickle"), ("idle", "that say nothing")):
-        show.play(f"{callers:,} {name}, max_connections = {few}", proxy, 5, [crowd(proxy.api, kind)],
-                  patience=LONGEST_TURN)
+        show.play(f"{callers:,} {name}, max_connections = {few}", proxy, 5, [crowd(proxy.api, kind)])
     proxy.close()
     proxy = make(files=256)
     for kind, name in (("head", "whose heads trickle"), ("idle", "that say nothing")):
-        show.play(f"{callers:,} {name}, 256 descriptors", proxy, 5, [crowd(proxy.api, kind, pace=SLOW_PACE)], patience=LONGEST_TURN)
+        show.play(f"{callers:,} {name}, 256 descriptors", proxy, 5, [crowd(proxy.api, kind, pace=SLOW_PACE)])
     proxy.close()
 
 
