@@ -117,9 +117,9 @@ impl Logins {
     ///
     /// # Errors
     /// No client id or secret, or no randomness.
-    pub fn begin(&self, account: &AccountName, redirect_uri: &str, replaces: bool) -> Result<Begun, LoginError> {
+    pub async fn begin(&self, account: &AccountName, redirect_uri: &str, replaces: bool) -> Result<Begun, LoginError> {
         let oauth = self.accounts.oauth();
-        let credentials = oauth.credentials()?;
+        let credentials = self.accounts.credentials().await?;
         let now = self.accounts.clock().now();
         let state = LoginState::new(secret::random()?.as_str());
         let verifier = CodeVerifier::new(secret::random()?.as_str());
@@ -199,7 +199,7 @@ impl Logins {
     }
 
     async fn redeem(&self, asked: Asked, pending: &PendingLogin, code: &AuthorizationCode) -> Result<(), LoginError> {
-        let credentials = self.accounts.oauth().credentials()?;
+        let credentials = self.accounts.credentials().await?;
         let login = exchange(&self.accounts, pending, code, &credentials).await?;
         Ok(self.accounts.install(asked, login).await?)
     }
@@ -209,7 +209,7 @@ impl Logins {
     /// # Errors
     /// [`LoginError`].
     pub async fn import(self: &Arc<Self>, account: &AccountName, token: RefreshToken) -> Result<(), LoginError> {
-        self.accounts.oauth().credentials()?;
+        self.accounts.credentials().await?;
         let token = oauth::token::handed_in(&token).ok_or(LoginError::NoToken)?;
         let asked = self.accounts.ask(account);
         let (accounts, name) = (self.accounts.clone(), account.clone());
@@ -321,10 +321,12 @@ async fn exchange(
     for oddity in &tokens.oddities {
         warn!(account = %pending.account, "the token endpoint's answer is odd: {oddity}");
     }
-    let Some(access) = &tokens.access else {
-        return Err(LoginError::Exchange("the token endpoint sent no usable bearer token".into()));
+    let subject = match (&tokens.access, &tokens.refresh) {
+        (Some(access), _) => subject(accounts, access).await,
+        // The first refresh brings an access token.
+        (None, Some(_)) => Err("the token endpoint sent no usable access token".into()),
+        (None, None) => return Err(LoginError::Exchange("the token endpoint sent no usable bearer token".into())),
     };
-    let subject = subject(accounts, access).await;
     if let Err(why) = &subject {
         warn!(account = %pending.account, "whose login this is stays unknown: {why}");
     }
@@ -365,7 +367,7 @@ async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, St
 async fn describe(accounts: &Arc<Accounts>, name: &AccountName, asked: &Asked) -> Result<(), LoginError> {
     let Ok(Some(record)) = accounts.store().load(name).await else { return Ok(()) };
     let Some(grant) = record.grant else { return Ok(()) };
-    let credentials = accounts.oauth().credentials()?;
+    let credentials = accounts.credentials().await?;
     let subject = match &grant.access {
         Some(access) => subject(accounts, access).await,
         None => Err("there is no access token to ask with".into()),

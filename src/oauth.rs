@@ -142,6 +142,11 @@ pub enum CredentialsError {
     /// The file cannot be used.
     #[error("client.secret_file: {0}")]
     File(#[from] PrivateFileError),
+    /// The file is on a disk that does not answer.
+    #[error(
+        "client.secret_file cannot be read within {0:?}: the disk it is on does not answer; put it on a local disk"
+    )]
+    Hangs(Duration),
     /// The file holds more than one line, or what is no text.
     #[error("client.secret_file {} must hold the client secret on one line", .0.display())]
     Form(PathBuf),
@@ -150,7 +155,11 @@ pub enum CredentialsError {
 impl CredentialsError {
     /// True if it says nothing about the setting: see [`private_file::is_passing`].
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::File(error) if error.is_passing())
+        match self {
+            Self::File(error) => error.is_passing(),
+            Self::Hangs(_) => true,
+            Self::NoId | Self::NoSecret | Self::Form(_) => false,
+        }
     }
 }
 

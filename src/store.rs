@@ -225,6 +225,15 @@ impl Store {
         self.run(look).await.unwrap_or_else(|_| (Stamp::default(), vec![Stamp::default(); count]))
     }
 
+    /// Runs other work on files, on the threads of the store.
+    ///
+    /// # Errors
+    /// It was not done: too much is waiting, or it panicked.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let Self::File(store) = self;
+        store.threads.run(work).await
+    }
+
     /// Runs work that changes a record. However it fares, the lock comes back with it.
     async fn under_lock(
         &self,

@@ -14,6 +14,7 @@ mod misconfigured;
 mod outage;
 mod refresh;
 mod schedule;
+mod secret_file;
 mod settle;
 mod sibling;
 mod snapshot;
@@ -37,13 +38,15 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::oauth;
-use crate::store::{AccountName, Stamp, Store};
+use crate::store::{AccountName, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::timeout::while_running;
 use account::{Shared, Wish};
 use limiter::RefreshLimiter;
 use outage::Outage;
+use secret_file::SecretFile;
+use sibling::Folder;
 
 pub use account::Account;
 pub use change::{Asked, ChangeError, Login};
@@ -117,14 +120,15 @@ pub enum Verdict {
 pub struct Accounts {
     map: DashMap<AccountName, Arc<Account>>,
     store: Store,
-    oauth: oauth::Client,
+    oauth: Arc<oauth::Client>,
+    secret_file: SecretFile,
     shared: Arc<Shared>,
     /// Where refreshes run, whatever thread asks for them.
     control: Handle,
     tasks: TaskTracker,
     supervisor: Supervisor,
     closing: CancellationToken,
-    folder: Mutex<Stamp>,
+    folder: Mutex<Folder>,
     limiter: RefreshLimiter,
     outage: Outage,
     /// When the scheduler was last awake; none before the first time.
@@ -170,7 +174,8 @@ impl Accounts {
         let accounts = Self {
             map: DashMap::new(),
             store,
-            oauth,
+            oauth: Arc::new(oauth),
+            secret_file: SecretFile::default(),
             shared: Arc::new(Shared {
                 settings,
                 clock,
@@ -319,7 +324,7 @@ impl Accounts {
         if while_running(LAST_CALLS, self.tasks.wait()).await.is_none() {
             error!("a token request did not end in time; its account may need a login");
         }
-        let unsaved = |account: &Arc<Account>| matches!(account.snapshot().health, Health::Unsaved(_));
+        let unsaved = |account: &Arc<Account>| account.memory().unsaved.is_some();
         self.all().iter().filter(|account| unsaved(account)).map(|account| account.name.clone()).collect()
     }
 
@@ -437,6 +442,40 @@ mod tests {
         };
         let locked = accounts.store().lock(name, Duration::ZERO).await.unwrap();
         accounts.store().save(locked, record).await.1.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_logout_that_is_given_up_leaves_the_account_as_it_is_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let (accounts, _granted) = accounts(folder.path());
+        let name = AccountName::fallback();
+        save_expired(&accounts, &name).await;
+        let account = accounts.find(&name).await.unwrap();
+        for unsaved in [None, Some("the disk is full".to_owned())] {
+            let turn = account.turn.clone().lock_owned().await;
+            let logout = accounts.logout(&name, "it was logged out");
+            let meanwhile = async {
+                while !account.order().is_logging_out() {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                assert!(matches!(account.snapshot().health, Health::LoginRequired(_)));
+                account.memory().unsaved.clone_from(&unsaved);
+            };
+            let (given_up, ()) = tokio::join!(logout, meanwhile);
+            assert!(matches!(given_up, Err(ChangeError::Busy(_))), "{given_up:?}");
+            let expected = unsaved.map_or(Health::Connected, Health::Unsaved);
+            assert_eq!(account.snapshot().health, expected);
+            drop(turn);
+        }
+        let record = account.memory().record.clone().unwrap();
+        let logout = account.order().ask();
+        account.order().logout_began(logout);
+        accounts.saved_at_last(&account, &record).await;
+        assert!(matches!(account.snapshot().health, Health::Unsaved(_)), "a logout is waiting for the turn");
+        account.order().logout_ended(logout);
+        account.memory().unsaved = Some("the disk is full".to_owned());
+        accounts.saved_at_last(&account, &record).await;
+        assert_eq!(account.snapshot().health, Health::Connected);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 mod support;
 
 use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, COMPANY_ID, Faults, SECOND_COMPANY_ID, Sandbox};
+use pleo_proxy::store::Record;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Place, Proxy, client, sandbox, text};
@@ -184,4 +185,40 @@ async fn an_imported_token_serves_only_once_its_company_is_known_also_over_a_res
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unconfirmed_token_that_was_ended_before_its_time_is_refreshed() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let (proxy, token) = bound_and_token(&sandbox, &place, COMPANY_ID).await;
+    break_api(&sandbox, None);
+    assert_eq!(import(&proxy, &token).await.0, 502);
+    proxy.kill();
+    // The pair is two minutes old, and its access token has most of its life before it.
+    let path = place.record("default");
+    let mut record = Record::decode(&std::fs::read(&path).unwrap()).unwrap();
+    record.grant.as_mut().unwrap().refreshed_at -= 120_000;
+    std::fs::write(&path, record.encode()).unwrap();
+    let posts = sandbox.counters().token_posts;
+    sandbox.set_faults(Faults { api_401: 1, ..Faults::default() });
+    let proxy = place.serve();
+    proxy.until("default", |account| account["state"] == "connected").await;
+    assert_eq!(sandbox.counters().token_posts, posts + 1);
+    assert_eq!(companies(&proxy, "default").await, [COMPANY_ID]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_stays_where_it_is_until_a_login_is_saved() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
+    let damaged = place.record("acme");
+    support::write_private(&damaged, "{damaged");
+    let (status, page) = login(&proxy, "acme", COMPANY_ID, "").await;
+    assert_eq!(status, 400, "the company is connected as default: {page}");
+    assert_eq!(std::fs::read_to_string(&damaged).unwrap(), "{damaged");
+    assert_eq!(login(&proxy, "acme", SECOND_COMPANY_ID, "").await.0, 200);
+    assert_eq!(companies(&proxy, "acme").await, [SECOND_COMPANY_ID]);
 }

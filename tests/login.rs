@@ -454,6 +454,42 @@ async fn a_logout_during_the_exchange_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_later_login_that_fails_takes_no_earlier_ones_place() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    let (first, second) = (begin(&proxy, "default").await, begin(&proxy, "default").await);
+    sandbox.set_faults(Faults { token_latency_after_ms: 700, ..Faults::default() });
+    let browser = tokio::spawn(visit(consent(&first).await));
+    while sandbox.counters().token_posts < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sandbox.set_faults(Faults { token_answer: Some(token_fault(TokenFaultKind::Error)), ..Faults::default() });
+    assert_eq!(visit(consent(&second).await).await.0, 400);
+    let (status, page) = browser.await.unwrap();
+    assert_eq!(status, 200, "{page}");
+    assert_eq!(proxy.account("default").await["state"], "connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_whose_access_token_cannot_be_used_is_kept_and_refreshed() {
+    let sandbox = sandbox().await;
+    let place = Place::toward(&sandbox, "");
+    let proxy = place.serve();
+    sandbox.set_faults(Faults { token_type: Some("mac".into()), ..Faults::default() });
+    let back = consent(&begin(&proxy, "default").await).await;
+    let browser = tokio::spawn(visit(back));
+    while sandbox.counters().token_posts < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sandbox.set_faults(Faults::default());
+    assert_eq!(browser.await.unwrap().0, 200);
+    proxy.until("default", |account| account["state"] == "connected" && account["generation"] != 1).await;
+    assert_eq!(proxy.get("/v1/companies").await.status(), 200);
+    assert_eq!(sandbox.counters().refresh_replays, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pasted_address_finishes_a_login_with_and_without_a_running_proxy() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
@@ -797,7 +833,7 @@ async fn a_login_lasts_ten_minutes() {
     let (name, uri) = (AccountName::fallback(), "http://127.0.0.1:9/callback");
     let mut begun = Vec::new();
     for _ in 0..2 {
-        begun.push(logins.begin(&name, uri, false).unwrap().url);
+        begun.push(logins.begin(&name, uri, false).await.unwrap().url);
     }
     let after = |ms: u64| Now { wall: start.wall.saturating_add_unsigned(ms), boot: start.boot + ms };
 
@@ -809,7 +845,7 @@ async fn a_login_lasts_ten_minutes() {
     let refused = logins.finish(Callback::from_address(late.as_str()).unwrap()).await;
     assert!(matches!(refused, Err(LoginError::UnknownState)), "{refused:?}");
     assert_eq!(sandbox.counters().token_posts, 1);
-    logins.begin(&name, uri, false).unwrap();
+    logins.begin(&name, uri, false).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -819,8 +855,11 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
     let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });
     let logins = logins(&sandbox, folder.path(), &clock).await;
     let (name, uri) = (AccountName::fallback(), "http://127.0.0.1:9/callback");
-    let other = logins.begin(&"acme".parse().unwrap(), uri, false).unwrap();
-    let begun: Vec<_> = (0..6).map(|_| logins.begin(&name, uri, false).unwrap()).collect();
+    let other = logins.begin(&"acme".parse().unwrap(), uri, false).await.unwrap();
+    let mut begun = Vec::new();
+    for _ in 0..6 {
+        begun.push(logins.begin(&name, uri, false).await.unwrap());
+    }
 
     assert_eq!(logins.outcome(&begun[0].id), None, "the oldest is gone");
     for login in begun[1..].iter().chain([&other]) {
@@ -831,7 +870,7 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
     assert!(matches!(refused, Err(LoginError::UnknownState)), "{refused:?}");
 
     assert!(logins.abandon(&begun[5].id) && !logins.abandon(&begun[5].id), "given back once");
-    logins.begin(&name, uri, false).unwrap();
+    logins.begin(&name, uri, false).await.unwrap();
     assert_eq!(logins.outcome(&begun[1].id), Some(None), "a login that was given back makes room");
     let back = consent(&begun[1].url).await;
     logins.finish(Callback::from_address(back.as_str()).unwrap()).await.unwrap();
@@ -845,9 +884,11 @@ async fn logins_of_ever_new_names_do_not_add_up() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });
     let logins = logins(&sandbox, folder.path(), &clock).await;
-    let begin =
-        |number: u32| logins.begin(&format!("a{number}").parse().unwrap(), "http://127.0.0.1:9/callback", false);
-    let begun: Vec<_> = (0..150).map(|number| begin(number).unwrap().id).collect();
+    let mut begun = Vec::new();
+    for number in 0..150 {
+        let name = format!("a{number}").parse().unwrap();
+        begun.push(logins.begin(&name, "http://127.0.0.1:9/callback", false).await.unwrap().id);
+    }
     let pending = begun.iter().filter(|id| logins.outcome(id) == Some(None)).count();
     assert_eq!((pending, logins.outcome(&begun[149])), (100, Some(None)));
 }

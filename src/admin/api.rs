@@ -192,7 +192,7 @@ async fn finish(admin: &Admin, name: &AccountName, address: &str) -> Result<(), 
 
 async fn begin(admin: &Arc<Admin>, name: &AccountName, back: &Back) -> Response {
     let begun = match back.paste {
-        true => admin.begin_pasted(name, back.replace),
+        true => admin.begin_pasted(name, back.replace).await,
         false => admin.begin(name, back.replace).await,
     };
     let begun = match begun {
@@ -208,7 +208,7 @@ impl Admin {
     /// Begins a login whose answer can arrive: at our own `/callback`, or at a listener for its length.
     pub(super) async fn begin(self: &Arc<Self>, name: &AccountName, replaces: bool) -> Result<Begun, LoginError> {
         let Some(elsewhere) = self.redirect_uri.as_ref().filter(|uri| !self.serves(uri)) else {
-            return self.begin_pasted(name, replaces);
+            return self.begin_pasted(name, replaces).await;
         };
         let mut slot = self.listener.lock().await;
         let opened = match &*slot {
@@ -220,7 +220,7 @@ impl Admin {
                 Err(error) => return Err(error.into()),
             },
         };
-        let begun = self.begin_pasted(name, replaces)?;
+        let begun = self.begin_pasted(name, replaces).await?;
         if let Some(listener) = opened {
             *slot = Some(listener);
             tokio::spawn(self.clone().close_when_unused(begun.redirect_uri.clone()));
@@ -229,10 +229,10 @@ impl Admin {
     }
 
     /// Begins a login whose answer somebody brings here.
-    fn begin_pasted(&self, name: &AccountName, replaces: bool) -> Result<Begun, LoginError> {
+    async fn begin_pasted(&self, name: &AccountName, replaces: bool) -> Result<Begun, LoginError> {
         let own = format!("{}/callback", self.origin);
         let redirect_uri = self.redirect_uri.as_ref().map_or(own, ToString::to_string);
-        self.logins.begin(name, &redirect_uri, replaces)
+        self.logins.begin(name, &redirect_uri, replaces).await
     }
 
     /// Ends the listener once no login comes back to it any more.

@@ -146,7 +146,7 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
 
 /// Connects an account through the real code flow, as a person would who clicks Allow.
 pub(super) async fn connect(logins: &Arc<Logins>, name: &AccountName, redirect_uri: &str) -> Result<(), Failure> {
-    let begun = logins.begin(name, redirect_uri, false)?;
+    let begun = logins.begin(name, redirect_uri, false).await?;
     let mut page = begun.url.clone();
     page.set_query(None);
     let form = format!("{}&decision=allow", begun.url.query().unwrap_or_default());

@@ -148,7 +148,7 @@ async fn log_in(config: &Config, accounts: &Arc<Accounts>, name: &AccountName, l
             Err(error) => return Err(error.into()),
         },
     };
-    let begun = logins.begin(name, redirect_uri.as_str(), login.replace)?;
+    let begun = logins.begin(name, redirect_uri.as_str(), login.replace).await?;
     present(&begun.url, login)?;
     if login.paste {
         let address = read_address(redirect_uri.as_str()).await?;

@@ -13,9 +13,19 @@ pub enum IntrospectError {
     /// Nothing is there to ask.
     #[error("no introspection endpoint is set")]
     Absent,
-    /// Network, status or form of the answer.
+    /// Another status than success.
+    #[error("it answered {0}")]
+    Status(http::StatusCode),
+    /// Network or form of the answer.
     #[error("{0}")]
     Failed(String),
+}
+
+impl IntrospectError {
+    /// True if the token that the question was asked with is not accepted.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Status(http::StatusCode::UNAUTHORIZED))
+    }
 }
 
 /// Sends a prepared question, whose answer has the member `wanted`.
@@ -23,7 +33,7 @@ pub(super) async fn ask(request: reqwest::RequestBuilder, wanted: &str) -> Resul
     let fail = |why: String| Err(IntrospectError::Failed(why));
     match response::send(request, &[wanted]).await {
         Ok(response) if response.status.is_success() => Ok(response),
-        Ok(response) => fail(format!("it answered {}", response.status)),
+        Ok(response) => Err(IntrospectError::Status(response.status)),
         Err(SendError::TimedOut) => fail("it did not answer in time".into()),
         Err(SendError::Failed(error)) => fail(response::obstacle(&error)),
     }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use super::Settings;
+use super::change::Order;
 use super::gate::Gate;
 use super::refresh::{Reason, Report};
 use super::schedule;
@@ -53,8 +54,7 @@ pub struct Account {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     /// The refresh under way, for everybody to wait for.
     pub(super) flight: Mutex<Option<watch::Receiver<Option<Report>>>>,
-    /// Logins and logouts that were asked for, in order; the last one to be asked wins.
-    pub(super) asked: AtomicU64,
+    order: Mutex<Order>,
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: ArcSwap<Snapshot>,
     memory: Mutex<Memory>,
@@ -94,6 +94,8 @@ pub(super) struct Memory {
     pub(super) refused: (SecretStamp, Option<Deadline>),
     /// When the last attempt began, if it failed.
     pub(super) failed: Option<Now>,
+    /// Why the newest pair is not on disk, while it is not.
+    pub(super) unsaved: Option<String>,
 }
 
 /// The last refresh attempt.
@@ -114,7 +116,7 @@ impl Account {
             gate: Gate::default(),
             turn: Arc::default(),
             flight: Mutex::default(),
-            asked: AtomicU64::new(0),
+            order: Mutex::default(),
             shared,
             snapshot: ArcSwap::from_pointee(snapshot),
             memory: Mutex::default(),
@@ -200,6 +202,11 @@ impl Account {
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The order of logins and logouts.
+    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The wait before the next attempt, after one more that failed.

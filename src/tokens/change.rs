@@ -2,23 +2,24 @@
 //! and the last one to be asked wins.
 
 mod error;
+mod order;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::account::Account;
 use super::refresh::{Reason, Report};
-use super::snapshot::Health;
+use super::snapshot::{Health, Snapshot};
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, DecodeError, Grant, Locked, Record, RecordError, Stamp};
+use crate::store::{AccountName, DecodeError, Grant, Locked, Record, RecordError};
 use crate::timeout::while_running;
 pub use error::ChangeError;
+pub(super) use order::Order;
 
 /// Life that an imported token's record states until its first refresh tells.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
@@ -45,11 +46,22 @@ pub struct Asked {
     number: u64,
 }
 
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+/// What a change has in its hands.
+struct Begun {
+    turn: Turn,
+    locked: Locked,
+    previous: Option<Record>,
+    /// What is on disk cannot be read: it is put aside right before the new record is saved.
+    is_corrupt: bool,
+}
+
 impl Accounts {
     /// Takes a place in the order of logins and logouts, at the moment somebody asks.
     pub fn ask(self: &Arc<Self>, name: &AccountName) -> Asked {
         let account = self.enter(name);
-        let number = account.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let number = account.order().ask();
         Asked { account, number }
     }
 
@@ -60,8 +72,8 @@ impl Accounts {
     pub async fn install(self: &Arc<Self>, asked: Asked, login: Login) -> Result<(), ChangeError> {
         let refresh = login.tokens.refresh.clone().ok_or(ChangeError::NoRefreshToken)?;
         let account = asked.account.clone();
-        let (turn, locked, previous) = self.begin(&asked, true).await?;
-        let bound = previous.as_ref().and_then(|record| record.subject.clone());
+        let begun = self.begin(&asked, true).await?;
+        let bound = begun.previous.as_ref().and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject)?;
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
@@ -69,9 +81,12 @@ impl Accounts {
         let grant = self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
         let usable = grant.access.is_some();
         let record = granted(grant, subject);
-        self.replace(&account, locked, previous, record, Some(deadline)).await?;
+        let turn = self.replace(&asked, begun, record, Some(deadline)).await?;
         drop((turn, installing));
         account.remember_good(usable);
+        if !usable {
+            self.start(&account, Reason::Retry, account.snapshot().generation);
+        }
         account.touch(self.clock().now());
         info!(account = %account.name, "connected");
         self.learn_subject(&account);
@@ -115,8 +130,9 @@ impl Accounts {
     /// [`ChangeError`]; after `Import` the token is saved all the same: it may work yet, or be spent.
     pub async fn import(self: &Arc<Self>, asked: &Asked, token: RefreshToken) -> Result<(), ChangeError> {
         let account = asked.account.clone();
-        let (turn, locked, previous) = self.begin(asked, true).await?;
-        if previous.as_ref().is_some_and(|record| record.grant.is_some()) {
+        let begun = self.begin(asked, true).await?;
+        let previous = begun.previous.as_ref();
+        if previous.is_some_and(|record| record.grant.is_some()) {
             return Err(ChangeError::Connected(account.name.clone()));
         }
         let had_record = previous.is_some();
@@ -130,11 +146,10 @@ impl Accounts {
             oddities: Vec::new(),
         };
         let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
-        let subject = previous.as_ref().and_then(|record| record.subject.clone());
+        let subject = previous.and_then(|record| record.subject.clone());
         // Whose the token is shows only after its first refresh.
         let record = Record { subject_unconfirmed: subject.is_some(), ..granted(grant, subject) };
-        self.replace(&account, locked, previous, record, None).await?;
-        drop(turn);
+        drop(self.replace(asked, begun, record, None).await?);
         account.touch(now);
         match self.refresh(&account, Reason::Asked, account.snapshot().generation).await {
             Report::Refreshed | Report::Adopted => Ok(()),
@@ -154,11 +169,11 @@ impl Accounts {
 
     /// Removes the tombstone of an import that the server refused: there was no such account before.
     async fn remove_refused(self: &Arc<Self>, asked: &Asked) -> Result<(), ChangeError> {
-        let (_turn, locked, newest) = self.begin(asked, false).await?;
-        if newest.is_some_and(|record| record.grant.is_some()) {
+        let begun = self.begin(asked, false).await?;
+        if begun.previous.is_some_and(|record| record.grant.is_some()) {
             return Ok(());
         }
-        self.store().remove(&locked).await?;
+        self.store().remove(&begun.locked).await?;
         asked.account.forget_record();
         Ok(())
     }
@@ -175,8 +190,8 @@ impl Accounts {
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
         let account = asked.account.clone();
-        let (_turn, locked, previous) = self.begin(asked, false).await?;
-        let Some(mut record) = previous else { return Ok(()) };
+        let begun = self.begin(asked, false).await?;
+        let Some(mut record) = begun.previous.clone() else { return Ok(()) };
         let _installing = self.installing.lock().await;
         let judged = subject_of(&account.name, record.subject.clone(), subject)
             .and_then(|it| self.held_elsewhere(&account.name, it.as_deref(), false).map(|_| it));
@@ -186,7 +201,7 @@ impl Accounts {
             Err(error) => {
                 let now = self.clock().now().wall;
                 let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, error.to_string()) };
-                self.replace(&account, locked, Some(record), ended, None).await?;
+                self.replace(asked, begun, ended, None).await?;
                 return Err(error);
             }
         }
@@ -194,7 +209,7 @@ impl Accounts {
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
-        let (_locked, saved) = self.store().save(locked, record.clone()).await;
+        let (_locked, saved) = self.store().save(begun.locked, record.clone()).await;
         saved?;
         self.note_stamp(&account).await;
         let health = self.health_of(&account.name, &record);
@@ -215,54 +230,63 @@ impl Accounts {
 
     async fn forget(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
         let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
-        if let Health::Unsaved(why) = &account.snapshot().health {
-            return Err(ChangeError::Unsaved(name.clone(), why.clone()));
-        }
+        is_saved(&account)?;
         let asked = self.ask(name);
+        let before = account.snapshot();
         let why = self.login_hint(name, why);
+        account.order().logout_began(asked.number);
         account.set_health(Health::LoginRequired(why.clone()));
-        let (_turn, locked, previous) = match self.begin(&asked, false).await {
-            Ok(begun) => begun,
-            Err(error) => {
-                // Nothing was changed: the next look at the record puts the account back as it is there.
-                account.memory().stamp = Stamp::default();
-                return Err(error);
-            }
-        };
+        let begun = self.begin(&asked, false).await;
+        if begun.is_err() {
+            account.order().logout_ended(asked.number);
+            self.as_it_was(&account, &before);
+        }
         let tombstone = Record::tombstone(0, self.clock().now().wall, why);
-        self.replace(&account, locked, previous, tombstone, None).await?;
+        let replaced = self.replace(&asked, begun?, tombstone, None).await;
+        account.order().logout_ended(asked.number);
+        drop(replaced?);
         info!(account = %name, "logged out");
         Ok(())
     }
 
-    /// Turn, lock and the record to be replaced: the one on disk, unless memory has a newer one.
-    async fn begin(
-        self: &Arc<Self>,
-        asked: &Asked,
-        replaces_corrupt: bool,
-    ) -> Result<(tokio::sync::OwnedMutexGuard<()>, Locked, Option<Record>), ChangeError> {
-        let account = &asked.account;
-        if let Health::Unsaved(why) = &account.snapshot().health {
-            return Err(ChangeError::Unsaved(account.name.clone(), why.clone()));
+    /// Puts an account back whose logout was given up: to what its record says, where that changed meanwhile.
+    fn as_it_was(&self, account: &Account, before: &Snapshot) {
+        if account.order().is_logging_out() {
+            return;
         }
+        let (record, unsaved) = {
+            let memory = account.memory();
+            (memory.record.clone(), memory.unsaved.clone())
+        };
+        let Some(record) = record else { return account.set_health(before.health.clone()) };
+        let health = match unsaved {
+            Some(why) => Health::Unsaved(why),
+            None if record.generation == before.generation => before.health.clone(),
+            None => self.health_of(&account.name, &record),
+        };
+        account.publish(record, health, None);
+    }
+
+    /// Turn, lock and the record to be replaced: the one on disk, unless memory has a newer one. With `replaces_corrupt`
+    /// a damaged one counts as none.
+    async fn begin(self: &Arc<Self>, asked: &Asked, replaces_corrupt: bool) -> Result<Begun, ChangeError> {
+        let account = &asked.account;
+        is_saved(account)?;
         let turn = while_running(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
         let turn = turn.ok_or_else(|| ChangeError::Busy(account.name.clone()))?;
-        if account.asked.load(Ordering::Acquire) != asked.number {
+        if account.order().is_superseded(asked.number) {
             return Err(ChangeError::Superseded(account.name.clone()));
         }
         let locked = self.store().lock(&account.name, LOCK_PATIENCE).await?;
-        let stored = match self.store().load(&account.name).await {
-            Ok(stored) => stored,
+        let (stored, is_corrupt) = match self.store().load(&account.name).await {
+            Ok(stored) => (stored, false),
             // A record of a newer program is whole: it stays.
-            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
-                self.set_aside(&locked).await?;
-                None
-            }
+            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => (None, true),
             Err(error) => return Err(error.into()),
         };
         let remembered = account.memory().record.clone();
-        let newest = [stored, remembered].into_iter().flatten().max_by_key(|record| record.generation);
-        Ok((turn, locked, newest))
+        let previous = [stored, remembered].into_iter().flatten().max_by_key(|record| record.generation);
+        Ok(Begun { turn, locked, previous, is_corrupt })
     }
 
     async fn set_aside(&self, locked: &Locked) -> Result<(), ChangeError> {
@@ -273,23 +297,31 @@ impl Accounts {
         Ok(())
     }
 
-    /// Saves the record as the next generation and publishes it.
+    /// Saves the record as the next generation and publishes it. The turn comes back with it.
     async fn replace(
         &self,
-        account: &Account,
-        locked: Locked,
-        previous: Option<Record>,
+        asked: &Asked,
+        begun: Begun,
         record: Record,
         deadline: Option<Deadline>,
-    ) -> Result<(), ChangeError> {
-        let known = account.snapshot().generation.max(previous.map_or(0, |record| record.generation));
+    ) -> Result<Turn, ChangeError> {
+        let account = &asked.account;
+        // A later logout may have been asked for while a login's company was looked up.
+        if account.order().is_superseded(asked.number) {
+            return Err(ChangeError::Superseded(account.name.clone()));
+        }
+        if begun.is_corrupt {
+            self.set_aside(&begun.locked).await?;
+        }
+        let known = account.snapshot().generation.max(begun.previous.map_or(0, |record| record.generation));
         let record = Record { generation: known + 1, ..record };
-        let (_locked, saved) = self.store().save(locked, record.clone()).await;
+        let (_locked, saved) = self.store().save(begun.locked, record.clone()).await;
         saved?;
+        account.order().saved(asked.number);
         self.note_stamp(account).await;
         let health = self.health_of(&account.name, &record);
         account.publish(record, health, deadline);
-        Ok(())
+        Ok(begun.turn)
     }
 
     fn grant(&self, tokens: Tokens, refresh: RefreshToken, deadline: Deadline, sent: Now, trusted: bool) -> Grant {
@@ -304,6 +336,14 @@ impl Accounts {
             refreshed_at: sent.wall,
             introspection_trusted: trusted,
         }
+    }
+}
+
+/// Nothing is changed while the newest pair is in memory only.
+fn is_saved(account: &Account) -> Result<(), ChangeError> {
+    match &account.memory().unsaved {
+        Some(why) => Err(ChangeError::Unsaved(account.name.clone(), why.clone())),
+        None => Ok(()),
     }
 }
 

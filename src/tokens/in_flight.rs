@@ -1,6 +1,5 @@
 //! One refresh of an account at a time, for everybody to wait for.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
@@ -41,8 +40,7 @@ impl Accounts {
         }
         let (landed, flight) = watch::channel(None);
         *slot = Some(flight.clone());
-        let asked = account.asked.load(Ordering::Acquire);
-        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation, asked };
+        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation };
         let landing = Landing(account.clone());
         self.tasks.spawn_on(
             async move {

@@ -29,6 +29,6 @@ impl Accounts {
     /// The health of an account whose newest access tokens, two in a row, cannot be used.
     pub(super) fn no_usable_token(&self, account: &Account) -> Health {
         let why = "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes";
-        account.misconfigured(why, self.oauth.secret_stamp())
+        account.misconfigured(why, self.last_secret_stamp())
     }
 }

@@ -78,8 +78,6 @@ pub(super) struct Attempt {
     pub(super) reason: Reason,
     /// The generation that is to be replaced.
     pub(super) generation: u64,
-    /// Logins and logouts asked for when it was wanted.
-    pub(super) asked: u64,
 }
 
 /// What an attempt has in its hands from the lock on.
@@ -199,7 +197,7 @@ impl Attempt {
     }
 
     /// From the record to the answer of the token endpoint and its consequences.
-    async fn renew(&self, hands: Hands) -> Result<Report, Report> {
+    async fn renew(&self, mut hands: Hands) -> Result<Report, Report> {
         if self.is_asked_to_wait() {
             return Err(Report::Failed);
         }
@@ -207,9 +205,12 @@ impl Attempt {
             return Err(Report::Limited);
         }
         if let Some(access) = self.to_be_confirmed(&hands.record) {
-            return Ok(self.confirm(hands, &access).await);
+            hands = match self.confirm(hands, &access).await {
+                Ok(report) => return Ok(report),
+                Err(hands) => hands,
+            };
         }
-        let credentials = match self.accounts.oauth().credentials() {
+        let credentials = match self.accounts.credentials().await {
             Ok(credentials) => credentials,
             Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
             Err(error) => return Err(self.misconfigured(error.to_string())),

@@ -1,6 +1,5 @@
 //! What follows from the answer to a refresh: each outcome class has one consequence.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -67,6 +66,7 @@ impl Attempt {
             }
             Err(error) => {
                 error!(account = %self.account.name, "the new pair is in memory only: {error}");
+                self.account.memory().unsaved = Some(error.to_string());
                 let health = self.unless_logged_out(Health::Unsaved(error.to_string()));
                 self.account.publish(record.clone(), health, Some(deadline));
                 self.accounts.keep_saving(&self.account, hands.turn, locked, record);
@@ -75,12 +75,12 @@ impl Attempt {
         if usable { Report::Refreshed } else { Report::Failed }
     }
 
-    /// A logout that was asked for since the attempt began waits for the turn, and will save over this record: nothing
-    /// serves until then. Looked at right before publishing.
+    /// A logout that waits for the turn will save over this record: nothing serves until then. Looked at right before
+    /// publishing.
     fn unless_logged_out(&self, health: Health) -> Health {
-        let asked_since = self.account.asked.load(Ordering::Acquire) != self.asked;
+        let is_logging_out = self.account.order().is_logging_out();
         match &self.account.snapshot().health {
-            logged_out @ Health::LoginRequired(_) if asked_since => logged_out.clone(),
+            logged_out @ Health::LoginRequired(_) if is_logging_out => logged_out.clone(),
             _ => health,
         }
     }
@@ -236,7 +236,7 @@ impl Attempt {
     /// A setting must change: tried again after minutes, and when the secret file changes.
     pub(super) fn misconfigured(&self, why: String) -> Report {
         error!(account = %self.account.name, "{why}");
-        let health = self.account.misconfigured(why, self.accounts.oauth().secret_stamp());
+        let health = self.account.misconfigured(why, self.accounts.last_secret_stamp());
         self.fail(health)
     }
 

@@ -1,6 +1,6 @@
 //! Records on disk: what other processes of the same store saved is noticed and adopted.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -11,7 +11,16 @@ use super::refresh::Reason;
 use super::snapshot::{Health, Trouble};
 use super::subject::unconfirmed;
 use crate::clock::Deadline;
-use crate::store::{AccountName, Record};
+use crate::store::{AccountName, Record, Stamp};
+
+/// What is known of the store's folder.
+#[derive(Debug, Default)]
+pub(super) struct Folder {
+    /// As the last look found it.
+    seen: Stamp,
+    /// As it was when all names in it were known.
+    listed: Stamp,
+}
 
 impl Accounts {
     /// Looks at records on a task of its own, one look at a time: a disk that hangs holds up no refresh, and a panic
@@ -27,7 +36,7 @@ impl Accounts {
 
     /// Looks at the records of accounts that are used or in trouble, and at the folder for new ones.
     async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
-        self.look_at_secret(&watched);
+        self.look_at_secret(&watched).await;
         let names = watched.iter().map(|account| account.name.clone()).collect();
         let (folder, stamps) = self.store.stamps(names).await;
         for (account, stamp) in watched.iter().zip(stamps) {
@@ -36,30 +45,41 @@ impl Accounts {
                 self.reload(account).await;
             }
         }
-        let known = std::mem::replace(&mut *self.folder.lock().unwrap_or_else(PoisonError::into_inner), folder);
-        if known != folder {
-            self.look_for_new().await;
+        let (seen, listed) = {
+            let known = self.folder();
+            (known.seen, known.listed)
+        };
+        if listed != folder && self.look_for_new().await && seen == folder {
+            // Listed a second time since it last changed: what came with the same time stamp is found too.
+            self.folder().listed = folder;
         }
+        self.folder().seen = folder;
     }
 
     /// Where the client was refused and the secret file is another one by now, it is tried at once.
-    fn look_at_secret(self: &Arc<Self>, watched: &[Arc<Account>]) {
+    async fn look_at_secret(self: &Arc<Self>, watched: &[Arc<Account>]) {
         let is_refused = |account: &&Arc<Account>| matches!(account.snapshot().health, Health::Misconfigured(_));
         let mut refused = watched.iter().filter(is_refused).peekable();
         if refused.peek().is_none() {
             return;
         }
-        let (secret, now) = (self.oauth().secret_stamp(), self.clock().now());
+        let (secret, now) = (self.secret_stamp().await, self.clock().now());
         for account in refused.filter(|account| account.is_mended(secret, now)) {
             self.start(account, Reason::Retry, account.snapshot().generation);
         }
     }
 
-    async fn look_for_new(self: &Arc<Self>) {
-        let Ok(names) = self.store.list().await else { return };
+    /// False if the folder cannot be listed now.
+    async fn look_for_new(self: &Arc<Self>) -> bool {
+        let Ok(names) = self.store.list().await else { return false };
         for name in names.into_iter().filter(|name| self.get(name).is_none()) {
             self.reload(&self.enter(&name)).await;
         }
+        true
+    }
+
+    fn folder(&self) -> MutexGuard<'_, Folder> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a record that another process may have replaced, and adopts it if it is newer. Whoever has the turn knows

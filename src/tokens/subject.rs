@@ -2,6 +2,7 @@
 //! that company's, and one company is not connected under two names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -13,10 +14,14 @@ use crate::clock::{Deadline, Now};
 use crate::secret::AccessToken;
 use crate::store::{AccountName, Issued, Record};
 
+/// How old an unconfirmed pair must be to be refreshed because the API refuses its access token: a younger one would
+/// have its next refresh refused the same way.
+const RENEWED_AT: Duration = Duration::from_secs(60);
+
 /// How an account is whose grant is not known to be its company's.
 pub(super) fn unconfirmed(now: Now) -> Health {
     let why = "whose login this is has not been confirmed yet";
-    Health::Retrying(Trouble::until(why, Deadline::after(now, std::time::Duration::ZERO)))
+    Health::Retrying(Trouble::until(why, Deadline::after(now, Duration::ZERO)))
 }
 
 impl Attempt {
@@ -28,19 +33,26 @@ impl Attempt {
         grant.access.clone().filter(|_| is_alive)
     }
 
-    /// Asks the API whose the grant is: its company's serves from here on, any other ends.
-    pub(super) async fn confirm(&self, hands: Hands, access: &AccessToken) -> Report {
-        match (self.accounts.oauth().subject(access).await, &hands.record.subject) {
+    /// Asks the API whose the grant is: its company's serves from here on, any other ends. A token that was ended before
+    /// its time asks for a refresh, and what is in hand comes back for it.
+    pub(super) async fn confirm(&self, hands: Hands, access: &AccessToken) -> Result<Report, Hands> {
+        Ok(match (self.accounts.oauth().subject(access).await, &hands.record.subject) {
             (Ok(subject), Some(bound)) if subject != *bound => {
                 let why = format!("its login is for {subject}, and the account belongs to {bound}");
                 self.end(hands, &why).await
             }
             (Ok(subject), _) => self.confirmed(hands, subject).await,
+            (Err(error), _) if error.is_unauthorized() && self.is_renewable() => return Err(hands),
             (Err(error), _) => {
                 let why = format!("whose login this is cannot be confirmed: {error}");
                 self.later(&hands.record, why, None)
             }
-        }
+        })
+    }
+
+    fn is_renewable(&self) -> bool {
+        let now = self.accounts.clock().now();
+        self.account.age().is_some_and(|age| age.until(RENEWED_AT, now).is_zero())
     }
 
     async fn confirmed(&self, hands: Hands, subject: String) -> Report {

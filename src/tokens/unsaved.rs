@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::account::Account;
-use super::snapshot::Health;
 use super::{Accounts, schedule};
 use crate::store::{Locked, Record};
 use crate::supervise::supervise;
@@ -53,19 +52,21 @@ impl Accounts {
             let is_last = self.unless_closing(tokio::time::sleep(wait)).await.is_none();
             let (_, saved) = self.store().save(locked.share(), record.clone()).await;
             match saved {
-                Ok(()) => return self.saved_at_last(account).await,
+                Ok(()) => return self.saved_at_last(account, record).await,
                 Err(problem) if is_last => return error!(account = %account.name, "given up unsaved: {problem}"),
                 Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
             }
         }
     }
 
-    async fn saved_at_last(&self, account: &Account) {
-        info!(account = %account.name, "the new pair is saved");
+    pub(super) async fn saved_at_last(&self, account: &Account, record: &Record) {
+        info!(account = %account.name, generation = record.generation, "saved at last");
         self.note_stamp(account).await;
         account.remember_good(true);
-        if matches!(account.snapshot().health, Health::Unsaved(_)) {
-            account.set_health(Health::Connected);
+        let was_unsaved = account.memory().unsaved.take().is_some();
+        // Where a logout waits for the turn, nothing serves until it is through.
+        if was_unsaved && !account.order().is_logging_out() {
+            account.set_health(self.health_of(&account.name, record));
         }
     }
 }
