@@ -1,10 +1,18 @@
-//! Where grants are kept: lock, load, save, list. Saving needs the [`Locked`] in hand, so that nobody can overwrite
-//! what another process is about to replace.
+//! Where grants are kept: a port with a kind for each place. Lock, load, save, list; saving needs the [`Locked`] in hand,
+//! so that nobody can overwrite what another process is about to replace. What each kind promises is tested for all of
+//! them in `contract.rs`.
+//!
+//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of [`Hold`], and a row in `contract.rs`.
 
+#[cfg(test)]
+mod contract;
 mod file;
+#[cfg(test)]
+mod memory;
 mod record;
 mod threads;
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,21 +22,52 @@ use tokio::time::sleep;
 
 use crate::private_file::{self, PrivateFileError};
 use file::FileStore;
-pub use file::Locked;
+#[cfg(test)]
+use memory::MemoryStore;
 pub use record::{AccountName, AccountNameError, DecodeError, Ended, Grant, Intent, Issued, Record};
 
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// What tells one version of a record from the next without reading it.
+/// Tells one version of a record from the next without reading it; what it is made of is the kind's own business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamp(Option<(u64, i64, i64, u64, u32)>);
+pub struct Version(Option<u64>);
 
-impl Stamp {
+impl Version {
+    /// The version of what has these features.
+    fn of(features: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        features.hash(&mut hasher);
+        Self(Some(hasher.finish()))
+    }
+
     /// True if nothing is there.
-    pub fn is_nothing(self) -> bool {
+    pub fn is_absent(self) -> bool {
         self.0.is_none()
     }
+}
+
+/// The right to write one account's record. It ends with its last copy, and with the process.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    /// Whose record.
+    pub account: AccountName,
+    hold: Hold,
+}
+
+/// What each kind holds a lock by.
+#[derive(Clone, Debug)]
+enum Hold {
+    File(Arc<file::Held>),
+    #[cfg(test)]
+    Memory(#[expect(dead_code, reason = "held, not read")] Arc<memory::Held>),
+}
+
+/// How an attempt to lock ended.
+enum Try<T> {
+    Locked(T),
+    /// Held by the one who is named.
+    Busy(Option<String>),
 }
 
 /// Why a store cannot be opened: the start stops.
@@ -63,8 +102,8 @@ pub enum RecordError {
     #[error(transparent)]
     Refused(#[from] PrivateFileError),
     /// It was read and is not a record.
-    #[error("{}: {}; restore it from a backup, or log in again (the file is then put aside)", .0.display(), .1)]
-    Undecodable(PathBuf, DecodeError),
+    #[error("{0}: {1}; restore it from a backup, or log in again (the file is then put aside)")]
+    Undecodable(String, DecodeError),
 }
 
 impl RecordError {
@@ -77,9 +116,9 @@ impl RecordError {
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody holds it.
-    #[error("{}", busy(.0))]
-    Busy(Option<u32>),
+    /// Held by the one who is named, if that is known.
+    #[error("{} holds the lock of this account", .0.as_deref().unwrap_or("another process"))]
+    Busy(Option<String>),
     /// The lock file cannot be opened.
     #[error("the lock of this account cannot be opened: {0}")]
     Io(#[from] io::Error),
@@ -94,17 +133,14 @@ impl LockError {
 
 /// Why a record was not saved; what was there before is still there.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be written: {}", .path.display(), .source)]
+#[error("{place} cannot be written: {source}")]
 pub struct SaveError {
-    path: PathBuf,
+    /// The record, as its kind names it.
+    place: String,
     source: io::Error,
 }
 
 impl SaveError {
-    fn new(path: &Path, source: io::Error) -> Self {
-        Self { path: path.into(), source }
-    }
-
     /// True if it says nothing about the disk: see [`private_file::is_passing`].
     pub fn is_passing(&self) -> bool {
         private_file::is_passing(&self.source)
@@ -116,6 +152,9 @@ impl SaveError {
 pub enum Store {
     /// A folder of private files.
     File(Arc<FileStore>),
+    /// Records that end with the process.
+    #[cfg(test)]
+    Memory(MemoryStore),
 }
 
 impl Store {
@@ -127,26 +166,23 @@ impl Store {
         FileStore::open(folder).map(|store| Self::File(Arc::new(store)))
     }
 
-    /// The folder, for messages and for finding a running proxy of the same store.
-    pub fn folder(&self) -> &Path {
-        match self {
-            Self::File(store) => store.folder(),
-        }
-    }
-
     /// Takes the account's lock, waiting at most `patience`.
     ///
     /// # Errors
-    /// [`LockError`] names the process that holds it.
+    /// [`LockError`] names who holds it.
     pub async fn lock(&self, account: &AccountName, patience: Duration) -> Result<Locked, LockError> {
         // In waits, not by the clock: a process that stood still looks on for as long as it was told.
         let mut waits = patience.as_millis() / LOCK_POLL.as_millis();
         loop {
-            let account = account.clone();
-            match self.run(move |store| store.try_lock(&account)).await?? {
-                file::Try::Locked(locked) => return Ok(locked),
-                file::Try::Busy(holder) if waits == 0 => return Err(LockError::Busy(holder)),
-                file::Try::Busy(_) => sleep(LOCK_POLL).await,
+            let tried = match self {
+                Self::File(store) => store.try_lock(account).await?,
+                #[cfg(test)]
+                Self::Memory(store) => store.try_lock(account),
+            };
+            match tried {
+                Try::Locked(hold) => return Ok(Locked { account: account.clone(), hold }),
+                Try::Busy(holder) if waits == 0 => return Err(LockError::Busy(holder)),
+                Try::Busy(_) => sleep(LOCK_POLL).await,
             }
             waits = waits.saturating_sub(1);
         }
@@ -155,46 +191,64 @@ impl Store {
     /// Reads a record; `None` if there is none.
     ///
     /// # Errors
-    /// [`RecordError`]; the file is left alone.
+    /// [`RecordError`]; the record is left alone.
     pub async fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
-        let Self::File(store) = self;
-        let path = store.path(account);
-        let account = account.clone();
-        let loaded = self.run(move |store| store.load(&account)).await;
-        loaded.unwrap_or_else(|error| Err(PrivateFileError::Unreadable(path, error).into()))
+        match self {
+            Self::File(store) => store.load(account).await,
+            #[cfg(test)]
+            Self::Memory(store) => store.load(account),
+        }
     }
 
     /// Makes sure that the next save has its space.
     ///
     /// # Errors
     /// [`SaveError`], with the disk's reason.
-    pub async fn prepare(&self, locked: Locked) -> (Locked, Result<(), SaveError>) {
-        self.under_lock(locked, |store, locked| store.prepare(locked)).await
+    pub async fn prepare(&self, locked: &Locked) -> Result<(), SaveError> {
+        match (self, &locked.hold) {
+            (Self::File(store), Hold::File(held)) => store.prepare(&locked.account, held).await,
+            #[cfg(test)]
+            _ => Ok(()),
+        }
     }
 
-    /// Replaces a record durably; it is on disk when this returns `Ok`.
+    /// Replaces a record durably; when this returns its version, it is there. A save that has begun ends even if the
+    /// caller leaves, and the lock is held until then.
     ///
     /// # Errors
     /// [`SaveError`]; the old record is whole.
-    pub async fn save(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
-        self.under_lock(locked, move |store, locked| store.save(locked, &record)).await
+    pub async fn save(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
+        match (self, &locked.hold) {
+            (Self::File(store), Hold::File(held)) => store.save(&locked.account, held, record).await,
+            #[cfg(test)]
+            (Self::Memory(store), Hold::Memory(_)) => Ok(store.save(&locked.account, record)),
+            #[cfg(test)]
+            _ => panic!("the lock is another store's"),
+        }
     }
 
-    /// Replaces a record durably and leaves the space that was prepared for the next save.
+    /// The same, and leaves the space that was prepared for the next save.
     ///
     /// # Errors
     /// [`SaveError`]; the old record is whole.
-    pub async fn note(&self, locked: Locked, record: Record) -> (Locked, Result<(), SaveError>) {
-        self.under_lock(locked, move |store, locked| store.note(locked, &record)).await
+    pub async fn note(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
+        match (self, &locked.hold) {
+            (Self::File(store), Hold::File(held)) => store.note(&locked.account, held, record).await,
+            #[cfg(test)]
+            _ => self.save(locked, record).await,
+        }
     }
 
-    /// Moves a record that cannot be read aside and returns its new place.
+    /// Moves a record that cannot be read aside and says where it is now.
     ///
     /// # Errors
-    /// The file cannot be moved.
-    pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<PathBuf> {
-        let account = locked.account.clone();
-        self.run(move |store| store.set_aside(&account, unix_time)).await?
+    /// It cannot be moved.
+    pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<String> {
+        match self {
+            Self::File(store) => store.set_aside(&locked.account, unix_time).await,
+            #[cfg(test)]
+            Self::Memory(store) => Ok(store.set_aside(&locked.account)),
+        }
     }
 
     /// Removes a record, if there is one.
@@ -202,57 +256,48 @@ impl Store {
     /// # Errors
     /// [`SaveError`]; the record may still be there.
     pub async fn remove(&self, locked: &Locked) -> Result<(), SaveError> {
-        let Self::File(store) = self;
-        let account = locked.account.clone();
-        let removed = self.run(move |store| store.remove(&account)).await.and_then(|removed| removed);
-        removed.map_err(|error| store.unsaved(&locked.account, error))
+        match self {
+            Self::File(store) => store.remove(&locked.account).await,
+            #[cfg(test)]
+            Self::Memory(store) => {
+                store.remove(&locked.account);
+                Ok(())
+            }
+        }
     }
 
     /// Names of all records, sorted.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// They cannot be listed.
     pub async fn list(&self) -> io::Result<Vec<AccountName>> {
-        self.run(FileStore::list).await?
+        match self {
+            Self::File(store) => store.list().await,
+            #[cfg(test)]
+            Self::Memory(store) => Ok(store.list()),
+        }
     }
 
-    /// Stamp of the folder, and of each named record, in that order. What cannot be looked at now counts as absent.
-    pub async fn stamps(&self, accounts: Vec<AccountName>) -> (Stamp, Vec<Stamp>) {
-        let count = accounts.len();
-        let look = move |store: &FileStore| {
-            (store.folder_stamp(), accounts.iter().map(|account| store.stamp(account)).collect())
-        };
-        self.run(look).await.unwrap_or_else(|_| (Stamp::default(), vec![Stamp::default(); count]))
+    /// Version of the list of records, and of each named record, in that order. What cannot be looked at now counts as
+    /// absent.
+    pub async fn versions(&self, accounts: Vec<AccountName>) -> (Version, Vec<Version>) {
+        match self {
+            Self::File(store) => store.versions(accounts).await,
+            #[cfg(test)]
+            Self::Memory(store) => store.versions(&accounts),
+        }
     }
 
-    /// Runs other work on files, on the threads of the store.
+    /// Runs other work on files off the runtimes' threads.
     ///
     /// # Errors
     /// It was not done: too much is waiting, or it panicked.
     pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        let Self::File(store) = self;
-        store.threads.run(work).await
-    }
-
-    /// Runs work that changes a record. However it fares, the lock comes back with it.
-    async fn under_lock(
-        &self,
-        locked: Locked,
-        work: impl FnOnce(&FileStore, &Locked) -> Result<(), SaveError> + Send + 'static,
-    ) -> (Locked, Result<(), SaveError>) {
-        let Self::File(store) = self;
-        let shared = locked.share();
-        let done = self.run(move |store| work(store, &shared)).await;
-        let done = done.unwrap_or_else(|error| Err(store.unsaved(&locked.account, error)));
-        (locked, done)
-    }
-
-    /// Runs file work off the runtimes' threads. It is not cancelled when the caller leaves: a save that has begun
-    /// ends, and what it owns is dropped after it.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&FileStore) -> T + Send + 'static) -> io::Result<T> {
-        let Self::File(store) = self;
-        let owned = store.clone();
-        store.threads.run(move || work(&owned)).await
+        match self {
+            Self::File(store) => store.aside(work).await,
+            #[cfg(test)]
+            Self::Memory(_) => Ok(work()),
+        }
     }
 }
 
@@ -262,11 +307,4 @@ impl Store {
 /// [`OpenError`] says what to do.
 pub fn private_folder(folder: &Path) -> Result<(), OpenError> {
     file::make_private_folder(folder)
-}
-
-fn busy(holder: &Option<u32>) -> String {
-    match holder {
-        Some(pid) => format!("process {pid} holds the lock of this account"),
-        None => "another process holds the lock of this account".into(),
-    }
 }

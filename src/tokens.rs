@@ -441,7 +441,7 @@ mod tests {
             ended: None,
         };
         let locked = accounts.store().lock(name, Duration::ZERO).await.unwrap();
-        accounts.store().save(locked, record).await.1.unwrap();
+        accounts.store().save(&locked, &record).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -470,11 +470,11 @@ mod tests {
         let record = account.memory().record.clone().unwrap();
         let logout = account.order().ask();
         account.order().logout_began(logout);
-        accounts.saved_at_last(&account, &record).await;
+        accounts.saved_at_last(&account, &record);
         assert!(matches!(account.snapshot().health, Health::Unsaved(_)), "a logout is waiting for the turn");
         account.order().logout_ended(logout);
         account.memory().unsaved = Some("the disk is full".to_owned());
-        accounts.saved_at_last(&account, &record).await;
+        accounts.saved_at_last(&account, &record);
         assert_eq!(account.snapshot().health, Health::Connected);
     }
 

@@ -47,7 +47,7 @@ struct Source {
     name: String,
     /// The text without comments and without the content of strings; lines stay where they are.
     code: String,
-    /// The same without the `#[cfg(test)]` tail.
+    /// The same without its tests; empty for a file of tests alone.
     product: String,
 }
 
@@ -67,10 +67,25 @@ fn sources() -> Vec<Source> {
     let read = |path: &PathBuf| {
         let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
         let code = blank(&fs::read_to_string(path).unwrap());
-        let product = code.split("#[cfg(test)]").next().unwrap().to_owned();
+        let product = if is_for_tests(path) { "" } else { without_tests(&code) }.to_owned();
         Source { name, code, product }
     };
     paths.iter().map(read).collect()
+}
+
+/// What stands before the module of tests at the end.
+fn without_tests(code: &str) -> &str {
+    match code.rsplit_once("#[cfg(test)]") {
+        Some((product, tail)) if tail.contains("mod tests {") => product,
+        _ => code,
+    }
+}
+
+/// True for a file that its parent names for tests only.
+fn is_for_tests(path: &Path) -> bool {
+    let parent = path.parent().unwrap().with_extension("rs");
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    fs::read_to_string(parent).is_ok_and(|parent| parent.contains(&format!("#[cfg(test)]\nmod {name};")))
 }
 
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {

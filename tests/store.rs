@@ -64,8 +64,7 @@ async fn lock(store: &Store, account: &str) -> Locked {
 }
 
 async fn save(store: &Store, account: &str, record: Record) {
-    let (_, saved) = store.save(lock(store, account).await, record).await;
-    saved.unwrap();
+    store.save(&lock(store, account).await, &record).await.unwrap();
 }
 
 /// All file names of a folder, sorted.
@@ -117,18 +116,18 @@ async fn a_tombstone_holds_no_token_and_says_why() {
 }
 
 #[tokio::test]
-async fn stamps_tell_versions_apart() {
+async fn versions_are_told_apart() {
     let Place { store, records, .. } = &place();
-    let absent = store.stamps(vec![name("acme")]).await;
+    let absent = store.versions(vec![name("acme")]).await;
     save(store, "acme", record(1)).await;
-    let first = store.stamps(vec![name("acme")]).await;
+    let first = store.versions(vec![name("acme")]).await;
     assert_ne!(absent, first);
-    assert_eq!(first, store.stamps(vec![name("acme")]).await);
+    assert_eq!(first, store.versions(vec![name("acme")]).await);
     save(store, "acme", record(1)).await;
-    let second = store.stamps(vec![name("acme")]).await;
+    let second = store.versions(vec![name("acme")]).await;
     assert_ne!(first.1, second.1, "even if the content is the same");
     fs::set_permissions(records.join("acme.json"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert_ne!(second.1, store.stamps(vec![name("acme")]).await.1, "a mode that was changed is news");
+    assert_ne!(second.1, store.versions(vec![name("acme")]).await.1, "a mode that was changed is news");
 }
 
 #[tokio::test]
@@ -138,7 +137,7 @@ async fn the_lock_excludes_other_handles_and_names_the_holder() {
     let held = lock(store, "acme").await;
     for handle in [store, &other] {
         match handle.lock(&name("acme"), Duration::ZERO).await {
-            Err(LockError::Busy(Some(pid))) => assert_eq!(pid, std::process::id()),
+            Err(LockError::Busy(Some(holder))) => assert_eq!(holder, format!("process {}", std::process::id())),
             taken => panic!("{taken:?}"),
         }
     }
@@ -162,7 +161,7 @@ async fn the_lock_excludes_other_processes_and_dies_with_them() {
     let pid = holder.id();
     wait_for("locked", &mut holder);
     let busy = store.lock(&name("acme"), Duration::ZERO).await.unwrap_err();
-    assert!(matches!(busy, LockError::Busy(Some(named)) if named == pid), "{busy}");
+    assert!(matches!(&busy, LockError::Busy(Some(named)) if *named == format!("process {pid}")), "{busy}");
     assert!(busy.to_string().contains(&pid.to_string()), "{busy}");
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -267,12 +266,10 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
     assert_eq!(names(records), [".acme-2.abc123.tmp", ".beta.abc123.tmp", ".other", "acme.lock", "notes.tmp"]);
 
     // The file under way of whoever has the lock is no leftover, not even for one who looks meanwhile.
-    let (held, prepared) = store.prepare(held).await;
-    prepared.unwrap();
+    store.prepare(&held).await.unwrap();
     let looking = Store::open(records).unwrap();
     assert!(looking.lock(&name("acme"), Duration::ZERO).await.is_err());
-    let (held, saved) = store.save(held, record(1)).await;
-    saved.unwrap();
+    store.save(&held, &record(1)).await.unwrap();
     drop(held);
     drop(lock(&looking, "acme").await);
     assert_eq!(looking.load(&name("acme")).await.unwrap().unwrap().generation, 1);
@@ -282,8 +279,8 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
 async fn a_prepared_file_becomes_the_record() {
     let Place { store, records, .. } = &place();
     save(store, "acme", record(1)).await;
-    let (locked, prepared) = store.prepare(lock(store, "acme").await).await;
-    prepared.unwrap();
+    let locked = lock(store, "acme").await;
+    store.prepare(&locked).await.unwrap();
     let temp = names(records).into_iter().find(|file| file.ends_with(".tmp")).unwrap();
     let inode = fs::metadata(records.join(&temp)).unwrap().ino();
     assert_eq!(mode(&records.join(&temp)), 0o600);
@@ -291,16 +288,16 @@ async fn a_prepared_file_becomes_the_record() {
 
     // A note in between leaves it alone.
     let intent = Intent { generation: 1, token: "abc".into(), sent_at: 1, first_sent_at: 1, resends: 0 };
-    let (locked, noted) = store.note(locked, Record { intent: Some(intent.clone()), ..record(1) }).await;
-    noted.unwrap();
+    let noted = Record { intent: Some(intent.clone()), ..record(1) };
+    store.note(&locked, &noted).await.unwrap();
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().open_intent(), Some(&intent));
     assert!(records.join(&temp).exists());
 
-    let (locked, saved) = store.save(locked, record(2)).await;
-    saved.unwrap();
+    store.save(&locked, &record(2)).await.unwrap();
     assert_eq!(fs::metadata(records.join("acme.json")).unwrap().ino(), inode);
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().encode(), record(2).encode());
-    drop(store.prepare(locked).await);
+    store.prepare(&locked).await.unwrap();
+    drop(locked);
     assert_eq!(names(records), ["acme.json", "acme.lock"], "what was prepared and not used is gone with the lock");
 }
 
@@ -312,10 +309,10 @@ async fn a_save_that_fails_leaves_the_old_record_whole() {
     // A folder that is gone cannot be written to, not even by root.
     let elsewhere = records.with_file_name("moved");
     fs::rename(records, &elsewhere).unwrap();
-    let (locked, saved) = store.save(locked, record(2)).await;
-    assert!(saved.unwrap_err().to_string().contains("acme.json"));
-    let (_, prepared) = store.prepare(locked).await;
-    prepared.unwrap_err();
+    let unsaved = store.save(&locked, &record(2)).await.unwrap_err();
+    assert!(unsaved.to_string().contains("acme.json"));
+    store.prepare(&locked).await.unwrap_err();
+    drop(locked);
     fs::rename(&elsewhere, records).unwrap();
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().generation, 1);
     assert_eq!(names(records), ["acme.json", "acme.lock"]);
@@ -390,7 +387,7 @@ fn wait_for(word: &str, child: &mut Child) {
 async fn child() {
     let (Ok(part), Some(records)) = (std::env::var(PART), std::env::var_os(FOLDER)) else { return };
     let store = Store::open(Path::new(&records)).unwrap();
-    let mut locked = lock(&store, "acme").await;
+    let locked = lock(&store, "acme").await;
     match part.as_str() {
         "hold" => {
             eprintln!("locked");
@@ -401,11 +398,8 @@ async fn child() {
             let first = store.load(&name("acme")).await.unwrap().map_or(1, |record| record.generation + 1);
             // Bounded, should nobody kill it.
             for generation in first..first + 20_000 {
-                let (back, prepared) = store.prepare(locked).await;
-                prepared.unwrap();
-                let (back, saved) = store.save(back, record(generation)).await;
-                saved.unwrap();
-                locked = back;
+                store.prepare(&locked).await.unwrap();
+                store.save(&locked, &record(generation)).await.unwrap();
                 if generation == first {
                     eprintln!("writing");
                 }

@@ -15,7 +15,7 @@ use super::schedule;
 use super::snapshot::{Health, Snapshot, Trouble};
 use crate::clock::{Age, Clock, Deadline, Now, millis, since};
 use crate::oauth::SecretStamp;
-use crate::store::{AccountName, Intent, Record, Stamp};
+use crate::store::{AccountName, Intent, Record, Version};
 use crate::telemetry::Metrics;
 
 /// Longest distance between two refreshes that are forced by a 401.
@@ -72,8 +72,8 @@ pub struct Account {
 pub(super) struct Memory {
     /// The record that was loaded or saved last.
     pub(super) record: Option<Record>,
-    /// Its stamp on disk.
-    pub(super) stamp: Stamp,
+    /// Its version in the store.
+    pub(super) version: Version,
     /// How old its pair is.
     pub(super) age: Option<Age>,
     /// Failed attempts since the last good one.
@@ -232,7 +232,7 @@ impl Account {
     pub(super) fn forget_record(&self) {
         {
             let mut memory = self.memory();
-            (memory.record, memory.stamp, memory.age) = (None, Stamp::default(), None);
+            (memory.record, memory.version, memory.age) = (None, Version::default(), None);
         }
         self.set_health(Health::LoginRequired(not_connected(&self.name)));
         self.known.store(false, Ordering::Release);

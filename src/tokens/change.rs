@@ -209,9 +209,7 @@ impl Accounts {
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
-        let (_locked, saved) = self.store().save(begun.locked, record.clone()).await;
-        saved?;
-        self.note_stamp(&account).await;
+        account.memory().version = self.store().save(&begun.locked, &record).await?;
         let health = self.health_of(&account.name, &record);
         account.publish(record, health, None);
         Ok(())
@@ -293,7 +291,7 @@ impl Accounts {
         let now = self.clock().now().wall / 1000;
         let aside = self.store().set_aside(locked, now).await;
         let aside = aside.map_err(|error| ChangeError::SetAside(locked.account.clone(), error))?;
-        warn!(account = %locked.account, "the damaged record was put aside as {}", aside.display());
+        warn!(account = %locked.account, "the damaged record was put aside as {}", aside);
         Ok(())
     }
 
@@ -315,10 +313,9 @@ impl Accounts {
         }
         let known = account.snapshot().generation.max(begun.previous.map_or(0, |record| record.generation));
         let record = Record { generation: known + 1, ..record };
-        let (_locked, saved) = self.store().save(begun.locked, record.clone()).await;
-        saved?;
+        let version = self.store().save(&begun.locked, &record).await?;
         account.order().saved(asked.number);
-        self.note_stamp(account).await;
+        account.memory().version = version;
         let health = self.health_of(&account.name, &record);
         account.publish(record, health, deadline);
         Ok(begun.turn)

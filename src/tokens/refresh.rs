@@ -17,7 +17,7 @@ use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::Deadline;
 use crate::oauth::{Credentials, Exchange};
-use crate::store::{Intent, LockError, Locked, Record, Stamp};
+use crate::store::{Intent, LockError, Locked, Record, Version};
 use crate::timeout::while_running;
 
 /// Shortest distance between the beginnings of an attempt that failed and the next one that no person asked for. It holds
@@ -172,7 +172,7 @@ impl Attempt {
             Err(error) => return Err(self.fail(Health::StoreError(error.to_string()))),
             Ok(None) => {
                 // So that its return is seen.
-                self.account.memory().stamp = Stamp::default();
+                self.account.memory().version = Version::default();
                 let why = self.accounts.login_hint(&self.account.name, "its record is gone, so it is logged out");
                 return Err(self.fail(Health::LoginRequired(why)));
             }
@@ -273,20 +273,19 @@ impl Attempt {
         let before = hands.record;
         let noted = Record { intent: Some(intent(&before, self.accounts.clock().now().wall)), ..before.clone() };
         let sending = noted.intent.as_ref().map(Intent::sending);
-        let (locked, prepared) = self.accounts.store().prepare(hands.locked).await;
-        let (locked, written) = match prepared {
-            Ok(()) => self.accounts.store().note(locked, noted.clone()).await,
-            Err(error) => (locked, Err(error)),
+        let written = match self.accounts.store().prepare(&hands.locked).await {
+            Ok(()) => self.accounts.store().note(&hands.locked, &noted).await,
+            Err(error) => Err(error),
         };
         match written {
-            Ok(()) => {
+            Ok(_) => {
                 if let Some(intent) = &noted.intent {
                     self.account.note_sending(intent);
                 }
                 if before.open_intent().is_some() {
                     self.accounts.metrics().token_resent();
                 }
-                Ok((Hands { locked, record: noted, ..hands }, before))
+                Ok((Hands { record: noted, ..hands }, before))
             }
             Err(error) => {
                 // Should the note be on disk all the same: nothing was sent, so nothing has to be waited for.

@@ -51,25 +51,25 @@ impl Attempt {
         }
         let deadline = Deadline::after(sent, tokens.life);
         let Some(record) = renewed(hands.record, tokens, deadline, sent) else { return Report::Failed };
-        let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
+        let saved = self.accounts.store().save(&hands.locked, &record).await;
         // Where the life is shorter than the way here, the pause grows as after a failure.
         if !usable || !deadline.boot_left(self.accounts.clock().now()).is_zero() {
             self.account.remember_good(usable);
         }
         match saved {
-            Ok(()) => {
-                self.accounts.note_stamp(&self.account).await;
+            Ok(version) => {
+                self.account.memory().version = version;
                 let health = self.unless_logged_out(self.health_after(usable, deadline, &record));
                 info!(account = %self.account.name, reason = self.reason.word(), generation = record.generation, "refreshed");
                 self.account.publish(record, health, Some(deadline));
-                drop((locked, hands.turn));
+                drop((hands.locked, hands.turn));
             }
             Err(error) => {
                 error!(account = %self.account.name, "the new pair is in memory only: {error}");
                 self.account.memory().unsaved = Some(error.to_string());
                 let health = self.unless_logged_out(Health::Unsaved(error.to_string()));
                 self.account.publish(record.clone(), health, Some(deadline));
-                self.accounts.keep_saving(&self.account, hands.turn, locked, record);
+                self.accounts.keep_saving(&self.account, hands.turn, hands.locked, record);
             }
         }
         if usable { Report::Refreshed } else { Report::Failed }
@@ -105,13 +105,14 @@ impl Attempt {
 
     /// Takes the intent back: the server has not looked at the token. An older open one stays.
     async fn unsent(&self, hands: Hands, before: &Record) {
-        let (_locked, cleared) = self.accounts.store().note(hands.locked, before.clone()).await;
-        if let Err(error) = cleared {
-            warn!(account = %self.account.name, "the note of an unsent refresh stays behind: {error}");
-            self.account.memory().answered = hands.record.intent.as_ref().map(Intent::sending);
+        match self.accounts.store().note(&hands.locked, before).await {
+            Ok(version) => self.account.memory().version = version,
+            Err(error) => {
+                warn!(account = %self.account.name, "the note of an unsent refresh stays behind: {error}");
+                self.account.memory().answered = hands.record.intent.as_ref().map(Intent::sending);
+            }
         }
         self.account.memory().record = Some(before.clone());
-        self.accounts.note_stamp(&self.account).await;
     }
 
     /// The server says that the grant is over: unless the store holds another pair by now, it is.
@@ -140,13 +141,15 @@ impl Attempt {
         let ended = Some(ended);
         let record =
             Record { generation, grant: None, subject_unconfirmed: false, intent: None, ended, ..hands.record };
-        let (locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
-        self.accounts.note_stamp(&self.account).await;
+        let saved = self.accounts.store().save(&hands.locked, &record).await;
         self.account.publish(record.clone(), Health::LoginRequired(why), None);
-        if let Err(error) = saved {
-            // Until it is saved the record stays locked: whoever read it would send a token that is over.
-            error!(account = %self.account.name, "the end of the login could not be saved: {error}");
-            self.accounts.keep_saving(&self.account, hands.turn, locked, record);
+        match saved {
+            Ok(version) => self.account.memory().version = version,
+            Err(error) => {
+                // Until it is saved the record stays locked: whoever read it would send a token that is over.
+                error!(account = %self.account.name, "the end of the login could not be saved: {error}");
+                self.accounts.keep_saving(&self.account, hands.turn, hands.locked, record);
+            }
         }
         Report::Failed
     }

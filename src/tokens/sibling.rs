@@ -11,15 +11,15 @@ use super::refresh::Reason;
 use super::snapshot::{Health, Trouble};
 use super::subject::unconfirmed;
 use crate::clock::Deadline;
-use crate::store::{AccountName, Record, Stamp};
+use crate::store::{AccountName, Record, Version};
 
 /// What is known of the store's folder.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     /// As the last look found it.
-    seen: Stamp,
+    seen: Version,
     /// As it was when all names in it were known.
-    listed: Stamp,
+    listed: Version,
 }
 
 impl Accounts {
@@ -38,10 +38,10 @@ impl Accounts {
     async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
         self.look_at_secret(&watched).await;
         let names = watched.iter().map(|account| account.name.clone()).collect();
-        let (folder, stamps) = self.store.stamps(names).await;
-        for (account, stamp) in watched.iter().zip(stamps) {
+        let (folder, versions) = self.store.versions(names).await;
+        for (account, version) in watched.iter().zip(versions) {
             // What could not be read may have been so for a moment only.
-            if account.memory().stamp != stamp || matches!(account.snapshot().health, Health::StoreError(_)) {
+            if account.memory().version != version || matches!(account.snapshot().health, Health::StoreError(_)) {
                 self.reload(account).await;
             }
         }
@@ -86,20 +86,20 @@ impl Accounts {
     /// better, so then nothing is done.
     pub(super) async fn reload(&self, account: &Arc<Account>) {
         let Ok(_turn) = account.turn.clone().try_lock_owned() else { return };
-        let (folder, stamps) = self.store.stamps(vec![account.name.clone()]).await;
-        let stamp = stamps.first().copied().unwrap_or_default();
-        let before = account.memory().stamp;
+        let (folder, versions) = self.store.versions(vec![account.name.clone()]).await;
+        let version = versions.first().copied().unwrap_or_default();
+        let before = account.memory().version;
         let was_refused = matches!(account.snapshot().health, Health::StoreError(_));
-        if before == stamp && !was_refused {
+        if before == version && !was_refused {
             return;
         }
         let loaded = self.store.load(&account.name).await;
         // Only now: a caller who leaves while the record is read must not make it count as seen.
-        account.memory().stamp = stamp;
+        account.memory().version = version;
         match loaded {
-            Ok(Some(record)) => self.seen(account, record, was_refused || before.is_nothing()).await,
+            Ok(Some(record)) => self.seen(account, record, was_refused || before.is_absent()).await,
             // A disk that is not there has logged nobody out: looked at again until it is.
-            Ok(None) if folder.is_nothing() => account.memory().stamp = before,
+            Ok(None) if folder.is_absent() => account.memory().version = before,
             Ok(None) if was_refused || account.memory().record.is_some() => {
                 let why = self.login_hint(&account.name, "its record is gone, so it is logged out");
                 warn!(account = %account.name, "{why}");
@@ -108,7 +108,7 @@ impl Accounts {
             Ok(None) => {}
             // Says nothing about the record; the next look tells.
             Err(problem) if problem.is_passing() && account.memory().record.is_some() => {
-                account.memory().stamp = before;
+                account.memory().version = before;
             }
             Err(problem) => {
                 let health = Health::StoreError(problem.to_string());
@@ -174,11 +174,5 @@ impl Accounts {
 
     pub(super) fn login_hint(&self, name: &AccountName, why: &str) -> String {
         format!("account {name} needs a login: {why}; run: pleo-proxy login {name}")
-    }
-
-    /// Remembers the stamp of what this process has just written itself.
-    pub(super) async fn note_stamp(&self, account: &Account) {
-        let (_, stamps) = self.store.stamps(vec![account.name.clone()]).await;
-        account.memory().stamp = stamps.first().copied().unwrap_or_default();
     }
 }

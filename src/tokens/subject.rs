@@ -57,11 +57,10 @@ impl Attempt {
 
     async fn confirmed(&self, hands: Hands, subject: String) -> Report {
         let record = Record { subject: Some(subject), subject_unconfirmed: false, ..hands.record };
-        let (_locked, saved) = self.accounts.store().save(hands.locked, record.clone()).await;
-        if let Err(error) = saved {
-            return self.unwritable(error.to_string());
+        match self.accounts.store().save(&hands.locked, &record).await {
+            Ok(version) => self.account.memory().version = version,
+            Err(error) => return self.unwritable(error.to_string()),
         }
-        self.accounts.note_stamp(&self.account).await;
         self.account.remember_good(true);
         let health = self.accounts.health_of(&self.account.name, &record);
         self.account.publish(record, health, None);
@@ -120,10 +119,9 @@ impl Accounts {
             warn!(account = %account.name, %other, "both accounts hold {subject}, and each refresh of one ends the other's tokens; log one of them out");
         }
         let record = Record { subject: Some(subject), ..record };
-        let (_locked, saved) = self.store.save(locked, record.clone()).await;
-        saved.ok()?;
-        self.note_stamp(account).await;
-        account.memory().record = Some(record);
+        let version = self.store.save(&locked, &record).await.ok()?;
+        let mut memory = account.memory();
+        (memory.version, memory.record) = (version, Some(record));
         Some(())
     }
 }

@@ -50,18 +50,19 @@ impl Accounts {
         loop {
             let wait = account.next_wait(None).min(schedule::DISK_RETRY);
             let is_last = self.unless_closing(tokio::time::sleep(wait)).await.is_none();
-            let (_, saved) = self.store().save(locked.share(), record.clone()).await;
-            match saved {
-                Ok(()) => return self.saved_at_last(account, record).await,
+            match self.store().save(locked, record).await {
+                Ok(version) => {
+                    account.memory().version = version;
+                    return self.saved_at_last(account, record);
+                }
                 Err(problem) if is_last => return error!(account = %account.name, "given up unsaved: {problem}"),
                 Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
             }
         }
     }
 
-    pub(super) async fn saved_at_last(&self, account: &Account, record: &Record) {
+    pub(super) fn saved_at_last(&self, account: &Account, record: &Record) {
         info!(account = %account.name, generation = record.generation, "saved at last");
-        self.note_stamp(account).await;
         account.remember_good(true);
         let was_unsaved = account.memory().unsaved.take().is_some();
         // Where a logout waits for the turn, nothing serves until it is through.
