@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::{AccountName, DecodeError, Grant, Issued, LockError, MemoryStore, Record, RecordError, Store, Version};
 use crate::secret::{AccessToken, RefreshToken};
 
-/// A kind of store, and what keeps its place alive.
+/// Leaves bytes in a record's place that a fault may have left there.
+type Damage = Box<dyn Fn(&AccountName, &[u8])>;
+
 struct Kind {
     store: Store,
-    /// Leaves bytes in a record's place that a fault may have left there.
-    damage: Box<dyn Fn(&AccountName, &[u8])>,
+    damage: Damage,
 }
 
 fn kinds() -> [Kind; 2] {
