@@ -18,7 +18,7 @@
 //! | 2 | [`store`]: where grants are kept, under a lock |
 //! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint. [`operations`]: what Pleo's API offers, and what of it writes |
 //! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
-//! | aside | [`sandbox`]: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
+//! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
 //!
 //! Configuration is near the top because nothing below should know that it exists: each part has a `Settings` of its
 //! own.
@@ -97,7 +97,6 @@ pub mod operations;
 pub mod outbound;
 pub mod private_file;
 pub mod proxy;
-pub mod sandbox;
 pub mod secret;
 pub mod server;
 pub mod store;
@@ -105,3 +104,5 @@ pub mod supervise;
 pub mod telemetry;
 pub mod timeout;
 pub mod tokens;
+
+pub use pleo_sandbox as sandbox;

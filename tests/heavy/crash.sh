@@ -12,7 +12,7 @@ export PLEO_PROXY_HEAVY=1
 ulimit -n "$(ulimit -H -n)"
 log=$(mktemp) || exit 2
 trap 'rm -f "$log"' EXIT
-cargo test --test crash -- --nocapture >"$log" 2>&1
+cargo test --locked --test journeys -- crash:: --nocapture >"$log" 2>&1
 code=$?
 grep '^| ' "$log"
 if [ "$code" -ne 0 ] || grep -q SKIPPED "$log"; then

@@ -3,7 +3,7 @@
 # target, 15 if not told; the binary is not needed. Any toolchain does, with a C++ compiler for libFuzzer. The first
 # build takes minutes.
 set -eu
-cd "$(dirname "$0")/../fuzz"
+cd "$(dirname "$0")/../.."
 seconds=15
 for argument; do
     case $argument in
@@ -13,7 +13,9 @@ for argument; do
 done
 command -v c++ >/dev/null || { echo "fuzz: skipped, there is no C++ compiler"; exit 0; }
 
-export CARGO_TARGET_DIR="$PWD/../../target"
+target=${CARGO_TARGET_DIR:-target}
+seeds=tests/fuzz/seeds
+dict=tests/fuzz/dict
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes too, without the address sanitizer: that needs a nightly compiler, and the product has no
 # unsafe code. With a target named, build scripts and macros stay as they are.
@@ -22,21 +24,19 @@ export RUSTFLAGS="-Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitize
 -Cllvm-args=-sanitizer-coverage-trace-compares"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# The versions of the proxy's own dependencies, and libFuzzer.
-cp ../../Cargo.lock Cargo.lock
-if ! cargo build --profile fuzz --target "$host" >"$log" 2>&1; then
+if ! cargo build --locked --package pleo-proxy-fuzz --profile fuzz --target "$host" >"$log" 2>&1; then
     cat "$log"
     exit 1
 fi
 
 # What a run learns is kept in the target folder, for the next one.
-learned=$CARGO_TARGET_DIR/fuzz-corpus
-found=$CARGO_TARGET_DIR/fuzz-findings
+learned=$target/fuzz-corpus
+found=$target/fuzz-findings
 mkdir -p "$found"
 broken=0
 for name in guard headers callback token record config; do
     mkdir -p "$learned/$name"
-    if "$CARGO_TARGET_DIR/$host/fuzz/fuzz-$name" "$learned/$name" "seeds/$name" -dict="dict/$name" \
+    if "$target/$host/fuzz/fuzz-$name" "$learned/$name" "$seeds/$name" -dict="$dict/$name" \
         -artifact_prefix="$found/$name-" -max_len=1024 -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
         -print_final_stats=1 >"$log" 2>&1; then
         awk -v name="$name" '
@@ -46,7 +46,7 @@ for name in guard headers callback token record config; do
     else
         grep -A 3 'panicked at' "$log" || true
         tail -n 12 "$log"
-        echo "fuzz $name: a fault; the input that shows it is in target/fuzz-findings" >&2
+        echo "fuzz $name: a fault; the input that shows it is in $found" >&2
         broken=1
     fi
 done

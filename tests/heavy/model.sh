@@ -1,11 +1,10 @@
 #!/bin/sh
 # Model check of the gate (tests/model): every order of its atomic steps, within bounds, under loom. About a minute.
 set -eu
-cd "$(dirname "$0")/../model"
-export CARGO_TARGET_DIR="$PWD/../../target"
+cd "$(dirname "$0")/../.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! cargo test --release --locked -- --nocapture >"$log" 2>&1; then
+if ! cargo test --locked --profile ci --package pleo-proxy-model -- --nocapture >"$log" 2>&1; then
     cat "$log"
     exit 1
 fi

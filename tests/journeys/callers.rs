@@ -1,0 +1,333 @@
+//! Callers as they are: who sends everything before it reads, who shuts its sending half, who sends one request behind
+//! another, who never reads. Each gets its answer, and costs no more than it may.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use crate::support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::thread;
+
+use support::PATIENCE;
+use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, stage, unconnected};
+
+fn is(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
+}
+
+/// All that a connection gives back, up to its end.
+fn rest(stream: &mut TcpStream) -> String {
+    let mut got = Vec::new();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.read_to_end(&mut got).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&got)));
+    String::from_utf8(got).unwrap()
+}
+
+/// The statuses of answers behind one another.
+fn statuses(text: &str) -> Vec<&str> {
+    let answers = text.split("HTTP/1.1 ").skip(1).filter(|answer| answer.starts_with(|c: char| c.is_ascii_digit()));
+    answers.map(|answer| &answer[..3]).collect()
+}
+
+// --- Early answers.
+
+/// Sends a whole body, in chunks or with its length, before anything is read.
+fn send_all(caller: &mut Caller, target: &str, body: &[u8], chunked: bool) {
+    if !chunked {
+        caller.begin("POST", target, &[&format!("Content-Length: {}", body.len())]);
+        return caller.try_send(body).expect("nobody resets who is still sending");
+    }
+    caller.begin("POST", target, &["Transfer-Encoding: chunked"]);
+    for piece in body.chunks(100_000) {
+        let piece = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+        caller.try_send(piece).expect("nobody resets who is still sending");
+    }
+    caller.send("0\r\n\r\n");
+}
+
+/// An answer that came before the body was read: the connection goes on, or says that it ends and does so in order.
+fn goes_on_or_says_so(caller: &mut Caller, answer: &Answer, next: (u16, &str)) {
+    match answer.header("connection") {
+        Some(connection) => {
+            assert_eq!(connection, "close");
+            assert!(caller.is_closed());
+        }
+        None => is(&caller.get("/@nobody/v1/x"), next.0, next.1),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_first_and_reads_later_sees_the_refusal() {
+    let upstream = Upstream::fine();
+    let stage = stage(&upstream, "").await;
+    for length in [1, 10_000, 1 << 20, (1 << 20) + 200_000, 8 << 20] {
+        let body = vec![b'#'; length];
+        for chunked in [false, true] {
+            for _ in 0..5 {
+                let mut caller = stage.caller();
+                send_all(&mut caller, "/@nobody/v1/x", &body, chunked);
+                let answer = caller.answer();
+                is(&answer, 404, "account_unknown");
+                if !chunked {
+                    let closes = answer.header("connection").is_some();
+                    assert!(closes == (length > 2 << 20) || (1 << 20..2 << 20).contains(&length), "{length}");
+                }
+                goes_on_or_says_so(&mut caller, &answer, (404, "account_unknown"));
+            }
+        }
+        // The guard's refusals end the connection in any case.
+        let mut caller = stage.caller();
+        caller.begin("POST", "/v1/x", &["Origin: http://evil.example", &format!("Content-Length: {length}")]);
+        caller.try_send(&body).expect("nobody resets who is still sending");
+        is(&caller.answer(), 403, "forbidden_origin");
+        assert!(caller.is_closed());
+    }
+    assert!(upstream.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_listener_is_as_patient_with_who_sends_first() {
+    let stage = stage(&Upstream::fine(), "").await;
+    for length in [1000, 5 << 20] {
+        for chunked in [false, true] {
+            let mut caller = Caller::to(stage.proxy.admin_address());
+            send_all(&mut caller, "/api/accounts/default/login", &vec![b'x'; length], chunked);
+            let answer = caller.answer();
+            assert_eq!(answer.status, 401, "{}", answer.head);
+            match answer.header("connection") {
+                Some(_) => assert!(caller.is_closed()),
+                None => assert_eq!(caller.get("/health").status, 200),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_of_the_upstream_arrives_and_what_is_left_of_the_body_is_no_request() {
+    let upstream = Upstream::start(|visit| match visit.target() {
+        "/early" => {
+            visit.say("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow");
+            visit.until_closed();
+            After::Close
+        }
+        _ => visit.fine(),
+    });
+    let stage = stage(&upstream, "").await;
+    let mut caller = stage.caller();
+    for round in 0..30 {
+        let body = b"GET /v1/# HTTP/1.1\r\nHost: x\r\n\r\n".repeat(if round % 2 == 0 { 700 } else { 5000 });
+        caller.begin("POST", "/early", &[&format!("Content-Length: {}", body.len())]);
+        caller.send(&body[..1000]);
+        let early = caller.answer();
+        assert_eq!((early.status, early.text().as_str()), (429, "slow"), "round {round}");
+        assert_eq!(early.header("connection"), None, "it goes on");
+        caller.send(&body[1000..]);
+        assert_eq!(caller.get("/v1/x").status, 200, "round {round}");
+    }
+    // One that is too long to be waited for says that it ends, and nothing of it becomes a request.
+    let mut caller = stage.caller();
+    caller.begin("POST", "/early", &["Content-Length: 8000000"]);
+    let answer = caller.answer();
+    assert_eq!((answer.status, answer.header("connection")), (429, Some("close")));
+    caller.try_send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10_000)).unwrap();
+    assert!(caller.is_closed());
+    assert!(upstream.seen().iter().all(|it| ["/early", "/v1/x"].contains(&it.target())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_first_and_is_refused_need_not_send_and_is_told_that_it_ends() {
+    let stage = stage(&Upstream::fine(), "").await;
+    let mut caller = stage.caller();
+    caller.begin("POST", "/@nobody/v1/x", &["Expect: 100-continue", "Content-Length: 5"]);
+    let answer = caller.answer();
+    is(&answer, 404, "account_unknown");
+    assert_eq!(answer.header("connection"), Some("close"));
+    // What comes now is either the body or a request; nobody knows.
+    let _ = caller.try_send("GET /v1/x HTTP/1.1\r\n\r\n");
+    assert!(caller.is_closed());
+}
+
+/// Programs with a client of their own, which prints the status and the code that it saw.
+const CLIENTS: [(&str, &[&str]); 3] = [
+    (
+        "python3",
+        &[
+            "-c",
+            "import sys, http.client as h; c = h.HTTPConnection(sys.argv[1]); c.request('POST', '/v1/x', b'x' * 5000000); \
+             r = c.getresponse(); print(r.status, r.getheader('pleo-proxy-error'))",
+        ],
+    ),
+    (
+        "python3",
+        &[
+            "-c",
+            "import sys, urllib.request as u, urllib.error as e\ntry: u.urlopen('http://%s/v1/x' % sys.argv[1], b'x' * 5000000)\n\
+             except e.HTTPError as r: print(r.code, r.headers['pleo-proxy-error'])",
+        ],
+    ),
+    (
+        "node",
+        &[
+            "-e",
+            "fetch(`http://${process.argv[1]}/v1/x`, { method: 'POST', body: 'x'.repeat(5e6) })\
+             .then(r => console.log(r.status, r.headers.get('pleo-proxy-error')))",
+        ],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_other_languages_see_why_an_upload_is_refused() {
+    let stage = unconnected(&Upstream::fine(), "").await;
+    let address = stage.proxy.address().to_string();
+    for (program, arguments) in CLIENTS {
+        for round in 0..5 {
+            let output = match Command::new(program).args(arguments).arg(&address).output() {
+                Ok(output) => output,
+                Err(error) => {
+                    eprintln!("skipped: {program} cannot be run ({error})");
+                    break;
+                }
+            };
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(told.trim(), "503 login_required", "{program}, round {round}: {output:?}");
+        }
+    }
+}
+
+// --- One request behind another.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
+    let upstream = Upstream::fine();
+    let stage = stage(&upstream, "").await;
+    let own = stage.proxy.address();
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {own}\r\nX-Color: #fff\r\n\r\n");
+    let length = format!("POST /v1/p HTTP/1.1\r\nHost: {own}\r\nContent-Length: 18\r\n\r\nGET /# HTTP/1.1\r\n#");
+    let chunks = format!(
+        "POST /v1/p HTTP/1.1\r\nHost: {own}\r\nTransfer-Encoding: chunked\r\n\r\n\
+         c;a=#\r\nGET /# HTTP/\r\n1\r\n\n\r\n0\r\nX-T: #\r\n\r\n"
+    );
+    let end = format!("GET /end HTTP/1.1\r\nHost: {own}\r\nConnection: close\r\n\r\n");
+    let fine = get("/v1/x");
+    let wrong = get("/v1/x#y");
+    for (text, expected) in [
+        (format!("{fine}{length}{chunks}{fine}{end}"), vec!["200"; 5]),
+        (format!("{fine}{wrong}"), vec!["200", "400"]),
+        (format!("{length}{wrong}"), vec!["200", "400"]),
+        (format!("{chunks}{wrong}"), vec!["200", "400"]),
+        (format!("\r\n{length}{chunks}{fine}{fine}{wrong}"), vec!["200", "200", "200", "200", "400"]),
+    ] {
+        for split in [0, 1, 50, text.len() / 2, text.len() - 30, text.len() - 3] {
+            let mut stream = TcpStream::connect(own).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(&text.as_bytes()[..split]).unwrap();
+            thread::sleep(std::time::Duration::from_millis(2));
+            stream.write_all(&text.as_bytes()[split..]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let got = rest(&mut stream);
+            assert_eq!(statuses(&got), expected, "split at {split} of {text:?}: {got}");
+        }
+    }
+    assert!(upstream.seen().iter().all(|it| ["/v1/x", "/v1/p", "/end"].contains(&it.target())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
+    let upstream = Upstream::fine();
+    let stage = stage(&upstream, "").await;
+    for address in [stage.proxy.address(), stage.proxy.admin_address()] {
+        for (line, told) in [
+            ("GET /v1/a<b HTTP/1.1", ["the character <", "%3C"]),
+            ("GET /v1/x?a=\u{7f} HTTP/1.1", ["0x7F", "%7F"]),
+            ("GET /v1/a b HTTP/1.1", ["a blank", "%20"]),
+            ("G@T /secret-marker HTTP/1.1", ["a method", "METHOD"]),
+        ] {
+            for before in ["", "GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n"] {
+                let before = before.replace("HOST", &address.to_string());
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream
+                    .write_all(format!("{before}{line}\r\nHost: {address}\r\nX: secret-marker\r\n\r\n").as_bytes())
+                    .unwrap();
+                let got = rest(&mut stream);
+                let refusal = &got[got.rfind("HTTP/1.1 400 ").unwrap_or_else(|| panic!("{line}: {got}"))..];
+                assert_eq!(statuses(&got).len(), 1 + usize::from(!before.is_empty()), "{got}");
+                for part in ["pleo-proxy-error: bad_request", "connection: close", told[0], told[1]] {
+                    assert!(refusal.contains(part), "{line}: {part} in {refusal}");
+                }
+                assert!(!got.contains("secret-marker"), "{got}");
+            }
+        }
+    }
+}
+
+// --- Who shuts its sending half.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
+    let upstream = Upstream::start(|visit| {
+        let body = visit.body().unwrap();
+        thread::sleep(std::time::Duration::from_millis(30));
+        visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
+        visit.say(body);
+        After::Keep
+    });
+    let stage = stage(&upstream, "").await;
+    let ask = |address: SocketAddr, text: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(text.replace("HOST", &address.to_string()).as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        rest(&mut stream)
+    };
+    for _ in 0..10 {
+        let (data, admin) = (stage.proxy.address(), stage.proxy.admin_address());
+        let get = ask(data, "GET /v1/x HTTP/1.1\r\nHost: HOST\r\n\r\n");
+        assert_eq!(statuses(&get), ["200"], "{get}");
+        let post = ask(data, "POST /v1/x HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\n\r\nabc");
+        assert!(statuses(&post) == ["200"] && post.ends_with("\r\n\r\nabc"), "{post}");
+        let two = ask(data, &"GET /v1/x HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(2));
+        assert_eq!(statuses(&two), ["200", "200"], "{two}");
+        let health = ask(admin, "GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n");
+        assert_eq!(statuses(&health), ["200"], "{health}");
+    }
+}
+
+// --- Who does not read.
+
+/// Memory that the proxy has now, in KiB.
+fn resident(stage: &Stage) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", stage.proxy.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_read_costs_little_memory() {
+    const CALLERS: usize = 40;
+    let upstream = Upstream::start(|visit| {
+        if visit.target() == "/fine" {
+            return visit.fine();
+        }
+        visit.say("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+        let piece = vec![b'x'; 1 << 20];
+        while visit.try_say(&piece).is_ok() {}
+        After::Close
+    });
+    let stage = stage(&upstream, "").await;
+    let begin = || {
+        let mut caller = stage.caller();
+        caller.begin("GET", "/long", &[]);
+        caller.some(1000);
+        caller
+    };
+    let warm: Vec<_> = (0..5).map(|_| begin()).collect();
+    thread::sleep(std::time::Duration::from_millis(300));
+    let before = resident(&stage);
+    let callers: Vec<_> = (0..CALLERS).map(|_| begin()).collect();
+    thread::sleep(std::time::Duration::from_millis(500));
+    let each = resident(&stage).saturating_sub(before) / CALLERS;
+    assert!(each <= 128, "{each} KiB a caller");
+    drop((warm, callers));
+    assert_eq!(stage.caller().get("/fine").text(), FINE.split("\r\n\r\n").nth(1).unwrap());
+}

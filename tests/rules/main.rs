@@ -1,0 +1,8 @@
+//! What is written is true: documents, the shape of the source, the rules and the tests that show them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod architecture;
+mod docs;
+mod rules;
