@@ -8,12 +8,12 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, Visit, stage, stage_at};
-use support::{Place, sandbox};
+use support::{PATIENCE, Place, sandbox};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio_rustls::TlsAcceptor;
 
@@ -335,7 +335,14 @@ async fn a_variable_that_names_no_usable_proxy_is_an_error_at_the_start() {
     let sandbox = sandbox().await;
     let place = Place::new(&support::upstream::config_before(&sandbox, "https://external.test", ""));
     for value in ["socks5h://user:canary@127.0.0.1:1", "http://user:can/ary@127.0.0.1:1"] {
-        let output = place.command(&["serve"]).env("all_proxy", value).output().unwrap();
+        let mut serving = place.command(&["serve"]).env("all_proxy", value).spawn().unwrap();
+        let start = Instant::now();
+        while serving.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+        }
+        // One that serves after all has no exit code then.
+        let _ = serving.kill();
+        let output = serving.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains("ALL_PROXY") && !told.contains("ary"), "{told}");
