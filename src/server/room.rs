@@ -265,13 +265,22 @@ impl Room {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut guests = self.room.lock();
-        match self.kind {
-            Kind::Served(number) => drop(guests.served.remove(&number)),
-            Kind::Overloaded => guests.overloaded -= 1,
-            Kind::Stranger => guests.strangers -= 1,
-        }
+        // Those who wait look again only where they can find something: each look hurries those who are silent.
+        let is_room = match self.kind {
+            Kind::Served(number) => guests.served.remove(&number).is_some(),
+            Kind::Overloaded => {
+                guests.overloaded -= 1;
+                true
+            }
+            Kind::Stranger => {
+                guests.strangers -= 1;
+                false
+            }
+        };
         drop(guests);
-        self.room.left.notify_one();
+        if is_room {
+            self.room.left.notify_one();
+        }
     }
 }
 
@@ -405,6 +414,30 @@ mod tests {
         assert!(is_in(&room, &owner));
         strangers.pop();
         assert!(enter(&room, 2).await.is_some(), "a place was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_and_goes_without_a_place_hurries_nobody() {
+        let room = room(2);
+        let (resting, _silent) = (served(&room).await, served(&room).await);
+        resting.heard();
+        let _new = served(&room).await;
+        assert!(!is_in(&room, &resting));
+        let stranger = enter(&room, 2).await.unwrap();
+        let caller = Caller::Unix { user: Some(1), process: None };
+        let waiting = tokio::spawn({
+            let room = room.clone();
+            async move { Room::enter(&room, caller).await }
+        });
+        tokio::task::yield_now().await;
+        let grace = room.lock().grace;
+        assert!(grace < GRACE, "it waits");
+        drop((stranger, resting));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(room.lock().grace, grace, "it has looked once");
+        assert!(waiting.await.unwrap().unwrap().refusal.is_none());
     }
 
     #[tokio::test(start_paused = true)]
