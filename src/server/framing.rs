@@ -8,7 +8,7 @@ use memchr::memchr;
 /// long query have them in each request.
 const LARGEST_KEPT_HEAD: usize = 8 * 1024;
 /// Bytes of empty lines before a request line that are no part of its head yet (RFC 9112 section 2.2).
-const MOST_BLANK: usize = 64;
+const MOST_BLANK: usize = 16;
 
 /// Follows the bytes of one request after another.
 #[derive(Debug, Default)]
