@@ -240,9 +240,12 @@ mod tests {
     #[tokio::test]
     async fn what_hangs_takes_one_thread_for_a_name_and_a_bounded_number_in_all() {
         let names = Names::by(hang);
-        for _ in 0..100 {
-            drop(names.ask("slow.invalid").await.unwrap());
-        }
+        let asked = async {
+            for _ in 0..100 {
+                drop(names.ask("slow.invalid").await.unwrap());
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(), "each took a place");
         assert_eq!(names.0.places.available_permits(), MOST - 1, "callers of one name share its look-up");
         for number in 1..MOST {
             drop(names.ask(&format!("slow-{number}.invalid")).await.unwrap());

@@ -40,8 +40,13 @@ pub(super) struct Activity {
     to_come: AtomicU64,
     /// The body of the request under way.
     pub(super) leftover: Arc<Leftover>,
-    /// A tunnel was granted: what comes now comes through it.
+    /// A tunnel was granted, and the answer that says so is on its way.
+    granted: AtomicBool,
+    /// What comes now comes through a tunnel.
     tunnelled: AtomicBool,
+    /// The answer under way has no end but that of the connection, and is not out whole: an orderly close would pass a
+    /// part of it off as the whole.
+    unframed: AtomicBool,
     /// The answer says that the connection ends with it.
     closing: AtomicBool,
     /// Tells the connection to end to make room.
@@ -72,7 +77,9 @@ impl Activity {
             fragment: AtomicBool::new(false),
             to_come: AtomicU64::new(0),
             leftover: Arc::default(),
+            granted: AtomicBool::new(false),
             tunnelled: AtomicBool::new(false),
+            unframed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             evicted: Notify::new(),
             start,
@@ -104,12 +111,31 @@ impl Activity {
         self.word.store(since << 3 | doing as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn begin_tunnel(&self) {
-        self.tunnelled.store(true, Ordering::Relaxed);
+    pub(super) fn grant_tunnel(&self) {
+        self.granted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_granting(&self) -> bool {
+        self.granted.load(Ordering::Relaxed)
+    }
+
+    /// True if a tunnel was granted, which begins with this.
+    pub(super) fn enter_tunnel(&self) -> bool {
+        let is_granted = self.granted.swap(false, Ordering::Relaxed);
+        self.tunnelled.fetch_or(is_granted, Ordering::Relaxed);
+        is_granted
     }
 
     pub(super) fn is_tunnelled(&self) -> bool {
         self.tunnelled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_unframed(&self) {
+        self.unframed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_unframed(&self) -> bool {
+        self.unframed.load(Ordering::Relaxed)
     }
 
     /// Milliseconds since `start`.
@@ -154,6 +180,7 @@ impl Activity {
     pub(super) fn flushed(&self) -> bool {
         let is_end = self.doing() == Doing::Sent;
         if is_end {
+            self.unframed.store(false, Ordering::Relaxed);
             let is_open = self.leftover.is_open() && self.leftover.await_end();
             self.set(if is_open { Doing::Draining } else { Doing::Resting });
         }

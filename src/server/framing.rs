@@ -4,8 +4,11 @@
 
 use memchr::memchr;
 
-/// Of a head that was parsed, no more memory than this is kept for the next one.
-const LARGEST_KEPT_HEAD: usize = 1024;
+/// Of a head that was parsed, no more memory than this is kept for the next one. Programs that have many cookies or a
+/// long query have them in each request.
+const LARGEST_KEPT_HEAD: usize = 8 * 1024;
+/// Bytes of empty lines before a request line that are no part of its head yet (RFC 9112 section 2.2).
+const MOST_BLANK: usize = 16;
 
 /// Follows the bytes of one request after another.
 #[derive(Debug, Default)]
@@ -131,6 +134,11 @@ impl Framing {
         self.has_fragment
     }
 
+    /// True if the head has begun: with the request line, or with more empty lines than anybody sends by mistake.
+    pub(super) fn has_begun(&self) -> bool {
+        self.head.len() > MOST_BLANK || self.head.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
+    }
+
     /// What came of the head.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
@@ -244,6 +252,30 @@ mod tests {
         assert_eq!((framing.to_come(), framing.is_over()), (7, false));
         framing.next();
         assert_eq!((framing.head(), framing.is_over()), (&b""[..], false));
+    }
+
+    #[test]
+    fn empty_lines_are_no_head_unless_there_are_many() {
+        let mut framing = Framing::default();
+        framing.take(b"\r\n\r");
+        assert!(!framing.has_begun());
+        framing.take(b"\n");
+        framing.take(b"\r\nG");
+        assert!(framing.has_begun());
+        let mut blank = Framing::default();
+        blank.take(&b"\r\n".repeat(MOST_BLANK / 2));
+        assert!(!blank.has_begun());
+        blank.take(b"\r");
+        assert!(blank.has_begun());
+    }
+
+    #[test]
+    fn the_memory_of_usual_heads_is_used_again() {
+        let mut framing = Framing::default();
+        framing.take(format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "a".repeat(6000)).as_bytes());
+        let length = framing.head.len();
+        framing.next();
+        assert!(framing.head.capacity() >= length);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct Guests {
     served: HashMap<usize, Arc<Guest>>,
+    /// Those whose place was given away and whose connection has not ended yet.
+    leaving: HashMap<usize, Arc<Guest>>,
     overloaded: usize,
     strangers: usize,
     grace: Duration,
@@ -63,6 +65,19 @@ struct Guest {
     activity: Arc<Activity>,
     /// A request of it has been heard.
     is_known: AtomicBool,
+}
+
+impl Guests {
+    /// Places that are taken. Whoever got a request in the moment it was to go is answered first, and counts.
+    fn taken(&self) -> usize {
+        self.served.len() + self.leaving.values().filter(|guest| guest.is_at_work()).count()
+    }
+}
+
+impl Guest {
+    fn is_at_work(&self) -> bool {
+        self.activity.resting_since().is_none()
+    }
 }
 
 /// A connection's place, given back when it ends.
@@ -118,7 +133,13 @@ impl Room {
             patience: settings.idle_timeout,
             start: Instant::now(),
             next: AtomicUsize::new(0),
-            guests: Mutex::new(Guests { served: HashMap::new(), overloaded: 0, strangers: 0, grace: GRACE }),
+            guests: Mutex::new(Guests {
+                served: HashMap::new(),
+                leaving: HashMap::new(),
+                overloaded: 0,
+                strangers: 0,
+                grace: GRACE,
+            }),
             left: Notify::new(),
             strangers: Repeats::new("callers of other users were turned away"),
         }
@@ -160,18 +181,18 @@ impl Room {
     /// A place, or when to look again.
     fn try_admit(self: &Arc<Self>) -> Result<Place, Duration> {
         let mut guests = self.lock();
-        if guests.served.len() < self.most {
-            return Ok(self.serve(&mut guests));
-        }
-        match self.evict(&mut guests) {
-            Sought::Ended => Ok(self.serve(&mut guests)),
-            Sought::TooYoung(left) => Err(left),
-            Sought::Nobody if guests.overloaded < files::OVERLOADED => {
-                guests.overloaded += 1;
-                Ok(self.place(Kind::Overloaded, Some(overload())))
+        while guests.taken() >= self.most {
+            match self.evict(&mut guests) {
+                Sought::Ended => {}
+                Sought::TooYoung(left) => return Err(left),
+                Sought::Nobody if guests.overloaded < files::OVERLOADED => {
+                    guests.overloaded += 1;
+                    return Ok(self.place(Kind::Overloaded, Some(overload())));
+                }
+                Sought::Nobody => return Err(LOOK),
             }
-            Sought::Nobody => Err(LOOK),
         }
+        Ok(self.serve(&mut guests))
     }
 
     fn serve(self: &Arc<Self>, guests: &mut Guests) -> Place {
@@ -245,6 +266,7 @@ impl Room {
             // Out at once, though its connection is yet to end: a place is given away only once.
             if let Some(guest) = guests.served.remove(number) {
                 guest.activity.evict();
+                guests.leaving.insert(*number, guest);
             }
         }
         match (may_go.is_empty(), oldest) {
@@ -265,13 +287,25 @@ impl Room {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut guests = self.room.lock();
-        match self.kind {
-            Kind::Served(number) => drop(guests.served.remove(&number)),
-            Kind::Overloaded => guests.overloaded -= 1,
-            Kind::Stranger => guests.strangers -= 1,
-        }
+        // Those who wait look again only where they can find something: each look hurries those who are silent.
+        let is_room = match self.kind {
+            Kind::Served(number) => {
+                let leaving = guests.leaving.remove(&number);
+                guests.served.remove(&number).is_some() || leaving.is_some_and(|guest| guest.is_at_work())
+            }
+            Kind::Overloaded => {
+                guests.overloaded -= 1;
+                true
+            }
+            Kind::Stranger => {
+                guests.strangers -= 1;
+                false
+            }
+        };
         drop(guests);
-        self.room.left.notify_one();
+        if is_room {
+            self.room.left.notify_one();
+        }
     }
 }
 
@@ -366,6 +400,7 @@ mod tests {
             assert!(place.refusal.is_none());
             longest = longest.max(came.elapsed());
             places.push(place);
+            places.retain(|place| is_in(&room, place));
         }
         assert!(longest < Duration::from_secs(1), "{longest:?}");
         drop(places);
@@ -405,6 +440,46 @@ mod tests {
         assert!(is_in(&room, &owner));
         strangers.pop();
         assert!(enter(&room, 2).await.is_some(), "a place was given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_the_moment_of_an_eviction_keeps_its_place_until_it_is_answered() {
+        let room = room(1);
+        let first = served(&room).await;
+        first.heard();
+        let second = served(&room).await;
+        second.heard();
+        assert!(!is_in(&room, &first) && is_in(&room, &second));
+        first.activity().set(Doing::Serving);
+        assert!(enter(&room, 1).await.unwrap().refusal.is_some(), "one is served: there is no other place");
+        drop(first);
+        served(&room).await;
+        drop(second);
+        assert!(room.lock().leaving.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_and_goes_without_a_place_hurries_nobody() {
+        let room = room(2);
+        let (resting, _silent) = (served(&room).await, served(&room).await);
+        resting.heard();
+        let _new = served(&room).await;
+        assert!(!is_in(&room, &resting));
+        let stranger = enter(&room, 2).await.unwrap();
+        let caller = Caller::Unix { user: Some(1), process: None };
+        let waiting = tokio::spawn({
+            let room = room.clone();
+            async move { Room::enter(&room, caller).await }
+        });
+        tokio::task::yield_now().await;
+        let grace = room.lock().grace;
+        assert!(grace < GRACE, "it waits");
+        drop((stranger, resting));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(room.lock().grace, grace, "it has looked once");
+        assert!(waiting.await.unwrap().unwrap().refusal.is_none());
     }
 
     #[tokio::test(start_paused = true)]

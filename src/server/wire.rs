@@ -22,6 +22,9 @@ use crate::proxy::peer;
 const LEFT_AT_END: Duration = Duration::from_millis(250);
 /// Size of the buffer that takes what is thrown away.
 const THROWN_AWAY: usize = 16 * 1024;
+/// Bytes behind the request under way that are read ahead of it: enough to come to the end of what a caller sent before
+/// it left.
+const MOST_HELD: usize = 16 * 1024;
 /// How soon a caller that shut its half is looked at again; doubled each time, up to a second.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 
@@ -29,12 +32,19 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// True if it is certain that whoever sends no more does not read either.
     fn has_left(&self) -> bool;
+
+    /// Makes the close that follows a reset, which nobody takes for the end of an answer.
+    fn reset(&self);
 }
 
 impl Stream for TcpStream {
     fn has_left(&self) -> bool {
         let ends = |local: io::Result<SocketAddr>, peer: io::Result<SocketAddr>| Some((local.ok()?, peer.ok()?));
         ends(self.local_addr(), self.peer_addr()).is_none_or(|(local, peer)| peer::has_left(local, peer))
+    }
+
+    fn reset(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 
@@ -44,10 +54,13 @@ impl Stream for UnixStream {
         // Nothing is sent; the kernel looks whether it could be.
         rustix::net::send(self, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) == Err(rustix::io::Errno::PIPE)
     }
+
+    /// Unix sockets have no reset: there, callers with HTTP/1.0 do not learn that an answer without a length was cut.
+    fn reset(&self) {}
 }
 
 /// What hyper reads from and writes to.
-pub(super) struct Wire<T> {
+pub(super) struct Wire<T: Stream> {
     stream: T,
     activity: Arc<Activity>,
     framing: Framing,
@@ -80,7 +93,7 @@ impl<T: Stream> Wire<T> {
     /// Ends the connection in order: what is still to be said, the end of our side, then reading on until the caller
     /// ends its side, for a moment. A close with unread bytes resets the connection, and the caller loses the answer.
     pub(super) async fn end(mut self, draining: &CancellationToken) {
-        if self.has_ended || self.is_broken {
+        if self.has_ended || self.is_broken || self.activity.is_unframed() {
             return;
         }
         let activity = self.activity.clone();
@@ -113,7 +126,7 @@ impl<T: Stream> Wire<T> {
         let taken = self.framing.take(came);
         match self.activity.doing() {
             Doing::Resting | Doing::Head => {
-                if self.activity.doing() == Doing::Resting {
+                if self.activity.doing() == Doing::Resting && self.framing.has_begun() {
                     self.activity.set(Doing::Head);
                 }
                 self.activity.set_fragment(self.framing.has_fragment());
@@ -137,17 +150,11 @@ impl<T: Stream> Wire<T> {
 
     /// Reads behind the request under way: only to see whether the caller has left.
     fn poll_behind(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.has_ended {
-            if !self.held.is_empty() {
-                return Poll::Pending;
-            }
+        while !self.has_ended && self.held.len() < MOST_HELD {
             let before = buf.filled().len();
             ready!(self.poll_stream(cx, buf))?;
             self.held.extend_from_slice(&buf.filled()[before..]);
             buf.set_filled(before);
-            if !self.has_ended {
-                return Poll::Pending;
-            }
         }
         match self.activity.doing() {
             Doing::Serving => self.poll_left(cx).map(Ok),
@@ -164,7 +171,7 @@ impl<T: Stream> Wire<T> {
         Poll::Ready(read)
     }
 
-    /// Ready once a caller that sends no more does not read either. Who has only shut its sending half is served.
+    /// Ready once a caller that sends no more, or has sent more than is read, does not read either. Who has only shut its sending half is served.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some((look, _)) = &mut self.look {
@@ -196,6 +203,14 @@ impl<T: Stream> Wire<T> {
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
         self.is_broken |= matches!(written, Poll::Ready(Err(_)));
         self.activity.wrote(written.is_pending());
+    }
+}
+
+impl<T: Stream> Drop for Wire<T> {
+    fn drop(&mut self) {
+        if self.activity.is_unframed() {
+            self.stream.reset();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 
 use support::PATIENCE;
-use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, stage, unconnected};
+use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, eventually, stage, unconnected};
 
 fn is(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
@@ -290,6 +290,41 @@ async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
         assert_eq!(statuses(&two), ["200", "200"], "{two}");
         let health = ask(admin, "GET /health HTTP/1.1\r\nHost: HOST\r\n\r\n");
         assert_eq!(statuses(&health), ["200"], "{health}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
+    let (left, has_left) = std::sync::mpsc::channel();
+    let upstream = Upstream::start(move |visit| {
+        let _ = left.send(visit.until_closed());
+        After::Close
+    });
+    let stage = stage(&upstream, "").await;
+    for (number, behind) in [0, 1, 5000, 300_000].into_iter().enumerate() {
+        let mut caller = stage.caller();
+        caller.begin("GET", "/v1/x", &[]);
+        caller.send(vec![b'x'; behind]);
+        eventually("the request is under way", || upstream.seen().len() > number);
+        drop(caller);
+        assert_eq!(has_left.recv(), Ok(true), "{behind} bytes behind it");
+    }
+}
+
+// --- Who takes the end of the connection for the end of the answer.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_answer_without_a_length_does_not_look_like_a_whole_one() {
+    let upstream = Upstream::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", After::Close);
+    let stage = stage(&upstream, "").await;
+    for (version, is_told) in [("HTTP/1.0", true), ("HTTP/1.1", false)] {
+        let mut stream = TcpStream::connect(stage.proxy.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /v1/x {version}\r\nHost: {}\r\n\r\n", stage.proxy.address()).unwrap();
+        let mut got = Vec::new();
+        let end = stream.read_to_end(&mut got).map_err(|error| error.kind());
+        assert!(String::from_utf8_lossy(&got).contains("part"), "{version}: {end:?}");
+        assert_eq!(end == Err(std::io::ErrorKind::ConnectionReset), is_told, "{version}: {end:?}");
     }
 }
 

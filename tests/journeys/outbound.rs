@@ -8,12 +8,12 @@ use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, Visit, stage, stage_at};
-use support::{Place, sandbox};
+use support::{PATIENCE, Place, sandbox};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio_rustls::TlsAcceptor;
 
@@ -84,32 +84,37 @@ fn fields(count: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limits_of_an_answers_head_are_exact_however_it_comes() {
-    for (answer, passes) in [
+    let answers = [
         (head_of(LONGEST_HEAD), true),
         (head_of(LONGEST_HEAD + 1), false),
         (head_of(300 << 10), false),
         (fields(100), true),
         (fields(101), false),
-    ] {
-        for piece in [usize::MAX, 7000] {
-            let whole = answer.clone();
-            let upstream = Upstream::start(move |visit| {
-                let _ = visit.body();
-                for piece in whole.chunks(piece.min(whole.len())) {
-                    visit.say(piece);
-                    thread::sleep(Duration::from_micros(200));
-                }
-                After::Keep
-            });
-            let stage = stage(&upstream, "").await;
-            let got = stage.caller().ask("POST", "/v1/x", &[], b"body");
-            if passes {
+    ];
+    let told = answers.clone();
+    // Each is asked for by its place, and comes in one piece or in many.
+    let upstream = Upstream::start(move |visit| {
+        let _ = visit.body();
+        let mut parts = visit.target().split('/').skip(1).map(|part| part.parse::<usize>().unwrap());
+        let (answer, piece) = (&told[parts.next().unwrap()].0, parts.next().unwrap());
+        for piece in answer.chunks(piece) {
+            visit.say(piece);
+            thread::sleep(Duration::from_micros(200));
+        }
+        After::Keep
+    });
+    let stage = stage(&upstream, "").await;
+    for (place, (answer, passes)) in answers.iter().enumerate() {
+        for piece in [1 << 20, 7000] {
+            let seen = upstream.seen().len();
+            let got = stage.caller().ask("POST", &format!("/{place}/{piece}"), &[], b"body");
+            if *passes {
                 assert_eq!((got.status, got.text().as_str()), (200, "fine"), "{} bytes", answer.len());
             } else {
                 is(&got, 502, "upstream_broken");
                 assert!(got.told("detail").contains("64 KiB"), "{}", got.text());
-                assert_eq!(upstream.seen().len(), 1);
             }
+            assert_eq!(upstream.seen().len(), seen + 1, "nothing is repeated");
         }
     }
 }
@@ -330,7 +335,14 @@ async fn a_variable_that_names_no_usable_proxy_is_an_error_at_the_start() {
     let sandbox = sandbox().await;
     let place = Place::new(&support::upstream::config_before(&sandbox, "https://external.test", ""));
     for value in ["socks5h://user:canary@127.0.0.1:1", "http://user:can/ary@127.0.0.1:1"] {
-        let output = place.command(&["serve"]).env("all_proxy", value).output().unwrap();
+        let mut serving = place.command(&["serve"]).env("all_proxy", value).spawn().unwrap();
+        let start = Instant::now();
+        while serving.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+        }
+        // One that serves after all has no exit code then.
+        let _ = serving.kill();
+        let output = serving.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains("ALL_PROXY") && !told.contains("ary"), "{told}");

@@ -234,11 +234,14 @@ mod tests {
         });
         ours.read_exact(&mut got).await.unwrap();
         ours.signals.await_head(true);
-        let error = loop {
-            if let Err(error) = ours.read(&mut got[..4096]).await {
-                break error;
+        let flooded = async {
+            loop {
+                if let Err(error) = ours.read(&mut got[..4096]).await {
+                    break error;
+                }
             }
         };
+        let error = tokio::time::timeout(Duration::from_secs(10), flooded).await.expect("it is bounded");
         assert!(error.get_ref().is_some_and(|inner| inner.is::<Flood>()), "{error}");
     }
 
