@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::alarm::Alarm;
+use crate::store::EndReason;
 use crate::tokens::{Account, Accounts, Choice, Lease, Verdict};
 use body::{Answer, Budget, Original};
 use guard::{Admitted, Guard, Tunnelled};
@@ -287,7 +288,7 @@ impl Journey<'_> {
 
     /// Pleo has revoked every token of this client for the account.
     async fn disconnected(&self, account: &Account) {
-        let logout = self.forwarder.accounts.logout(&account.name, "it was disconnected through the proxy").await;
+        let logout = self.forwarder.accounts.logout(&account.name, EndReason::Disconnected).await;
         if let Err(error) = logout {
             warn!(account = %account.name, "the disconnected account could not be logged out: {error}");
         }

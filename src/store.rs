@@ -24,7 +24,7 @@ use crate::private_file::{self, PrivateFileError};
 use file::FileStore;
 #[cfg(test)]
 use memory::MemoryStore;
-pub use record::{AccountName, AccountNameError, DecodeError, Ended, Grant, Intent, Issued, Record};
+pub use record::{AccountName, AccountNameError, DecodeError, EndReason, Ended, Grant, Intent, Issued, Record};
 
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);

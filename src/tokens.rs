@@ -12,6 +12,7 @@ mod lease;
 mod limiter;
 mod misconfigured;
 mod outage;
+mod reason;
 mod refresh;
 mod schedule;
 mod secret_file;
@@ -51,6 +52,7 @@ use sibling::Folder;
 pub use account::Account;
 pub use change::{Asked, ChangeError, Login};
 pub use lease::Lease;
+pub use reason::LoginReason;
 pub use refresh::{Reason, Report};
 pub use snapshot::{Credential, Health, Refusal, Snapshot, Trouble};
 pub use status::{LastRefresh, Status};
@@ -304,10 +306,10 @@ impl Accounts {
 
     /// Why a refresh that failed leaves a request without a token that the upstream accepts.
     fn refusal(&self, snapshot: &Snapshot) -> Refusal {
-        let why = snapshot.health.why().unwrap_or("the refresh came to nothing").to_owned();
+        let why = snapshot.health.why().unwrap_or("the refresh failed").to_owned();
         let wait = snapshot.health.next_try().map(|next| next.remaining(self.clock().now())).unwrap_or_default();
         match &snapshot.health {
-            Health::LoginRequired(_) => Refusal::LoginRequired(why),
+            Health::LoginRequired(reason) => Refusal::LoginRequired(reason.clone()),
             Health::Misconfigured(_) => Refusal::Misconfigured(why),
             Health::StoreError(_) => Refusal::StoreError(why),
             Health::StoreUnwritable(_) | Health::Unsaved(_) => Refusal::StoreUnwritable(why, wait),
@@ -387,7 +389,7 @@ mod tests {
     use crate::oauth::{ClientAuth, SecretSource};
     use crate::outbound::{self, Outbound};
     use crate::secret::{ClientSecret, RefreshToken};
-    use crate::store::{Grant, Record};
+    use crate::store::{EndReason, Grant, Record};
 
     const NOWHERE: &str = "http://127.0.0.1:9";
     /// What only a test that fails waits for.
@@ -453,7 +455,7 @@ mod tests {
         let account = accounts.find(&name).await.unwrap();
         for unsaved in [None, Some("the disk is full".to_owned())] {
             let turn = account.turn.clone().lock_owned().await;
-            let logout = accounts.logout(&name, "it was logged out");
+            let logout = accounts.logout(&name, EndReason::LoggedOut);
             let meanwhile = async {
                 while !account.order().is_logging_out() {
                     sleep(Duration::from_millis(1)).await;

@@ -16,7 +16,7 @@ use super::{Admin, Shared, refusal, unauthorized};
 use crate::login::{Begun, CallbackListener, ListenerError, LoginError};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, LockError};
+use crate::store::{AccountName, EndReason, LockError};
 use crate::tokens::{ChangeError, Reason, Report};
 
 /// How often a listener that serves one login is checked for being needed still.
@@ -102,7 +102,7 @@ pub(super) async fn refresh(
 pub(super) async fn logout(State(admin): Shared, Path(name): Path<String>) -> Response {
     let Ok(name) = name.parse::<AccountName>() else { return unknown(&name) };
     admin.logins.cancel(&name);
-    match admin.accounts.logout(&name, "it was logged out").await {
+    match admin.accounts.logout(&name, EndReason::LoggedOut).await {
         Ok(()) => Json(json!({"version": 1, "outcome": "logged_out"})).into_response(),
         Err(ChangeError::Unknown(name)) => unknown(name.as_str()),
         Err(error) => change_failed(&error),

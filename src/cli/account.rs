@@ -10,7 +10,7 @@ use super::running::{self, Answer, Found, Running};
 use super::status::silent;
 use super::{Context, Exit, Failure};
 use crate::config::Config;
-use crate::store::AccountName;
+use crate::store::{AccountName, EndReason};
 use crate::tokens::{Accounts, Care, ChangeError, Health, Reason, Report};
 
 /// `pleo-proxy logout`.
@@ -21,7 +21,7 @@ pub(super) async fn logout(context: &Context, account_name: Option<String>) -> R
         Some(running) => fine(&running.post(&format!("/api/accounts/{name}/logout"), None).await?)?,
         None => {
             let accounts = lasting_accounts(&context.config, &state).await?;
-            match accounts.logout(&name, "it was logged out").await {
+            match accounts.logout(&name, EndReason::LoggedOut).await {
                 Err(unknown @ ChangeError::Unknown(_)) => return Err(Failure::usage(unknown)),
                 done => done?,
             }

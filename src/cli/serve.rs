@@ -265,7 +265,7 @@ impl Opened {
             return;
         }
         let name = self.default_account();
-        match accounts.iter().find_map(|account| account.snapshot().health.why().map(str::to_owned)) {
+        match accounts.iter().find_map(|account| account.snapshot().health.told(&account.name)) {
             Some(why) => say!("No account can serve: {}", with_flags(&why, program)),
             None => say!("No account is connected yet; run: {program} login {name}"),
         }

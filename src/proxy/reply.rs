@@ -224,11 +224,11 @@ impl Problem {
     pub fn refused(refusal: Refusal, account: &AccountName) -> Self {
         let second = Duration::from_secs(1);
         match refusal {
-            Refusal::LoginRequired(why) => {
+            Refusal::LoginRequired(reason) => {
                 let fix = format!(
                     "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
                 );
-                Self::new(Code::LoginRequired, why, fix)
+                Self::new(Code::LoginRequired, reason.told(account), fix)
             }
             Refusal::AuthUnreachable(why, wait) => {
                 let fix = "Try again later; `pleo-proxy status` shows the next attempt.";
@@ -261,6 +261,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::LoginReason;
 
     #[test]
     fn a_problem_has_its_code_in_body_and_header() {
@@ -277,7 +278,7 @@ mod tests {
     fn refusals_of_tokens_are_never_401() {
         let acme: AccountName = "acme".parse().unwrap();
         for refusal in [
-            Refusal::LoginRequired("w".into()),
+            Refusal::LoginRequired(LoginReason::LoggedOut),
             Refusal::AuthUnreachable("w".into(), Duration::ZERO),
             Refusal::RefreshTimeout("w".into()),
             Refusal::StoreError("w".into()),
@@ -293,8 +294,8 @@ mod tests {
     fn commands_in_a_fix_name_the_account() {
         let acme: AccountName = "acme".parse().unwrap();
         for (refusal, command) in [
-            (Refusal::LoginRequired("w".into()), "`pleo-proxy login acme`"),
-            (Refusal::LoginRequired("w".into()), "/connect?account=acme "),
+            (Refusal::LoginRequired(LoginReason::LoggedOut), "`pleo-proxy login acme`"),
+            (Refusal::LoginRequired(LoginReason::LoggedOut), "/connect?account=acme "),
             (Refusal::StoreError("w".into()), "`pleo-proxy login acme`"),
             (Refusal::Misconfigured("w".into()), "`pleo-proxy refresh acme`"),
         ] {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{AccountName, DecodeError, Grant, Issued, LockError, MemoryStore, Record, RecordError, Store, Version};
+use super::{
+    AccountName, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore, Record, RecordError, Store, Version,
+};
 use crate::secret::{AccessToken, RefreshToken};
 
 /// Leaves bytes in a record's place that a fault may have left there.
@@ -47,7 +49,7 @@ fn record(generation: u64) -> Record {
         refreshed_at: 2,
         introspection_trusted: true,
     };
-    Record { grant: Some(grant), ..Record::tombstone(generation, 0, "") }
+    Record { grant: Some(grant), ..Record::tombstone(generation, 0, EndReason::LoggedOut) }
 }
 
 async fn save(store: &Store, account: &AccountName, record: &Record) -> Version {

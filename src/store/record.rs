@@ -6,15 +6,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::clock::rfc3339;
 use crate::secret::{AccessToken, RefreshToken};
 
-/// Version of the form on disk.
-const VERSION: u32 = 1;
+/// Version of the form on disk. Version 1 had a sentence in the place of the reason why a grant ended.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 
 /// Name of an account: `[a-z0-9][a-z0-9-]{0,62}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,8 +138,90 @@ impl Intent {
 pub struct Ended {
     /// When: milliseconds since 1970.
     pub at: i64,
-    /// A sentence for people.
-    pub why: String,
+    /// Why.
+    #[serde(alias = "why", deserialize_with = "reason")]
+    pub reason: EndReason,
+}
+
+/// Why a grant is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EndReason {
+    /// A person logged the account out.
+    LoggedOut,
+    /// The integration was disconnected at Pleo, by a request through the proxy.
+    Disconnected,
+    /// Its company was moved to another account.
+    Moved {
+        /// The account that holds it now.
+        to: String,
+    },
+    /// The authorization server refuses the refresh token.
+    Refused {
+        /// Its error code.
+        code: String,
+    },
+    /// A refresh was sent, and its answer with the new tokens never arrived.
+    Interrupted {
+        /// When it was sent: milliseconds since 1970.
+        sent_at: i64,
+    },
+    /// The grant is for another company than the account.
+    OtherCompany {
+        /// Whose the grant is.
+        subject: String,
+        /// Whom the account is bound to.
+        bound: String,
+    },
+    /// The company is connected as another account already.
+    ConnectedElsewhere {
+        /// The company.
+        subject: String,
+        /// The account that holds it.
+        other: String,
+    },
+    /// As version 1 wrote it.
+    Sentence {
+        /// For people.
+        text: String,
+    },
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoggedOut => f.write_str("it was logged out"),
+            Self::Disconnected => f.write_str("it was disconnected through the proxy"),
+            Self::Moved { to } => write!(f, "its company was moved to account {to}"),
+            Self::Refused { code } => write!(f, "the authorization server ended the login ({code})"),
+            Self::Interrupted { sent_at } => {
+                write!(f, "the refresh at {} was interrupted and its new tokens were lost", rfc3339(*sent_at))
+            }
+            Self::OtherCompany { subject, bound } => {
+                write!(f, "its login is for {subject}, and the account belongs to {bound}")
+            }
+            Self::ConnectedElsewhere { subject, other } => write!(f, "{subject} is connected as account {other}"),
+            Self::Sentence { text } => f.write_str(text),
+        }
+    }
+}
+
+/// A reason, or the sentence of version 1 without what is said around every reason.
+fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EndReason, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Sentence(String),
+        Reason(EndReason),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Reason(reason) => reason,
+        Form::Sentence(text) => {
+            let text = text.split_once(" needs a login: ").map_or(text.as_str(), |(_, reason)| reason);
+            let text = text.rsplit_once("; run: ").map_or(text, |(reason, _)| reason);
+            EndReason::Sentence { text: text.to_owned() }
+        }
+    })
 }
 
 /// Why bytes are not a record.
@@ -147,7 +231,7 @@ pub enum DecodeError {
     #[error("it is corrupt ({0})")]
     Corrupt(&'static str),
     /// Written by another version of this program.
-    #[error("it has version {0}, this program knows version {VERSION}")]
+    #[error("it has version {0}, this program knows versions up to {VERSION}")]
     Version(u32),
 }
 
@@ -192,8 +276,8 @@ struct GrantContent {
 
 impl Record {
     /// The record of an account that was logged out or never logged in.
-    pub fn tombstone(generation: u64, at: i64, why: impl Into<String>) -> Self {
-        let ended = Some(Ended { at, why: why.into() });
+    pub fn tombstone(generation: u64, at: i64, reason: EndReason) -> Self {
+        let ended = Some(Ended { at, reason });
         Self { generation, grant: None, subject: None, subject_unconfirmed: false, intent: None, ended }
     }
 
@@ -220,7 +304,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Corrupt("not UTF-8"))?;
         let Version { version } = serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(DecodeError::Version(version));
         }
         let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
@@ -357,10 +441,39 @@ mod tests {
 
     #[test]
     fn versions_are_told_apart_from_damage() {
-        let text = String::from_utf8(record().encode().to_vec()).unwrap().replace("\"version\":1", "\"version\":999");
+        let text = String::from_utf8(record().encode().to_vec()).unwrap().replace("\"version\":2", "\"version\":999");
         assert_eq!(Record::decode(text.as_bytes()).unwrap_err(), DecodeError::Version(999));
         assert!(matches!(Record::decode(b"").unwrap_err(), DecodeError::Corrupt(_)));
         assert!(matches!(Record::decode(b"\xff\xfe{\0").unwrap_err(), DecodeError::Corrupt(_)));
+    }
+
+    #[test]
+    fn version_1_is_read_and_its_sentence_kept_without_what_is_said_around_it() {
+        let content = r#"{"generation":3,"grant":null,"subject":null,"intent":null,"ended":{"at":5,"why":"account acme needs a login: it was logged out; run: pleo-proxy login acme"}}"#;
+        let sum = sum(content.as_bytes());
+        let bytes = format!("{{\"version\":1,\"sha256\":\"{sum}\",\"record\":{content}}}\n");
+        let record = Record::decode(bytes.as_bytes()).unwrap();
+        let reason = EndReason::Sentence { text: "it was logged out".into() };
+        assert_eq!((record.generation, record.ended.clone()), (3, Some(Ended { at: 5, reason })));
+        assert_eq!(Record::decode(&record.encode()).unwrap().ended, record.ended, "and again as version 2");
+    }
+
+    #[test]
+    fn every_reason_survives_the_disk_and_reads_as_a_clause() {
+        let text = String::from;
+        for reason in [
+            EndReason::LoggedOut,
+            EndReason::Disconnected,
+            EndReason::Moved { to: text("acme") },
+            EndReason::Refused { code: text("invalid_grant") },
+            EndReason::Interrupted { sent_at: 1_800_000_000_000 },
+            EndReason::OtherCompany { subject: text("a"), bound: text("b") },
+            EndReason::ConnectedElsewhere { subject: text("a"), other: text("b") },
+        ] {
+            let back = Record::decode(&Record::tombstone(1, 2, reason.clone()).encode()).unwrap();
+            assert_eq!(back.ended.unwrap().reason, reason);
+            assert!(!reason.to_string().contains("pleo-proxy"), "commands are added where it is told: {reason}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::Settings;
 use super::change::Order;
 use super::gate::Gate;
+use super::reason::LoginReason;
 use super::refresh::{Reason, Report};
 use super::schedule;
 use super::snapshot::{Health, Snapshot, Trouble};
@@ -109,7 +110,7 @@ pub(super) struct LastAttempt {
 
 impl Account {
     pub(super) fn new(name: AccountName, shared: Arc<Shared>) -> Self {
-        let health = Health::LoginRequired(not_connected(&name));
+        let health = Health::LoginRequired(LoginReason::NotConnected);
         let snapshot = Snapshot { generation: 0, health, credential: None };
         Self {
             name,
@@ -234,7 +235,7 @@ impl Account {
             let mut memory = self.memory();
             (memory.record, memory.version, memory.age) = (None, Version::default(), None);
         }
-        self.set_health(Health::LoginRequired(not_connected(&self.name)));
+        self.set_health(Health::LoginRequired(LoginReason::NotConnected));
         self.known.store(false, Ordering::Release);
         self.shared.choice_version.fetch_add(1, Ordering::AcqRel);
     }
@@ -333,10 +334,6 @@ impl Account {
         self.gate.tell();
         let _ = self.shared.wishes.send(Wish::Look);
     }
-}
-
-fn not_connected(name: &AccountName) -> String {
-    format!("account {name} is not connected; run: pleo-proxy login {name}")
 }
 
 /// An account without a record, for tests, and its wishes.

@@ -10,13 +10,14 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::account::Account;
+use super::reason::LoginReason;
 use super::refresh::{Reason, Report};
 use super::snapshot::{Health, Snapshot};
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, DecodeError, Grant, Locked, Record, RecordError};
+use crate::store::{AccountName, DecodeError, EndReason, Grant, Locked, Record, RecordError};
 use crate::timeout::while_running;
 pub use error::ChangeError;
 pub(super) use order::Order;
@@ -119,7 +120,7 @@ impl Accounts {
 
     /// Logs an account out whose company another one holds now.
     async fn moved(self: &Arc<Self>, other: &AccountName, to: &AccountName) {
-        if let Err(error) = self.forget(other, &format!("its company was moved to account {to}")).await {
+        if let Err(error) = self.forget(other, EndReason::Moved { to: to.to_string() }).await {
             warn!(account = %other, "its company was moved to account {to}, and it could not be logged out: {error}");
         }
     }
@@ -155,7 +156,7 @@ impl Accounts {
             Report::Refreshed | Report::Adopted => Ok(()),
             _ => {
                 let snapshot = account.snapshot();
-                let why = snapshot.health.why().unwrap_or("no reason is known").to_owned();
+                let why = snapshot.health.told(&account.name).unwrap_or("no reason is known".into());
                 if !matches!(snapshot.health, Health::LoginRequired(_)) {
                     return Err(ChangeError::Import(why));
                 }
@@ -200,7 +201,8 @@ impl Accounts {
             Err(ChangeError::Unconfirmed { why, .. }) => return Err(ChangeError::ImportUnconfirmed(why)),
             Err(error) => {
                 let now = self.clock().now().wall;
-                let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, error.to_string()) };
+                let reason = error.end_reason();
+                let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
                 self.replace(asked, begun, ended, None).await?;
                 return Err(error);
             }
@@ -210,7 +212,7 @@ impl Accounts {
             grant.introspection_trusted = introspection_trusted;
         }
         account.memory().version = self.store().save(&begun.locked, &record).await?;
-        let health = self.health_of(&account.name, &record);
+        let health = self.health_of(&record);
         account.publish(record, health, None);
         Ok(())
     }
@@ -220,26 +222,25 @@ impl Accounts {
     ///
     /// # Errors
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
-    pub async fn logout(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
-        let (accounts, name, why) = (self.clone(), name.clone(), why.to_owned());
-        let work = async move { accounts.forget(&name, &why).await };
+    pub async fn logout(self: &Arc<Self>, name: &AccountName, reason: EndReason) -> Result<(), ChangeError> {
+        let (accounts, name) = (self.clone(), name.clone());
+        let work = async move { accounts.forget(&name, reason).await };
         self.keep(work).await.unwrap_or(Err(ChangeError::Closing))
     }
 
-    async fn forget(self: &Arc<Self>, name: &AccountName, why: &str) -> Result<(), ChangeError> {
+    async fn forget(self: &Arc<Self>, name: &AccountName, reason: EndReason) -> Result<(), ChangeError> {
         let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
         is_saved(&account)?;
         let asked = self.ask(name);
         let before = account.snapshot();
-        let why = self.login_hint(name, why);
         account.order().logout_began(asked.number);
-        account.set_health(Health::LoginRequired(why.clone()));
+        account.set_health(Health::LoginRequired(LoginReason::Ended(reason.clone())));
         let begun = self.begin(&asked, false).await;
         if begun.is_err() {
             account.order().logout_ended(asked.number);
             self.as_it_was(&account, &before);
         }
-        let tombstone = Record::tombstone(0, self.clock().now().wall, why);
+        let tombstone = Record::tombstone(0, self.clock().now().wall, reason);
         let replaced = self.replace(&asked, begun?, tombstone, None).await;
         account.order().logout_ended(asked.number);
         drop(replaced?);
@@ -260,7 +261,7 @@ impl Accounts {
         let health = match unsaved {
             Some(why) => Health::Unsaved(why),
             None if record.generation == before.generation => before.health.clone(),
-            None => self.health_of(&account.name, &record),
+            None => self.health_of(&record),
         };
         account.publish(record, health, None);
     }
@@ -316,7 +317,7 @@ impl Accounts {
         let version = self.store().save(&begun.locked, &record).await?;
         account.order().saved(asked.number);
         account.memory().version = version;
-        let health = self.health_of(&account.name, &record);
+        let health = self.health_of(&record);
         account.publish(record, health, deadline);
         Ok(begun.turn)
     }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::account::{Account, LastAttempt};
 use super::limiter::RefreshPermit;
+use super::reason::LoginReason;
 use super::snapshot::Health;
 use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
 use crate::clock::Deadline;
@@ -173,8 +174,7 @@ impl Attempt {
             Ok(None) => {
                 // So that its return is seen.
                 self.account.memory().version = Version::default();
-                let why = self.accounts.login_hint(&self.account.name, "its record is gone, so it is logged out");
-                return Err(self.fail(Health::LoginRequired(why)));
+                return Err(self.fail(Health::LoginRequired(LoginReason::RecordGone)));
             }
             Ok(Some(record)) => record,
         };
@@ -190,7 +190,7 @@ impl Attempt {
             }
             _ => record,
         };
-        match self.accounts.health_of(&self.account.name, &record) {
+        match self.accounts.health_of(&record) {
             health @ Health::LoginRequired(_) => Err(self.fail(health)),
             _ => Ok(record),
         }

@@ -243,9 +243,11 @@ mod tests {
             assert_eq!(wait(4), Some((Reason::Retry, Duration::from_secs(1))));
             assert_eq!(wait(6), Some((Reason::Retry, Duration::ZERO)));
         }
-        for health in
-            [Health::LoginRequired(String::new()), Health::StoreError(String::new()), Health::Unsaved(String::new())]
-        {
+        for health in [
+            Health::LoginRequired(super::super::reason::LoginReason::LoggedOut),
+            Health::StoreError(String::new()),
+            Health::Unsaved(String::new()),
+        ] {
             assert_eq!(
                 due(&snapshot(health), Some(Age::of(0, NOON)), true, true, later(9_999_999, 9_999_999), &settings()),
                 None

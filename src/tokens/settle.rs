@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::reason::LoginReason;
 use super::refresh::{Attempt, Hands, Report};
 use super::schedule;
 use super::snapshot::{Health, Trouble};
 use super::subject::unconfirmed;
-use crate::clock::{Deadline, Now, millis, rfc3339};
+use crate::clock::{Deadline, Now, millis};
 use crate::oauth::{Credentials, Outcome, Tokens};
-use crate::store::{Ended, Grant, Intent, Record};
+use crate::store::{EndReason, Ended, Grant, Intent, Record};
 
 /// How old an intent must be before its token may be sent again if no whole answer came: a late first copy would be
 /// taken for the replay.
@@ -125,24 +126,24 @@ impl Attempt {
             self.accounts.adopt(&self.account, stored).await;
             return Report::Adopted;
         }
-        let why = match before.open_intent() {
+        let reason = match before.open_intent() {
             Some(open) => self.interrupted(open),
-            None => format!("the authorization server ended the login ({code})"),
+            None => EndReason::Refused { code: code.to_owned() },
         };
-        self.end(hands, &why).await
+        self.end(hands, reason).await
     }
 
     /// Keeps a tombstone, over restarts too: no token is sent until somebody logs in.
-    pub(super) async fn end(&self, hands: Hands, why: &str) -> Report {
-        let why = self.accounts.login_hint(&self.account.name, why);
-        warn!(account = %self.account.name, "{why}");
-        let ended = Ended { at: self.accounts.clock().now().wall, why: why.clone() };
+    pub(super) async fn end(&self, hands: Hands, reason: EndReason) -> Report {
+        let ended = Ended { at: self.accounts.clock().now().wall, reason: reason.clone() };
+        let reason = LoginReason::Ended(reason);
+        warn!(account = %self.account.name, "{}", reason.told(&self.account.name));
         let generation = hands.record.generation + 1;
         let ended = Some(ended);
         let record =
             Record { generation, grant: None, subject_unconfirmed: false, intent: None, ended, ..hands.record };
         let saved = self.accounts.store().save(&hands.locked, &record).await;
-        self.account.publish(record.clone(), Health::LoginRequired(why), None);
+        self.account.publish(record.clone(), Health::LoginRequired(reason), None);
         match saved {
             Ok(version) => self.account.memory().version = version,
             Err(error) => {
@@ -163,7 +164,7 @@ impl Attempt {
         if trusted {
             match self.accounts.oauth().is_active(&grant.refresh, credentials).await {
                 Ok(true) => {}
-                Ok(false) => return Err(self.end(hands, &self.interrupted(&intent)).await),
+                Ok(false) => return Err(self.end(hands, self.interrupted(&intent)).await),
                 Err(error) => {
                     let why = format!("a refresh has no known outcome, and introspection gives none: {error}");
                     return Err(self.uncertain(&hands.record, why));
@@ -179,9 +180,8 @@ impl Attempt {
     }
 
     /// A clock that was ahead may have dated the sending: it was now, at the latest.
-    fn interrupted(&self, intent: &Intent) -> String {
-        let sent_at = intent.first_sent_at.min(self.accounts.clock().now().wall);
-        format!("the refresh at {} was interrupted and its new tokens were lost", rfc3339(sent_at))
+    fn interrupted(&self, intent: &Intent) -> EndReason {
+        EndReason::Interrupted { sent_at: intent.first_sent_at.min(self.accounts.clock().now().wall) }
     }
 
     fn unsettled(&self, record: &Record, wait: Duration) -> Report {

@@ -7,11 +7,12 @@ use tracing::{error, info, warn};
 
 use super::Accounts;
 use super::account::Account;
+use super::reason::LoginReason;
 use super::refresh::Reason;
 use super::snapshot::{Health, Trouble};
 use super::subject::unconfirmed;
 use crate::clock::Deadline;
-use crate::store::{AccountName, Record, Version};
+use crate::store::{Record, Version};
 
 /// What is known of the store's folder.
 #[derive(Debug, Default)]
@@ -101,9 +102,9 @@ impl Accounts {
             // A disk that is not there has logged nobody out: looked at again until it is.
             Ok(None) if folder.is_absent() => account.memory().version = before,
             Ok(None) if was_refused || account.memory().record.is_some() => {
-                let why = self.login_hint(&account.name, "its record is gone, so it is logged out");
-                warn!(account = %account.name, "{why}");
-                account.set_health(Health::LoginRequired(why));
+                let reason = LoginReason::RecordGone;
+                warn!(account = %account.name, "{}", reason.told(&account.name));
+                account.set_health(Health::LoginRequired(reason));
             }
             Ok(None) => {}
             // Says nothing about the record; the next look tells.
@@ -140,7 +141,7 @@ impl Accounts {
         info!(account = %account.name, generation = record.generation, "record loaded");
         let usable = record.grant.as_ref().is_none_or(|grant| grant.access.is_some());
         account.remember_good(usable);
-        let health = match self.health_of(&account.name, &record) {
+        let health = match self.health_of(&record) {
             // Else two processes that adopt each other's pairs would go on for ever.
             Health::Connected if account.memory().unusable > 1 => self.no_usable_token(account),
             health => health,
@@ -149,18 +150,14 @@ impl Accounts {
     }
 
     /// How an account is that has this record and no other trouble.
-    pub(super) fn health_of(&self, name: &AccountName, record: &Record) -> Health {
+    pub(super) fn health_of(&self, record: &Record) -> Health {
         let Some(grant) = &record.grant else {
-            let why = record.ended.as_ref().map(|ended| ended.why.clone());
-            return Health::LoginRequired(why.unwrap_or_else(|| self.login_hint(name, "it is logged out")));
+            let reason = record.ended.as_ref().map(|ended| LoginReason::Ended(ended.reason.clone()));
+            return Health::LoginRequired(reason.unwrap_or(LoginReason::LoggedOut));
         };
         // Without a client id nothing can be refreshed anyway; commands that only look still tell what is there.
         if grant.issued != self.issued() && self.oauth.settings.client_id.is_some() {
-            let from = format!(
-                "its login is for {} at {} (client {})",
-                grant.issued.api_origin, grant.issued.token_endpoint, grant.issued.client_id
-            );
-            return Health::LoginRequired(self.login_hint(name, &from));
+            return Health::LoginRequired(LoginReason::IssuedElsewhere(grant.issued.clone()));
         }
         match record.open_intent() {
             Some(_) => Health::Uncertain(Trouble::until(
@@ -170,9 +167,5 @@ impl Accounts {
             None if record.subject_unconfirmed => unconfirmed(self.clock().now()),
             None => Health::Connected,
         }
-    }
-
-    pub(super) fn login_hint(&self, name: &AccountName, why: &str) -> String {
-        format!("account {name} needs a login: {why}; run: pleo-proxy login {name}")
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::reason::LoginReason;
 use crate::clock::{Deadline, Now, millis};
 use crate::secret::AccessToken;
-use crate::store::{Grant, Record};
+use crate::store::{AccountName, Grant, Record};
 
 /// Longest margin before expiry at which a token is refreshed.
 const LONGEST_MARGIN: Duration = Duration::from_secs(60);
@@ -48,7 +49,7 @@ pub enum Health {
     /// A refresh has no known outcome.
     Uncertain(Trouble),
     /// Only a login helps.
-    LoginRequired(String),
+    LoginRequired(LoginReason),
     /// A setting must change, here or at the authorization server.
     Misconfigured(Trouble),
     /// Another process holds the account's lock.
@@ -77,7 +78,7 @@ pub struct Trouble {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Only a login helps.
-    LoginRequired(String),
+    LoginRequired(LoginReason),
     /// The token endpoint gives no token now.
     AuthUnreachable(String, Duration),
     /// The refresh outlasted `hold`.
@@ -122,7 +123,7 @@ impl Snapshot {
     /// What a request does now that came at `came` (boot clock, milliseconds) and has `patience` left of its `hold`.
     pub fn decide(&self, now: Now, patience: Duration, came: u64) -> Decision {
         match &self.health {
-            Health::LoginRequired(why) => Decision::Refuse(Refusal::LoginRequired(why.clone())),
+            Health::LoginRequired(reason) => Decision::Refuse(Refusal::LoginRequired(reason.clone())),
             Health::StoreError(why) => Decision::Refuse(Refusal::StoreError(why.clone())),
             _ if self.usable(now).is_some() => Decision::Serve,
             Health::Connected | Health::Locked(_) => Decision::Refresh,
@@ -208,8 +209,18 @@ impl Health {
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Connected => None,
-            Self::LoginRequired(why) | Self::StoreError(why) | Self::Unsaved(why) => Some(why),
+            // See `told`.
+            Self::LoginRequired(_) => None,
+            Self::StoreError(why) | Self::Unsaved(why) => Some(why),
             _ => self.trouble().map(|trouble| trouble.why.as_str()),
+        }
+    }
+
+    /// What is wrong with this account and what to do about it, for people.
+    pub fn told(&self, account: &AccountName) -> Option<String> {
+        match self {
+            Self::LoginRequired(reason) => Some(reason.told(account)),
+            health => health.why().map(str::to_owned),
         }
     }
 
@@ -285,7 +296,7 @@ mod tests {
         ] {
             assert_eq!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Serve);
         }
-        for health in [Health::LoginRequired("why".into()), Health::StoreError("why".into())] {
+        for health in [Health::LoginRequired(LoginReason::LoggedOut), Health::StoreError("why".into())] {
             assert!(matches!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Refuse(_)));
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::account::Account;
 use super::snapshot::{Credential, Snapshot};
 use crate::clock::{Deadline, Now, rfc3339, since};
-use crate::store::Record;
+use crate::store::{AccountName, Record};
 
 /// An account as `status` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -67,7 +67,7 @@ impl Account {
             let memory = self.memory();
             (memory.record.clone(), memory.last.clone())
         };
-        let mut status = Status::of(self.name.as_str(), &snapshot, record.as_ref(), now);
+        let mut status = Status::of(&self.name, &snapshot, record.as_ref(), now);
         status.last_refresh = last.map(|last| LastRefresh {
             at: past(last.at, now),
             reason: last.reason.word().into(),
@@ -79,13 +79,13 @@ impl Account {
 }
 
 impl Status {
-    fn of(name: &str, snapshot: &Snapshot, record: Option<&Record>, now: Now) -> Self {
+    fn of(name: &AccountName, snapshot: &Snapshot, record: Option<&Record>, now: Now) -> Self {
         let grant = record.and_then(|record| record.grant.as_ref());
         let credential = snapshot.credential.as_ref();
         Self {
-            account: name.into(),
+            account: name.to_string(),
             state: snapshot.health.word(),
-            why: snapshot.health.why().map(Into::into),
+            why: snapshot.health.told(name),
             generation: snapshot.generation,
             subject: record.and_then(|record| record.subject.clone()),
             scope: grant.map(|grant| grant.scope.clone()).unwrap_or_default(),

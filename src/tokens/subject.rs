@@ -12,7 +12,7 @@ use super::refresh::{Attempt, Hands, Report};
 use super::snapshot::{Health, Trouble};
 use crate::clock::{Deadline, Now};
 use crate::secret::AccessToken;
-use crate::store::{AccountName, Issued, Record};
+use crate::store::{AccountName, EndReason, Issued, Record};
 
 /// How old an unconfirmed pair must be to be refreshed because the API refuses its access token: a younger one would
 /// have its next refresh refused the same way.
@@ -38,8 +38,8 @@ impl Attempt {
     pub(super) async fn confirm(&self, hands: Hands, access: &AccessToken) -> Result<Report, Hands> {
         Ok(match (self.accounts.oauth().subject(access).await, &hands.record.subject) {
             (Ok(subject), Some(bound)) if subject != *bound => {
-                let why = format!("its login is for {subject}, and the account belongs to {bound}");
-                self.end(hands, &why).await
+                let bound = bound.clone();
+                self.end(hands, EndReason::OtherCompany { subject, bound }).await
             }
             (Ok(subject), _) => self.confirmed(hands, subject).await,
             (Err(error), _) if error.is_unauthorized() && self.is_renewable() => return Err(hands),
@@ -62,7 +62,7 @@ impl Attempt {
             Err(error) => return self.unwritable(error.to_string()),
         }
         self.account.remember_good(true);
-        let health = self.accounts.health_of(&self.account.name, &record);
+        let health = self.accounts.health_of(&record);
         self.account.publish(record, health, None);
         info!(account = %self.account.name, "the login is the account's own");
         Report::Adopted

@@ -67,7 +67,7 @@ impl Accounts {
         let was_unsaved = account.memory().unsaved.take().is_some();
         // Where a logout waits for the turn, nothing serves until it is through.
         if was_unsaved && !account.order().is_logging_out() {
-            account.set_health(self.health_of(&account.name, record));
+            account.set_health(self.health_of(record));
         }
     }
 }

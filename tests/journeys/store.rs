@@ -12,7 +12,8 @@ use std::time::Duration;
 use pleo_proxy::private_file::PrivateFileError;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{
-    AccountName, DecodeError, Grant, Intent, Issued, LockError, Locked, OpenError, Record, RecordError, Store,
+    AccountName, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked, OpenError, Record, RecordError,
+    Store,
 };
 
 /// Enough for a lock that nobody holds.
@@ -105,11 +106,11 @@ async fn what_is_saved_is_loaded_listed_and_private() {
 async fn a_tombstone_holds_no_token_and_says_why() {
     let Place { store, records, .. } = &place();
     save(store, "acme", record(1)).await;
-    save(store, "acme", Record::tombstone(2, 1_800_000_000_000, "it was logged out")).await;
+    save(store, "acme", Record::tombstone(2, 1_800_000_000_000, EndReason::LoggedOut)).await;
     let loaded = store.load(&name("acme")).await.unwrap().unwrap();
     assert_eq!(loaded.generation, 2);
     assert!(loaded.grant.is_none());
-    assert_eq!(loaded.ended.unwrap().why, "it was logged out");
+    assert_eq!(loaded.ended.unwrap().reason, EndReason::LoggedOut);
     let bytes = fs::read_to_string(records.join("acme.json")).unwrap();
     assert!(!bytes.contains("access-1") && !bytes.contains("refresh-1"), "{bytes}");
     assert_eq!(store.list().await.unwrap(), [name("acme")], "a logged out account is known");
@@ -183,7 +184,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
     write("empty", b"", 0o600);
     write("binary", b"\xff\xfe\0\0", 0o600);
     write("flipped", text.replace("access-1", "access-2").as_bytes(), 0o600);
-    write("newer", text.replacen("\"version\":1", "\"version\":2", 1).as_bytes(), 0o600);
+    write("newer", text.replacen("\"version\":2", "\"version\":3", 1).as_bytes(), 0o600);
     write("large", &vec![b' '; 300 * 1024], 0o600);
     write("lax", &good, 0o644);
     write("group", &good, 0o620);
@@ -207,7 +208,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
         let as_expected = matches!(
             (account, &refused),
             ("cut" | "empty" | "binary" | "flipped", RecordError::Undecodable(_, DecodeError::Corrupt(_)))
-                | ("newer", RecordError::Undecodable(_, DecodeError::Version(2)))
+                | ("newer", RecordError::Undecodable(_, DecodeError::Version(3)))
                 | ("large", RecordError::Refused(PrivateFileError::TooLarge(..)))
                 | ("lax", RecordError::Refused(PrivateFileError::Lax(_, 0o644)))
                 | ("group", RecordError::Refused(PrivateFileError::Lax(..)))

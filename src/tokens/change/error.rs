@@ -1,6 +1,6 @@
 //! Why a login or logout came to nothing.
 
-use crate::store::{AccountName, LockError, RecordError, SaveError};
+use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
 
 /// Why a login or logout came to nothing; the account is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -85,4 +85,19 @@ pub enum ChangeError {
     /// The process is about to end.
     #[error("the proxy is shutting down")]
     Closing,
+}
+
+impl ChangeError {
+    /// Why a grant ends that this error found not to be the account's own.
+    pub(super) fn end_reason(&self) -> EndReason {
+        match self {
+            Self::OtherSubject { bound, offered, .. } => {
+                EndReason::OtherCompany { subject: offered.clone(), bound: bound.clone() }
+            }
+            Self::ConnectedElsewhere { subject, other, .. } => {
+                EndReason::ConnectedElsewhere { subject: subject.clone(), other: other.to_string() }
+            }
+            other => EndReason::Sentence { text: other.to_string() },
+        }
+    }
 }

@@ -16,7 +16,11 @@ fuzz_target!(|data: &[u8]| {
     let content = content.trim_ascii();
     let sum: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     if let Some(written) = survives(whole(&sum, content).as_bytes()) {
-        let (read, written) = (value(content.as_bytes()), value(&written));
+        let (mut read, mut written) = (value(content.as_bytes()), value(&written));
+        // The sentence of version 1 is written as a reason; that it survives is asserted below.
+        for ended in [read.get_mut("ended"), written["record"].get_mut("ended")].into_iter().flatten() {
+            *ended = Value::Null;
+        }
         assert!(is_all_of(&read, &written["record"]), "{read}\n{written}");
     }
     let other: String = sum.chars().rev().collect();
@@ -24,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn whole(sum: &str, content: &str) -> String {
-    format!("{{\"version\":1,\"sha256\":\"{sum}\",\"record\":{content}}}")
+    format!("{{\"version\":2,\"sha256\":\"{sum}\",\"record\":{content}}}")
 }
 
 fn value(json: &[u8]) -> Value {
@@ -53,7 +57,7 @@ fn survives(bytes: &[u8]) -> Option<Vec<u8>> {
             Some(written.to_vec())
         }
         Err(DecodeError::Version(version)) => {
-            assert_ne!(version, 1);
+            assert!(![1, 2].contains(&version));
             None
         }
         Err(error) => {
