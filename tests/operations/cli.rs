@@ -8,40 +8,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{Faults, Sandbox, TokenFault, TokenFaultKind};
 use reqwest::Method;
 use serde_json::{Value, json};
+use support::command::{DEGRADED, FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout};
 use support::{PATIENCE, Place, Proxy, client, config_toward, problem, sandbox, text, write_private};
-
-const FINE: i32 = 0;
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
-const LOGIN_REQUIRED: i32 = 3;
-const NOT_RUNNING: i32 = 4;
-const DEGRADED: i32 = 5;
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The one line of JSON on stdout, of the known version.
-fn answer(output: &Output) -> Value {
-    let out = stdout(output);
-    let answer: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out:?}\n{}", stderr(output)));
-    assert_eq!(answer["version"], 1, "{answer}");
-    answer
-}
 
 /// Connects an account and ends the proxy again.
 async fn connect(place: &Place, account: &str) {

@@ -9,33 +9,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use support::command::{FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout};
 use support::{Place, Proxy, sandbox, text, write_private};
-
-const FINE: i32 = 0;
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
-const LOGIN_REQUIRED: i32 = 3;
-const NOT_RUNNING: i32 = 4;
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn answer(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}{}", stdout(output), stderr(output)))
-}
 
 /// Names, times and contents of everything below a folder.
 fn everything(folder: &Path) -> Vec<(PathBuf, i64, i64, Vec<u8>)> {

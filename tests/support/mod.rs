@@ -1,6 +1,8 @@
 //! The real binary against the sandbox: started on free ports, with its state in a temporary folder, ended by `Drop`.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; a test that cannot go on should panic")]
+#![allow(dead_code, unreachable_pub, reason = "each binary has this as a module of its own, and uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+pub mod command;
 pub mod strace;
 pub mod upstream;
 

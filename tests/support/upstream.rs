@@ -137,13 +137,15 @@ pub const DENIED: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\
 struct Record {
     requests: Mutex<Vec<Received>>,
     connections: AtomicUsize,
+    logins: AtomicUsize,
     /// The proxy's ends of the connections that are open.
     open: Mutex<Vec<SocketAddr>>,
 }
 
 type Script = dyn Fn(&mut Visit) -> After + Send + Sync;
 
-/// An API that follows a script. It answers the question whose a token is by 404, and does not count it.
+/// An API that follows a script. Asked whose a token is, it names a company, another one for each login, and does not
+/// count it: without an answer a login would ask again, and wait.
 pub struct Upstream {
     pub address: SocketAddr,
     /// `http://` or `https://`, and where it listens.
@@ -222,11 +224,17 @@ impl Upstream {
     }
 }
 
+fn identity(record: &Record) -> String {
+    let number = record.logins.fetch_add(1, Ordering::SeqCst);
+    let body = format!("{{\"data\":{{\"subjectURN\":\"urn:pleo:company:{number}\"}}}}");
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
 fn converse(mut wire: BufReader<Box<dyn Wire>>, peer: SocketAddr, script: &Script, record: &Arc<Record>) {
     let mut connection = None;
     while let Some(head) = read_head(&mut wire) {
         if head.starts_with("GET /v1/introspect ") {
-            let _ = wire.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+            let _ = wire.get_mut().write_all(identity(record).as_bytes());
             continue;
         }
         let connection = *connection.get_or_insert_with(|| record.connections.fetch_add(1, Ordering::SeqCst));

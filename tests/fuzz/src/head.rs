@@ -7,7 +7,7 @@ use http::{Method, Request, Uri, Version};
 use pleo_proxy::proxy::guard::Fragment;
 
 /// A request as the server hands it over, and its target as it was sent. `None`: no server would.
-pub fn request(text: &[u8]) -> Option<(Parts, Vec<u8>)> {
+pub(crate) fn request(text: &[u8]) -> Option<(Parts, Vec<u8>)> {
     let (line, fields) = cut(text, b'\n');
     let mut words = line.trim_ascii_end().splitn(3, |byte| *byte == b' ');
     let (method, target) = (words.next()?, words.next()?);
@@ -25,7 +25,7 @@ pub fn request(text: &[u8]) -> Option<(Parts, Vec<u8>)> {
 }
 
 /// The fields of a head; lines that no parser lets through are left out.
-pub fn fields(text: &[u8]) -> HeaderMap {
+pub(crate) fn fields(text: &[u8]) -> HeaderMap {
     let mut fields = HeaderMap::new();
     for line in text.split(|byte| *byte == b'\n').take(90) {
         let (name, value) = cut(line, b':');
@@ -38,7 +38,7 @@ pub fn fields(text: &[u8]) -> HeaderMap {
 }
 
 /// What stands before and behind the first `at`.
-pub fn cut(text: &[u8], at: u8) -> (&[u8], &[u8]) {
+pub(crate) fn cut(text: &[u8], at: u8) -> (&[u8], &[u8]) {
     match text.iter().position(|byte| *byte == at) {
         Some(found) => (&text[..found], &text[found + 1..]),
         None => (text, b""),
@@ -46,6 +46,6 @@ pub fn cut(text: &[u8], at: u8) -> (&[u8], &[u8]) {
 }
 
 /// The values of a field.
-pub fn all<'a>(fields: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
+pub(crate) fn all<'a>(fields: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     fields.get_all(name).iter().map(HeaderValue::as_bytes).collect()
 }

@@ -6,6 +6,7 @@
 //! The token is a cell that requests read inside and the exchange writes while the gate is closed. Loom refuses a
 //! read and a write that no ordering separates: so the cell proves both that nobody is inside during the exchange and
 //! that the orderings of the atomics suffice. A wake-up that gets lost is a deadlock, which loom refuses too.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
