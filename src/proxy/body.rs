@@ -20,7 +20,7 @@ use super::upstream::Connection;
 use crate::alarm::Alarm;
 
 /// Bytes of request bodies that all requests together may keep: 64 MiB.
-const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
+pub const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
 
 /// How much is kept of request bodies, by all requests.
 #[derive(Debug, Default)]

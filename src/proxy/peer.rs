@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,6 +22,45 @@ pub enum Allowed {
     Users(Vec<u32>),
     /// Anybody's.
     All,
+}
+
+/// Whose programs may call, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerCheck {
+    /// Those of the user that this process runs as.
+    SameUser,
+    /// Anybody's.
+    Off,
+    /// Those of these users, and our own.
+    Users(Vec<u32>),
+}
+
+/// A word or a list that says nothing about who may call.
+#[derive(Debug, thiserror::Error)]
+#[error("must be same-user, off or a list of user ids")]
+pub struct PeerCheckError;
+
+impl PeerCheck {
+    /// Who that is.
+    pub fn allowed(&self) -> Allowed {
+        match self {
+            Self::SameUser => Allowed::same_user(),
+            Self::Off => Allowed::All,
+            Self::Users(users) => Allowed::users(users),
+        }
+    }
+}
+
+impl FromStr for PeerCheck {
+    type Err = PeerCheckError;
+
+    fn from_str(text: &str) -> Result<Self, PeerCheckError> {
+        match text {
+            "same-user" => Ok(Self::SameUser),
+            "off" => Ok(Self::Off),
+            _ => Err(PeerCheckError),
+        }
+    }
 }
 
 /// What is known about the caller of a connection.

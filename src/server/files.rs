@@ -13,6 +13,8 @@ pub(super) const STRANGERS: usize = 8;
 pub(super) const OVERLOADED: usize = 8;
 /// Most connections of the data listener, whatever the file limit.
 const MOST: usize = 20_000;
+/// Most that can be asked for: more than any single machine's tools open.
+pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Least, even where that may be more than the limit allows.
 const LEAST: usize = 16;
 /// For everything that is no client's connection: listeners, runtimes, store, logs, the token endpoint.
