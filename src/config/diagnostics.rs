@@ -172,8 +172,8 @@ impl InvalidValue {
         Self { fix: Some(fix.into()), ..self }
     }
 
-    pub(super) fn item(self, item: usize) -> Self {
-        Self { item: Some(item), ..self }
+    pub(super) fn item(self, item: Option<usize>) -> Self {
+        Self { item, ..self }
     }
 }
 

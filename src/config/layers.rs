@@ -167,7 +167,7 @@ impl Builder<'_, '_> {
         let ours = |name: &str| name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE;
         for (name, raw) in environment.iter().filter(|(name, _)| ours(name)) {
             match settings::rows().find(|row| row.variable() == *name) {
-                Some(row) => self.set(row, (row.shape)().read_bare(raw), Layer::Variable(name.clone())),
+                Some(row) => self.set(row, (row.shape)().of_bare(raw), Layer::Variable(name.clone())),
                 None if is_service_link(name, raw) => {}
                 None => self.diagnostics.unknown(&format!("unknown variable `{name}`"), &suggest::variable(name)),
             }
@@ -196,7 +196,7 @@ impl Builder<'_, '_> {
             Some(row) => {
                 let shape = (row.shape)();
                 // As TOML if that fits the key, else as bare text: shells eat quotes.
-                let value = parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.read_bare(raw));
+                let value = parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.of_bare(raw));
                 self.set(row, value, Layer::Flag("--set"));
             }
             None => self.diagnostics.unknown(&format!("`--set {name}`: unknown key"), &suggest::key(name)),

@@ -21,9 +21,8 @@ use toml::Value;
 use url::Url;
 
 use super::diagnostics::Diagnostic;
-use super::kinds::{
-    By, Bytes, Count, Each, Hidden, Kind, Listener, NoneAtZero, Or, Path, Peers, Secret, Shape, Span, Switch, Word,
-};
+use super::kinds::Shape::{self, Boolean, Integer, Size, Text, WordOrIds};
+use super::kinds::{By, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word};
 use super::layers::Reader;
 use super::{Environment, Origin};
 use crate::oauth::endpoint::{self, Endpoint};
@@ -180,41 +179,41 @@ settings! {
     pub listen: new Listen {
         "listen.api" api: Address = Listener, Is(r#""127.0.0.1:8088""#),
             "where your tools call; binds IPv4 and IPv6 loopback; port 0 takes a free one; or a unix socket, `unix:PATH`";
-        "listen.admin" admin: Option<SocketAddr> = Or("off", By(admin_listener)), Is(r#""127.0.0.1:8089""#),
+        "listen.admin" admin: Option<SocketAddr> = Or("off", By(Text, admin_listener)), Is(r#""127.0.0.1:8089""#),
             "where people log in and commands talk to the proxy; or `off`";
-        "listen.max_connections" max_connections: usize = Count(server::MAX_CONNECTIONS), Is("0"),
+        "listen.max_connections" max_connections: usize = By(Integer, server::max_connections), Is("0"),
             "connections at once; 0: as many as the limit of open files allows (the hard one), at most 20,000";
     }
     pub oauth: of oauth::Settings {
-        "client.id" client_id: Option<String> = Or("", By(oauth::client_id)), Unset(r#""your-client-id""#),
+        "client.id" client_id: Option<String> = Or("", By(Text, oauth::client_id)), Unset(r#""your-client-id""#),
             "your client id; the sandbox needs none";
-        "client.secret_file" client_secret: SecretSource = Hidden(Secret), Unset(r#""client-secret""#),
+        "client.secret_file" client_secret: SecretSource = Hidden(SecretFile), Unset(r#""client-secret""#),
             "a file with the client secret, mode 600";
         "client.scopes" scopes: Vec<String> = Each(oauth::scope),
             Unset(r#"["export-jobs:read", "users:read"]"#),
             "what a login asks for";
         "client.auth" auth: ClientAuth = Word, Is(r#""basic""#),
             "how the secret is sent: `basic` (form-encoded first, as the standard says), `basic-raw`, `post`";
-        "endpoints.authorize" authorize: Endpoint = By(Endpoint::from_str),
+        "endpoints.authorize" authorize: Endpoint = By(Text, Endpoint::from_str),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/authorize""#),
             "where the browser goes";
-        "endpoints.token" token: Endpoint = By(endpoint::without_query),
+        "endpoints.token" token: Endpoint = By(Text, endpoint::without_query),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/token""#),
             "where codes and refresh tokens are exchanged";
-        "endpoints.introspect" introspect: Option<Endpoint> = Or("", By(endpoint::without_query)),
+        "endpoints.introspect" introspect: Option<Endpoint> = Or("", By(Text, endpoint::without_query)),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/token/introspect""#),
             "where tokens are checked; `\"\"`: nowhere";
-        "endpoints.api" api: endpoint::Origin = By(endpoint::Origin::from_str),
+        "endpoints.api" api: endpoint::Origin = By(Text, endpoint::Origin::from_str),
             ByEnvironment(r#""https://external.staging.pleo.io""#),
             "the API's origin";
     }
     pub login: new Login {
-        "client.redirect_uri" redirect_uri: Option<Url> = Or("", By(endpoint::redirect_uri)),
+        "client.redirect_uri" redirect_uri: Option<Url> = Or("", By(Text, endpoint::redirect_uri)),
             Like(r#""""#, r#""http://127.0.0.1:8089/callback""#),
             "as registered at Pleo; empty: the admin listener's address and `/callback`";
     }
     pub tokens: of tokens::Settings {
-        "default_account" default_account: Option<AccountName> = Or("", By(AccountName::from_str)),
+        "default_account" default_account: Option<AccountName> = Or("", By(Text, AccountName::from_str)),
             Like(r#""""#, r#""acme""#),
             "the account of requests that name none; empty: the only connected one, else `default`";
         "tokens.drain" drain: Duration = Span("1ms", "60s"), Is(r#""2s""#),
@@ -227,15 +226,15 @@ settings! {
             "how often an unused login is refreshed so that its refresh token does not expire";
     }
     pub store: new Store {
-        "store.kind" kind: store::Kind = By(store::Kind::from_str), Is(r#""file""#),
+        "store.kind" kind: store::Kind = By(Text, store::Kind::from_str), Is(r#""file""#),
             "the only kind";
-        "store.path" path: Option<PathBuf> = Or("", Path), Like(r#""""#, r#""/var/lib/pleo-proxy""#),
+        "store.path" path: Option<PathBuf> = Or("", FilePath), Like(r#""""#, r#""/var/lib/pleo-proxy""#),
             "the folder of the tokens; empty: `~/.local/state/pleo-proxy` (below `XDG_STATE_HOME`)";
     }
     pub callers: new Callers {
-        "guard.peer_check" peer_check: PeerCheck = Peers, Is(r#""same-user""#),
+        "guard.peer_check" peer_check: PeerCheck = By(WordOrIds, PeerCheck::from_str), Is(r#""same-user""#),
             "whose programs may call: `same-user`, `off`, or a list of user ids, to which the proxy's own always belongs";
-        "guard.local_key_file" local_key_file: Option<PathBuf> = Hidden(Or("", Path)), Like(r#""""#, r#""local-key""#),
+        "guard.local_key_file" local_key_file: Option<PathBuf> = Hidden(Or("", FilePath)), Like(r#""""#, r#""local-key""#),
             "callers must send this file's content as `Pleo-Proxy-Key`; mode 600";
     }
     // Complete only with the key that is read from its file: `Config::guard`.
@@ -244,17 +243,17 @@ settings! {
             "values of the `Host` header that are accepted, exact `host:port`, beside loopback and the address that is listened on";
         "guard.allow_origins" allow_origins: Vec<String> = Each(allowed_origin), Like("[]", r#"["http://localhost:3000"]"#),
             "web pages and apps that may call, such as `\"http://localhost:3000\"` or `\"tauri://localhost\"`";
-        "guard.read_only" read_only: bool = Switch, Is("false"),
+        "guard.read_only" read_only: bool = By(Boolean, bool::from_str), Is("false"),
             "forward only operations of Pleo's API that change nothing: `GET`, `HEAD`, and reads that are sent by `POST` (`:search` and calculations)";
-        "guard.allow_disconnect" allow_disconnect: bool = Switch, Is("false"),
+        "guard.allow_disconnect" allow_disconnect: bool = By(Boolean, bool::from_str), Is("false"),
             "forward `DELETE /v1/installations/me`, which ends every login of the client";
         ..guard::Settings::default()
     }
     // Complete only with what is called: `Config::outbound`.
     pub outbound: of outbound::Settings {
-        "endpoints.ca_file" ca_file: Option<PathBuf> = Or("", Path), Unset(r#""private-ca.pem""#),
+        "endpoints.ca_file" ca_file: Option<PathBuf> = Or("", FilePath), Unset(r#""private-ca.pem""#),
             "further trust roots (PEM), for networks that inspect TLS; certificates that cannot be read are left out with a warning";
-        "upstream.proxy" proxy: ProxyChoice = Hidden(By(ProxyChoice::from_str)),
+        "upstream.proxy" proxy: ProxyChoice = Hidden(By(Text, ProxyChoice::from_str)),
             Like(r#""env""#, r#""http://proxy.example:3128""#),
             "outbound proxy: `env` (the usual variables), `off`, or a URL such as `\"http://host:port\"` or `\"https://user:password@host:port\"`";
         "upstream.tls_key_exchange" key_exchange: KeyExchange = Word, Is(r#""hybrid""#),
@@ -268,7 +267,7 @@ settings! {
             "from the end of the request to the head of the answer";
         "upstream.idle_timeout" idle_timeout: Option<Duration> = NoneAtZero("1d"), Is(r#""60s""#),
             "between two pieces of a body; `\"0s\"`: no limit";
-        "upstream.replay_limit" replay_limit: usize = Bytes(body::KEPT_IN_ALL), Is(r#""256KiB""#),
+        "upstream.replay_limit" replay_limit: usize = By(Size, body::replay_limit), Is(r#""256KiB""#),
             "bodies up to this size are kept and can be sent again after a 401";
     }
 }

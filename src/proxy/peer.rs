@@ -5,6 +5,7 @@
 //! a connection is (no netlink, no `tcp_diag`, a sandbox around it) is not the same as a caller who is gone: the caller
 //! is refused too, but told why. On systems other than Linux nothing is checked, and the start says so.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -58,7 +59,19 @@ impl FromStr for PeerCheck {
         match text {
             "same-user" => Ok(Self::SameUser),
             "off" => Ok(Self::Off),
-            _ => Err(PeerCheckError),
+            ids => {
+                ids.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Users).map_err(|_| PeerCheckError)
+            }
+        }
+    }
+}
+
+impl fmt::Display for PeerCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameUser => f.write_str("same-user"),
+            Self::Off => f.write_str("off"),
+            Self::Users(users) => f.write_str(&users.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
         }
     }
 }
