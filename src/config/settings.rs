@@ -5,10 +5,10 @@
 //! the README's table. A block is one value of `Config`: `new` makes the struct out of its rows, `of` fills the
 //! settings that a part has already, so that the part gets them as they are.
 //!
-//! A table with free names, such as `[accounts.acme]`, is a block of this kind: `accounts: BTreeMap<AccountName, Account>`,
-//! its keys written `accounts.*.label`. [`Layers`](super::layers::Layers) keeps settings by their full names, so such a
-//! block takes the names that were given, [`find`] the row whose `*` stands for one, and its values are read, shown and
-//! suggested like all others.
+//! There is no table with free names yet. One such as `[accounts.acme]` would be a block of a third sort, `each`, whose
+//! field is a `BTreeMap<AccountName, Account>` and whose keys are written `accounts.*.label`: the layers keep settings by
+//! their full names already, so [`find`] would let `*` stand for one name, the reader of the file go one table deeper,
+//! and the block read its rows for each name that was given.
 
 use std::collections::BTreeMap;
 use std::fmt;
