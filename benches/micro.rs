@@ -159,7 +159,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         drain: Duration::from_secs(2),
         hold: PATIENCE,
         keep_warm: DAY,
-        keep_alive: 7 * DAY,
+        idle_refresh: 7 * DAY,
         default_account: Some(name(0)),
     };
     let store = Store::open(folder).unwrap();

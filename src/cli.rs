@@ -39,7 +39,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{Level, info};
 
-use crate::config::{self, Config, ConfigError, Flags};
+use crate::config::{self, Config, ConfigError, Diagnostic, Flags};
 use crate::{hardening, telemetry};
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, 4 not running, \
@@ -314,6 +314,7 @@ fn configuration(loaded: Result<Config, ConfigError>, command: &ConfigCommand, j
     match checked {
         Ok((warnings, config)) => {
             let file = config.file.as_ref().map(|file| file.display().to_string());
+            let warnings: Vec<_> = warnings.iter().map(Diagnostic::sentence).collect();
             warnings.iter().for_each(|warning| say!("warning: {warning}"));
             let text = file.as_deref().unwrap_or("the built-in defaults");
             match json {
@@ -323,7 +324,8 @@ fn configuration(loaded: Result<Config, ConfigError>, command: &ConfigCommand, j
             Ok(Exit::Fine)
         }
         Err(error) if json => {
-            tell!("{}", json!({"version": 1, "outcome": "faulty", "problems": error.problems()}))?;
+            let problems: Vec<_> = error.diagnostics().iter().map(ToString::to_string).collect();
+            tell!("{}", json!({"version": 1, "outcome": "faulty", "problems": problems}))?;
             say!("pleo-proxy: {error}");
             Ok(Exit::Usage)
         }
@@ -332,7 +334,7 @@ fn configuration(loaded: Result<Config, ConfigError>, command: &ConfigCommand, j
 }
 
 fn show(config: &Config, json: bool) -> Result<Exit, Failure> {
-    config.warnings.iter().for_each(|warning| say!("warning: {warning}"));
+    config.warnings.iter().for_each(|warning| say!("warning: {}", warning.sentence()));
     match json {
         true => tell!("{}", config.show_json())?,
         false => tell!("{}", config.show().trim_end())?,

@@ -1,40 +1,49 @@
 //! Configuration: the only reader of configuration files and of the environment.
 //!
 //! [`load`] is a function of files, an environment map and flags, so nothing else in the program (and no test) needs
-//! the environment of the process. Four layers, the later wins: built-in defaults, one file, variables, flags.
+//! the environment of the process. Four layers, the later wins: built-in defaults, one file, variables, flags. What can
+//! be set is one table, [`settings`](rows); each part takes its settings from [`Config`] as they are.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use url::Url;
-
-mod address;
-mod build;
 mod check;
-mod cross_check;
-mod document;
+mod diagnostics;
 mod file;
-mod key;
-mod overlay;
-mod parse;
-mod parts;
-mod problem;
-mod setting;
+mod kinds;
+mod layers;
+mod settings;
 mod show;
 mod source;
+mod suggest;
 
 pub use crate::oauth::{ClientAuth, SecretSource};
-pub use crate::outbound::KeyExchange;
-pub(crate) use key::SECRET_VARIABLE;
-pub use problem::ConfigError;
+use crate::outbound::{self, ProxyVariables};
+use crate::private_file::{self, PrivateFileError, text};
+use crate::proxy::guard;
+use crate::proxy::peer::Peers;
+use crate::secret::{ClientSecret, LocalKey};
+use crate::server;
+pub use diagnostics::{Code, ConfigError, Diagnostic, Place, Severity};
+use diagnostics::{Diagnostics, InvalidValue};
+use file::{ConfigFile, xdg_folder};
+use layers::{Layer, Layers, Reader};
+pub use settings::{Callers, Config, DefaultValue, General, Listen, Login, Row, Store, rows};
 
+/// The one way to hand the client secret over without a file.
+pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
+/// Same as `--config`.
+const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
+/// Where systemd hands credentials over, and what ours is called.
+const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
 /// The folder that is ours below the XDG folders.
 const FOLDER: &str = "pleo-proxy";
 /// Larger than any client secret or key in a file.
 const SECRET_LIMIT: u64 = 16 * 1024;
+/// The endpoints of which one without the others makes no sense in the sandbox.
+const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.api"];
 
 /// What the command line contributes.
 #[derive(Clone, Debug, Default)]
@@ -47,35 +56,6 @@ pub struct Flags {
     pub set: Vec<String>,
     /// What relative paths in flags and variables start at, and where `proxy.toml` is looked for.
     pub working_dir: PathBuf,
-}
-
-/// Everything that can be configured, validated.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The one file that was read.
-    pub file: Option<PathBuf>,
-    /// Which set of endpoints and stores.
-    pub environment: Environment,
-    /// The account of requests that name none.
-    pub default_account: Option<String>,
-    /// Where we listen.
-    pub listen: Listen,
-    /// Who we are to the authorization server.
-    pub client: Client,
-    /// Whom we talk to.
-    pub endpoints: Endpoints,
-    /// When tokens are exchanged.
-    pub tokens: Tokens,
-    /// Where grants are kept.
-    pub store: Store,
-    /// Who may call, and what.
-    pub guard: Guard,
-    /// How we talk to the API.
-    pub upstream: Upstream,
-    /// Where each key's value came from; also `client.secret` when it came from a variable or a credential.
-    pub origins: BTreeMap<&'static str, Origin>,
-    /// What is odd and works, from the environment.
-    pub warnings: Vec<String>,
 }
 
 /// A set of endpoints.
@@ -101,170 +81,14 @@ impl Environment {
             Self::Production => "production",
         }
     }
-}
 
-/// `[listen]`.
-#[derive(Clone, Debug)]
-pub struct Listen {
-    /// The data listener.
-    pub api: crate::server::Address,
-    /// The admin listener; `None` is "off".
-    pub admin: Option<SocketAddr>,
-    /// Connections at once; 0 = what the file limit allows.
-    pub max_connections: usize,
-}
-
-/// `[client]`.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// The client id from Pleo's onboarding. The parts that need it complain when it is missing.
-    pub id: Option<String>,
-    /// Where the client secret is.
-    pub secret: SecretSource,
-    /// What is registered at Pleo; `None` = the admin listener's address + `/callback`.
-    pub redirect_uri: Option<Url>,
-    /// What a login asks for.
-    pub scopes: Vec<String>,
-    /// How the client proves itself at the token endpoint.
-    pub auth: ClientAuth,
-}
-
-/// `[endpoints]`, or what the environment says.
-#[derive(Clone, Debug)]
-pub struct Endpoints {
-    /// Where the browser goes.
-    pub authorize: Url,
-    /// Where codes and refresh tokens are exchanged.
-    pub token: Url,
-    /// Where a token can be asked about (RFC 7662).
-    pub introspect: Option<Url>,
-    /// The API's origin.
-    pub api: Url,
-    /// An extra trust root.
-    pub ca_file: Option<PathBuf>,
-    /// Nobody configured endpoints: `serve` starts its own sandbox, and these are where it goes by default.
-    pub embedded_sandbox: bool,
-}
-
-/// `[tokens]`.
-#[derive(Clone, Debug)]
-pub struct Tokens {
-    /// How long an exchange waits for leases.
-    pub drain: Duration,
-    /// How long a request waits at a closed gate.
-    pub hold: Duration,
-    /// How long after the last request tokens are still refreshed ahead of time.
-    pub keep_warm: Duration,
-    /// How often an unused grant is refreshed so that it does not die.
-    pub keep_alive: Duration,
-}
-
-/// `[store]`.
-#[derive(Clone, Debug)]
-pub struct Store {
-    /// `store.path`; `None` = the XDG state folder.
-    pub path: Option<PathBuf>,
-    /// The folder in effect. `None` only in the sandbox, when neither `store.path` nor a home is known.
-    pub state_root: Option<PathBuf>,
-}
-
-/// `[guard]`.
-#[derive(Clone, Debug)]
-pub struct Guard {
-    /// Exact `host:port`, lower-case, beside the loopback names.
-    pub allow_hosts: Vec<String>,
-    /// Exact origins that browsers may call from.
-    pub allow_origins: Vec<String>,
-    /// Whose processes may call.
-    pub peer_check: PeerCheck,
-    /// The key that callers must send.
-    pub local_key_file: Option<PathBuf>,
-    /// Only reading requests pass.
-    pub read_only: bool,
-    /// The request that revokes every token passes.
-    pub allow_disconnect: bool,
-}
-
-/// Whose processes may call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerCheck {
-    /// The user we run as.
-    SameUser,
-    /// Anyone's.
-    Off,
-    /// These user ids.
-    Users(Vec<u32>),
-}
-
-/// `[upstream]`.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// The outbound proxy.
-    pub proxy: OutboundProxy,
-    /// The proxy variables as they were at the start, for `proxy = "env"`.
-    pub variables: ProxyVariables,
-    /// Time for a connection, TLS included.
-    pub connect_timeout: Duration,
-    /// From the end of the request body to the response head.
-    pub response_timeout: Duration,
-    /// Between bytes of a body; `None` = no limit.
-    pub idle_timeout: Option<Duration>,
-    /// Bodies up to this many bytes are kept to be sent again.
-    pub replay_limit: usize,
-    /// How TLS keys are exchanged.
-    pub tls_key_exchange: KeyExchange,
-}
-
-/// The outbound proxy of the data path and the token calls.
-#[derive(Clone, PartialEq, Eq)]
-pub enum OutboundProxy {
-    /// What [`Upstream::variables`] says.
-    Env,
-    /// None.
-    Off,
-    /// This one; may carry a user and a password.
-    Url(Url),
-}
-
-impl fmt::Debug for OutboundProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Where its authorization server is, and its API.
+    fn origins(self) -> (&'static str, &'static str) {
         match self {
-            Self::Env => f.write_str("Env"),
-            Self::Off => f.write_str("Off"),
-            Self::Url(url) => write!(f, "Url({})", address::without_userinfo(url.as_str())),
+            Self::Sandbox => ("http://127.0.0.1:8090", "http://127.0.0.1:8090"),
+            Self::Staging => ("https://auth.staging.pleo.io", "https://external.staging.pleo.io"),
+            Self::Production => ("https://auth.pleo.io", "https://external.pleo.io"),
         }
-    }
-}
-
-/// Outbound proxy variables and their values, which may carry passwords.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct ProxyVariables(BTreeMap<String, String>);
-
-impl ProxyVariables {
-    /// The names.
-    pub const NAMES: [&str; 8] =
-        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
-
-    /// The value of a proxy variable by its upper-case name (`HTTPS_PROXY`, ...); its lower-case twin goes first, as for
-    /// curl.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(&name.to_ascii_lowercase()).or_else(|| self.0.get(name)).map(String::as_str)
-    }
-
-    fn of(environment: &BTreeMap<String, String>) -> Self {
-        let set = |name: &&str| environment.get(*name).filter(|value| !value.is_empty());
-        Self(Self::NAMES.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?.clone()))).collect())
-    }
-
-    /// Names and values with user and password taken out: fit to be shown.
-    pub fn shown(&self) -> impl Iterator<Item = (&str, String)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), address::without_userinfo(value)))
-    }
-}
-
-impl fmt::Debug for ProxyVariables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.shown()).finish()
     }
 }
 
@@ -303,27 +127,164 @@ impl fmt::Display for Origin {
 /// All problems found, as text for a person.
 pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let file = file::find(flags, environment)?;
-    let mut problems = problem::Problems::new(file.as_ref().map(|file| &file.source));
-    let mut settings = setting::Settings::new();
-    if let Some(file) = &file {
-        document::read(&file.source, &mut settings, &mut problems)?;
+    let source = file.as_ref().map(|file| &file.source);
+    let mut diagnostics = Diagnostics::new(source);
+    let layers = Layers::read(source, environment, flags, &mut diagnostics)?;
+    let mut reader = Reader { layers, source, working_dir: &flags.working_dir, diagnostics };
+    let embedded_sandbox = endpoint_defaults(&mut reader);
+    let mut config = Config::read(&mut reader);
+    config.file = source.map(|source| source.path.clone());
+    config.embedded_sandbox = embedded_sandbox;
+    config.origins = rows().map(|row| (row.name, reader.origin(row.name))).collect();
+    config.outbound.variables = ProxyVariables::of(environment);
+    config.warnings = warnings(environment);
+    config.take_secret(environment, &mut reader);
+    config.find_state_root(environment, &mut reader);
+    if reader.diagnostics.is_empty() {
+        check::together(&config, &mut reader);
     }
-    overlay::variables(environment, &mut settings, &mut problems);
-    overlay::flags(flags, &mut settings, &mut problems);
-    let surroundings = build::Surroundings { file: file.as_ref(), flags, environment };
-    build::config(&surroundings, &mut settings, problems)
+    if !reader.diagnostics.is_empty() {
+        return Err(reader.diagnostics.into_error());
+    }
+    let shared = file.as_ref().filter(|_| config.environment() != Environment::Sandbox);
+    match shared.and_then(ConfigFile::group_writable) {
+        Some(error) => Err(error.into()),
+        None => Ok(config),
+    }
+}
+
+/// Fills in the endpoints that the environment stands for. True if the sandbox is to be started by `serve` itself.
+fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
+    // Whatever is wrong with it is told when all rows are read.
+    let environment = reader.peek("environment", &kinds::Word).unwrap_or(Environment::Sandbox);
+    let is_sandbox = environment == Environment::Sandbox;
+    let (auth, api) = environment.origins();
+    reader.layers.set_default("endpoints.authorize", format!("{auth}/oauth/authorize"));
+    reader.layers.set_default("endpoints.token", format!("{auth}/oauth/token"));
+    reader.layers.set_default("endpoints.introspect", format!("{auth}/oauth/token/introspect"));
+    reader.layers.set_default("endpoints.api", api.to_owned());
+    let (given, missing): (Vec<&str>, Vec<&str>) = CORE.iter().partition(|name| reader.layers.is_given(name));
+    let Some(first) = given.first().filter(|_| is_sandbox) else { return is_sandbox };
+    reader.layers.set_default("endpoints.introspect", String::new());
+    // Half a sandbox would mix ours with somebody else's: the token of the one would go to the other.
+    if !missing.is_empty() {
+        let problem = format!(
+            "stands alone: in the sandbox, {} must be set too; set all three of authorize, token and api, or none of \
+             them, or choose another environment",
+            missing.join(" and ")
+        );
+        reader.invalid(first, &InvalidValue::new(problem));
+    }
+    false
+}
+
+fn warnings(environment: &BTreeMap<String, String>) -> Vec<Diagnostic> {
+    let links = layers::service_links(environment).join(", ");
+    let title = format!("{links}: ignored; a cluster sets these for a service of this name");
+    (!links.is_empty()).then(|| Diagnostic::warning(title, "")).into_iter().collect()
 }
 
 impl Config {
-    /// `config show`: TOML that could be a `proxy.toml`, each line with the origin of its value; no secret in it.
-    pub fn show(&self) -> String {
-        show::config(self)
+    /// Which set of endpoints and stores.
+    pub fn environment(&self) -> Environment {
+        self.general.environment
     }
 
-    /// `config show --json`: every key with its value in effect and where it came from; no secret in it.
-    pub fn show_json(&self) -> serde_json::Value {
-        show::json(self)
+    /// A flag's file, a variable, the file's file, a credential, in that order.
+    fn take_secret(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {
+        let layer = reader.layers.get("client.secret_file").layer;
+        let is_file = matches!(self.oauth.client_secret, SecretSource::File(_));
+        let came_from = match (environment.get(SECRET_VARIABLE), layer) {
+            (Some(_), Layer::Flag(_)) if is_file => return,
+            (Some(secret), layer) => {
+                if let (true, Layer::Variable(name)) = (is_file, layer) {
+                    let title = format!("{SECRET_VARIABLE} and {name} are both set");
+                    reader.diagnostics.push(Diagnostic::error(Code::Conflict, title, "set one of them"));
+                }
+                self.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
+                SECRET_VARIABLE
+            }
+            (None, _) => match credential(environment).filter(|_| !is_file) {
+                Some(path) => {
+                    self.oauth.client_secret = SecretSource::File(path);
+                    CREDENTIALS.0
+                }
+                None => return,
+            },
+        };
+        self.origins.insert("client.secret", Origin::Variable(came_from.to_owned()));
     }
+
+    fn find_state_root(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {
+        let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
+        self.state_root = self.store.path.clone().or_else(xdg);
+        if self.state_root.is_none() && self.environment() != Environment::Sandbox {
+            let title = "no place for the store: `store.path`, XDG_STATE_HOME and HOME are all not set";
+            let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
+            reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
+        }
+    }
+
+    /// Settings of everything that leaves the machine, with what is called.
+    pub fn outbound(&self) -> outbound::Settings {
+        let oauth = &self.oauth;
+        let introspect = oauth.introspect.as_ref().map(|endpoint| endpoint.origin());
+        let called: Vec<_> = [oauth.token.origin(), oauth.api.clone()].into_iter().chain(introspect).collect();
+        outbound::Settings {
+            plain_only: called.iter().all(|origin| !origin.tls) && !oauth.authorize.origin().tls,
+            destinations: called.into_iter().map(|origin| (origin.host, origin.port)).collect(),
+            ..self.outbound.clone()
+        }
+    }
+
+    /// Settings of the guard, the local key read from its file.
+    ///
+    /// # Errors
+    /// The key's file is not private or cannot be read.
+    pub fn guard(&self) -> Result<guard::Settings, PrivateFileError> {
+        let path = self.callers.local_key_file.as_deref();
+        let key = path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
+        Ok(guard::Settings { local_key: key.transpose()?, ..self.guard.clone() })
+    }
+
+    /// Settings of the server.
+    pub fn server(&self) -> server::Settings {
+        server::Settings {
+            api: self.listen.api.clone(),
+            admin: self.listen.admin,
+            max_connections: self.listen.max_connections,
+            peers: Peers::new(self.callers.peer_check.allowed()),
+            idle_timeout: self.upstream.idle_timeout,
+        }
+    }
+
+    /// The environment's state folder: records, `admin.key` and `run/`. None if no home is known (sandbox only).
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.state_folder_of(self.environment())
+    }
+
+    /// The same for another environment: its proxies are told apart by it.
+    pub fn state_folder_of(&self, environment: Environment) -> Option<PathBuf> {
+        self.state_root.as_ref().map(|root| root.join(environment.as_str()))
+    }
+}
+
+fn secret_variable(secret: &str, diagnostics: &mut Diagnostics<'_>) -> SecretSource {
+    // As from a file: `$(cat client-secret)` keeps the mark, and the carriage return of a CRLF.
+    let secret = text::without_mark(secret).trim_end_matches(['\r', '\n']);
+    if secret.is_empty() || secret.chars().any(char::is_control) {
+        let title = format!("{SECRET_VARIABLE} is empty or contains control characters");
+        let fix = "unset it, or set it to the client secret alone, without a line break";
+        diagnostics.push(Diagnostic::error(Code::InvalidValue, title, fix));
+    }
+    SecretSource::Value(ClientSecret::new(secret))
+}
+
+fn credential(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let (variable, name) = CREDENTIALS;
+    let folder = environment.get(variable).filter(|folder| !folder.is_empty())?;
+    let path = Path::new(folder).join(name);
+    fs::symlink_metadata(&path).is_ok().then_some(path)
 }
 
 /// Text that may come from anywhere, fit for one line of a terminal.

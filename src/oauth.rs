@@ -94,6 +94,42 @@ pub enum ClientAuth {
     Post,
 }
 
+impl ClientAuth {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Basic, Self::BasicRaw, Self::Post];
+
+    /// The name as written in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::BasicRaw => "basic-raw",
+            Self::Post => "post",
+        }
+    }
+}
+
+/// Reads a client id (RFC 6749 appendix A.1).
+///
+/// # Errors
+/// What it must consist of.
+pub fn client_id(text: &str) -> Result<String, &'static str> {
+    match text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && text.trim() == text {
+        true => Ok(text.to_owned()),
+        false => Err("must be printable ASCII without spaces around it"),
+    }
+}
+
+/// Reads one scope (RFC 6749 section 3.3).
+///
+/// # Errors
+/// What it must consist of.
+pub fn scope(text: &str) -> Result<String, &'static str> {
+    match !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~')) {
+        true => Ok(text.to_owned()),
+        false => Err("must hold scopes without spaces, quotes or backslashes, one to an item"),
+    }
+}
+
 /// What is handed in at the token endpoint.
 #[derive(Debug)]
 pub enum Exchange<'a> {

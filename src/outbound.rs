@@ -17,7 +17,7 @@ use rustls_platform_verifier::Verifier;
 
 pub use explain::explain;
 pub use names::{NameError, Names};
-pub use route::{OutboundProxy, ProxyChoice, proxy_url};
+pub use route::{OutboundProxy, ProxyChoice, ProxyVariables, proxy_url};
 pub use tunnel::TunnelError;
 
 /// Bytes that nobody acknowledges for this long end a connection (`TCP_USER_TIMEOUT`, RFC 5482).
@@ -34,6 +34,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// The outbound proxy.
     pub proxy: ProxyChoice,
+    /// The proxy variables as they were at the start.
+    pub variables: ProxyVariables,
     /// True when no endpoint is https: then a machine without any CA certificates will do.
     pub plain_only: bool,
     /// Hosts and ports that are called: a proxy that one of them would take must be usable.
@@ -50,6 +52,19 @@ pub enum KeyExchange {
     Hybrid,
     /// Without: the greeting fits one packet, for devices on the way that drop a second one.
     Classic,
+}
+
+impl KeyExchange {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Hybrid, Self::Classic];
+
+    /// The name as written in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hybrid => "hybrid",
+            Self::Classic => "classic",
+        }
+    }
 }
 
 /// Why TLS or the outbound proxy could not be set up.
@@ -92,7 +107,7 @@ impl Outbound {
     /// # Errors
     /// [`OutboundError`], which says what to install or set.
     pub fn new(settings: &Settings) -> Result<Self, OutboundError> {
-        let routes = Arc::new(route::Routes::new(&settings.proxy));
+        let routes = Arc::new(route::Routes::new(&settings.proxy, &settings.variables));
         let outbound = Self { tls: Arc::new(tls(settings)?), names: Names::default(), routes };
         for (host, port) in &settings.destinations {
             outbound.proxy_to(host, *port)?;
@@ -155,9 +170,10 @@ mod tests {
 
     #[test]
     fn a_variable_that_cannot_be_used_is_an_error_if_a_destination_would_take_it() {
-        let proxy = ProxyChoice::Variables { https: String::new(), all: "socks5h://h:1".into(), no: String::new() };
+        let variables = ProxyVariables::of(&[("ALL_PROXY".into(), "socks5h://h:1".into())].into());
         let of = |host: &str| Settings {
-            proxy: proxy.clone(),
+            proxy: ProxyChoice::Env,
+            variables: variables.clone(),
             plain_only: true,
             destinations: vec![(host.into(), 443)],
             ..Settings::default()

@@ -37,6 +37,7 @@ use crate::proxy::peer::Peers;
 use crate::supervise::{Supervisor, supervise};
 use crate::telemetry::Repeats;
 pub use beside::beside;
+pub use files::max_connections;
 pub use listen::Address;
 use listen::{Accept, Socket, Sockets};
 use room::{Place, Room};

@@ -12,9 +12,11 @@ mod memory;
 mod record;
 mod threads;
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,33 @@ pub use record::{AccountName, AccountNameError, DecodeError, EndReason, Ended, G
 
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What keeps the grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file an account, in one folder.
+    File,
+}
+
+impl FromStr for Kind {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "file" => Ok(Self::File),
+            "keyring" | "postgres" => Err("names a store that comes in a later version; write \"file\""),
+            _ => Err("must be file"),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => f.write_str("file"),
+        }
+    }
+}
 
 /// Tells one version of a record from the next without reading it; what it is made of is the kind's own business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

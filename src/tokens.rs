@@ -75,7 +75,7 @@ pub struct Settings {
     /// How long after its last use an account is refreshed ahead of need.
     pub keep_warm: Duration,
     /// A grant not refreshed for this long is refreshed, so that it does not lapse.
-    pub keep_alive: Duration,
+    pub idle_refresh: Duration,
     /// The account of callers who name none.
     pub default_account: Option<AccountName>,
 }
@@ -414,7 +414,7 @@ mod tests {
             drain: Duration::from_secs(2),
             hold: Duration::from_secs(15),
             keep_warm: Duration::from_secs(600),
-            keep_alive: Duration::from_secs(604_800),
+            idle_refresh: Duration::from_secs(604_800),
             default_account: None,
         };
         let store = Store::open(&folder.join("store")).unwrap();

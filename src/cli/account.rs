@@ -101,7 +101,7 @@ pub(super) async fn accounts_to_look_at(config: &Config, state: &State) -> Resul
 
 /// The accounts of this store, to change them: those of the embedded sandbox end with the process that serves them.
 pub(super) async fn lasting_accounts(config: &Config, state: &State) -> Result<Arc<Accounts>, Failure> {
-    if config.endpoints.embedded_sandbox {
+    if config.embedded_sandbox {
         let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
         return Err(Failure::new(Exit::NotRunning, hint));
     }
@@ -110,9 +110,9 @@ pub(super) async fn lasting_accounts(config: &Config, state: &State) -> Result<A
 
 /// The account that is named, or configured, or `default`.
 pub(super) fn account(config: &Config, named: Option<String>) -> Result<AccountName, Failure> {
-    match named.or_else(|| config.default_account.clone()) {
+    match named {
         Some(name) => name.parse().map_err(|error| Failure::usage(format!("{name:?}: {error}"))),
-        None => Ok(AccountName::fallback()),
+        None => Ok(config.tokens.default_account.clone().unwrap_or_else(AccountName::fallback)),
     }
 }
 

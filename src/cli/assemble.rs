@@ -32,7 +32,7 @@ pub(super) struct State {
 impl State {
     /// The folders of a process that serves. The embedded sandbox's accounts are gone with it.
     pub(super) fn of(config: &Config) -> Result<Self, Failure> {
-        let is_temporary = config.endpoints.embedded_sandbox && config.store.path.is_none();
+        let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let temporary = is_temporary.then(private_tempdir).transpose();
         let temporary = temporary.context("no temporary folder can be made")?;
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
@@ -45,7 +45,7 @@ impl State {
 
     /// The folders as they are, for a command that looks: nothing is made.
     pub(super) fn look(config: &Config) -> Result<Self, Failure> {
-        let is_temporary = config.endpoints.embedded_sandbox && config.store.path.is_none();
+        let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let unknown = "without HOME and XDG_STATE_HOME nobody knows where a running proxy would be found; set HOME";
         let folder = config.state_folder().ok_or_else(|| Failure::usage(unknown))?;
         match fs::symlink_metadata(&folder) {
@@ -110,9 +110,8 @@ pub(super) async fn accounts(
     outbound: &Outbound,
     care: Care,
 ) -> Result<Arc<Accounts>, Failure> {
-    let settings = config.oauth().map_err(Failure::usage)?;
-    let client = oauth::Client::new(settings, outbound).context("the HTTP client cannot be set up")?;
+    let client = oauth::Client::new(config.oauth.clone(), outbound).context("the HTTP client cannot be set up")?;
     let store = Store::open(&state.records).map_err(Failure::usage)?;
-    let accounts = Accounts::open(store, client, config.tokens(), Clock::system(), care).await;
+    let accounts = Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
     Ok(accounts.context("the store cannot be listed")?)
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use serde_json::json;
-use url::Url;
 
 use super::assemble::nowhere;
 use super::{Exit, Failure, Signals, quoted};
 use crate::config::{Config, SecretSource};
 use crate::login::Logins;
 use crate::oauth::authorize::Callback;
+use crate::oauth::endpoint::Endpoint;
 use crate::sandbox::{Faults, Options, Sandbox};
 use crate::secret::ClientSecret;
 use crate::store::AccountName;
@@ -129,17 +129,17 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
     let options = Options { fallback: true, ..Options::default() };
     let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
     let sandbox = Sandbox::start(options).await.context("the embedded sandbox cannot listen")?;
-    let parse = |address: String| Url::parse(&address).context("the sandbox's address");
-    config.endpoints.authorize = parse(sandbox.authorize_url())?;
-    config.endpoints.token = parse(sandbox.token_url())?;
-    config.endpoints.introspect = Some(parse(sandbox.introspect_url())?);
-    config.endpoints.api = parse(sandbox.api_origin())?;
-    config.client.id = Some(id);
-    config.client.secret = SecretSource::Value(ClientSecret::new(secret));
+    let endpoint = |address: String| Endpoint::parse(&address).context("the sandbox's address");
+    config.oauth.authorize = endpoint(sandbox.authorize_url())?;
+    config.oauth.token = endpoint(sandbox.token_url())?;
+    config.oauth.introspect = Some(endpoint(sandbox.introspect_url())?);
+    config.oauth.api = endpoint(sandbox.api_origin())?.origin();
+    config.oauth.client_id = Some(id);
+    config.oauth.client_secret = SecretSource::Value(ClientSecret::new(secret));
     // Logins come back to this process itself: nobody else knows this sandbox.
-    config.client.redirect_uri = None;
-    if config.client.scopes.is_empty() {
-        config.client.scopes = SCOPES.map(String::from).to_vec();
+    config.login.redirect_uri = None;
+    if config.oauth.scopes.is_empty() {
+        config.oauth.scopes = SCOPES.map(String::from).to_vec();
     }
     Ok(sandbox)
 }

@@ -179,7 +179,7 @@ async fn until_back(logins: &Logins, id: &str) -> Result<(), Failure> {
 
 /// The configured redirect URI, or the one that the admin listener would have.
 fn redirect_uri(config: &Config) -> Result<Url, Failure> {
-    if let Some(configured) = &config.client.redirect_uri {
+    if let Some(configured) = &config.login.redirect_uri {
         return Ok(configured.clone());
     }
     let admin = config.listen.admin.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());

@@ -14,13 +14,13 @@ use super::instance::{self, Instance, Process, RunFile};
 use super::{Context, Exit, Failure, Signals, demo, quoted, with_flags};
 use crate::admin::{self, About, Admin, key};
 use crate::clock::Clock;
-use crate::config::{Config, Environment, OutboundProxy, PeerCheck};
+use crate::config::{Config, Diagnostic, Environment};
 use crate::login::Logins;
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, ProxyChoice};
 use crate::proxy::Forwarder;
 use crate::proxy::body::Budget;
 use crate::proxy::guard::{self, Guard};
-use crate::proxy::peer::{self, Peers};
+use crate::proxy::peer::{self, PeerCheck, Peers};
 use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
@@ -101,7 +101,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     if let Some(listener) = bound.admin.or(bound.api.tcp()) {
         peers.probe(listener);
     }
-    let sandbox = if config.endpoints.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
+    let sandbox = if config.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
     let outbound = assemble::outbound(&config)?;
     let accounts = assemble::accounts(&config, &state, &outbound, Care::Scheduled).await?;
     let key = key::load_or_create(&state.folder.join("admin.key"))?;
@@ -139,7 +139,7 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let holder = folders.flat_map(|folder| instance::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
-        Some(holder) if is_taken && holder.environment == config.environment.as_str() => {
+        Some(holder) if is_taken && holder.environment == config.environment().as_str() => {
             format!("pleo-proxy (process {}) is running there; end it with `{program} stop`", holder.process.pid)
         }
         Some(holder) if is_taken => {
@@ -153,10 +153,10 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
 }
 
 fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
-    let settings = opened.config.upstream();
-    let origin = opened.config.oauth().map_err(Failure::usage)?.api;
+    let settings = &opened.config.upstream;
+    let origin = opened.config.oauth.api.clone();
     let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
-    let way = Way::new(origin, &opened.outbound, &settings, Clock::system()).map_err(Failure::usage)?;
+    let way = Way::new(origin, &opened.outbound, settings, Clock::system()).map_err(Failure::usage)?;
     let budget = Arc::new(Budget::default());
     let accounts = opened.accounts.clone();
     let forwarder = || {
@@ -180,7 +180,7 @@ impl Opened {
             keys: self.keys.clone(),
             shutdown: self.shutdown.clone(),
             origin: self.admin_origin().unwrap_or_default(),
-            redirect_uri: self.config.client.redirect_uri.clone(),
+            redirect_uri: self.config.login.redirect_uri.clone(),
             listener: tokio::sync::Mutex::default(),
             beside: server::beside(&beside, &self.guard),
             about: self.about(),
@@ -192,19 +192,19 @@ impl Opened {
         let instance = self.instance();
         About {
             pid: instance.process.pid,
-            environment: self.config.environment.as_str().into(),
+            environment: self.config.environment().as_str().into(),
             api: instance.api,
             admin: instance.admin,
             store: instance.store.display().to_string(),
             upstream: self.accounts.oauth().settings.api.to_string(),
-            notes: notes(&self.config),
+            notes: notes(&self.config, &self.guard),
         }
     }
 
     fn instance(&self) -> Instance {
         Instance {
             process: Process::own(),
-            environment: self.config.environment.as_str().into(),
+            environment: self.config.environment().as_str().into(),
             api: self.api.origin(),
             admin: self.admin_origin(),
             store: self.state.records.clone(),
@@ -221,7 +221,7 @@ impl Opened {
 
     /// Where a login comes back to. The embedded sandbox takes any loopback address, so none has to be listening.
     fn redirect_uri(&self) -> String {
-        match &self.config.client.redirect_uri {
+        match &self.config.login.redirect_uri {
             Some(configured) => configured.to_string(),
             None => format!("{}/callback", self.admin_origin().unwrap_or_else(|| "http://127.0.0.1".into())),
         }
@@ -229,7 +229,8 @@ impl Opened {
 
     /// The ready line, what is loosened, and what to do next.
     fn announce(&self, instance: &Instance, json: bool, program: &str) -> Result<(), Failure> {
-        for note in notes(&self.config).iter().chain(&self.config.oddities()) {
+        let oddities = self.config.oddities();
+        for note in notes(&self.config, &self.guard).into_iter().chain(oddities.iter().map(Diagnostic::sentence)) {
             warn!("{note}");
         }
         let credentials = self.accounts.oauth().credentials();
@@ -241,7 +242,7 @@ impl Opened {
             (true, Ok(key)) if instance.admin.is_some() => format!("{admin}/#key={}", key.expose()),
             _ => admin.to_owned(),
         };
-        let environment = self.config.environment.as_str();
+        let environment = self.config.environment().as_str();
         say!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
         if credentials.is_ok() {
             self.say_what_is_missing(program);
@@ -284,7 +285,7 @@ impl Opened {
             }
         };
         // The key's file, not the key: the line lands in logs and in the shell's history.
-        let key = self.config.guard.local_key_file.as_ref();
+        let key = self.config.callers.local_key_file.as_ref();
         let key = key.map(|file| format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string())));
         let key = key.unwrap_or_default();
         let name = self.default_account();
@@ -302,11 +303,10 @@ impl Opened {
 }
 
 /// Defences that are off or loosened: said at the start and in `status`.
-fn notes(config: &Config) -> Vec<String> {
+fn notes(config: &Config, guard: &guard::Settings) -> Vec<String> {
     let mut notes = Vec::new();
-    let guard = &config.guard;
     let everybody = "any user of this machine can use the proxy";
-    match &guard.peer_check {
+    match &config.callers.peer_check {
         PeerCheck::Off => notes.push(format!("guard.peer_check is off: {everybody}")),
         _ if !peer::IS_SUPPORTED => notes.push(format!("guard.peer_check does not work on this system: {everybody}")),
         PeerCheck::Users(users) => {
@@ -326,10 +326,10 @@ fn notes(config: &Config) -> Vec<String> {
     if guard.allow_disconnect {
         notes.push("guard.allow_disconnect lets DELETE /v1/installations/me through".into());
     }
-    if let OutboundProxy::Url(_) = config.upstream.proxy {
+    if let ProxyChoice::Url(_) = config.outbound.proxy {
         notes.push("upstream.proxy is set: Pleo is reached through an outbound proxy".into());
     }
-    if let Some(file) = &config.endpoints.ca_file {
+    if let Some(file) = &config.outbound.ca_file {
         notes.push(format!("endpoints.ca_file adds trust roots: {}", file.display()));
     }
     if rustix::process::geteuid().is_root() {

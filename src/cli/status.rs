@@ -60,7 +60,7 @@ async fn stored(context: &Context, state: &State) -> Result<Value, Failure> {
             accounts.all().iter().map(|account| account.status()).collect()
         }
     };
-    let environment = context.config.environment.as_str();
+    let environment = context.config.environment().as_str();
     let store = (!state.is_temporary).then(|| state.records.display().to_string());
     Ok(json!({"version": 1, "running": false, "environment": environment, "store": store, "accounts": accounts}))
 }
@@ -100,7 +100,7 @@ fn print(context: &Context, status: &Value) -> Result<(), Failure> {
         tell!("note: {}", text(note))?;
     }
     let is_running = status["running"] == true;
-    if accounts.is_empty() && (is_running || !context.config.endpoints.embedded_sandbox) {
+    if accounts.is_empty() && (is_running || !context.config.embedded_sandbox) {
         tell!("no account; run: {} login", context.program)?;
     }
     for account in accounts {
@@ -126,7 +126,7 @@ fn print_process(context: &Context, status: &Value) -> Result<(), Failure> {
         if let Some(note) = status["note"].as_str() {
             tell!("note: {note}")?;
         }
-        if context.config.endpoints.embedded_sandbox {
+        if context.config.embedded_sandbox {
             tell!("start it with: {}", context.program)?;
         }
         return Ok(());

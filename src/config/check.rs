@@ -1,103 +1,158 @@
-//! `config check`: what is missing before anything can work, and whether the files that are named would do.
+//! Checks of the whole: settings that do not go together, what is missing before anything can work, and whether the
+//! files that are named would do.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use super::problem::ConfigError;
-use super::{Config, SECRET_LIMIT, SECRET_VARIABLE, SecretSource};
+use super::diagnostics::{Code, ConfigError, Diagnostic, InvalidValue};
+use super::layers::Reader;
+use super::settings::Config;
+use super::{Environment, SECRET_LIMIT, SECRET_VARIABLE, SecretSource};
 use crate::oauth::CredentialsError;
+use crate::oauth::endpoint::Origin;
 use crate::private_file;
+use crate::server::Address;
 
 /// The client id of `examples/` and of the README.
 const EXAMPLE_ID: &str = "your-client-id";
 /// Names that nobody can own (RFC 2606), as the examples use them.
 const EXAMPLE_DOMAINS: [&str; 4] = ["example.com", "example.org", "example.net", "example"];
+/// More often is only good for trying it out: Pleo's refresh tokens live 60 days.
+const LEAST_IDLE_REFRESH: Duration = Duration::from_secs(3600);
+
+/// Reports settings that do not go together.
+pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
+    for (name, listener) in listeners(config) {
+        if !listener.ip().to_canonical().is_loopback() && config.callers.local_key_file.is_none() {
+            let problem = "is open to other machines, and guard.local_key_file is not set; write 127.0.0.1 instead, or \
+                           set guard.local_key_file (see README)";
+            reader.invalid(name, &InvalidValue::new(problem));
+        }
+        if let Some(endpoint) = own_endpoint(config, listener) {
+            let (at, other) = if reader.layers.is_given(endpoint) { (endpoint, name) } else { (name, endpoint) };
+            let problem = format!("has the same address as `{other}`: the proxy would call itself");
+            reader.invalid(at, &InvalidValue::new(problem).fix("write another port, or the real endpoint"));
+        }
+    }
+    if let (Some(api), Some(admin)) = (config.listen.api.tcp(), config.listen.admin)
+        && Address::collide(api, admin)
+    {
+        let problem = "uses the port of the other listener: listen.api and listen.admin must differ; give each a port \
+                       of its own; port 0 takes any free one";
+        reader.invalid(given(reader, ["listen.admin", "listen.api"]), &InvalidValue::new(problem));
+    }
+    if config.tokens.drain > config.tokens.hold {
+        let problem = "does not fit: tokens.drain must not be longer than tokens.hold; requests wait for the drain and \
+                       the exchange together, 2s and 15s by default";
+        reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), &InvalidValue::new(problem));
+    }
+    if config.environment() != Environment::Sandbox && config.tokens.idle_refresh < LEAST_IDLE_REFRESH {
+        reader.invalid("tokens.idle_refresh", &InvalidValue::new("must be between 1h and 30d"));
+    }
+}
+
+/// The first one that is set; the second one else.
+fn given(reader: &Reader<'_>, [first, second]: [&'static str; 2]) -> &'static str {
+    if reader.layers.is_given(first) { first } else { second }
+}
+
+fn listeners(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+    let listeners = [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
+    listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?)))
+}
+
+/// The endpoint that leads to one of our listeners.
+fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
+    let oauth = &config.oauth;
+    let candidates: [(&str, Option<Origin>); 4] = [
+        ("endpoints.api", Some(oauth.api.clone())),
+        ("endpoints.token", Some(oauth.token.origin())),
+        ("endpoints.authorize", Some(oauth.authorize.origin())),
+        ("endpoints.introspect", oauth.introspect.as_ref().map(|endpoint| endpoint.origin())),
+    ];
+    let leads_here = |origin: Option<Origin>| {
+        let address = origin.and_then(|origin| origin.literal());
+        address.is_some_and(|address| Address::collide(address, listener))
+    };
+    candidates.into_iter().find_map(|(name, origin)| leads_here(origin).then_some(name))
+}
 
 impl Config {
     /// Looks at everything that [`load`](super::load) leaves alone, so that commands that do not need it work without.
     /// Returns what is odd and works.
     ///
     /// # Errors
-    /// All that is missing and all files that would not do, as text for a person.
-    pub fn check(&self) -> Result<Vec<String>, ConfigError> {
-        let mut problems = self.missing();
-        problems.extend(
-            [
-                self.secret_fault(),
-                self.guard.local_key_file.as_ref().and_then(|path| local_key_fault(path)),
-                self.endpoints.ca_file.as_ref().and_then(|path| certificate_fault(path)),
-            ]
-            .into_iter()
-            .flatten(),
-        );
-        match problems.is_empty() {
-            true => Ok(self.oddities()),
-            false => Err(ConfigError::all(problems)),
-        }
+    /// All that is missing and all files that would not do.
+    pub fn check(&self) -> Result<Vec<Diagnostic>, ConfigError> {
+        let mut found = self.missing();
+        found.extend(self.secret_fault());
+        found.extend(self.callers.local_key_file.as_ref().and_then(|path| local_key_fault(path)));
+        found.extend(self.outbound.ca_file.as_ref().and_then(|path| certificate_fault(path)));
+        if found.is_empty() { Ok(self.oddities()) } else { Err(ConfigError(found)) }
     }
 
     /// What is odd and works, for the start and for `config check`.
-    pub fn oddities(&self) -> Vec<String> {
-        let has_space = self.client.secret.read().is_ok_and(|secret| secret.has_outer_space());
-        let space =
-            "the client secret begins or ends with a space, which is sent with it; if it is none of it, remove it";
-        self.warnings.iter().cloned().chain(has_space.then(|| space.to_owned())).collect()
+    pub fn oddities(&self) -> Vec<Diagnostic> {
+        let has_space = self.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
+        let title = "the client secret begins or ends with a space, which is sent with it";
+        let space = has_space.then(|| Diagnostic::warning(title, "if it is none of it, remove it"));
+        self.warnings.iter().cloned().chain(space).collect()
     }
 
     /// What a login needs. The embedded sandbox brings all of it.
-    fn missing(&self) -> Vec<ConfigError> {
-        if self.endpoints.embedded_sandbox {
+    fn missing(&self) -> Vec<Diagnostic> {
+        if self.embedded_sandbox {
             return Vec::new();
         }
-        let client = &self.client;
-        let mut problems = Vec::new();
-        let mut report = |title: &str, help: &str| problems.push(ConfigError::plain(title, help));
-        match client.id.as_deref() {
+        let mut found = Vec::new();
+        let mut report = |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
+        match self.oauth.client_id.as_deref() {
             None => report("`client.id` is not set", "write, below [client], the id that Pleo gave you: id = \"...\""),
             Some(EXAMPLE_ID) => report("`client.id` is still the example's", "write the id that Pleo gave you"),
             Some(_) => {}
         }
-        if matches!(client.secret, SecretSource::None) {
-            let help = format!(
+        if matches!(self.oauth.client_secret, SecretSource::None) {
+            let fix = format!(
                 "put it into a file of mode 600 and write, below [client]: secret_file = \"client-secret\"; or set \
                  {SECRET_VARIABLE}"
             );
-            report("the client secret is not set", &help);
+            report("the client secret is not set", &fix);
         }
-        if client.scopes.is_empty() {
-            let help = "write, below [client], those agreed with Pleo: scopes = [\"export-jobs:read\"]";
-            report("`client.scopes` is empty, so a login would ask for nothing", help);
+        if self.oauth.scopes.is_empty() {
+            let fix = "write, below [client], those agreed with Pleo: scopes = [\"export-jobs:read\"]";
+            report("`client.scopes` is empty, so a login would ask for nothing", fix);
         }
-        if client.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
+        if self.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
             report("`client.redirect_uri` is still the example's", "write the one that is registered at Pleo");
         }
-        problems
+        found
     }
 
-    fn secret_fault(&self) -> Option<ConfigError> {
-        match self.client.secret.read() {
+    fn secret_fault(&self) -> Option<Diagnostic> {
+        match self.oauth.client_secret.read() {
             Ok(_) | Err(CredentialsError::NoSecret) => None,
-            Err(error) => Some(ConfigError::text(error)),
+            Err(error) => Some(Diagnostic::of(Code::File, error)),
         }
     }
 }
 
 fn is_example(host: &str) -> bool {
-    EXAMPLE_DOMAINS
-        .iter()
-        .any(|domain| host == *domain || host.strip_suffix(domain).is_some_and(|it| it.ends_with('.')))
+    let is_below = |domain: &str| host.strip_suffix(domain).is_some_and(|it| it.is_empty() || it.ends_with('.'));
+    EXAMPLE_DOMAINS.into_iter().any(is_below)
 }
 
-fn local_key_fault(path: &Path) -> Option<ConfigError> {
+fn local_key_fault(path: &Path) -> Option<Diagnostic> {
     let error = private_file::read_text(path, SECRET_LIMIT).err()?;
-    Some(ConfigError::text(format!("`guard.local_key_file`: {error}")))
+    Some(Diagnostic::of(Code::File, format!("`guard.local_key_file`: {error}")))
 }
 
-fn certificate_fault(path: &Path) -> Option<ConfigError> {
-    match std::fs::read_to_string(path) {
-        Ok(content) if content.contains("-----BEGIN CERTIFICATE-----") => None,
-        Ok(_) => Some(ConfigError::text(format!("`endpoints.ca_file`: {} holds no PEM certificate", path.display()))),
-        Err(error) => {
-            Some(ConfigError::text(format!("`endpoints.ca_file`: {} cannot be read: {error}", path.display())))
-        }
-    }
+fn certificate_fault(path: &Path) -> Option<Diagnostic> {
+    let fault = match std::fs::read_to_string(path) {
+        Ok(content) if content.contains("-----BEGIN CERTIFICATE-----") => return None,
+        Ok(_) => format!("`endpoints.ca_file`: {} holds no PEM certificate", path.display()),
+        Err(error) => format!("`endpoints.ca_file`: {} cannot be read: {error}", path.display()),
+    };
+    let fix = "name a file of certificates in PEM, or take the setting out";
+    Some(Diagnostic::error(Code::File, fault, fix))
 }

@@ -6,10 +6,9 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::key::FILE_VARIABLE;
-use super::problem::ConfigError;
+use super::diagnostics::{Code, ConfigError, Diagnostic};
 use super::source::Source;
-use super::{FOLDER, Flags};
+use super::{FILE_VARIABLE, FOLDER, Flags};
 use crate::private_file::text::{self, NotText};
 
 /// A file larger than this was not meant for us.
@@ -23,12 +22,13 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// The fix, if the group may change the file.
-    pub(super) fn group_writable(&self) -> Option<ConfigError> {
+    /// What to do if the group may change the file.
+    pub(super) fn group_writable(&self) -> Option<Diagnostic> {
         let path = self.source.path.display();
         (self.mode & 0o020 != 0).then(|| {
             let title = format!("{path} can be changed by its group (mode {:04o})", self.mode);
-            ConfigError::plain(&title, &format!("this is allowed in the sandbox only; run: chmod go-w {path}"))
+            let fix = format!("this is allowed in the sandbox only; run: chmod go-w {path}");
+            Diagnostic::error(Code::File, title, fix)
         })
     }
 }
@@ -38,7 +38,7 @@ pub(super) fn find(flags: &Flags, environment: &BTreeMap<String, String>) -> Res
     let named = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = flags.config.clone().or(named) {
         let path = flags.working_dir.join(path);
-        let missing = || ConfigError::plain(&format!("{} does not exist", path.display()), "name a file that does");
+        let missing = || fault(format!("{} does not exist", path.display()), "name a file that does");
         return read(&path, flags)?.ok_or_else(missing).map(Some);
     }
     match read(&flags.working_dir.join(NAME), flags)? {
@@ -63,7 +63,7 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     let mut content = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
     if content.len() as u64 > LIMIT {
-        return Err(ConfigError::plain(&format!("{} is larger than 1 MiB", path.display()), "name another file"));
+        return Err(fault(format!("{} is larger than 1 MiB", path.display()), "name another file"));
     }
     // Without its mark, so that places in the text are those that an editor shows.
     let text = text::decode(&content).map_err(|error| not_text(path, error))?.to_owned();
@@ -90,26 +90,28 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
     let (me, shown) = (rustix::process::geteuid().as_raw(), path.display());
     if !metadata.is_file() {
         let title = format!("{shown} is not a regular file");
-        return Err(ConfigError::plain(&title, "put a file there, or name another one with --config"));
+        return Err(fault(title, "put a file there, or name another one with --config"));
     }
     if metadata.uid() != me && metadata.uid() != 0 {
         let title = format!("{shown} belongs to user {}, not to you or root", metadata.uid());
-        return Err(ConfigError::plain(&title, &format!("if you trust its content, run: chown {me} {shown}")));
+        return Err(fault(title, &format!("if you trust its content, run: chown {me} {shown}")));
     }
     if metadata.mode() & 0o002 != 0 {
         let title = format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
-        return Err(ConfigError::plain(&title, &format!("look through it, then run: chmod go-w {shown}")));
+        return Err(fault(title, &format!("look through it, then run: chmod go-w {shown}")));
     }
     Ok(())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     let title = format!("{} cannot be read: {error}", path.display());
-    ConfigError::plain(&title, "make it readable for you, or name another file with --config")
+    fault(title, "make it readable for you, or name another file with --config")
 }
 
 fn not_text(path: &Path, error: NotText) -> ConfigError {
-    let text = error.to_string();
-    let (fault, help) = text.split_once("; ").unwrap_or((&text, "save it as UTF-8"));
-    ConfigError::plain(&format!("{} {fault}", path.display()), help)
+    Diagnostic::of(Code::File, format!("{} {error}", path.display())).into()
+}
+
+fn fault(title: String, fix: &str) -> ConfigError {
+    Diagnostic::error(Code::File, title, fix).into()
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::key::KEYS;
+use super::settings::{Row, rows};
 
 /// The text of the configuration file.
 pub(super) struct Source {
@@ -14,6 +14,7 @@ pub(super) struct Source {
 }
 
 /// A line cut down to what may be seen, and what the caret points at, in bytes of that line.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Excerpt {
     pub(super) text: String,
     pub(super) span: Range<usize>,
@@ -100,8 +101,7 @@ fn is_key_prefix(text: &str) -> bool {
 }
 
 fn is_harmless_key(name: &str) -> bool {
-    let is_it = |key: &super::key::Key| !key.hides_value() && (name == key.name || name == key.short());
-    KEYS.iter().any(is_it)
+    rows().any(|row| !(row.hides)() && (name == row.name || name == row.short()))
 }
 
 fn is_suspicious(line: &str) -> bool {
@@ -112,6 +112,6 @@ fn is_suspicious(line: &str) -> bool {
 /// True if a key whose value is never shown stands anywhere in the line: behind another's value, its line break lost.
 fn names_hidden_key(line: &str) -> bool {
     let is_set = |rest: &str| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with('=');
-    let hidden = KEYS.iter().filter(|key| key.hides_value()).map(super::key::Key::short);
-    hidden.into_iter().any(|name| line.match_indices(name).any(|(at, _)| is_set(&line[at + name.len()..])))
+    let mut hidden = rows().filter(|row| (row.hides)()).map(Row::short);
+    hidden.any(|name| line.match_indices(name).any(|(at, _)| is_set(&line[at + name.len()..])))
 }

@@ -1,27 +1,46 @@
 //! Addresses that may see a secret: an [`Endpoint`] or [`Origin`] that exists is https, or http on loopback.
 
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
 use url::Url;
 
 use crate::outbound::is_loopback;
 
-/// Why an address is refused.
+/// Why an address is refused; each continues a sentence that begins with the address's name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EndpointError {
-    /// Not an absolute URL with a host.
-    #[error("is not an absolute URL such as https://auth.pleo.io/oauth/token")]
+    /// Something that the URL parser would repair.
+    #[error("must be a URL without spaces, backslashes or characters outside ASCII")]
+    Characters,
+    /// A scheme that starts programs, or none.
+    #[error("must be a URL that starts with https://")]
     NotUrl,
-    /// A scheme that would show secrets or start programs.
-    #[error("must be https (http only for 127.0.0.1, [::1] or localhost)")]
+    /// The parser's reason.
+    #[error("is not a URL: {0}")]
+    Unreadable(url::ParseError),
+    /// An empty host, a host that is percent-encoded, or port 0.
+    #[error("must name a host (and no port 0)")]
+    NoHost,
+    /// Secrets would travel in the open.
+    #[error("must be https: plain http is for loopback hosts only")]
     Scheme,
     /// `user:password@`.
-    #[error("must not hold a user name or password")]
+    #[error("must not contain a user or password (nor an `@`)")]
     Userinfo,
     /// `#...`.
-    #[error("must not have a fragment")]
+    #[error("must not have a fragment (`#`)")]
     Fragment,
+    /// `?...` where none is wanted.
+    #[error("must not have a query (`?`)")]
+    Query,
     /// Anything behind the authority where an origin is asked for.
-    #[error("must be an origin: scheme, host and port, with no path and no query")]
+    #[error("must be an origin: scheme, host and port, without path or query")]
     NotOrigin,
+    /// An address that is compared as text, in another spelling than it would leave us.
+    #[error("is not in normal form; write {0}")]
+    NotNormal(Url),
 }
 
 /// An absolute URL that may be sent secrets.
@@ -34,8 +53,9 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] names the part to change.
     pub fn new(url: Url) -> Result<Self, EndpointError> {
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EndpointError::NotUrl)?;
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(EndpointError::NoHost)?;
         match url.scheme() {
+            _ if url.port() == Some(0) => return Err(EndpointError::NoHost),
             "https" => {}
             "http" if is_loopback(host) => {}
             _ => return Err(EndpointError::Scheme),
@@ -49,12 +69,24 @@ impl Endpoint {
         Ok(Self(url))
     }
 
-    /// Reads an endpoint.
+    /// Reads an endpoint, which may have a query (RFC 6749 section 3.1). The text is checked before it is parsed: `url`
+    /// repairs what should be refused (backslashes, tabs, missing slashes, empty user names).
     ///
     /// # Errors
     /// [`EndpointError`] names the part to change.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        Self::new(Url::parse(text).map_err(|_| EndpointError::NotUrl)?)
+        let (authority, rest) = parts(text)?;
+        if authority.contains('@') {
+            return Err(EndpointError::Userinfo);
+        }
+        if rest.contains('#') {
+            return Err(EndpointError::Fragment);
+        }
+        let url = Url::parse(text).map_err(EndpointError::Unreadable)?;
+        if authority.is_empty() || authority.contains('%') {
+            return Err(EndpointError::NoHost);
+        }
+        Self::new(url)
     }
 
     /// The URL.
@@ -68,6 +100,51 @@ impl Endpoint {
         let host = self.0.host_str().unwrap_or_default().to_owned();
         let port = self.0.port_or_known_default().unwrap_or(if tls { 443 } else { 80 });
         Origin { tls, host, port }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An endpoint that is sent forms: it has no query.
+///
+/// # Errors
+/// [`EndpointError`] names the part to change.
+pub fn without_query(text: &str) -> Result<Endpoint, EndpointError> {
+    match Endpoint::parse(text)? {
+        endpoint if endpoint.0.query().is_some() => Err(EndpointError::Query),
+        endpoint => Ok(endpoint),
+    }
+}
+
+/// A redirect URI. It is compared with the registered one as text, so it must leave us as it was written.
+///
+/// # Errors
+/// [`EndpointError`] names the part to change.
+pub fn redirect_uri(text: &str) -> Result<Url, EndpointError> {
+    let Endpoint(url) = Endpoint::parse(text)?;
+    if url.as_str() == text { Ok(url) } else { Err(EndpointError::NotNormal(url)) }
+}
+
+/// Host and port as written, and what stands behind them.
+fn parts(text: &str) -> Result<(&str, &str), EndpointError> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+        return Err(EndpointError::Characters);
+    }
+    match text.split_once("://") {
+        Some(("http" | "https", rest)) => Ok(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))),
+        _ => Err(EndpointError::NotUrl),
     }
 }
 
@@ -88,11 +165,20 @@ impl Origin {
     /// # Errors
     /// [`EndpointError`] names the part to change.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        let endpoint = Endpoint::parse(text)?;
-        if endpoint.url().path() != "/" || endpoint.url().query().is_some() {
-            return Err(EndpointError::NotOrigin);
+        match parts(text)? {
+            // As written: `/v1/..` would be repaired to nothing.
+            (authority, rest) if authority.contains('@') || matches!(rest, "" | "/") => {
+                Ok(Endpoint::parse(text)?.origin())
+            }
+            _ => Err(EndpointError::NotOrigin),
         }
-        Ok(endpoint.origin())
+    }
+
+    /// The address that it names without a look-up.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        let literal = self.host.trim_start_matches('[').trim_end_matches(']');
+        let ip = if literal == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { literal.parse().ok() };
+        Some(SocketAddr::new(ip?, self.port))
     }
 
     /// The scheme's name.
@@ -114,8 +200,16 @@ impl Origin {
     }
 }
 
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl FromStr for Origin {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme(), self.authority())
     }
 }

@@ -1,5 +1,9 @@
 //! Which outbound proxy leads to a destination: what the setting or the usual variables say, as curl reads them.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
@@ -10,22 +14,95 @@ use url::Url;
 use super::OutboundError;
 
 /// Which outbound proxy is used, never for loopback.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum ProxyChoice {
     /// None.
     #[default]
     Off,
-    /// What the usual variables say, as they are. `HTTP_PROXY` is for `http` destinations, of which there are none.
-    Variables {
-        /// `HTTPS_PROXY`.
-        https: String,
-        /// `ALL_PROXY`.
-        all: String,
-        /// `NO_PROXY`.
-        no: String,
-    },
-    /// This one, for everything but loopback.
+    /// What [`ProxyVariables`] say.
+    Env,
+    /// This one, for everything but loopback; may carry a user and a password.
     Url(Url),
+}
+
+impl ProxyChoice {
+    /// True if it carries a user or a password, which are not shown.
+    pub fn has_password(&self) -> bool {
+        matches!(self, Self::Url(url) if url.password().is_some() || !url.username().is_empty())
+    }
+}
+
+impl FromStr for ProxyChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "env" => Ok(Self::Env),
+            "off" => Ok(Self::Off),
+            text if text.starts_with("http://") || text.starts_with("https://") => proxy_url(text).map(Self::Url),
+            _ => {
+                Err("must be env, off or a URL that starts with http:// or https:// (SOCKS proxies are not supported)")
+            }
+        }
+    }
+}
+
+/// As the setting has it, without user and password.
+impl fmt::Display for ProxyChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Env => f.write_str("env"),
+            Self::Url(url) => f.write_str(&without_userinfo(url.as_str())),
+        }
+    }
+}
+
+impl fmt::Debug for ProxyChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The usual variables that name outbound proxies, and their values, which may carry passwords. `HTTP_PROXY` is for
+/// `http` destinations, of which there are none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ProxyVariables(BTreeMap<String, String>);
+
+impl ProxyVariables {
+    const NAMES: [&str; 8] =
+        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
+
+    /// Those of an environment that are set.
+    pub fn of(environment: &BTreeMap<String, String>) -> Self {
+        let set = |name: &&str| environment.get(*name).filter(|value| !value.is_empty());
+        Self(Self::NAMES.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?.clone()))).collect())
+    }
+
+    /// The value of a variable by its upper-case name, empty if it is not set; its lower-case twin goes first, as for
+    /// curl.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(&name.to_ascii_lowercase()).or_else(|| self.0.get(name)).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Names and values with user and password taken out: fit to be shown.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), without_userinfo(value)))
+    }
+}
+
+impl fmt::Debug for ProxyVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.shown()).finish()
+    }
+}
+
+/// A URL, or what a proxy variable holds instead, without user and password.
+fn without_userinfo(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}")
 }
 
 /// An outbound proxy.
@@ -72,8 +149,8 @@ impl OutboundProxy {
     }
 }
 
-impl std::fmt::Debug for OutboundProxy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for OutboundProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}:{} ({})", self.url.scheme(), self.host(), self.port(), self.named_by)
     }
 }
@@ -95,21 +172,21 @@ struct Exception {
 }
 
 impl Routes {
-    pub(super) fn new(choice: &ProxyChoice) -> Self {
+    pub(super) fn new(choice: &ProxyChoice, variables: &ProxyVariables) -> Self {
         match choice {
             ProxyChoice::Off => Self::default(),
             ProxyChoice::Url(url) => {
                 let proxy = OutboundProxy { named_by: "upstream.proxy", url: url.clone() };
                 Self { proxy: Some(Ok(proxy)), no: Vec::new() }
             }
-            ProxyChoice::Variables { https, all, no } => {
-                let first = [("HTTPS_PROXY", https), ("ALL_PROXY", all)];
+            ProxyChoice::Env => {
+                let first = ["HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, variables.get(name)));
                 let set = first.into_iter().find(|(_, value)| !value.trim().is_empty());
-                let read = |(named_by, value): (&'static str, &String)| match proxy_url(value) {
+                let read = |(named_by, value): (&'static str, &str)| match proxy_url(value) {
                     Ok(url) => Ok(OutboundProxy { named_by, url }),
                     Err(problem) => Err(OutboundError::Proxy { named_by, problem }),
                 };
-                Self { proxy: set.map(read), no: exceptions(no) }
+                Self { proxy: set.map(read), no: exceptions(variables.get("NO_PROXY")) }
             }
         }
     }
@@ -180,7 +257,12 @@ mod tests {
     use super::*;
 
     fn routes(proxy: &str, no: &str) -> Routes {
-        Routes::new(&ProxyChoice::Variables { https: proxy.into(), all: String::new(), no: no.into() })
+        of([("HTTPS_PROXY", proxy), ("NO_PROXY", no)])
+    }
+
+    fn of<const N: usize>(variables: [(&str, &str); N]) -> Routes {
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Routes::new(&ProxyChoice::Env, &ProxyVariables::of(&variables.into()))
     }
 
     #[test]
@@ -268,9 +350,9 @@ mod tests {
 
     #[test]
     fn the_variable_for_https_goes_first_and_blanks_are_nothing() {
-        let choice = |https: &str| ProxyChoice::Variables { https: https.into(), all: "a:1".into(), no: String::new() };
         for (https, named_by) in [("h:1", "HTTPS_PROXY"), ("", "ALL_PROXY"), ("  ", "ALL_PROXY")] {
-            assert_eq!(Routes::new(&choice(https)).to("external.pleo.io", 443).unwrap().unwrap().named_by, named_by);
+            let routes = of([("HTTPS_PROXY", https), ("ALL_PROXY", "a:1")]);
+            assert_eq!(routes.to("external.pleo.io", 443).unwrap().unwrap().named_by, named_by);
         }
     }
 }

@@ -22,6 +22,22 @@ use crate::alarm::Alarm;
 /// Bytes of request bodies that all requests together may keep: 64 MiB.
 const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
 
+/// Reads how much may be kept of one body: bytes, or with a binary unit such as `256KiB`.
+///
+/// # Errors
+/// What is possible.
+pub fn replay_limit(text: &str) -> Result<usize, &'static str> {
+    let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.trim() {
+        "" | "B" => Some(1),
+        "KiB" => Some(1024),
+        "MiB" => Some(1024 * 1024),
+        _ => None,
+    };
+    let bytes = number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.filter(|bytes| *bytes <= KEPT_IN_ALL).ok_or("must be a size between 0 and 64MiB in bytes, KiB or MiB")
+}
+
 /// How much is kept of request bodies, by all requests.
 #[derive(Debug, Default)]
 pub struct Budget(AtomicUsize);

@@ -19,7 +19,9 @@ use super::reply::{Code, Problem};
 use crate::oauth::endpoint::Origin;
 use crate::secret::LocalKey;
 use host::Hosts;
+pub use host::allowed_host;
 pub use operation::is_disconnect;
+pub use page::allowed_origin;
 use page::{Page, Pages};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");

@@ -5,8 +5,10 @@
 //! a connection is (no netlink, no `tcp_diag`, a sandbox around it) is not the same as a caller who is gone: the caller
 //! is refused too, but told why. On systems other than Linux nothing is checked, and the start says so.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,6 +23,57 @@ pub enum Allowed {
     Users(Vec<u32>),
     /// Anybody's.
     All,
+}
+
+/// Whose programs may call, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerCheck {
+    /// Those of the user that this process runs as.
+    SameUser,
+    /// Anybody's.
+    Off,
+    /// Those of these users, and our own.
+    Users(Vec<u32>),
+}
+
+/// A word or a list that says nothing about who may call.
+#[derive(Debug, thiserror::Error)]
+#[error("must be same-user, off or a list of user ids")]
+pub struct PeerCheckError;
+
+impl PeerCheck {
+    /// Who that is.
+    pub fn allowed(&self) -> Allowed {
+        match self {
+            Self::SameUser => Allowed::same_user(),
+            Self::Off => Allowed::All,
+            Self::Users(users) => Allowed::users(users),
+        }
+    }
+}
+
+impl FromStr for PeerCheck {
+    type Err = PeerCheckError;
+
+    fn from_str(text: &str) -> Result<Self, PeerCheckError> {
+        match text {
+            "same-user" => Ok(Self::SameUser),
+            "off" => Ok(Self::Off),
+            ids => {
+                ids.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Users).map_err(|_| PeerCheckError)
+            }
+        }
+    }
+}
+
+impl fmt::Display for PeerCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameUser => f.write_str("same-user"),
+            Self::Off => f.write_str("off"),
+            Self::Users(users) => f.write_str(&users.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
 }
 
 /// What is known about the caller of a connection.

@@ -13,11 +13,22 @@ pub(super) const STRANGERS: usize = 8;
 pub(super) const OVERLOADED: usize = 8;
 /// Most connections of the data listener, whatever the file limit.
 const MOST: usize = 20_000;
+/// Most that can be asked for: more than any single machine's tools open.
+const MAX_CONNECTIONS: usize = 1_000_000;
 /// Least, even where that may be more than the limit allows.
 const LEAST: usize = 16;
 /// For everything that is no client's connection: listeners, runtimes, store, logs, the token endpoint.
 const OTHERS: usize = 64;
 const KEPT_BACK: usize = OTHERS + ADMIN + CALLBACK + 3 * (STRANGERS + OVERLOADED);
+
+/// Reads how many connections are wanted; 0 leaves it to the file limit.
+///
+/// # Errors
+/// What is possible.
+pub fn max_connections(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= MAX_CONNECTIONS);
+    number.ok_or_else(|| format!("must be between 0 (automatic) and {MAX_CONNECTIONS}"))
+}
 
 /// Places of the data listener: as configured, 0 = as many as there may be. Each connection may need one to the API
 /// beside it.

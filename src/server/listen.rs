@@ -5,7 +5,8 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -14,6 +15,9 @@ use super::wire::Stream;
 
 /// Connections that may wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
+
+/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding then tells.
+const SUN_PATH: usize = 108;
 
 /// Where the data listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,30 @@ impl Address {
         }
     }
 
+    /// The same with the path of a unix socket starting at `base` if it is relative.
+    ///
+    /// # Errors
+    /// The path becomes too long.
+    pub fn below(self, base: &Path) -> Result<Self, AddressError> {
+        match self {
+            Self::Unix(path) => Some(base.join(path))
+                .filter(|path| path.as_os_str().len() < SUN_PATH)
+                .map_or(Err(AddressError::TooLong), |path| Ok(Self::Unix(path))),
+            Self::Tcp(_) => Ok(self),
+        }
+    }
+
+    /// Whether two listeners would take each other's port: a loopback listener binds both families, and an unspecified
+    /// address is all of them.
+    pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+        let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+        let overlap = ip == other_ip
+            || ip.is_unspecified()
+            || other_ip.is_unspecified()
+            || (ip.is_loopback() && other_ip.is_loopback());
+        one.port() != 0 && one.port() == other.port() && overlap
+    }
+
     /// What callers name in their Host: behind a unix socket the default port, as in `http://localhost/`.
     pub fn named(&self) -> SocketAddr {
         self.tcp().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 80)))
@@ -43,6 +71,32 @@ impl Address {
         match self {
             Self::Tcp(address) => format!("http://{address}"),
             Self::Unix(_) => self.to_string(),
+        }
+    }
+}
+
+/// Why a text is no address of a listener; each continues a sentence that begins with the setting's name.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// No address, or no port.
+    #[error("must be an IP address and a port")]
+    NotAddress,
+    /// A unix socket without a name, or with an impossible one.
+    #[error("names no file behind `unix:`; write a path such as unix:/run/pleo/api.sock")]
+    NoFile,
+    /// What the system cannot bind.
+    #[error("is longer than the {} bytes that a unix socket's path may have; choose a shorter path", SUN_PATH - 1)]
+    TooLong,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.strip_prefix("unix:") {
+            None => text.parse().map(Self::Tcp).map_err(|_| AddressError::NotAddress),
+            Some(path) if path.is_empty() || path.ends_with('/') || path.contains('\0') => Err(AddressError::NoFile),
+            Some(path) => Ok(Self::Unix(path.into())),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct AccountName(String);
 
 /// Why a text is not an account's name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("an account name is 1 to 63 of a-z, 0-9 and -, and does not start with -")]
+#[error("must be an account's name: 1 to 63 of a-z, 0-9 and -, not starting with -")]
 pub struct AccountNameError;
 
 impl AccountName {

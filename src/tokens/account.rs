@@ -368,7 +368,7 @@ mod tests {
             drain: Duration::from_secs(2),
             hold: Duration::from_secs(15),
             keep_warm: LIFE,
-            keep_alive: LIFE * 1000,
+            idle_refresh: LIFE * 1000,
             default_account: None,
         }
     }

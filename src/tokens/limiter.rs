@@ -107,7 +107,7 @@ impl Waiting {
             (Reason::Expired | Reason::Rejected | Reason::Asked, _) | (_, true) => (0, Kind::Needed),
             (Reason::Margin, _) => (1, Kind::Needed),
             (Reason::Retry, _) => (2, Kind::Retry),
-            (Reason::KeepAlive, _) => (3, Kind::Idle),
+            (Reason::IdleRefresh, _) => (3, Kind::Idle),
         }
     }
 }
@@ -152,13 +152,13 @@ mod tests {
     #[tokio::test]
     async fn accounts_in_trouble_and_idle_ones_leave_room_for_the_others() {
         let limiter = RefreshLimiter::default();
-        let idle = permits(&limiter, Reason::KeepAlive, MAX_IDLE).await;
-        assert!(limiter.is_busy_for_idle() && !is_admitted(&limiter, Reason::KeepAlive));
+        let idle = permits(&limiter, Reason::IdleRefresh, MAX_IDLE).await;
+        assert!(limiter.is_busy_for_idle() && !is_admitted(&limiter, Reason::IdleRefresh));
         drop(idle);
         let retries = permits(&limiter, Reason::Retry, MAX_RETRIES).await;
         assert!(!is_admitted(&limiter, Reason::Retry) && is_admitted(&limiter, Reason::Margin));
         let needed = permits(&limiter, Reason::Expired, MAX_REFRESHES - MAX_RETRIES).await;
-        for reason in [Reason::Expired, Reason::Rejected, Reason::Asked, Reason::Margin, Reason::KeepAlive] {
+        for reason in [Reason::Expired, Reason::Rejected, Reason::Asked, Reason::Margin, Reason::IdleRefresh] {
             assert!(!is_admitted(&limiter, reason), "{reason:?}");
         }
         drop((retries, needed));
@@ -171,7 +171,7 @@ mod tests {
         let (limiter, mut tasks) = (RefreshLimiter::default(), JoinSet::new());
         let mut busy = permits(&limiter, Reason::Asked, MAX_REFRESHES).await;
         let order = Arc::new(Mutex::new(Vec::new()));
-        for reason in [Reason::KeepAlive, Reason::Retry, Reason::Margin, Reason::Expired, Reason::Rejected] {
+        for reason in [Reason::IdleRefresh, Reason::Retry, Reason::Margin, Reason::Expired, Reason::Rejected] {
             let (limiter, order) = (limiter.clone(), order.clone());
             tasks.spawn(async move {
                 let _permit = limiter.admit(&account(), reason).await;
@@ -182,17 +182,17 @@ mod tests {
         }
         drop(busy.pop());
         tasks.join_all().await;
-        let wanted = [Reason::Expired, Reason::Rejected, Reason::Margin, Reason::Retry, Reason::KeepAlive];
+        let wanted = [Reason::Expired, Reason::Rejected, Reason::Margin, Reason::Retry, Reason::IdleRefresh];
         assert_eq!(*order.lock().unwrap(), wanted);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_in_the_queue_moves_up_when_a_request_comes() {
         let limiter = RefreshLimiter::default();
-        let _idle = permits(&limiter, Reason::KeepAlive, MAX_IDLE).await;
+        let _idle = permits(&limiter, Reason::IdleRefresh, MAX_IDLE).await;
         let (wanted, _wishes) = super::super::account::unconnected();
         super::super::account::expire(&wanted);
-        let mut admitted = std::pin::pin!(limiter.admit(&wanted, Reason::KeepAlive));
+        let mut admitted = std::pin::pin!(limiter.admit(&wanted, Reason::IdleRefresh));
         let mut look = Context::from_waker(Waker::noop());
         assert!(admitted.as_mut().poll(&mut look).is_pending());
         let waiting = wanted.clone();

@@ -38,7 +38,7 @@ pub enum Reason {
     /// The upstream refused the current token.
     Rejected,
     /// Unused for long; kept alive.
-    KeepAlive,
+    IdleRefresh,
     /// The time of the next try has come.
     Retry,
     /// A person asked.
@@ -52,7 +52,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::Margin => "margin",
             Self::Rejected => "401",
-            Self::KeepAlive => "keep-alive",
+            Self::IdleRefresh => "idle-refresh",
             Self::Retry => "retry",
             Self::Asked => "asked",
         }

@@ -67,7 +67,7 @@ pub(super) fn due(
             |trouble: &Trouble| if waited_for { trouble.wait_on_demand(now) } else { trouble.next_try.boot_left(now) };
         return snapshot.health.trouble().map(|trouble| (Reason::Retry, wait(trouble)));
     }
-    let alive = age.map(|age| (Reason::KeepAlive, age.until(settings.keep_alive, now)));
+    let alive = age.map(|age| (Reason::IdleRefresh, age.until(settings.idle_refresh, now)));
     let credential = snapshot.credential.as_ref().filter(|_| warm);
     let margin = credential.map(|credential| (Reason::Margin, credential.left_before_margin(now)));
     [alive, margin].into_iter().flatten().min_by_key(|(_, wait)| *wait)
@@ -134,7 +134,7 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
         }
         match due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings()) {
             // It would only wait: the end of another one is noticed.
-            Some((Reason::KeepAlive, wait)) if wait.is_zero() && accounts.limiter.is_busy_for_idle() => {
+            Some((Reason::IdleRefresh, wait)) if wait.is_zero() && accounts.limiter.is_busy_for_idle() => {
                 next = next.min(LOOK);
             }
             Some((reason, wait)) if wait.is_zero() => accounts.start(&account, reason, snapshot.generation),
@@ -175,7 +175,7 @@ mod tests {
             drain: Duration::from_secs(2),
             hold: Duration::from_secs(15),
             keep_warm: Duration::from_secs(600),
-            keep_alive: Duration::from_secs(7 * DAY),
+            idle_refresh: Duration::from_secs(7 * DAY),
             default_account: None,
         }
     }
@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_account_waits_for_its_next_request_or_for_keep_alive() {
+    fn an_idle_account_waits_for_its_next_request_or_for_idle_refresh() {
         let week = 7 * DAY as i64;
-        assert_eq!(connected(false, later(700, 700)).map(|(reason, _)| reason), Some(Reason::KeepAlive));
-        let alive = |seconds| Some((Reason::KeepAlive, Duration::from_secs(seconds)));
+        assert_eq!(connected(false, later(700, 700)).map(|(reason, _)| reason), Some(Reason::IdleRefresh));
+        let alive = |seconds| Some((Reason::IdleRefresh, Duration::from_secs(seconds)));
         assert_eq!(connected(false, later(week - 1, DAY * 7 - 1)), alive(1));
         assert_eq!(connected(false, later(week + 1, DAY * 7 + 1)), alive(0));
         assert_eq!(connected(false, later(week, 3600)), alive(0), "the machine was paused for a week");
@@ -331,7 +331,7 @@ mod tests {
 
         #[test]
         fn no_history_of_the_wall_clock_puts_an_idle_refresh_off_or_repeats_it(events in events(true)) {
-            let settings = Settings { keep_alive: Duration::from_secs(3600), ..settings() };
+            let settings = Settings { idle_refresh: Duration::from_secs(3600), ..settings() };
             let refreshed = refreshes(&events, false, &settings);
             let end = 30 * (events.len() as u64 - 1);
             let restarts = events.iter().filter(|event| matches!(event, Event::Restart)).count() as u64;

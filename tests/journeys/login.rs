@@ -815,7 +815,7 @@ async fn logins(sandbox: &Sandbox, folder: &std::path::Path, clock: &Clock) -> s
         drain: Duration::from_secs(2),
         hold: Duration::from_secs(15),
         keep_warm: Duration::from_secs(600),
-        keep_alive: Duration::from_secs(604_800),
+        idle_refresh: Duration::from_secs(604_800),
         default_account: None,
     };
     let store = Store::open(&folder.join("records")).unwrap();

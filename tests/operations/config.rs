@@ -10,9 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use pleo_proxy::config::{
-    Config, ConfigError, Environment, Flags, Origin, OutboundProxy, PeerCheck, SecretSource, load,
-};
+use pleo_proxy::config::{Code, Config, ConfigError, Environment, Flags, Origin, SecretSource, Severity, load};
+use pleo_proxy::outbound::ProxyChoice;
+use pleo_proxy::proxy::peer::PeerCheck;
 
 type Variables = BTreeMap<String, String>;
 
@@ -79,7 +79,9 @@ fn marks<'a>(text: &'a str, mark: &'a str) -> impl Iterator<Item = &'a str> {
 
 /// Without what tells where values came from, which differs by design.
 fn meaning(config: &Config) -> String {
-    let config = Config { file: None, origins: BTreeMap::new(), ..config.clone() };
+    let mut config = config.clone();
+    config.file = None;
+    config.origins.clear();
     format!("{config:?}")
 }
 
@@ -136,6 +138,29 @@ error: `listen.api` must be an IP address and a port
 }
 
 #[test]
+fn a_diagnostic_is_a_value_with_code_severity_title_place_and_fix() {
+    let place = Place::with("[listen]\napi = \"localhost:8088\"\nnope = 1\n");
+    let error = place.load(&[], &[]).unwrap_err();
+    let [value, name] = error.diagnostics() else { panic!("{error}") };
+    assert_eq!((value.code, value.severity), (Code::InvalidValue, Severity::Error));
+    assert_eq!(value.title, "`listen.api` must be an IP address and a port");
+    assert_eq!(value.fix, "write for example: api = \"127.0.0.1:8088\"");
+    let at = value.place.as_ref().unwrap();
+    assert_eq!((at.file.as_str(), at.line, at.column), ("proxy.toml", 2, 7));
+    assert_eq!((name.code, name.place.as_ref().unwrap().line), (Code::UnknownName, 3));
+}
+
+#[test]
+fn a_renamed_key_and_its_variable_lead_to_the_new_name() {
+    let place = Place::with("[tokens]\nkeep_alive = \"7d\"\n");
+    let variables = [("PLEO_PROXY_TOKENS_KEEP_ALIVE", "7d")];
+    let error = place.load(&["tokens.keep_alive=7d"], &variables).unwrap_err().to_string();
+    assert!(error.contains("unknown key `tokens.keep_alive`"), "{error}");
+    assert_eq!(error.matches("`tokens.keep_alive` is called `tokens.idle_refresh` now").count(), 2, "{error}");
+    assert!(error.contains("is called `PLEO_PROXY_TOKENS_IDLE_REFRESH` now"), "{error}");
+}
+
+#[test]
 fn the_item_of_a_list_is_pointed_at() {
     let place = Place::with("[client]\nscopes = [\n  \"users:read\",\n  \"a b\",\n]\n");
     let error = place.load(&[], &[]).unwrap_err().to_string();
@@ -154,31 +179,31 @@ fn without_a_file_the_defaults_are_the_sandbox() {
     let place = Place::new();
     let config = place.load(&[], &[]).unwrap();
     assert_eq!(config.file, None);
-    assert_eq!(config.environment, Environment::Sandbox);
+    assert_eq!(config.environment(), Environment::Sandbox);
     assert_eq!(config.listen.api.to_string(), "127.0.0.1:8088");
     assert_eq!(config.listen.admin.unwrap().to_string(), "127.0.0.1:8089");
-    assert!(config.endpoints.embedded_sandbox);
-    assert_eq!(config.endpoints.token.as_str(), "http://127.0.0.1:8090/oauth/token");
-    assert_eq!(config.tokens.keep_alive, Duration::from_secs(7 * 24 * 3600));
+    assert!(config.embedded_sandbox);
+    assert_eq!(config.oauth.token.url().as_str(), "http://127.0.0.1:8090/oauth/token");
+    assert_eq!(config.tokens.idle_refresh, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.upstream.replay_limit, 256 * 1024);
     assert_eq!(config.upstream.idle_timeout, Some(Duration::from_secs(60)));
-    assert_eq!(config.store.state_root, Some(place.path().join(".local/state/pleo-proxy")));
-    assert!(matches!(config.client.secret, SecretSource::None) && config.client.id.is_none());
+    assert_eq!(config.state_root, Some(place.path().join(".local/state/pleo-proxy")));
+    assert!(matches!(config.oauth.client_secret, SecretSource::None) && config.oauth.client_id.is_none());
 }
 
 #[test]
 fn environments_stand_for_endpoints() {
     for (name, auth, api) in [
-        ("staging", "https://auth.staging.pleo.io", "https://external.staging.pleo.io/"),
-        ("production", "https://auth.pleo.io", "https://external.pleo.io/"),
+        ("staging", "https://auth.staging.pleo.io", "https://external.staging.pleo.io"),
+        ("production", "https://auth.pleo.io", "https://external.pleo.io"),
     ] {
         let config = Place::new().load(&[&format!("environment={name}")], &[]).unwrap();
-        assert_eq!(config.environment.as_str(), name);
-        assert_eq!(config.endpoints.authorize.as_str(), format!("{auth}/oauth/authorize"));
-        assert_eq!(config.endpoints.token.as_str(), format!("{auth}/oauth/token"));
-        assert_eq!(config.endpoints.introspect.unwrap().as_str(), format!("{auth}/oauth/token/introspect"));
-        assert_eq!(config.endpoints.api.as_str(), api);
-        assert!(!config.endpoints.embedded_sandbox);
+        assert_eq!(config.environment().as_str(), name);
+        assert_eq!(config.oauth.authorize.url().as_str(), format!("{auth}/oauth/authorize"));
+        assert_eq!(config.oauth.token.url().as_str(), format!("{auth}/oauth/token"));
+        assert_eq!(config.oauth.introspect.unwrap().url().as_str(), format!("{auth}/oauth/token/introspect"));
+        assert_eq!(config.oauth.api.to_string(), api);
+        assert!(!config.embedded_sandbox);
     }
 }
 
@@ -186,8 +211,8 @@ fn environments_stand_for_endpoints() {
 fn a_sandbox_of_ones_own_is_not_embedded_and_has_no_introspection() {
     let path = examples("valid").into_iter().find(|path| path.ends_with("own_sandbox.toml")).unwrap();
     let config = load_file(&path).unwrap();
-    assert!(!config.endpoints.embedded_sandbox);
-    assert!(config.endpoints.introspect.is_none());
+    assert!(!config.embedded_sandbox);
+    assert!(config.oauth.introspect.is_none());
 }
 
 #[test]
@@ -202,12 +227,12 @@ fn flags_beat_variables_beat_the_file_beats_defaults() {
     assert_eq!(config.origins["tokens.hold"], Origin::Variable("PLEO_PROXY_TOKENS_HOLD".into()));
     assert_eq!(config.tokens.keep_warm, Duration::from_secs(300));
     assert_eq!(config.origins["tokens.keep_warm"], Origin::File { path, line: 5 });
-    assert_eq!(config.origins["tokens.keep_alive"], Origin::Default);
+    assert_eq!(config.origins["tokens.idle_refresh"], Origin::Default);
 
     let chosen = Flags { environment: Some("sandbox".into()), ..place.flags(&["environment=production"]) };
     let variables = place.variables(&[("PLEO_PROXY_ENVIRONMENT", "production")]);
-    assert_eq!(load(&chosen, &variables).unwrap().environment, Environment::Sandbox);
-    assert_eq!(load(&place.flags(&[]), &variables).unwrap().environment, Environment::Production);
+    assert_eq!(load(&chosen, &variables).unwrap().environment(), Environment::Sandbox);
+    assert_eq!(load(&place.flags(&[]), &variables).unwrap().environment(), Environment::Production);
 }
 
 #[test]
@@ -226,13 +251,13 @@ fn one_file_is_read_and_never_merged() {
     place.write("xdg/pleo-proxy/proxy.toml", "default_account = \"xdg\"\n", 0o600);
     let xdg = place.path().join("xdg");
     let xdg = [("XDG_CONFIG_HOME", xdg.to_str().unwrap())];
-    let account = |config: Config| config.default_account.unwrap();
+    let account = |config: Config| config.tokens.default_account.unwrap().to_string();
     assert_eq!(account(place.load(&[], &[]).unwrap()), "home");
     assert_eq!(account(place.load(&[], &xdg).unwrap()), "xdg");
     assert_eq!(account(place.load(&[], &[("XDG_CONFIG_HOME", "relative")]).unwrap()), "home");
 
     place.write("proxy.toml", "environment = \"sandbox\"\n", 0o600);
-    assert_eq!(place.load(&[], &xdg).unwrap().default_account, None);
+    assert_eq!(place.load(&[], &xdg).unwrap().tokens.default_account, None);
 
     place.write("other.toml", "default_account = \"other\"\n", 0o600);
     place.write("third.toml", "default_account = \"third\"\n", 0o600);
@@ -268,7 +293,7 @@ fn a_named_file_must_exist_and_be_text_of_a_sane_size() {
 #[test]
 fn a_byte_order_mark_is_no_problem() {
     let config = Place::with("\u{feff}default_account = \"acme\"\n").load(&[], &[]).unwrap();
-    assert_eq!(config.default_account.unwrap(), "acme");
+    assert_eq!(config.tokens.default_account.unwrap().as_str(), "acme");
     // Nor does it move what an error points at.
     let told = |mark: &str| {
         let place = Place::with(&format!("{mark}default_account = \"-\"\r\n[tokens]\r\ndrian = \"2s\"\r\n"));
@@ -297,11 +322,11 @@ fn relative_paths_start_where_they_were_written() {
     place.write("sub/proxy.toml", text, 0o600);
     let flags = Flags { config: Some("sub/proxy.toml".into()), ..place.flags(&["guard.local_key_file=key"]) };
     let config = load(&flags, &place.variables(&[])).unwrap();
-    assert!(matches!(&config.client.secret, SecretSource::File(path) if *path == place.path().join("sub/s")));
+    assert!(matches!(&config.oauth.client_secret, SecretSource::File(path) if *path == place.path().join("sub/s")));
     assert_eq!(config.store.path, Some(place.path().join("sub/state")));
-    assert_eq!(config.store.state_root, config.store.path);
-    assert_eq!(config.endpoints.ca_file, Some("/abs.pem".into()));
-    assert_eq!(config.guard.local_key_file, Some(place.path().join("key")));
+    assert_eq!(config.state_root, config.store.path);
+    assert_eq!(config.outbound.ca_file, Some("/abs.pem".into()));
+    assert_eq!(config.callers.local_key_file, Some(place.path().join("key")));
 }
 
 #[test]
@@ -322,11 +347,11 @@ fn variables_carry_lists_and_every_other_shape() {
             ],
         )
         .unwrap();
-    assert_eq!(config.client.scopes, ["export-jobs:read", "users:read"]);
-    assert_eq!(config.guard.peer_check, PeerCheck::Users(vec![1000, 1001]));
-    assert!(config.guard.allow_origins.is_empty() && config.guard.read_only);
+    assert_eq!(config.oauth.scopes, ["export-jobs:read", "users:read"]);
+    assert_eq!(config.callers.peer_check, PeerCheck::Users(vec![1000, 1001]));
+    assert!(config.guard().unwrap().allow_origins.is_empty() && config.guard().unwrap().read_only);
     assert_eq!((config.listen.max_connections, config.upstream.replay_limit), (7, 1024));
-    assert_eq!(config.default_account.unwrap(), "acme");
+    assert_eq!(config.tokens.default_account.unwrap().as_str(), "acme");
 }
 
 #[test]
@@ -351,7 +376,7 @@ fn variables_of_a_clusters_service_are_ignored_and_said() {
     let config = Place::new().load(&[], &links).unwrap();
     let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
     for (name, _) in links {
-        assert!(warning.contains(name), "{name}: {warning}");
+        assert!(warning.title.contains(name), "{name}: {warning:?}");
     }
     for (mistyped, value) in
         [("PLEO_PROXY_LISTEN_PORT", "8088"), ("PLEO_PROXY_PORTS", "1"), ("PLEO_PROXY_SERVICE", "x")]
@@ -379,17 +404,17 @@ fn set_takes_toml_and_bare_text() {
         )
         .unwrap();
     assert_eq!(config.listen.api.named().port(), 0);
-    assert_eq!(config.client.scopes, ["a", "b"]);
-    assert_eq!(config.guard.allow_hosts, ["x:1", "y:2"]);
-    assert_eq!(config.guard.peer_check, PeerCheck::Users(vec![5]));
-    assert_eq!(config.client.id.unwrap(), "12345");
+    assert_eq!(config.oauth.scopes, ["a", "b"]);
+    assert_eq!(config.guard().unwrap().allow_hosts, ["x:1", "y:2"]);
+    assert_eq!(config.callers.peer_check, PeerCheck::Users(vec![5]));
+    assert_eq!(config.oauth.client_id.unwrap(), "12345");
     assert_eq!(config.upstream.replay_limit, 0);
 }
 
 #[test]
 fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     let place = Place::with("[client]\nsecret_file = \"from-file\"\n");
-    let path = |config: Config| match config.client.secret {
+    let path = |config: Config| match config.oauth.client_secret {
         SecretSource::File(path) => path.file_name().unwrap().to_str().unwrap().to_owned(),
         other => format!("{other:?}"),
     };
@@ -397,10 +422,10 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     assert_eq!(path(place.load(&[], &[]).unwrap()), "from-file");
     assert_eq!(path(place.load(&[], &[("PLEO_PROXY_CLIENT_SECRET_FILE", "v")]).unwrap()), "v");
     assert_eq!(path(place.load(&["client.secret_file=from-flag"], &[variable]).unwrap()), "from-flag");
-    let SecretSource::Value(secret) = place.load(&[], &[variable]).unwrap().client.secret else { panic!() };
+    let SecretSource::Value(secret) = place.load(&[], &[variable]).unwrap().oauth.client_secret else { panic!() };
     assert_eq!(secret.expose(), "hunter2");
     let saved = [("PLEO_PROXY_CLIENT_SECRET", "\u{feff}hunter2\r\n")];
-    let SecretSource::Value(secret) = place.load(&[], &saved).unwrap().client.secret else { panic!() };
+    let SecretSource::Value(secret) = place.load(&[], &saved).unwrap().oauth.client_secret else { panic!() };
     assert_eq!(secret.expose(), "hunter2", "as `$(cat FILE)` brings it");
     let both = [variable, ("PLEO_PROXY_CLIENT_SECRET_FILE", "v")];
     let error = place.load(&[], &both).unwrap_err().to_string();
@@ -409,7 +434,7 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     let place = Place::new();
     let credentials = place.path().to_str().unwrap().to_owned();
     let credentials = [("CREDENTIALS_DIRECTORY", credentials.as_str())];
-    assert!(matches!(place.load(&[], &credentials).unwrap().client.secret, SecretSource::None));
+    assert!(matches!(place.load(&[], &credentials).unwrap().oauth.client_secret, SecretSource::None));
     place.write("client-secret", "hunter2", 0o600);
     let config = place.load(&[], &credentials).unwrap();
     assert_eq!(config.origins["client.secret"], Origin::Variable("CREDENTIALS_DIRECTORY".into()));
@@ -429,9 +454,9 @@ fn no_secret_is_ever_printed() {
     for shown in [format!("{config:?}"), format!("{config:#?}"), config.show()] {
         assert!(!shown.contains("canary"), "{shown}");
     }
-    assert!(matches!(&config.upstream.proxy, OutboundProxy::Url(url) if url.password() == Some("canary-p")));
-    assert_eq!(config.upstream.variables.get("HTTPS_PROXY"), Some("http://u:canary-v@p:1"));
-    assert_eq!(config.upstream.variables.get("ALL_PROXY"), Some("canary-a@h"));
+    assert!(matches!(&config.outbound.proxy, ProxyChoice::Url(url) if url.password() == Some("canary-p")));
+    assert_eq!(config.outbound.variables.get("HTTPS_PROXY"), "http://u:canary-v@p:1");
+    assert_eq!(config.outbound.variables.get("ALL_PROXY"), "canary-a@h");
     assert!(config.show().contains("HTTPS_PROXY = http://p:1"), "{}", config.show());
     assert!(config.show().contains("the client secret is set by variable PLEO_PROXY_CLIENT_SECRET"));
 
@@ -454,7 +479,7 @@ fn no_secret_is_ever_printed() {
 fn a_store_needs_a_place_outside_the_sandbox() {
     let place = Place::new();
     let load = |environment: &str| load(&place.flags(&[&format!("environment={environment}")]), &Variables::new());
-    assert_eq!(load("sandbox").unwrap().store.state_root, None);
+    assert_eq!(load("sandbox").unwrap().state_root, None);
     let error = load("staging").unwrap_err().to_string();
     assert!(error.contains("store.path"), "{error}");
 }
@@ -474,10 +499,10 @@ fn the_named_files_are_opened_on_demand_only() {
         assert!(!error.contains("hunter"), "{error}");
     }
     place.write("secret", "hunter2\n", 0o600);
-    assert_eq!(config.check().unwrap(), Vec::<String>::new());
+    assert_eq!(config.check().unwrap(), []);
     place.write("secret", "hunter2 \r\n", 0o600);
     let [space] = &config.check().unwrap()[..] else { panic!() };
-    assert!(space.contains("ends with a space") && !space.contains("hunter"), "{space}");
+    assert!(space.title.contains("ends with a space") && !space.to_string().contains("hunter"), "{space}");
     for (key, fault) in [("\u{feff}\r\n", "is empty"), ("k\0e\0y\0", "UTF-16")] {
         place.write("key", key, 0o600);
         let error = place.load(&["guard.local_key_file=key"], &[]).unwrap();
@@ -512,7 +537,7 @@ fn show_can_be_used_as_a_file() {
         let path = examples("valid").into_iter().find(|path| path.ends_with(name)).unwrap();
         let place = Place::with(&fs::read_to_string(path).unwrap());
         let config = place.load(&[], &[]).unwrap();
-        let store = format!("store.path={}", config.store.state_root.as_ref().unwrap().display());
+        let store = format!("store.path={}", config.state_root.as_ref().unwrap().display());
         let config = place.load(&[&store], &[]).unwrap();
         place.write("proxy.toml", &config.show(), 0o600);
         let again = place.load(&[], &[]).unwrap_or_else(|error| panic!("{error}\n{}", config.show()));

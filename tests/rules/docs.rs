@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pleo_proxy::config::{Config, Environment, Flags, load};
+use pleo_proxy::config::{Config, DefaultValue, Environment, Flags, Row, load, rows};
 use pleo_proxy::proxy::reply::Code;
 use pleo_proxy::sandbox::{SECOND_COMPANY_ID, Sandbox};
 use serde_json::Value;
@@ -322,31 +322,95 @@ fn configuration_blocks_and_examples_load() {
     blocks.iter().for_each(|block| drop(loaded(&block.code)));
     let read = |name: &str| loaded(&fs::read_to_string(example(name)).unwrap());
     let (staging, production) = (read("staging.toml"), read("production.toml"));
-    assert_eq!(staging.environment, Environment::Staging);
-    assert_eq!(production.environment, Environment::Production);
-    assert_eq!(production.endpoints.api.as_str(), "https://external.pleo.io/");
+    assert_eq!(staging.environment(), Environment::Staging);
+    assert_eq!(production.environment(), Environment::Production);
+    assert_eq!(production.oauth.api.to_string(), "https://external.pleo.io");
     let files = fs::read_dir(root().join("examples")).unwrap();
     let configurations = files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "toml"));
     assert_eq!(configurations.count(), 2, "a new configuration example needs a line here");
 }
 
+/// What a document says of a setting: name, default or example, documentation.
+type Told = (String, String, String);
+
 #[test]
-fn the_settings_table_is_complete_and_its_defaults_are_the_defaults() {
-    let rows = table("| key | default |");
-    let named: BTreeSet<String> = rows.iter().map(|row| unquoted(&row[0])).collect();
-    assert_eq!(named.len(), rows.len(), "a key has two rows");
-    let known: BTreeSet<String> = loaded("").origins.keys().map(|key| (*key).to_owned()).collect();
-    assert_eq!(named, known);
-    let mut compared = 0;
-    for row in &rows {
-        let (key, default) = (unquoted(&row[0]), &row[1]);
-        if !default.starts_with('`') {
-            assert!(matches!(default.as_str(), "(none)" | "(environment)"), "{key}: {default}");
-            continue;
+fn the_settings_table_of_the_readme_says_what_the_table_of_the_code_says() {
+    let written = table("| key | default |");
+    let written = written.iter().map(|row| (unquoted(&row[0]), row[1].clone(), without_links(&row[2])));
+    let known = rows().map(|row| {
+        let default = match row.default {
+            DefaultValue::Is(value) | DefaultValue::Like(value, _) => format!("`{value}`"),
+            DefaultValue::Unset(_) => "(none)".to_owned(),
+            DefaultValue::ByEnvironment(_) => "(environment)".to_owned(),
+        };
+        (row.name.to_owned(), default, row.doc.to_owned())
+    });
+    assert_same(written, known);
+}
+
+#[test]
+fn the_shipped_file_says_what_the_table_of_the_code_says() {
+    let text = fs::read_to_string(root().join("proxy.toml")).unwrap();
+    let mut section = String::new();
+    let mut written: Vec<Told> = Vec::new();
+    for line in text.lines() {
+        let (code, comment) = line.split_once("  # ").map_or((line, ""), |(code, comment)| (code, comment.trim()));
+        match code.trim_end().split_once(" = ") {
+            _ if code.starts_with("# ") => {}
+            Some((key, value)) => {
+                let name = format!("{section}{}", key.trim_start_matches('#'));
+                written.push((name, value.trim().to_owned(), comment.to_owned()));
+            }
+            None if code.starts_with('[') => section = format!("{}.", code.trim().trim_matches(['[', ']'])),
+            None if code.trim().is_empty() && !comment.is_empty() => {
+                let (_, _, doc) = written.last_mut().unwrap();
+                *doc = format!("{doc} {comment}");
+            }
+            None => {}
         }
-        // Written down, a default changes nothing.
-        assert_eq!(meaning(&format!("{key} = {}", unquoted(default))), meaning(""), "{key}");
-        compared += 1;
+    }
+    let known = rows().map(|row| {
+        let doc = row.doc.replace('`', "");
+        match row.default {
+            DefaultValue::Is(value) | DefaultValue::Like(value, _) => (row.name.to_owned(), value.to_owned(), doc),
+            DefaultValue::Unset(value) | DefaultValue::ByEnvironment(value) => {
+                (row.name.to_owned(), value.to_owned(), format!("example; {doc}"))
+            }
+        }
+    });
+    assert_same(written.into_iter(), known);
+}
+
+fn assert_same(written: impl Iterator<Item = Told>, known: impl Iterator<Item = Told>) {
+    let (written, known): (Vec<_>, Vec<_>) = (written.collect(), known.collect());
+    for (written, known) in written.iter().zip(&known) {
+        assert_eq!(written, known);
+    }
+    assert_eq!(written.len(), known.len());
+}
+
+/// `[text](address)` as `text`.
+fn without_links(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, (text, after))) = rest.split_once('[').and_then(|(before, link)| {
+        let (text, after) = link.split_once("](")?;
+        Some((before, (text, after.split_once(')')?.1)))
+    }) {
+        plain = plain + before + text;
+        rest = after;
+    }
+    plain + rest
+}
+
+#[test]
+fn defaults_that_are_written_down_change_nothing() {
+    let mut compared = 0;
+    for row in rows() {
+        if let Some(default) = row.fixed_default() {
+            assert_eq!(meaning(&format!("{} = {default}", row.name)), meaning(""), "{}", row.name);
+            compared += 1;
+        }
     }
     assert!(compared > 20);
 }
@@ -356,7 +420,7 @@ fn meaning(text: &str) -> String {
     let mut config = loaded(text);
     config.origins.clear();
     config.file = None;
-    config.store.state_root = None;
+    config.state_root = None;
     format!("{config:?}")
 }
 
@@ -447,9 +511,7 @@ fn the_variables_of_the_readme_are_known() {
         .filter(|word| word.starts_with("PLEO_PROXY_") && !word.ends_with('_'))
         .collect();
     assert!(named.len() >= 4, "{named:?}");
-    let config = loaded("");
-    let mut known: BTreeSet<String> =
-        config.origins.keys().map(|key| format!("PLEO_PROXY_{}", key.replace('.', "_").to_uppercase())).collect();
+    let mut known: BTreeSet<String> = rows().map(Row::variable).collect();
     known.extend(["PLEO_PROXY_CLIENT_SECRET".into(), "PLEO_PROXY_CONFIG".into()]);
     for name in named {
         assert!(known.contains(name), "{name}");

@@ -1,6 +1,6 @@
 //! Under which names the listener is called, and how a request names the API when it treats this as an HTTP proxy.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use http::header::HOST;
 use http::request::Parts;
@@ -145,4 +145,28 @@ fn allowable(host: &str) -> Option<String> {
 /// Cut, and without what could break a line.
 fn shown(host: &str) -> String {
     host.chars().take(100).filter(char::is_ascii_graphic).collect()
+}
+
+/// Reads an item of `guard.allow_hosts`: exact `host:port`, as a Host header carries it.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn allowed_host(text: &str) -> Result<String, String> {
+    let refuse = |problem| Err(format!("{problem}; write a host and its port, such as \"proxy.internal:8088\""));
+    if text.contains('*') {
+        return refuse("must be exact: wildcards are not supported");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return refuse("needs a port") };
+    let numeric = !port.starts_with('+') && port.parse::<u16>().is_ok_and(|port| port != 0);
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let valid = match bracketed {
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    if valid && numeric { Ok(text.to_ascii_lowercase()) } else { refuse("must be host:port, without a scheme or path") }
+}
+
+/// True for the characters of a host name or an IPv4 address.
+pub(super) fn is_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }

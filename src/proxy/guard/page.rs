@@ -3,6 +3,7 @@
 use http::header::{ORIGIN, REFERER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
+use url::Url;
 
 use super::{host, list, single};
 use crate::proxy::reply::{Code, Problem};
@@ -118,4 +119,45 @@ fn is_navigation(parts: &Parts) -> bool {
 
 pub(super) fn forbidden(detail: &str, fix: String) -> Problem {
     Problem::new(Code::ForbiddenOrigin, detail, fix)
+}
+
+/// Schemes whose pages have the origin `null`, or that no page has.
+const PAGELESS: [&str; 8] = ["file", "data", "blob", "about", "javascript", "ftp", "ws", "wss"];
+
+/// Reads an item of `guard.allow_origins`: an origin exactly as browsers send it (RFC 6454 section 6.2), a web page's, or
+/// an app's or extension's with a scheme of its own.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn allowed_origin(text: &str) -> Result<String, String> {
+    let refuse = |problem: &str| {
+        Err(format!(
+            "{problem}; write scheme, host and port if it is not the scheme's own, such as \"http://localhost:3000\" or \
+             \"tauri://localhost\""
+        ))
+    };
+    if text == "null" || text.contains('*') {
+        return refuse("must be exact: `*` and `null` would let any page in");
+    }
+    let url = Url::parse(text).ok();
+    if let Some(scheme) = url.as_ref().map(Url::scheme).filter(|scheme| PAGELESS.contains(scheme)) {
+        return refuse(&format!("names no page: browsers send no such origin for {scheme}:"));
+    }
+    match url.and_then(|url| as_sent(&url)) {
+        Some(exact) if exact == text => Ok(exact),
+        Some(exact) if exact.eq_ignore_ascii_case(text.trim_end_matches('/')) => {
+            Err(format!("is not what browsers send; write \"{exact}\""))
+        }
+        _ => refuse("must be an origin: scheme, host and port, nothing else"),
+    }
+}
+
+/// Scheme, host and port as browsers write them; none if there is no host that a page could have.
+fn as_sent(url: &Url) -> Option<String> {
+    if matches!(url.scheme(), "http" | "https") {
+        return Some(url.origin().ascii_serialization());
+    }
+    let host = url.host_str().filter(|host| host::is_name(host))?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{host}{port}", url.scheme()))
 }

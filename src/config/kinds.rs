@@ -1,0 +1,298 @@
+//! The kinds of settings: which TOML value each takes, what that means, and how it is written down again. What a text
+//! means is said by the type of the setting or by a function of the part that uses it.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::fmt::friendly::SpanPrinter;
+use jiff::{SignedDuration, SpanRelativeTo};
+use toml::Value;
+
+use super::Environment;
+use super::diagnostics::InvalidValue;
+use super::suggest::nearest;
+use crate::oauth::{ClientAuth, SecretSource};
+use crate::outbound::KeyExchange;
+use crate::server::Address;
+
+/// How a setting of type `T` is read and shown.
+pub(super) trait Kind<T> {
+    fn shape(&self) -> Shape {
+        Shape::Text
+    }
+
+    /// True if a value in the wrong place here may be a secret: it is then never part of an error.
+    fn hides(&self) -> bool {
+        false
+    }
+
+    /// Reads a value of the right shape; a relative path starts at `base`. The empty text is what is not set.
+    fn read(&self, value: &Value, base: &Path) -> Result<T, InvalidValue>;
+
+    /// What a file would say, without secrets.
+    fn show(&self, value: &T) -> Value;
+}
+
+/// What TOML value a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Text,
+    Boolean,
+    Integer,
+    Texts,
+    /// A word or a list of user ids.
+    WordOrIds,
+    /// A text such as "256KiB" or a number of bytes.
+    Size,
+}
+
+impl Shape {
+    pub(super) fn accepts(self, value: &Value) -> bool {
+        match (self, value) {
+            // Ids as a text are for variables, which have no lists.
+            (Self::WordOrIds, Value::String(text)) => !text.starts_with(|first: char| first.is_ascii_digit()),
+            (Self::Text | Self::Size, Value::String(_))
+            | (Self::Boolean, Value::Boolean(_))
+            | (Self::Integer | Self::Size, Value::Integer(_)) => true,
+            (Self::Texts, Value::Array(items)) => items.iter().all(Value::is_str),
+            (Self::WordOrIds, Value::Array(items)) => items.iter().all(Value::is_integer),
+            _ => false,
+        }
+    }
+
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "must be a string",
+            Self::Boolean => "must be true or false",
+            Self::Integer => "must be a whole number",
+            Self::Texts => "must be a list of strings",
+            Self::WordOrIds => "must be a string or a list of user ids",
+            Self::Size => "must be a string such as \"256KiB\" or a number of bytes",
+        }
+    }
+
+    /// The value that a variable or a bare `--set` means: no quotes, lists by comma.
+    pub(super) fn of_bare(self, raw: &str) -> Option<Value> {
+        let parts = || raw.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let integer = |text: &str| text.parse().ok().map(Value::Integer);
+        match self {
+            Self::Boolean => raw.parse().ok().map(Value::Boolean),
+            Self::Integer => integer(raw),
+            Self::Size => integer(raw).or_else(|| Some(raw.into())),
+            Self::Texts => Some(Value::Array(parts().map(Value::from).collect())),
+            Self::WordOrIds if raw.starts_with(|first: char| first.is_ascii_digit()) => {
+                parts().map(integer).collect::<Option<_>>().map(Value::Array)
+            }
+            Self::Text | Self::WordOrIds => Some(raw.into()),
+        }
+    }
+}
+
+/// A value as a variable would carry it.
+fn bare(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(bare).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// A value that a function reads from its text.
+pub(super) struct By<F>(pub(super) Shape, pub(super) F);
+
+impl<T: Display, E: Display, F: Fn(&str) -> Result<T, E>> Kind<T> for By<F> {
+    fn shape(&self) -> Shape {
+        self.0
+    }
+
+    fn read(&self, value: &Value, _: &Path) -> Result<T, InvalidValue> {
+        let is_wrong = |item: &Value| (self.1)(&bare(item)).is_err();
+        let item = || value.as_array()?.iter().position(is_wrong);
+        (self.1)(&bare(value)).map_err(|error| InvalidValue::new(error).item(item()))
+    }
+
+    fn show(&self, value: &T) -> Value {
+        let text = value.to_string();
+        self.0.of_bare(&text).unwrap_or(Value::String(text))
+    }
+}
+
+/// A list of texts that a function reads one by one.
+pub(super) struct Each<F>(pub(super) F);
+
+impl<E: Display, F: Fn(&str) -> Result<String, E>> Kind<Vec<String>> for Each<F> {
+    fn shape(&self) -> Shape {
+        Shape::Texts
+    }
+
+    fn read(&self, value: &Value, _: &Path) -> Result<Vec<String>, InvalidValue> {
+        let items = value.as_array().into_iter().flatten().enumerate();
+        items.map(|(at, item)| (self.0)(&bare(item)).map_err(|error| InvalidValue::new(error).item(Some(at)))).collect()
+    }
+
+    fn show(&self, value: &Vec<String>) -> Value {
+        value.clone().into()
+    }
+}
+
+/// A word for "none", or something else.
+pub(super) struct Or<K>(pub(super) &'static str, pub(super) K);
+
+impl<T, K: Kind<T>> Kind<Option<T>> for Or<K> {
+    fn read(&self, value: &Value, base: &Path) -> Result<Option<T>, InvalidValue> {
+        if bare(value) == self.0 { Ok(None) } else { self.1.read(value, base).map(Some) }
+    }
+
+    fn show(&self, value: &Option<T>) -> Value {
+        value.as_ref().map_or(self.0.into(), |value| self.1.show(value))
+    }
+}
+
+/// Something whose value is never part of an error.
+pub(super) struct Hidden<K>(pub(super) K);
+
+impl<T, K: Kind<T>> Kind<T> for Hidden<K> {
+    fn hides(&self) -> bool {
+        true
+    }
+
+    fn read(&self, value: &Value, base: &Path) -> Result<T, InvalidValue> {
+        self.0.read(value, base)
+    }
+
+    fn show(&self, value: &T) -> Value {
+        self.0.show(value)
+    }
+}
+
+/// A type whose values have names.
+pub(super) trait Named: Copy + 'static {
+    const ALL: &'static [Self];
+    fn name(self) -> &'static str;
+}
+
+macro_rules! named {
+    ($($type:ty),+) => {$(
+        impl Named for $type {
+            const ALL: &'static [Self] = &Self::ALL;
+
+            fn name(self) -> &'static str {
+                self.as_str()
+            }
+        }
+    )+};
+}
+
+named!(Environment, ClientAuth, KeyExchange);
+
+/// One of several names.
+pub(super) struct Word;
+
+impl<T: Named> Kind<T> for Word {
+    fn read(&self, value: &Value, _: &Path) -> Result<T, InvalidValue> {
+        let word = bare(value);
+        if let Some(known) = T::ALL.iter().find(|known| known.name() == word) {
+            return Ok(*known);
+        }
+        let names: Vec<&str> = T::ALL.iter().map(|value| value.name()).collect();
+        let invalid = InvalidValue::new(format!("must be {}", names.join(" or ")));
+        Err(match nearest(&word, names.into_iter()) {
+            Some(near) => invalid.fix(format!("did you mean \"{near}\"?")),
+            None => invalid,
+        })
+    }
+
+    fn show(&self, value: &T) -> Value {
+        value.name().into()
+    }
+}
+
+/// A duration between these two.
+pub(super) struct Span(pub(super) &'static str, pub(super) &'static str);
+
+impl Kind<Duration> for Span {
+    fn read(&self, value: &Value, _: &Path) -> Result<Duration, InvalidValue> {
+        within(value, self.0, self.1, &format!("between {} and {}", self.0, self.1))
+    }
+
+    fn show(&self, value: &Duration) -> Value {
+        let duration = SignedDuration::try_from(*value).unwrap_or(SignedDuration::MAX);
+        SpanPrinter::new().duration_to_string(&duration).into()
+    }
+}
+
+/// A duration up to this one; zero is none at all.
+pub(super) struct NoneAtZero(pub(super) &'static str);
+
+impl Kind<Option<Duration>> for NoneAtZero {
+    fn read(&self, value: &Value, _: &Path) -> Result<Option<Duration>, InvalidValue> {
+        let length = within(value, "0s", self.0, &format!("at most {}, or 0s for no limit", self.0))?;
+        Ok((!length.is_zero()).then_some(length))
+    }
+
+    fn show(&self, value: &Option<Duration>) -> Value {
+        Span("0s", self.0).show(&value.unwrap_or_default())
+    }
+}
+
+fn within(value: &Value, least: &str, most: &str, range: &str) -> Result<Duration, InvalidValue> {
+    let no_duration = || format!("must be a duration such as 500ms, 2s, 10m, 12h or 7d, {range}");
+    let length = duration(&bare(value)).ok_or_else(|| InvalidValue::new(no_duration()))?;
+    let is_within = duration(least) <= Some(length) && Some(length) <= duration(most);
+    is_within.then_some(length).ok_or_else(|| InvalidValue::new(format!("must be {range}")))
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let span: jiff::Span = text.parse().ok()?;
+    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
+}
+
+/// A path; a relative one starts where it was written.
+pub(super) struct FilePath;
+
+impl Kind<PathBuf> for FilePath {
+    fn read(&self, value: &Value, base: &Path) -> Result<PathBuf, InvalidValue> {
+        match bare(value) {
+            text if text.chars().any(char::is_control) => Err(InvalidValue::new("must not contain control characters")),
+            text if text.starts_with('~') => {
+                Err(InvalidValue::new("starts with `~`, which only shells expand; write the whole path"))
+            }
+            text => Ok(base.join(text)),
+        }
+    }
+
+    fn show(&self, value: &PathBuf) -> Value {
+        value.display().to_string().into()
+    }
+}
+
+/// The file of the client secret. What else the secret may come from is laid over it when all is read.
+pub(super) struct SecretFile;
+
+impl Kind<SecretSource> for SecretFile {
+    fn read(&self, value: &Value, base: &Path) -> Result<SecretSource, InvalidValue> {
+        Ok(Or("", FilePath).read(value, base)?.map_or(SecretSource::None, SecretSource::File))
+    }
+
+    fn show(&self, value: &SecretSource) -> Value {
+        match value {
+            SecretSource::File(path) => FilePath.show(path),
+            SecretSource::None | SecretSource::Value(_) => "".into(),
+        }
+    }
+}
+
+/// A port, or a unix socket; a relative path starts where it was written.
+pub(super) struct Listener;
+
+impl Kind<Address> for Listener {
+    fn read(&self, value: &Value, base: &Path) -> Result<Address, InvalidValue> {
+        let address: Address = bare(value).parse().map_err(InvalidValue::new)?;
+        address.below(base).map_err(InvalidValue::new)
+    }
+
+    fn show(&self, value: &Address) -> Value {
+        value.to_string().into()
+    }
+}

@@ -1,0 +1,65 @@
+//! What was probably meant by a name that does not exist.
+
+use super::settings::{RENAMED, Row, SECTIONS, VARIABLE_PREFIX, rows};
+use super::{FILE_VARIABLE, SECRET_VARIABLE};
+
+/// Sections that do not exist yet, refused by name.
+const LATER: [&str; 2] = ["accounts", "hooks"];
+/// Longer names are no typing mistakes.
+const MAX_NAME: usize = 64;
+
+/// What to write instead of a key or section that does not exist, `name` with its section.
+pub(super) fn key(name: &str) -> String {
+    let (section, short) = name.rsplit_once('.').unwrap_or(("", name));
+    if LATER.contains(&section.split('.').next().unwrap_or(section)) || LATER.contains(&name) {
+        return "this comes in a later version; remove it".to_owned();
+    }
+    if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == name) {
+        return format!("`{name}` is called `{new}` now");
+    }
+    if short.contains("secret") || short.contains("password") {
+        return format!("secrets do not belong here: use client.secret_file or the variable {SECRET_VARIABLE}");
+    }
+    if let Some(row) = rows().find(|row| row.short() == short) {
+        return match row.section() {
+            Some(section) => format!("`{short}` belongs into [{section}]"),
+            None => format!("`{short}` belongs to the top, before the first section"),
+        };
+    }
+    let siblings = || rows().filter(|row| row.section().unwrap_or_default() == section);
+    match nearest(name, siblings().map(|row| row.name).chain(SECTIONS)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => listing(section, &siblings().map(Row::short).collect::<Vec<_>>()),
+    }
+}
+
+fn listing(section: &str, keys: &[&str]) -> String {
+    let (keys, sections) = (keys.join(", "), SECTIONS.join(", "));
+    match (keys.is_empty(), section.is_empty()) {
+        (true, _) => format!("the sections are: {sections}"),
+        (false, true) => format!("the keys at the top are {keys}; the sections are {sections}"),
+        (false, false) => format!("the keys of [{section}] are: {keys}"),
+    }
+}
+
+/// What to set instead of a variable that does not exist.
+pub(super) fn variable(name: &str) -> String {
+    let variable = |key: &str| format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase());
+    if let Some((_, new)) = RENAMED.iter().find(|(old, _)| variable(old) == name) {
+        return format!("`{name}` is called `{}` now", variable(new));
+    }
+    let mut names: Vec<String> = rows().map(Row::variable).collect();
+    names.extend([SECRET_VARIABLE.to_owned(), FILE_VARIABLE.to_owned()]);
+    match nearest(name, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("variables are called {VARIABLE_PREFIX}<SECTION>_<KEY>, such as PLEO_PROXY_LISTEN_API"),
+    }
+}
+
+/// The candidate that a mistyped name most probably means.
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let tolerated = (name.len() / 3).clamp(1, 4);
+    let scored = candidates.map(|candidate| (strsim::levenshtein(name, candidate), candidate));
+    let near = scored.filter(|(distance, _)| *distance <= tolerated).min();
+    near.filter(|_| name.len() <= MAX_NAME).map(|(_, candidate)| candidate)
+}
