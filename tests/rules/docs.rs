@@ -528,7 +528,11 @@ fn links_lead_somewhere() {
             .collect()
     };
     let mut seen = 0;
-    for link in readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+    // All of these stand at the root, so that what they name is found from there.
+    let others = ["CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(|page| fs::read_to_string(root().join(page)));
+    let pages = [readme.clone()].into_iter().chain(others.map(Result::unwrap)).collect::<String>();
+    let links = pages.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    for link in links.filter(|link| !link.starts_with("https://")) {
         let (file, heading) = link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
         assert!(root().join(file).exists(), "{link}");
         if let Some(heading) = heading {
