@@ -2,7 +2,7 @@
 //! so that nobody can overwrite what another process is about to replace. What each kind promises is tested for all of
 //! them in `contract.rs`.
 //!
-//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of [`Hold`], and a row in `contract.rs`.
+//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of its `Hold`, and a row in `contract.rs`.
 
 #[cfg(test)]
 mod contract;
