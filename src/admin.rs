@@ -24,6 +24,7 @@ mod api;
 pub mod key;
 mod pages;
 pub mod proof;
+pub mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,17 +37,15 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use crate::login::{CallbackListener, Logins, Serve};
+use crate::operate::{Operator, Redirect};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
-use crate::proxy::reply::Problem;
-use crate::tokens::Accounts;
+use crate::proxy::reply;
 use key::{Caller, Keys};
+use protocol::{About, Health, Problem};
 
 /// Time for the body of a request to come whole: who holds it back holds a connection.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -55,10 +54,8 @@ const LONGEST_BODY: usize = 64 * 1024;
 
 /// What the admin listener works on.
 pub struct Admin {
-    /// All accounts.
-    pub accounts: Arc<Accounts>,
-    /// Logins under way.
-    pub logins: Arc<Logins>,
+    /// What may be done to accounts.
+    pub operator: Operator,
     /// Judges requests.
     pub guard: Guard,
     /// Who may do more than look.
@@ -67,35 +64,12 @@ pub struct Admin {
     pub shutdown: CancellationToken,
     /// Where the listener is: `http://127.0.0.1:8089`.
     pub origin: String,
-    /// The configured redirect URI; none = this listener's own `/callback`.
-    pub redirect_uri: Option<Url>,
-    /// Where logins come back to while a redirect URI of this machine is not this listener's own.
-    pub listener: tokio::sync::Mutex<Option<CallbackListener>>,
-    /// How that one is served.
-    pub beside: Serve,
+    /// Where the answers to logins come.
+    pub redirect: Arc<Redirect>,
     /// What `status` says about the process itself.
     pub about: About,
     /// Whether callers could be told apart.
     pub peers: Peers,
-}
-
-/// What `status` says about the process itself.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct About {
-    /// Process id.
-    pub pid: u32,
-    /// The environment's name.
-    pub environment: String,
-    /// Where tools talk.
-    pub api: String,
-    /// Where people talk.
-    pub admin: Option<String>,
-    /// Where grants are kept.
-    pub store: String,
-    /// The API's origin.
-    pub upstream: String,
-    /// Defences that are off or loosened.
-    pub notes: Vec<String>,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -170,7 +144,7 @@ async fn with_body(request: Request, next: Next) -> Response {
 }
 
 async fn health(State(admin): Shared, headers: HeaderMap) -> Response {
-    let mut response = axum::Json(json!({"status": "ok"})).into_response();
+    let mut response = axum::Json(Health::of("ok")).into_response();
     let challenge = headers.get(proof::CHALLENGE).and_then(|challenge| challenge.to_str().ok());
     let proof = challenge.and_then(|challenge| admin.keys.prove(&admin.origin, challenge));
     if let Some(proof) = proof.and_then(|proof| HeaderValue::try_from(proof).ok()) {
@@ -180,24 +154,22 @@ async fn health(State(admin): Shared, headers: HeaderMap) -> Response {
 }
 
 async fn ready(State(admin): Shared) -> Response {
-    let accounts = admin.accounts.all();
+    let (custody, accounts) = (admin.operator.accounts(), admin.operator.accounts().all());
     let serving = accounts.iter().filter(|account| account.can_serve()).count();
-    let is_whole = admin.accounts.supervisor().paused().is_empty();
+    let is_whole = custody.supervisor().paused().is_empty();
     let (status, word) = match serving {
         _ if admin.shutdown.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        _ if admin.accounts.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        _ if custody.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         // Tokens that live are served; nothing is refreshed.
-        _ if admin.accounts.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
+        _ if custody.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
         _ if is_whole && accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
         _ => (StatusCode::OK, "degraded"),
     };
-    let mut body = json!({"status": word});
-    if serving == 0 {
-        // Without the names of accounts: everybody may ask.
-        body["fix"] = "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login".into();
-    }
-    (status, axum::Json(body)).into_response()
+    // Without the names of accounts: everybody may ask.
+    let fix = "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login";
+    let fix = (serving == 0).then(|| fix.to_owned());
+    (status, axum::Json(Health { fix, ..Health::of(word) })).into_response()
 }
 
 async fn not_found() -> Response {
@@ -230,15 +202,20 @@ fn unauthorized() -> Response {
 /// A refusal of this listener itself, in the proxy's form.
 fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
-    let body =
-        json!({"type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail});
-    let mut response = (status, body.to_string()).into_response();
+    let body = Problem {
+        kind: "about:blank".into(),
+        title: title.into(),
+        status: status.as_u16(),
+        code: code.into(),
+        detail: detail.into(),
+    };
+    let mut response = (status, axum::Json(body)).into_response();
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
     headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
     response
 }
 
-fn answer(problem: Problem) -> Response {
+fn answer(problem: reply::Problem) -> Response {
     problem.into_response().map(Body::new)
 }

@@ -8,11 +8,12 @@
 //!
 //! | row | parts |
 //! | --- | --- |
-//! | 9 | `main`, and this file |
-//! | 8 | [`cli`]: commands, exit codes; puts the parts together |
-//! | 7 | [`config`]: the only reader of configuration files and of the environment; fills the settings of each part |
-//! | 6 | [`server`]: listeners, workers, the drain |
-//! | 5 | [`admin`]: where people and operators talk; its documentation is the table of routes |
+//! | 10 | `main`, and this file |
+//! | 9 | [`cli`]: commands, exit codes; puts the parts together |
+//! | 8 | [`config`]: the only reader of configuration files and of the environment; fills the settings of each part |
+//! | 7 | [`server`]: listeners, workers, the drain |
+//! | 6 | [`admin`]: where people and operators talk; its documentation is the table of routes, [`admin::protocol`] the bodies |
+//! | 5 | [`operate`]: what a person does to accounts, through the admin listener or on the store while no proxy runs |
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorize address to a saved grant |
 //! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh, and what happens unasked |
 //! | 2 | [`store`]: where grants are kept, under a lock |
@@ -45,6 +46,7 @@
 //!
 //! # A login
 //!
+//! [`Operator::begin_login`](operate::Operator::begin_login) sees to it that somebody listens at the redirect URI;
 //! [`Logins::begin`](login::Logins::begin) makes PKCE verifier and state; the person consents; the answer comes to
 //! [`admin`], to a [`CallbackListener`](login::CallbackListener), or by hand.
 //! [`Logins::finish`](login::Logins::finish) exchanges the code at once (codes live for a minute), asks whose grant it
@@ -93,6 +95,7 @@ pub mod config;
 pub mod hardening;
 pub mod login;
 pub mod oauth;
+pub mod operate;
 pub mod operations;
 pub mod outbound;
 pub mod private_file;

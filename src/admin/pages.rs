@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Shared, no_navigation, only_get};
 use crate::login::{Page, is_navigation, protect, source_hash};
+use crate::operate::{LoginRequest, ReturnsBy};
 use crate::store::AccountName;
 
 const HTML: &str = include_str!("page.html");
@@ -49,7 +50,7 @@ pub(super) async fn connect(
     if !is_navigation(&headers) {
         return no_navigation();
     }
-    let default = admin.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback);
+    let default = admin.operator.accounts().settings().default_account.clone().unwrap_or_else(AccountName::fallback);
     let name = match account.map(|name| name.parse::<AccountName>()) {
         None => default,
         Some(Ok(name)) => name,
@@ -59,7 +60,8 @@ pub(super) async fn connect(
                 .into_response();
         }
     };
-    match admin.begin(&name, false).await {
+    let request = LoginRequest { account: &name, returns_by: ReturnsBy::Browser, replaces: false };
+    match admin.operator.begin_login(request, &admin.redirect).await {
         Ok(begun) => {
             let headers = [
                 (LOCATION, begun.url.to_string()),
@@ -81,7 +83,7 @@ pub(super) async fn callback(
 ) -> Response {
     match method {
         Method::GET if is_navigation(&headers) => {
-            admin.logins.callback(query.as_deref().unwrap_or_default()).await.into_response()
+            admin.operator.logins().callback(query.as_deref().unwrap_or_default()).await.into_response()
         }
         Method::GET => no_navigation(),
         _ => only_get(),

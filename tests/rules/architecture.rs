@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rows of the map in `src/lib.rs`, lowest first. A file imports from lower rows and from its own folder only.
-const ROWS: [&[&str]; 10] = [
+const ROWS: [&[&str]; 11] = [
     &["secret", "clock", "alarm", "telemetry", "outbound", "private_file", "hardening", "supervise", "timeout"],
     &["oauth", "operations"],
     &["store"],
     &["tokens"],
     &["login", "proxy"],
+    &["operate"],
     &["admin"],
     &["server"],
     &["config"],
@@ -26,8 +27,8 @@ const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "san
 const EXPOSING: [(&str, &str); 11] = [
     ("admin/api.rs", "session cookie and one-time link"),
     ("admin/proof.rs", "the proof that the key is known"),
-    ("cli/running.rs", "admin key to our own admin listener"),
-    ("cli/serve.rs", "one-time link on a terminal"),
+    ("cli/admin_client.rs", "admin key to our own admin listener"),
+    ("cli/commands/serve.rs", "one-time link on a terminal"),
     ("login/register.rs", "hash of the state"),
     ("oauth.rs", "introspection and identity requests"),
     ("oauth/authorize.rs", "state in the authorize address"),

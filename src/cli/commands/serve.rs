@@ -9,13 +9,18 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::assemble::{self, State};
-use super::instance::{self, Instance, Process, RunFile};
-use super::{Context, Exit, Failure, Signals, demo, quoted, with_flags};
-use crate::admin::{self, About, Admin, key};
+use crate::admin::protocol::About;
+use crate::admin::{self, Admin, key};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::run_file::{self, Instance, Process, RunFile};
+use crate::cli::shell::{quoted, with_flags};
+use crate::cli::signals::Signals;
+use crate::cli::state::State;
+use crate::cli::{embedded_sandbox, output, wiring};
 use crate::clock::Clock;
 use crate::config::{Config, Diagnostic, Environment};
-use crate::login::Logins;
+use crate::operate::{Operator, Redirect};
 use crate::outbound::{Outbound, ProxyChoice};
 use crate::proxy::Forwarder;
 use crate::proxy::body::Budget;
@@ -40,29 +45,29 @@ struct Opened {
     guard: guard::Settings,
     peers: Peers,
     accounts: Arc<Accounts>,
-    logins: Arc<Logins>,
+    operator: Operator,
     keys: Arc<key::Keys>,
     shutdown: CancellationToken,
     sandbox: Option<Sandbox>,
 }
 
 /// Runs until told to end; every step that can fail for a foreseeable reason comes before the first request.
-pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let Context { config, json, program } = context;
+    let (config, program) = (context.config()?, &context.program);
     // Before anything is served nothing is lost by ending, whatever the start waits for.
     let mut opened = tokio::select! {
-        opened = open(config, &program) => opened?,
+        opened = open(config, program) => opened?,
         () = signals.next() => return Ok(Exit::Fine),
     };
     let mut running = serve(&mut opened)?;
     let instance = opened.instance();
     let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
     if opened.sandbox.is_some() {
-        demo::connect(&opened.logins, &opened.default_account(), &opened.redirect_uri()).await?;
+        embedded_sandbox::connect(opened.operator.logins(), &opened.default_account(), &opened.redirect_uri()).await?;
     }
     // Whoever waits for the ready line and cannot get it is not left with a proxy that it knows nothing of.
-    let announced = opened.announce(&instance, json, &program);
+    let announced = opened.announce(&instance, context.json, program);
     tokio::select! {
         () = std::future::ready(()), if announced.is_err() => {}
         () = signals.next() => {}
@@ -80,20 +85,22 @@ pub(super) async fn run(context: Context) -> Result<Exit, Failure> {
     let unsaved = tokio::select! {
         unsaved = ending => unsaved,
         () = signals.another() => {
-            say!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
+            status!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
             return Ok(Exit::Failed);
         }
     };
     drop(run_file);
     for account in &unsaved {
-        say!("pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}");
+        status!(
+            "pleo-proxy: the newest tokens of account {account} could not be saved; run: pleo-proxy login {account}"
+        );
     }
     announced.map(|()| if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
 }
 
 async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let guard = config.guard().map_err(Failure::usage)?;
-    let state = State::of(&config)?;
+    let state = State::create(&config)?;
     // The ports first: with them in hand no second process of this configuration gets any further.
     let settings = config.server();
     let bound = server::bind(&settings).map_err(|error| taken(&error, &config, program))?;
@@ -101,12 +108,12 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     if let Some(listener) = bound.admin.or(bound.api.tcp()) {
         peers.probe(listener);
     }
-    let sandbox = if config.embedded_sandbox { Some(demo::embed(&mut config).await?) } else { None };
-    let outbound = assemble::outbound(&config)?;
-    let accounts = assemble::accounts(&config, &state, &outbound, Care::Scheduled).await?;
+    let sandbox = if config.embedded_sandbox { Some(embedded_sandbox::embed(&mut config).await?) } else { None };
+    let outbound = wiring::outbound(&config)?;
+    let accounts = wiring::accounts(&config, &state, &outbound, Care::Scheduled).await?;
     let key = key::load_or_create(&state.folder.join("admin.key"))?;
     let keys = Arc::new(key::Keys::new(key, Clock::system()));
-    let logins = Logins::new(accounts.clone());
+    let operator = Operator::new(accounts.clone());
     let shutdown = CancellationToken::new();
     let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
@@ -120,7 +127,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
         guard,
         peers,
         accounts,
-        logins,
+        operator,
         keys,
         shutdown,
         sandbox,
@@ -136,7 +143,7 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let is_there = |origin: &String| origin.ends_with(&end);
     let is_at = |instance: &Instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there);
     let folders = Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
-    let holder = folders.flat_map(|folder| instance::alive(&folder)).find(is_at);
+    let holder = folders.flat_map(|folder| run_file::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
         Some(holder) if is_taken && holder.environment == config.environment().as_str() => {
@@ -171,18 +178,23 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
 
 impl Opened {
     fn admin(&self) -> Admin {
-        let beside = server::Settings { peers: self.peers.clone(), ..self.config.server() };
         let own = self.admin.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (guard, origin) = (Guard::admin(&self.guard, own), self.admin_origin().unwrap_or_default());
+        let beside = server::Settings { peers: self.peers.clone(), ..self.config.server() };
+        let redirect = Redirect::beside_admin(
+            self.config.login.redirect_uri.clone(),
+            &origin,
+            guard.own_origins(),
+            server::beside(&beside, &self.guard),
+            self.shutdown.clone(),
+        );
         Admin {
-            accounts: self.accounts.clone(),
-            logins: self.logins.clone(),
-            guard: Guard::admin(&self.guard, own),
+            operator: self.operator.clone(),
+            redirect,
+            guard,
             keys: self.keys.clone(),
             shutdown: self.shutdown.clone(),
-            origin: self.admin_origin().unwrap_or_default(),
-            redirect_uri: self.config.login.redirect_uri.clone(),
-            listener: tokio::sync::Mutex::default(),
-            beside: server::beside(&beside, &self.guard),
+            origin,
             about: self.about(),
             peers: self.peers.clone(),
         }
@@ -243,20 +255,19 @@ impl Opened {
             _ => admin.to_owned(),
         };
         let environment = self.config.environment().as_str();
-        say!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
+        status!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
         if credentials.is_ok() {
             self.say_what_is_missing(program);
         }
         if let Some(sandbox) = &self.sandbox {
-            demo::say_moved(sandbox);
+            embedded_sandbox::say_moved(sandbox);
             self.suggest();
         }
-        match json {
-            true => {
-                tell!("{}", json!({"version": 1, "event": "ready", "api": instance.api, "admin": instance.admin}))
-            }
-            false => Ok(()),
+        if !json {
+            return Ok(());
         }
+        let (api, admin) = (&instance.api, &instance.admin);
+        output::json(&json!({"version": 1, "event": "ready", "api": api, "admin": admin}))
     }
 
     /// Says what to do if no account can serve.
@@ -267,8 +278,8 @@ impl Opened {
         }
         let name = self.default_account();
         match accounts.iter().find_map(|account| account.snapshot().health.told(&account.name)) {
-            Some(why) => say!("No account can serve: {}", with_flags(&why, program)),
-            None => say!("No account is connected yet; run: {program} login {name}"),
+            Some(why) => status!("No account can serve: {}", with_flags(&why, program)),
+            None => status!("No account is connected yet; run: {program} login {name}"),
         }
     }
 
@@ -289,16 +300,16 @@ impl Opened {
         let key = key.map(|file| format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string())));
         let key = key.unwrap_or_default();
         let name = self.default_account();
-        say!("\nThis is a fake Pleo with made-up data, and the account \"{name}\" is connected to it. Try:\n");
-        say!("  {curl} {api}/v1/companies{key}");
-        say!(
+        status!("\nThis is a fake Pleo with made-up data, and the account \"{name}\" is connected to it. Try:\n");
+        status!("  {curl} {api}/v1/companies{key}");
+        status!(
             "  {curl} -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
              -H 'content-type: application/json' -d '{{\"includeDeleted\":false}}'{key}"
         );
         if self.api.tcp().is_some() {
-            say!("  curl -x {api} {upstream}/v1/introspect{key}");
+            status!("  curl -x {api} {upstream}/v1/introspect{key}");
         }
-        say!("");
+        status!("");
     }
 }
 

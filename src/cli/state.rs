@@ -1,20 +1,15 @@
-//! From the configuration to the parts, in the order in which they need each other.
+//! Where an environment's state is: found for a command that looks, made for a process that serves.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::Failure;
-use crate::clock::Clock;
+use super::exit::Failure;
 use crate::config::Config;
-use crate::oauth;
-use crate::outbound::{self, Outbound};
-use crate::store::{self, OpenError, Store};
-use crate::tokens::{Accounts, Care};
+use crate::store::{self, OpenError};
 
 /// Where this environment's state is.
 #[derive(Debug)]
@@ -31,7 +26,7 @@ pub(super) struct State {
 
 impl State {
     /// The folders of a process that serves. The embedded sandbox's accounts are gone with it.
-    pub(super) fn of(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn create(config: &Config) -> Result<Self, Failure> {
         let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let temporary = is_temporary.then(private_tempdir).transpose();
         let temporary = temporary.context("no temporary folder can be made")?;
@@ -44,7 +39,7 @@ impl State {
     }
 
     /// The folders as they are, for a command that looks: nothing is made.
-    pub(super) fn look(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn locate(config: &Config) -> Result<Self, Failure> {
         let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let unknown = "without HOME and XDG_STATE_HOME nobody knows where a running proxy would be found; set HOME";
         let folder = config.state_folder().ok_or_else(|| Failure::usage(unknown))?;
@@ -91,27 +86,4 @@ fn is_out_of_reach(folder: &Path) -> bool {
 
 fn private_tempdir() -> std::io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("pleo-proxy-").permissions(Permissions::from_mode(0o700)).tempdir()
-}
-
-/// The outside, ready for use.
-pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
-    Outbound::new(&config.outbound()).map_err(Failure::usage)
-}
-
-/// For loopback only: no outbound proxy, no trust roots.
-pub(super) fn nowhere() -> Result<Outbound, Failure> {
-    Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
-}
-
-/// All accounts of this store.
-pub(super) async fn accounts(
-    config: &Config,
-    state: &State,
-    outbound: &Outbound,
-    care: Care,
-) -> Result<Arc<Accounts>, Failure> {
-    let client = oauth::Client::new(config.oauth.clone(), outbound).context("the HTTP client cannot be set up")?;
-    let store = Store::open(&state.records).map_err(Failure::usage)?;
-    let accounts = Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
-    Ok(accounts.context("the store cannot be listed")?)
 }

@@ -1,0 +1,284 @@
+//! The bodies of the admin API: what the listener sends and the command line reads, as one set of types.
+//!
+//! Both ends may be of different releases while an upgrade is under way. So answers may hold fields and words that a
+//! reader does not know; only the bodies of requests are refused for them.
+
+mod account;
+mod done;
+mod login;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::operate;
+use crate::store::AccountName;
+
+pub use account::{AccountStatus, LastRefresh, State};
+pub use done::{Done, Outcome};
+pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
+
+/// What every answer with data says first.
+const VERSION: u32 = 1;
+
+/// An answer with data, and the version of its form.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Versioned<T> {
+    /// 1; another number means that a field changed its meaning.
+    version: u32,
+    /// The data.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> From<T> for Versioned<T> {
+    fn from(body: T) -> Self {
+        Self { version: VERSION, body }
+    }
+}
+
+/// A refusal (RFC 9457).
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Problem {
+    /// `about:blank`: the code says it all.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The status in words.
+    #[serde(default)]
+    pub title: String,
+    /// The status.
+    #[serde(default)]
+    pub status: u16,
+    /// What went wrong, for programs.
+    #[serde(default)]
+    pub code: String,
+    /// What went wrong, for people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// `GET /health`, and `GET /ready` with its one thing to do.
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Health {
+    /// `ok`, `degraded`, `unavailable` or `ending`.
+    pub status: String,
+    /// What to do if no account can serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Health {
+    /// In a word.
+    pub fn of(status: &str) -> Self {
+        Self { status: status.into(), fix: None }
+    }
+}
+
+/// `GET /api/status`.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// True: it answers.
+    pub running: bool,
+    /// True while the process drains.
+    #[serde(default)]
+    pub ending: bool,
+    /// Background tasks that do not run.
+    #[serde(default)]
+    pub stopped_tasks: Vec<String>,
+    /// All accounts, by name.
+    #[serde(default)]
+    pub accounts: Vec<AccountStatus>,
+    /// The process.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// What [`Status`] says about the process itself.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct About {
+    /// Process id.
+    pub pid: u32,
+    /// The environment's name.
+    pub environment: String,
+    /// Where tools talk.
+    pub api: String,
+    /// Where people talk.
+    pub admin: Option<String>,
+    /// Where grants are kept.
+    pub store: String,
+    /// The API's origin.
+    pub upstream: String,
+    /// Defences that are off or loosened, and what is wrong with the process.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// The query of `POST /api/accounts/NAME/refresh`.
+#[derive(Debug, Deserialize)]
+pub struct RefreshQuery {
+    /// Also what is fresh.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl RefreshQuery {
+    /// The target of the request.
+    pub fn target(&self, account: &AccountName) -> String {
+        format!("/api/accounts/{account}/refresh?force={}", self.force)
+    }
+}
+
+/// The answer to it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Refreshed {
+    /// How it ended.
+    pub outcome: RefreshOutcome,
+    /// The account since then.
+    pub account: AccountStatus,
+}
+
+/// How a refresh that was asked for ended.
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshOutcome {
+    /// Nothing was due.
+    Fresh,
+    /// There is a new pair.
+    Refreshed,
+    /// Another process had been faster.
+    Adopted,
+    /// The account's state and reason say why.
+    Failed,
+    /// Something that this release does not know, by its name.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl fmt::Display for RefreshOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fresh => "fresh",
+            Self::Refreshed => "refreshed",
+            Self::Adopted => "adopted",
+            Self::Failed => "failed",
+            Self::Other(word) => word,
+        })
+    }
+}
+
+impl From<operate::Refreshed> for Refreshed {
+    fn from(refreshed: operate::Refreshed) -> Self {
+        let outcome = match refreshed.outcome {
+            operate::RefreshOutcome::Fresh => RefreshOutcome::Fresh,
+            operate::RefreshOutcome::Refreshed => RefreshOutcome::Refreshed,
+            operate::RefreshOutcome::Adopted => RefreshOutcome::Adopted,
+            operate::RefreshOutcome::Failed => RefreshOutcome::Failed,
+        };
+        Self { outcome, account: refreshed.account.into() }
+    }
+}
+
+/// The body of `POST /api/session` from the page. It holds a secret.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionBody {
+    /// The one-time key of a link.
+    pub key: String,
+}
+
+/// The answer to it: the session itself is a cookie.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Session {}
+
+/// The answer to `POST /api/session` with the admin key.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SessionLink {
+    /// Opens the page once. It holds a secret.
+    pub url: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn account() -> Value {
+        json!({
+            "account": "acme", "state": "connected", "generation": 3, "subject": null, "scope": [],
+            "access_expires_at": null, "access_expires_in": null, "refreshed_at": null, "refresh_token_age": null,
+            "logged_in_at": null, "resends": 0,
+        })
+    }
+
+    fn about() -> Value {
+        json!({
+            "pid": 7, "environment": "sandbox", "api": "http://127.0.0.1:1", "admin": null, "store": "/store",
+            "upstream": "http://127.0.0.1:2", "notes": [],
+        })
+    }
+
+    fn with(mut value: Value, more: Value) -> Value {
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        value
+    }
+
+    #[test]
+    fn every_answer_is_read_and_written_as_it_stands_on_the_wire() {
+        fn same<T: serde::de::DeserializeOwned + Serialize>(wire: Value) {
+            let read: Versioned<T> = serde_json::from_value(wire.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&read).unwrap(), wire);
+        }
+        let last = json!({"at": "t", "reason": "asked", "outcome": "refreshed", "ms": 5});
+        let more = json!({"why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
+        let troubled = with(with(account(), more), json!({"state": "retrying"}));
+        let status = json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"]});
+        same::<Status>(with(with(status, about()), json!({"accounts": [account(), troubled]})));
+        same::<Refreshed>(json!({"version": 1, "outcome": "adopted", "account": account()}));
+        same::<Done>(json!({"version": 1, "outcome": "logged_out"}));
+        same::<Done>(json!({"version": 1, "outcome": "connected", "account": "acme"}));
+        same::<Done>(json!({"version": 1, "outcome": "stopping"}));
+        same::<LoginBegun>(
+            json!({"version": 1, "outcome": "begun", "id": "1", "authorize_url": "a", "redirect_uri": "r"}),
+        );
+        same::<LoginState>(json!({"version": 1, "state": "pending"}));
+        same::<LoginState>(json!({"version": 1, "state": "failed", "why": "w"}));
+        same::<Session>(json!({"version": 1}));
+        same::<SessionLink>(json!({"version": 1, "url": "u"}));
+    }
+
+    #[test]
+    fn fields_and_words_of_a_newer_release_are_read_over() {
+        fn read<T: serde::de::DeserializeOwned>(wire: Value) -> T {
+            serde_json::from_value::<Versioned<T>>(with(wire, json!({"version": 2, "newer": {"a": [1]}}))).unwrap().body
+        }
+        let account = with(account(), json!({"state": "paused", "newer": 1}));
+        let status: Status =
+            read(with(with(about(), json!({"running": true})), json!({"accounts": [account.clone()]})));
+        assert_eq!(status.accounts[0].state, State::Other("paused".into()));
+        assert_eq!(status.about.pid, 7);
+        let refreshed: Refreshed = read(json!({"outcome": "merged", "account": account}));
+        assert_eq!(refreshed.outcome.to_string(), "merged");
+        assert!(matches!(read::<Done>(json!({"outcome": "merged"})).outcome, Outcome::Other));
+        assert!(matches!(read(json!({"state": "failed", "why": "w"})), LoginState::Failed { .. }));
+        assert_eq!(read::<Problem>(json!({"code": "c", "detail": "d", "fix": "f"})).code, "c");
+    }
+
+    #[test]
+    fn an_older_release_that_says_less_is_read_too() {
+        let least = json!({"version": 1, "running": true, "pid": 7, "environment": "sandbox", "api": "a",
+                           "admin": "b", "store": "s", "upstream": "u",
+                           "accounts": [{"account": "acme", "state": "connected"}]});
+        let status: Versioned<Status> = serde_json::from_value(least).unwrap();
+        assert_eq!(status.body.accounts[0].state, State::Connected);
+        let problem: Problem = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(problem.detail, "");
+    }
+
+    #[test]
+    fn what_a_request_does_not_know_is_refused() {
+        assert!(serde_json::from_value::<LoginBody>(json!({"redirect_url": "x"})).is_err());
+        let token = LoginBody { refresh_token: Some("t".into()), ..LoginBody::default() };
+        assert_eq!(serde_json::to_value(token).unwrap(), json!({"refresh_token": "t"}));
+    }
+}

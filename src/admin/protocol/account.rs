@@ -1,0 +1,178 @@
+//! An account as the admin API tells of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{operate, tokens};
+
+/// An account: everything but its secrets.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AccountStatus {
+    /// Its name.
+    pub account: String,
+    /// Whether it can serve, in a word.
+    pub state: State,
+    /// What is wrong, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Generation of the grant.
+    #[serde(default)]
+    pub generation: u64,
+    /// Whom it is bound to.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// Granted scopes.
+    #[serde(default)]
+    pub scope: Vec<String>,
+    /// When the access token expires.
+    #[serde(default)]
+    pub access_expires_at: Option<String>,
+    /// Seconds until then; 0 once expired.
+    #[serde(default)]
+    pub access_expires_in: Option<u64>,
+    /// When this pair was issued.
+    #[serde(default)]
+    pub refreshed_at: Option<String>,
+    /// Age of the refresh token in seconds; Pleo lets it die after 60 days without a refresh.
+    #[serde(default)]
+    pub refresh_token_age: Option<u64>,
+    /// When the login was.
+    #[serde(default)]
+    pub logged_in_at: Option<String>,
+    /// When it is tried again by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try: Option<String>,
+    /// How often a refresh token of unknown fate was sent again.
+    #[serde(default)]
+    pub resends: u32,
+    /// The last attempt to refresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refresh: Option<LastRefresh>,
+    /// `connected` if the last login of this process's time ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_login: Option<String>,
+    /// Why it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_login_error: Option<String>,
+}
+
+/// The last attempt to refresh.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LastRefresh {
+    /// When it began.
+    pub at: String,
+    /// Why.
+    pub reason: String,
+    /// How it ended.
+    pub outcome: String,
+    /// How long it took, waiting for locks included, in milliseconds.
+    pub ms: u64,
+}
+
+/// The states of an account that the command line acts on; all others need attention, whatever they are called.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// All is well.
+    Connected,
+    /// Only a login helps.
+    LoginRequired,
+    /// Something else, by its name.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl State {
+    fn named(word: &str) -> Self {
+        match word {
+            "connected" => Self::Connected,
+            "login_required" => Self::LoginRequired,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connected => "connected",
+            Self::LoginRequired => "login_required",
+            Self::Other(word) => word,
+        })
+    }
+}
+
+impl From<tokens::Status> for AccountStatus {
+    fn from(status: tokens::Status) -> Self {
+        // Field by field, so that one more there is not forgotten here.
+        let tokens::Status {
+            account,
+            state,
+            why,
+            generation,
+            subject,
+            scope,
+            access_expires_at,
+            access_expires_in,
+            refreshed_at,
+            refresh_token_age,
+            logged_in_at,
+            next_try,
+            resends,
+            last_refresh,
+        } = status;
+        Self {
+            account,
+            state: State::named(state),
+            why,
+            generation,
+            subject,
+            scope,
+            access_expires_at,
+            access_expires_in,
+            refreshed_at,
+            refresh_token_age,
+            logged_in_at,
+            next_try,
+            resends,
+            last_refresh: last_refresh.map(Into::into),
+            last_login: None,
+            last_login_error: None,
+        }
+    }
+}
+
+impl From<tokens::LastRefresh> for LastRefresh {
+    fn from(last: tokens::LastRefresh) -> Self {
+        let tokens::LastRefresh { at, reason, outcome, ms } = last;
+        Self { at, reason, outcome, ms }
+    }
+}
+
+impl From<operate::AccountStatus> for AccountStatus {
+    fn from(status: operate::AccountStatus) -> Self {
+        let (last_login, last_login_error) = match status.last_login {
+            Some(Ok(())) => (Some("connected".to_owned()), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        Self { last_login, last_login_error, ..status.account.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_states_have_the_names_that_custody_gives_them() {
+        for word in ["connected", "login_required", "misconfigured"] {
+            let state = State::named(word);
+            assert_eq!((state.to_string(), serde_json::to_value(&state).unwrap()), (word.to_owned(), json!(word)));
+            assert_eq!(serde_json::from_value::<State>(json!(word)).unwrap(), state);
+        }
+    }
+}

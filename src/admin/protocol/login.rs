@@ -1,0 +1,89 @@
+//! The steps of a login through the admin API.
+
+use serde::{Deserialize, Serialize};
+
+use super::done::Outcome;
+use crate::login::Begun;
+use crate::store::AccountName;
+
+/// The query of `POST /api/accounts/NAME/login` with an empty body.
+#[derive(Debug, Deserialize)]
+pub struct LoginQuery {
+    /// The answer is brought by hand, so nobody has to listen for it.
+    #[serde(default)]
+    pub paste: bool,
+    /// Another account that holds the company is logged out.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+impl LoginQuery {
+    /// The target of the request.
+    pub fn target(&self, account: &AccountName) -> String {
+        format!("{}?paste={}&replace={}", LoginBody::target(account), self.paste, self.replace)
+    }
+}
+
+/// The body of `POST /api/accounts/NAME/login`: empty begins, one of the two ends a login. It holds secrets.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginBody {
+    /// The address that the browser was sent back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirected_url: Option<String>,
+    /// A refresh token that was issued elsewhere to this client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+}
+
+impl LoginBody {
+    /// The target of the request.
+    pub fn target(account: &AccountName) -> String {
+        format!("/api/accounts/{account}/login")
+    }
+}
+
+/// A login that was begun.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct LoginBegun {
+    /// [`Outcome::Begun`].
+    pub outcome: Outcome,
+    /// Names it in `/api/logins/ID`.
+    pub id: String,
+    /// Where the person goes.
+    pub authorize_url: String,
+    /// Where the answer comes.
+    pub redirect_uri: String,
+}
+
+impl From<Begun> for LoginBegun {
+    fn from(begun: Begun) -> Self {
+        let Begun { id, url, redirect_uri } = begun;
+        Self { outcome: Outcome::Begun, id, authorize_url: url.into(), redirect_uri }
+    }
+}
+
+/// `GET /api/logins/ID`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LoginState {
+    /// The person has not answered yet.
+    Pending,
+    /// The account is connected.
+    Connected,
+    /// It ended without a grant.
+    Failed {
+        /// The reason, for people.
+        why: String,
+    },
+}
+
+impl From<Option<Result<(), String>>> for LoginState {
+    fn from(end: Option<Result<(), String>>) -> Self {
+        match end {
+            None => Self::Pending,
+            Some(Ok(())) => Self::Connected,
+            Some(Err(why)) => Self::Failed { why },
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The commands, each in a file of its own. A new one is a file, and here a module, a line of help and a line that runs
+//! it.
+
+mod config;
+mod login;
+mod logout;
+mod open;
+mod refresh;
+mod sandbox;
+mod serve;
+mod status;
+mod stop;
+
+use clap::Subcommand;
+
+use super::context::Context;
+use super::exit::{Exit, Failure};
+
+#[derive(Debug, Default, Subcommand)]
+pub(super) enum Command {
+    /// Run the proxy (the default)
+    #[default]
+    Serve,
+    /// Connect an account to Pleo
+    Login(login::Login),
+    /// Forget an account's tokens
+    Logout(logout::Logout),
+    /// Show all accounts
+    Status,
+    /// Refresh an account's token if it is due
+    Refresh(refresh::Refresh),
+    /// Open the page of the running proxy, with a fresh one-time link
+    Open,
+    /// End the running proxy
+    Stop,
+    /// Run the fake Pleo alone
+    Sandbox(sandbox::SandboxCommand),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+impl Command {
+    pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            Self::Serve => serve::run(context).await,
+            Self::Login(login) => login.run(context).await,
+            Self::Logout(logout) => logout.run(context).await,
+            Self::Status => status::run(context).await,
+            Self::Refresh(refresh) => refresh.run(context).await,
+            Self::Open => open::run(context).await,
+            Self::Stop => stop::run(context).await,
+            Self::Sandbox(sandbox) => sandbox.run(context).await,
+            Self::Config(config) => config.run(context),
+        }
+    }
+
+    /// Prints one line of data, when it is ready: whoever waits for it takes the end of stdout for a failure.
+    pub(super) fn announces(&self) -> bool {
+        matches!(self, Self::Serve | Self::Sandbox(_))
+    }
+}

@@ -1,0 +1,60 @@
+//! `config`: every mistake of the configuration, or what is in effect and where it came from.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::config::Diagnostic;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Report every mistake, with line and column
+    Check,
+    /// Show what is in effect and where each value came from
+    Show,
+}
+
+impl ConfigCommand {
+    pub(super) fn run(&self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            Self::Check => check(context),
+            Self::Show => show(context),
+        }
+    }
+}
+
+fn check(context: &Context) -> Result<Exit, Failure> {
+    match context.load().and_then(|config| Ok((config.check()?, config))) {
+        Ok((warnings, config)) => {
+            let warnings: Vec<_> = warnings.iter().map(Diagnostic::sentence).collect();
+            let file = config.file.as_ref().map(|file| file.display().to_string());
+            warnings.iter().for_each(|warning| status!("warning: {warning}"));
+            if context.json {
+                output::json(&json!({"version": 1, "outcome": "fine", "file": file, "warnings": warnings}))?;
+            } else {
+                out!("{}: fine", file.as_deref().unwrap_or("the built-in defaults"))?;
+            }
+            Ok(Exit::Fine)
+        }
+        Err(error) if context.json => {
+            let problems: Vec<_> = error.diagnostics().iter().map(ToString::to_string).collect();
+            output::json(&json!({"version": 1, "outcome": "faulty", "problems": problems}))?;
+            status!("pleo-proxy: {error}");
+            Ok(Exit::Usage)
+        }
+        Err(error) => Err(Failure::usage(error)),
+    }
+}
+
+fn show(context: &Context) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    config.warnings.iter().for_each(|warning| status!("warning: {}", warning.sentence()));
+    if context.json {
+        output::json(&config.show_json())?;
+    } else {
+        out!("{}", config.show().trim_end())?;
+    }
+    Ok(Exit::Fine)
+}

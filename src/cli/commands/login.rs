@@ -1,0 +1,226 @@
+//! `login`: in the browser, by hand, or with a refresh token that was issued elsewhere.
+
+use std::io::{BufRead as _, IsTerminal as _, Read as _, stdin};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::admin::protocol::{Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, Versioned};
+use crate::cli::account_argument::AccountArgument;
+use crate::cli::admin_client::{AdminClient, CallError};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::run_file::Standing;
+use crate::cli::signals::Signals;
+use crate::cli::state::State;
+use crate::cli::{browser, locate, open_store, output};
+use crate::config::Config;
+use crate::login::{ListenerError, LoginError, Logins, PATIENCE};
+use crate::oauth::endpoint::Endpoint;
+use crate::operate::{LoginRequest, Operator, Redirect, ReturnsBy};
+use crate::private_file::text;
+use crate::secret::RefreshToken;
+use crate::server;
+use crate::store::AccountName;
+
+/// How often a login that happens in the browser is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// Longest wait for a login: a person's patience, and the exchange of a code that comes in its last moment.
+const MAX_WAIT: Duration = PATIENCE.saturating_add(Duration::from_secs(60));
+/// Longest input that is read from stdin, in bytes: a pasted address or a token.
+const MAX_INPUT: u64 = 64 * 1024;
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    #[command(flatten)]
+    account: AccountArgument,
+    /// Print the address instead of opening a browser
+    #[arg(long)]
+    no_browser: bool,
+    /// Read the address that the browser was sent back to from stdin
+    #[arg(long)]
+    paste: bool,
+    /// Move the company here if another account holds it: that one is logged out
+    #[arg(long, conflicts_with = "import_refresh_token")]
+    replace: bool,
+    /// Read a refresh token of this client from stdin
+    #[arg(long, conflicts_with_all = ["paste", "no_browser"])]
+    import_refresh_token: bool,
+}
+
+impl Login {
+    pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let config = context.config()?;
+        let name = self.account.name(&config)?;
+        let state = State::locate(&config)?;
+        match locate::running(&state).await? {
+            Some(proxy) => self.through(&proxy, &name).await?,
+            None => self.on_store(&config, &state, &name).await?,
+        }
+        if context.json {
+            let done = Done { outcome: Outcome::Connected, account: Some(name.to_string()) };
+            output::json(&Versioned::from(done))?;
+        } else {
+            status!("The account {name} is connected.");
+        }
+        Ok(Exit::Fine)
+    }
+
+    /// Through the running proxy. A login that is broken off here is given back there.
+    async fn through(&self, proxy: &AdminClient, name: &AccountName) -> Result<(), Failure> {
+        if self.import_refresh_token {
+            let refresh_token = Some(read_token()?.trim().to_owned());
+            return finish(proxy, name, LoginBody { refresh_token, ..LoginBody::default() }).await;
+        }
+        let mut signals = Signals::new()?;
+        let query = LoginQuery { paste: self.paste, replace: self.replace };
+        let begun: LoginBegun = proxy.post(&query.target(name)).await?;
+        let waiting = async {
+            self.present(&Url::parse(&begun.authorize_url)?)?;
+            if self.paste {
+                let redirected_url = Some(read_address(&begun.redirect_uri).await?.trim().to_owned());
+                return finish(proxy, name, LoginBody { redirected_url, ..LoginBody::default() }).await;
+            }
+            status!("Waiting for the login to come back to {} ...", begun.redirect_uri);
+            until_ended(proxy, &begun.id).await
+        };
+        let ended = tokio::select! {
+            ended = waiting => ended,
+            () = signals.next() => Err(anyhow!("the login was broken off").into()),
+        };
+        if ended.is_err() {
+            // Whether or not it is still there to be forgotten.
+            let _ = proxy.delete::<Done>(&format!("/api/logins/{}", begun.id)).await;
+        }
+        ended
+    }
+
+    /// In this process, on the store, while no proxy runs.
+    async fn on_store(&self, config: &Config, state: &State, name: &AccountName) -> Result<(), Failure> {
+        let operator = open_store::to_change(config, state).await?;
+        operator.accounts().oauth().credentials().map_err(Failure::usage)?;
+        let done = self.log_in(config, &operator, name).await;
+        // What was begun is ended, and what arrived is saved, before the process goes.
+        open_store::close(&operator, name).await?;
+        done
+    }
+
+    async fn log_in(&self, config: &Config, operator: &Operator, account: &AccountName) -> Result<(), Failure> {
+        if self.import_refresh_token {
+            return Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?);
+        }
+        let serve = server::beside(&config.server(), &config.guard().map_err(Failure::usage)?);
+        let redirect = Redirect::alone(redirect_uri(config)?, serve);
+        let returns_by = if self.paste { ReturnsBy::Hand } else { ReturnsBy::Browser };
+        let request = LoginRequest { account, returns_by, replaces: self.replace };
+        let begun = match operator.begin_login(request, &redirect).await {
+            Err(LoginError::Listener(elsewhere @ ListenerError::Elsewhere(_))) => {
+                return Err(Failure::usage(elsewhere));
+            }
+            begun => begun?,
+        };
+        self.present(&begun.url)?;
+        if self.paste {
+            let address = read_address(&begun.redirect_uri).await?;
+            return Ok(operator.finish_login(account, address.trim()).await?);
+        }
+        status!("Waiting for the login to come back to {} ...", begun.redirect_uri);
+        let done = until_back(operator.logins(), &begun.id).await;
+        redirect.close().await;
+        done
+    }
+
+    /// Shows where to log in, and opens a browser there if that is safe and wanted.
+    fn present(&self, url: &Url) -> Result<(), Failure> {
+        // Only what is fit for secrets is opened: never a file, never another program's scheme.
+        Endpoint::new(url.clone()).map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
+        status!("Open this address to log in:\n\n  {url}\n");
+        if !self.no_browser && !self.paste && !browser::open(url.as_str()) {
+            status!("No browser could be opened; copy the address into one.");
+        }
+        Ok(())
+    }
+}
+
+/// Hands the running proxy what ends a login.
+async fn finish(proxy: &AdminClient, name: &AccountName, body: LoginBody) -> Result<(), Failure> {
+    proxy.post_body::<Done>(&LoginBody::target(name), &body).await?;
+    Ok(())
+}
+
+/// Asks the running proxy for the end of a login until it is there.
+async fn until_ended(proxy: &AdminClient, id: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + MAX_WAIT;
+    while Instant::now() < deadline {
+        sleep(POLL_INTERVAL).await;
+        match proxy.get::<LoginState>(&format!("/api/logins/{id}")).await {
+            Ok(LoginState::Pending) => {}
+            Ok(LoginState::Connected) => return Ok(()),
+            Ok(LoginState::Failed { why }) => return Err(anyhow!(why).into()),
+            // Busy, or stopped for a moment: the person in the browser need not begin again for that.
+            Err(CallError::NoAnswer(_)) if proxy.instance.process.standing() == Standing::Alive => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(anyhow!("nobody logged in within ten minutes; begin again").into())
+}
+
+/// Waits for the browser to come back to the temporary listener.
+async fn until_back(logins: &Logins, id: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + MAX_WAIT;
+    while Instant::now() < deadline {
+        sleep(POLL_INTERVAL).await;
+        match logins.outcome(id) {
+            Some(None) => {}
+            Some(Some(end)) => return end.map_err(|error| anyhow!("{error}").into()),
+            None => break,
+        }
+    }
+    Err(anyhow!("nobody logged in within ten minutes; begin again").into())
+}
+
+/// The configured redirect URI, or the one that the admin listener would have.
+fn redirect_uri(config: &Config) -> Result<Url, Failure> {
+    if let Some(configured) = &config.login.redirect_uri {
+        return Ok(configured.clone());
+    }
+    let admin = config.listen.admin.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
+    Ok(Url::parse(&format!("http://{admin}/callback"))?)
+}
+
+async fn read_address(redirect_uri: &str) -> anyhow::Result<Zeroizing<String>> {
+    status!("Then paste the address that the browser was sent to ({redirect_uri}?code=...):");
+    let (sender, line) = oneshot::channel();
+    // A thread of its own, so that one which waits for a person does not keep the process from ending.
+    std::thread::Builder::new().name("paste".into()).spawn(move || {
+        let mut line = Zeroizing::new(Vec::new());
+        let read = stdin().lock().take(MAX_INPUT).read_until(b'\n', &mut line);
+        // Nobody waits any more if the command was broken off.
+        let _ = sender.send(read.map(|_| line));
+    })?;
+    let line = line.await.context("stdin")?.context("stdin")?;
+    input(&line, "address")
+}
+
+fn read_token() -> anyhow::Result<Zeroizing<String>> {
+    if stdin().is_terminal() {
+        status!("Paste the refresh token, then press Ctrl-D:");
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    stdin().take(MAX_INPUT).read_to_end(&mut text).context("the refresh token on stdin")?;
+    input(&text, "refresh token")
+}
+
+/// What was pasted or piped in, as text.
+fn input(bytes: &[u8], what: &str) -> anyhow::Result<Zeroizing<String>> {
+    let text = text::decode(bytes).map_err(|error| anyhow!("the {what} on stdin {error}"))?;
+    match text.trim() {
+        "" => bail!("there is no {what} on stdin; begin again"),
+        text => Ok(Zeroizing::new(text.to_owned())),
+    }
+}

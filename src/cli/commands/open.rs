@@ -1,0 +1,24 @@
+//! `open`: the page of the running proxy, by a fresh link.
+
+use crate::admin::protocol::{SessionLink, Versioned};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::state::State;
+use crate::cli::{browser, locate, output};
+
+pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+    let state = State::locate(&context.config()?)?;
+    let none = format!("no pleo-proxy is running for this store; start it with: {}", context.program);
+    let proxy = locate::required(&state, &none).await?;
+    let asked = proxy.post::<SessionLink>("/api/session").await;
+    let link = Versioned::from(asked.map_err(|error| Failure::from(error).context("the proxy gave no link"))?);
+    if context.json {
+        output::json(&link)?;
+    } else {
+        out!("{}", link.body.url)?;
+    }
+    if !browser::open(&link.body.url) {
+        status!("No browser could be opened; copy the address into one. It works once.");
+    }
+    Ok(Exit::Fine)
+}

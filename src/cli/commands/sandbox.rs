@@ -1,0 +1,106 @@
+//! `sandbox`: the fake Pleo alone.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::embedded_sandbox::SCOPES;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::cli::shell::quoted;
+use crate::cli::signals::Signals;
+use crate::sandbox::{Faults, Options, Sandbox};
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxCommand {
+    /// Authorization server and API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// Files behind presigned addresses
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091")]
+    files: SocketAddr,
+    /// The client id it knows
+    #[arg(long, value_name = "ID", default_value = "sandbox-client")]
+    client_id: String,
+    /// A redirect URI it accepts, exactly [default: any on loopback]
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Vec<String>,
+    /// Consent without asking
+    #[arg(long)]
+    auto_consent: bool,
+    /// Life of access tokens in milliseconds
+    #[arg(long, value_name = "MS")]
+    access_life_ms: Option<u64>,
+    /// Latency of the API in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency_ms: u64,
+    /// Faults from the start, as POST /sandbox/faults takes them
+    #[arg(long, value_name = "JSON")]
+    faults: Option<String>,
+}
+
+impl SandboxCommand {
+    fn options(self) -> Result<Options, Failure> {
+        let mut faults: Faults = match &self.faults {
+            Some(faults) => {
+                serde_json::from_str(faults).map_err(|error| Failure::usage(format!("--faults: {error}")))?
+            }
+            None => Faults::default(),
+        };
+        faults.access_life_ms = self.access_life_ms.or(faults.access_life_ms);
+        faults.latency_ms = faults.latency_ms.max(self.latency_ms);
+        Ok(Options {
+            auth_addr: self.listen,
+            files_addr: self.files,
+            fallback: false,
+            client_id: self.client_id,
+            redirect_uris: self.redirect_uri,
+            auto_consent: self.auto_consent,
+            faults,
+            ..Options::default()
+        })
+    }
+
+    pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let mut signals = Signals::new()?;
+        let options = self.options()?;
+        let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
+        for (option, address) in [("--listen", options.auth_addr), ("--files", options.files_addr)] {
+            ensure_can_listen(option, address)?;
+        }
+        let sandbox = Sandbox::start(options).await.context("the sandbox cannot listen")?;
+        let (authorize, token) = (sandbox.authorize_url(), sandbox.token_url());
+        let (introspect, api) = (sandbox.introspect_url(), sandbox.api_origin());
+        status!("The fake Pleo is at {api} (files at http://{}).", sandbox.files);
+        status!("Its client id is {id}, its client secret {secret}.");
+        if context.json {
+            output::json(&json!({"version": 1, "event": "ready", "api": api, "authorize": authorize, "token": token,
+                   "introspect": introspect, "files": format!("http://{}", sandbox.files), "client_id": id,
+                   "client_secret": secret}))?;
+        } else {
+            status!("A configuration for it; run the proxy with PLEO_PROXY_CLIENT_SECRET={}:\n", quoted(&secret));
+            let scopes = SCOPES.map(|scope| format!("\"{scope}\"")).join(", ");
+            out!("environment = \"sandbox\"\n\n[client]\nid = {}\nscopes = [{scopes}]", toml::Value::from(id))?;
+            out!("\n[endpoints]\nauthorize = \"{authorize}\"\ntoken = \"{token}\"")?;
+            out!("introspect = \"{introspect}\"\napi = \"{api}\"")?;
+        }
+        signals.next().await;
+        Ok(Exit::Fine)
+    }
+}
+
+/// Says which address is taken, and by what option to choose another.
+fn ensure_can_listen(option: &str, address: SocketAddr) -> Result<(), Failure> {
+    let tried = std::net::TcpListener::bind(address).map(drop);
+    tried.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "end the program that listens there, or choose another address with",
+            _ => "choose another address with",
+        };
+        let free = SocketAddr::new(address.ip(), 0);
+        Failure::new(Exit::Failed, format!("{address} cannot be listened on: {error}; {advice} {option} {free}"))
+    })
+}

@@ -1,0 +1,40 @@
+//! `stop`: the end of the running proxy.
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::admin::protocol::Done;
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::run_file::Standing;
+use crate::cli::state::State;
+use crate::cli::{locate, output};
+
+/// Longest wait for a proxy to end: its drain, and its last token request.
+const ENDING: Duration = Duration::from_secs(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+    let state = State::locate(&context.config()?)?;
+    let proxy = locate::required(&state, "no pleo-proxy is running for this store").await?;
+    let told = proxy.post::<Done>("/api/shutdown").await;
+    told.map_err(|error| Failure::from(error).context("it does not end"))?;
+    let process = &proxy.instance.process;
+    let pid = process.pid;
+    let deadline = Instant::now() + ENDING;
+    while process.standing() == Standing::Alive {
+        if Instant::now() >= deadline {
+            return Err(anyhow!("process {pid} was told to end and has not yet").into());
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+    if context.json {
+        output::json(&json!({"version": 1, "outcome": "stopped", "pid": pid}))?;
+    } else {
+        status!("Process {pid} has ended.");
+    }
+    Ok(Exit::Fine)
+}

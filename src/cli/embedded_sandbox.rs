@@ -1,0 +1,63 @@
+//! The fake Pleo inside the proxy, for `environment = "sandbox"`.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+
+use super::exit::Failure;
+use super::wiring::nowhere;
+use crate::config::{Config, SecretSource};
+use crate::login::Logins;
+use crate::oauth::authorize::Callback;
+use crate::oauth::endpoint::Endpoint;
+use crate::sandbox::{Options, Sandbox};
+use crate::secret::ClientSecret;
+use crate::store::AccountName;
+
+/// Asked for where the configuration names no scopes; the sandbox grants any.
+pub(super) const SCOPES: [&str; 4] = ["companies:read", "users:read", "export-jobs:read", "vendors:read"];
+
+/// Says where the embedded sandbox is if it is not where people look for it.
+pub(super) fn say_moved(sandbox: &Sandbox) {
+    let usual = Options::default();
+    let ports = [(usual.auth_addr, sandbox.auth, "the fake Pleo"), (usual.files_addr, sandbox.files, "its files")];
+    for (usual, now, what) in ports.into_iter().filter(|(usual, now, _)| usual != now) {
+        status!("Port {} was taken, so {what} can be found at http://{now}.", usual.port());
+    }
+}
+
+/// Starts the embedded sandbox and points the configuration at it.
+pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
+    let options = Options { fallback: true, ..Options::default() };
+    let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
+    let sandbox = Sandbox::start(options).await.context("the embedded sandbox cannot listen")?;
+    let endpoint = |address: String| Endpoint::parse(&address).context("the sandbox's address");
+    config.oauth.authorize = endpoint(sandbox.authorize_url())?;
+    config.oauth.token = endpoint(sandbox.token_url())?;
+    config.oauth.introspect = Some(endpoint(sandbox.introspect_url())?);
+    config.oauth.api = endpoint(sandbox.api_origin())?.origin();
+    config.oauth.client_id = Some(id);
+    config.oauth.client_secret = SecretSource::Value(ClientSecret::new(secret));
+    // Logins come back to this process itself: nobody else knows this sandbox.
+    config.login.redirect_uri = None;
+    if config.oauth.scopes.is_empty() {
+        config.oauth.scopes = SCOPES.map(String::from).to_vec();
+    }
+    Ok(sandbox)
+}
+
+/// Connects an account through the real code flow, as a person would who clicks Allow.
+pub(super) async fn connect(logins: &Arc<Logins>, name: &AccountName, redirect_uri: &str) -> Result<(), Failure> {
+    let begun = logins.begin(name, redirect_uri, false).await?;
+    let mut page = begun.url.clone();
+    page.set_query(None);
+    let form = format!("{}&decision=allow", begun.url.query().unwrap_or_default());
+    let client = reqwest::Client::builder().tls_backend_preconfigured((*nowhere()?.tls).clone()).no_proxy();
+    let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
+    let request = client.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
+    let answer = request.send().await.map_err(reqwest::Error::without_url)?;
+    let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
+    let location = location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", answer.status()))?;
+    logins.finish(Callback::from_address(location)?).await?;
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! Opening the store for a command while no proxy runs that could be asked.
+
+use super::exit::{Exit, Failure};
+use super::state::State;
+use super::wiring;
+use crate::config::Config;
+use crate::operate::Operator;
+use crate::store::AccountName;
+use crate::tokens::Care;
+
+/// The accounts of this store, to be looked at only: no server is talked to.
+pub(super) async fn to_look(config: &Config, state: &State) -> Result<Operator, Failure> {
+    let accounts = wiring::accounts(config, state, &wiring::nowhere()?, Care::OnDemand).await?;
+    Ok(Operator::new(accounts))
+}
+
+/// The accounts of this store, to change them: those of the embedded sandbox end with the process that serves them.
+pub(super) async fn to_change(config: &Config, state: &State) -> Result<Operator, Failure> {
+    if config.embedded_sandbox {
+        let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
+        return Err(Failure::new(Exit::NotRunning, hint));
+    }
+    let accounts = wiring::accounts(config, state, &wiring::outbound(config)?, Care::OnDemand).await?;
+    Ok(Operator::new(accounts))
+}
+
+/// Ends what was begun, and says if the newest tokens are not on disk.
+pub(super) async fn close(operator: &Operator, name: &AccountName) -> Result<(), Failure> {
+    if operator.accounts().close().await.is_empty() { Ok(()) } else { Err(unsaved(name)) }
+}
+
+/// The newest tokens are not on disk.
+pub(super) fn unsaved(name: &AccountName) -> Failure {
+    Failure::new(Exit::Degraded, format!("the newest tokens of account {name} could not be saved"))
+}

@@ -1,0 +1,38 @@
+//! What a command writes: data to stdout, talk to stderr.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write as _};
+
+use serde::Serialize;
+
+use super::exit::{Exit, Failure};
+
+/// Writes a line of data to stdout, or ends the command: see [`write_line`].
+macro_rules! out {
+    ($($line:tt)*) => {
+        $crate::cli::output::write_line(format_args!($($line)*))
+    };
+}
+
+/// Writes a line of talk to stderr.
+macro_rules! status {
+    ($($line:tt)+) => {
+        $crate::telemetry::say(format_args!($($line)+))
+    };
+}
+
+/// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full disk is.
+pub(super) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("stdout cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the answer of `--json`.
+pub(super) fn json(answer: &impl Serialize) -> Result<(), Failure> {
+    out!("{}", serde_json::to_string(answer)?)
+}

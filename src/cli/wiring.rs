@@ -1,0 +1,37 @@
+//! From the configuration to the parts, in the order in which they need each other.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::exit::Failure;
+use super::state::State;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::oauth;
+use crate::outbound::{self, Outbound};
+use crate::store::Store;
+use crate::tokens::{Accounts, Care};
+
+/// The outside, ready for use.
+pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
+    Outbound::new(&config.outbound()).map_err(Failure::usage)
+}
+
+/// For loopback only: no outbound proxy, no trust roots.
+pub(super) fn nowhere() -> Result<Outbound, Failure> {
+    Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
+}
+
+/// All accounts of this store.
+pub(super) async fn accounts(
+    config: &Config,
+    state: &State,
+    outbound: &Outbound,
+    care: Care,
+) -> Result<Arc<Accounts>, Failure> {
+    let client = oauth::Client::new(config.oauth.clone(), outbound).context("the HTTP client cannot be set up")?;
+    let store = Store::open(&state.records).map_err(Failure::usage)?;
+    let accounts = Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
+    Ok(accounts.context("the store cannot be listed")?)
+}
