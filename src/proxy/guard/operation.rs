@@ -14,12 +14,9 @@ pub fn is_disconnect(method: &Method, path: &str) -> bool {
 /// True if the operation changes nothing, by the table of Pleo's operations; one that is not in it reads if its method is
 /// GET or HEAD, or POST on a path that ends in `:search`.
 pub(super) fn is_read(method: &Method, path: &str) -> bool {
-    // No read that is sent by POST has anything to escape: its path is all literal.
-    if method == Method::POST && path.contains('%') {
-        return false;
-    }
     let is_plain = !path.contains(['%', ';', '\\']) && !path.contains("//");
-    reads(method, path) && (is_plain || reads(method, &plain(path)))
+    // No read that is sent by POST has parameters or anything to escape: its path is all literal.
+    reads(method, path) && (is_plain || (method != Method::POST && reads(method, &plain(path))))
 }
 
 /// The same for a server that takes the path as it is.
@@ -108,6 +105,8 @@ mod tests {
             "/v1/vendors",
             "/v2/accounting-entries:enrich",
             "/v1/vendors;:search",
+            "/v1/vendors:search/;:search",
+            "/v1//vendors:search",
             "/v1/vendors/;x=:search",
             "/v1/vendors/1:archive;:search",
             "/v1/vendors/1:search;:archive",
