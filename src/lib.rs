@@ -3,7 +3,7 @@
 //!
 //! # Rows
 //!
-//! A file imports from lower rows and from its own folder only; `tests/architecture.rs` checks it. So every journey
+//! A file imports from lower rows and from its own folder only; `tests/rules/architecture.rs` checks it. So every journey
 //! walks down and comes back, and each fact has one home.
 //!
 //! | row | parts |
