@@ -64,7 +64,7 @@
 //! 5. The credential goes to the configured origin of the API and nowhere else.
 //! 6. Web pages, other origins, other users and other machines get no answer with data, and cause no request to Pleo.
 //! 7. No secret in logs, errors, metrics, pages, arguments or files that others can read. Secrets are types without
-//!    `Display`; the places that may unwrap them are listed in `tests/architecture.rs`.
+//!    `Display`; the places that may unwrap them are listed in `tests/rules/architecture.rs`.
 //! 8. Memory is bounded, whatever streams through and however many connect.
 //! 9. An account in trouble slows no other.
 //! 10. A grant is deleted only by a logout or replaced by a newer one, never because something failed.

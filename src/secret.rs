@@ -1,7 +1,7 @@
 //! Secrets as types that cannot be printed.
 //!
 //! Each kind of secret is its own newtype: `Debug` is redacted, there is no `Display` and no `Serialize`, the memory
-//! is overwritten on drop. [`expose`](AccessToken::expose) is the only way out, and `tests/architecture.rs` lists the
+//! is overwritten on drop. [`expose`](AccessToken::expose) is the only way out, and `tests/rules/architecture.rs` lists the
 //! files that may call it.
 
 use std::fmt;
