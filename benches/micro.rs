@@ -1,5 +1,6 @@
-//! The pieces on a request's way, one by one: `cargo bench`. Times are to be compared with the processor time of a
-//! whole request that `benches/compare.sh` prints; the columns of allocations show what a piece takes from the heap.
+//! The pieces on a request's way, one by one: `cargo bench`. Times are to be compared with the
+//! processor time of a whole request that `benches/compare.sh` prints; the columns of allocations
+//! show what a piece takes from the heap.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on should panic")]
 
 use std::hint::black_box;
@@ -47,9 +48,12 @@ enum Caller {
 const CALLERS: [Caller; 2] = [Caller::Curl, Caller::Library];
 
 fn request(caller: Caller) -> Parts {
-    let mut request = Request::builder().method(Method::GET).uri("/v1/export-jobs?company_id=1&page=2");
+    let mut request =
+        Request::builder().method(Method::GET).uri("/v1/export-jobs?company_id=1&page=2");
     let fields: &[(&str, &str)] = match caller {
-        Caller::Curl => &[("host", "127.0.0.1:8088"), ("user-agent", "curl/8.0"), ("accept", "*/*")],
+        Caller::Curl => {
+            &[("host", "127.0.0.1:8088"), ("user-agent", "curl/8.0"), ("accept", "*/*")]
+        }
         Caller::Library => &[
             ("host", "127.0.0.1:8088"),
             ("user-agent", "some-client/4.2 (linux; x64) runtime/22"),
@@ -92,7 +96,9 @@ fn guard_decision(bencher: Bencher<'_, '_>, caller: Caller) {
 #[divan::bench]
 fn guard_decision_on_a_delete(bencher: Bencher<'_, '_>) {
     let guard = Guard::data(&guard::Settings::default(), own(), &api());
-    bencher.bench_local(|| guard.check_operation(black_box(&Method::DELETE), black_box("/v1/vendors/17")).is_ok());
+    bencher.bench_local(|| {
+        guard.check_operation(black_box(&Method::DELETE), black_box("/v1/vendors/17")).is_ok()
+    });
 }
 
 #[divan::bench]
@@ -106,7 +112,8 @@ fn guard_refusal(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = CALLERS)]
 fn headers_to_upstream(bencher: Bencher<'_, '_>, caller: Caller) {
     let parts = request(caller);
-    let (host, credential) = (HeaderValue::from_static("external.pleo.io"), HeaderValue::from_static("Bearer token"));
+    let (host, credential) =
+        (HeaderValue::from_static("external.pleo.io"), HeaderValue::from_static("Bearer token"));
     bencher.bench_local(|| headers::to_upstream(black_box(&parts), &host, &credential));
 }
 
@@ -128,7 +135,9 @@ fn headers_to_client(bencher: Bencher<'_, '_>) {
     .into_iter()
     .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
     .collect();
-    bencher.with_inputs(|| answer.clone()).bench_local_values(|answer| headers::to_client(black_box(answer), &about));
+    bencher
+        .with_inputs(|| answer.clone())
+        .bench_local_values(|answer| headers::to_client(black_box(answer), &about));
 }
 
 #[divan::bench(args = ["/v1/export-jobs", "/@account-7/v1/export-jobs"])]
@@ -153,7 +162,9 @@ static CUSTODY: LazyLock<Custody> = LazyLock::new(|| {
 
 async fn open(folder: &std::path::Path) -> Arc<Accounts> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let outbound = Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() }).unwrap();
+    let outbound =
+        Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })
+            .unwrap();
     let client = oauth::Client::new(oauth_settings(), &outbound).unwrap();
     let custody = Settings {
         drain: Duration::from_secs(2),
@@ -163,7 +174,8 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         default_account: Some(name(0)),
     };
     let store = Store::open(folder).unwrap();
-    let accounts = Accounts::open(store, client, custody, Clock::system(), Care::OnDemand).await.unwrap();
+    let accounts =
+        Accounts::open(store, client, custody, Clock::system(), Care::OnDemand).await.unwrap();
     let issued = accounts.issued();
     let now = accounts.clock().now().wall;
     for number in 0..MANY {
@@ -233,7 +245,9 @@ fn account_by_name_among_10_000(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn lease_taken_and_returned(bencher: Bencher<'_, '_>) {
-    let Choice::One(account) = &*CUSTODY.accounts.choice() else { panic!("the default account has a grant") };
+    let Choice::One(account) = &*CUSTODY.accounts.choice() else {
+        panic!("the default account has a grant")
+    };
     let deadline = Instant::now() + DAY;
     let _entered = CUSTODY.runtime.enter();
     bencher.bench_local(|| {

@@ -1,9 +1,10 @@
-//! The proxy and its sandbox in one go: starts both, makes a plain request, refreshes, makes another, ends.
+//! The proxy and its sandbox in one go: starts both, makes a plain request, refreshes, makes
+//! another, ends.
 //!
 //! Run it with `cargo run --example quickstart`. Nothing leaves this machine.
 //!
-//! It is the real program in a process of its own: this example starts itself again, and hands the arguments to the
-//! command line of the library.
+//! It is the real program in a process of its own: this example starts itself again, and hands the
+//! arguments to the command line of the library.
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,7 +14,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
-/// Free ports, so that it runs beside anything; a store of its own, so that the commands below find this proxy.
+/// Free ports, so that it runs beside anything; a store of its own, so that the commands below find
+/// this proxy.
 const CONFIG: &str = r#"
 environment = "sandbox"
 [listen]
@@ -34,7 +36,9 @@ fn tour() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("proxy.toml"), CONFIG)?;
 
-    let mut proxy = pleo_proxy(folder.path(), &["serve", "--json", "--log", "warn"])?.stdout(Stdio::piped()).spawn()?;
+    let mut proxy = pleo_proxy(folder.path(), &["serve", "--json", "--log", "warn"])?
+        .stdout(Stdio::piped())
+        .spawn()?;
     let mut line = String::new();
     BufReader::new(proxy.stdout.take().ok_or("no stdout")?).read_line(&mut line)?;
     let ready: Value = serde_json::from_str(&line)?;

@@ -17,8 +17,9 @@
 //! | `DELETE /api/logins/ID` | key | gives a pending login up |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
-//! The guard judges every request first, the key is asked for in front of `/metrics` and all of `/api` but the session,
-//! so no route can be forgotten. No GET changes a grant. No token ever leaves.
+//! The guard judges every request first, the key is asked for in front of `/metrics` and all of
+//! `/api` but the session, so no route can be forgotten. No GET changes a grant. No token ever
+//! leaves.
 
 mod api;
 pub mod key;
@@ -80,7 +81,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/status", get(api::status))
         .route("/accounts/{name}/refresh", post(api::refresh))
         .route("/accounts/{name}/logout", post(api::logout))
-        .route("/accounts/{name}/login", post(api::login).route_layer(middleware::from_fn(with_body)))
+        .route(
+            "/accounts/{name}/login",
+            post(api::login).route_layer(middleware::from_fn(with_body)),
+        )
         .route("/logins/{id}", get(api::login_state).delete(api::abandon))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
@@ -125,9 +129,11 @@ async fn with_key(State(admin): Shared, request: Request, next: Next) -> Respons
     match admin.keys.identify(request.headers(), admin.guard.own_origins()) {
         Caller::Known => next.run(request).await,
         Caller::Unknown => unauthorized(),
-        Caller::Barred => {
-            refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys; wait a minute.")
-        }
+        Caller::Barred => refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_attempts",
+            "Too many wrong keys; wait a minute.",
+        ),
     }
 }
 
@@ -135,11 +141,19 @@ async fn with_key(State(admin): Shared, request: Request, next: Next) -> Respons
 async fn with_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     if body.size_hint().lower() > LONGEST_BODY as u64 {
-        return refusal(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is longer than 64 KiB.");
+        return refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "The body is longer than 64 KiB.",
+        );
     }
     match timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        _ => refusal(StatusCode::BAD_REQUEST, "bad_request", "The body did not come whole, or is longer than 64 KiB."),
+        _ => refusal(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "The body did not come whole, or is longer than 64 KiB.",
+        ),
     }
 }
 
@@ -167,7 +181,8 @@ async fn ready(State(admin): Shared) -> Response {
         _ => (StatusCode::OK, "degraded"),
     };
     // Without the names of accounts: everybody may ask.
-    let fix = "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login";
+    let fix =
+        "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login";
     let fix = (serving == 0).then(|| fix.to_owned());
     (status, axum::Json(Health { fix, ..Health::of(word) })).into_response()
 }
@@ -177,25 +192,36 @@ async fn not_found() -> Response {
 }
 
 async fn wrong_method() -> Response {
-    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page does not take that method.")
+    refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "This page does not take that method.",
+    )
 }
 
 /// The same for a route that takes GET and was asked with HEAD.
 fn only_get() -> Response {
-    let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
+    let mut response =
+        refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     response
 }
 
 /// A browser asks ahead of a person, or for a part of a page.
 fn no_navigation() -> Response {
-    refusal(StatusCode::FORBIDDEN, "forbidden_origin", "This address is for a person to open, not for a page to load.")
+    refusal(
+        StatusCode::FORBIDDEN,
+        "forbidden_origin",
+        "This address is for a person to open, not for a page to load.",
+    )
 }
 
 fn unauthorized() -> Response {
     let hint = "Send the content of admin.key as Authorization: Bearer, or run: pleo-proxy open";
     let mut response = refusal(StatusCode::UNAUTHORIZED, "admin_key_required", hint);
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pleo-proxy admin\""));
+    response
+        .headers_mut()
+        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pleo-proxy admin\""));
     response
 }
 

@@ -1,5 +1,5 @@
-//! A timer for limits that mostly move away before they are reached: it is set as seldom as can be, fires, asks when it
-//! is due by now, and is set anew. To move the limit costs nothing.
+//! A timer for limits that mostly move away before they are reached: it is set as seldom as can be,
+//! fires, asks when it is due by now, and is set anew. To move the limit costs nothing.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

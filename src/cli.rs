@@ -59,7 +59,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             if json {
                 let (exit, why) = (failure.exit as u8, format!("{:#}", failure.error));
                 // If nobody can be told, the exit code still tells.
-                let _ = output::json(&json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}));
+                let _ = output::json(
+                    &json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}),
+                );
             }
             failure.exit
         }
@@ -68,7 +70,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Prints what clap has to say: a mistake in the arguments, or what --help and --version ask for, which is data.
+/// Prints what clap has to say: a mistake in the arguments, or what --help and --version ask for,
+/// which is data.
 fn print(message: &clap::Error) -> Exit {
     let printed = message.print().and_then(|()| io::stdout().flush());
     match printed {
@@ -81,21 +84,27 @@ fn print(message: &clap::Error) -> Exit {
 fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
     hardening::apply();
     telemetry::init(global.log, matches!(command, Command::Serve));
-    // Libraries that ask for the process's provider find the one that everything else uses; a second call is harmless.
+    // Libraries that ask for the process's provider find the one that everything else uses; a
+    // second call is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let context = Context::of(global);
     on_control_runtime(command.run(&context))
 }
 
-/// Runs a command. Refresh, login and admin listener have one thread of their own beside the data workers.
+/// Runs a command. Refresh, login and admin listener have one thread of their own beside the data
+/// workers.
 fn on_control_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    // The runtime panics where the system gives it no thread: asked for here, it is an error with its reason.
-    let spare = std::thread::Builder::new().spawn(|| ()).context("the system gives no thread; see ulimit -u")?;
+    // The runtime panics where the system gives it no thread: asked for here, it is an error with
+    // its reason.
+    let spare = std::thread::Builder::new()
+        .spawn(|| ())
+        .context("the system gives no thread; see ulimit -u")?;
     let _ = spare.join();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).thread_name("control").enable_all().build()?;
     let exit = runtime.block_on(work);
-    // What must end was waited for. What hangs (a name server, a worker, a disk) does not keep the process.
+    // What must end was waited for. What hangs (a name server, a worker, a disk) does not keep the
+    // process.
     runtime.shutdown_background();
     exit
 }

@@ -1,10 +1,11 @@
 //! Time that survives suspend and clock changes.
 //!
-//! `std::time::Instant` stands still while a Linux or macOS machine sleeps, so a ten-minute token would look fresh
-//! after a night; the wall clock can be set back. A [`Deadline`] therefore holds both readings and has passed as soon
-//! as either says so.
+//! `std::time::Instant` stands still while a Linux or macOS machine sleeps, so a ten-minute token
+//! would look fresh after a night; the wall clock can be set back. A [`Deadline`] therefore holds
+//! both readings and has passed as soon as either says so.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One look at both clocks.
@@ -32,10 +33,14 @@ impl Deadline {
         Self { wall: now.wall.saturating_add_unsigned(wait), boot: now.boot.saturating_add(wait) }
     }
 
-    /// A stored wall time, believed for at most `longest` from now: a clock that was set back keeps nothing alive.
+    /// A stored wall time, believed for at most `longest` from now: a clock that was set back keeps
+    /// nothing alive.
     pub fn from_wall(now: Now, wall: i64, longest: Duration) -> Self {
         let ahead = since(wall, now.wall).min(millis(longest));
-        Self { wall: wall.min(now.wall.saturating_add_unsigned(ahead)), boot: now.boot.saturating_add(ahead) }
+        Self {
+            wall: wall.min(now.wall.saturating_add_unsigned(ahead)),
+            boot: now.boot.saturating_add(ahead),
+        }
     }
 
     /// True once either clock has reached it.
@@ -48,7 +53,8 @@ impl Deadline {
         self.wall_left(now).min(self.boot_left(now))
     }
 
-    /// What is left by the boot clock alone: for pauses of this process, which no change of the wall clock shortens.
+    /// What is left by the boot clock alone: for pauses of this process, which no change of the
+    /// wall clock shortens.
     pub fn boot_left(self, now: Now) -> Duration {
         Duration::from_millis(self.boot.saturating_sub(now.boot))
     }
@@ -59,10 +65,11 @@ impl Deadline {
     }
 }
 
-/// Since when something is there that was dated by a clock which may have been wrong: of an earlier run, or of
-/// another process. The time that runs in this process counts in any case. The wall clock is heard besides, because a
-/// machine that was paused has no other, but only after [`Age::BELIEVED`]: so a clock that jumps to and fro can say
-/// "old" a few times an hour, and not each time it jumps.
+/// Since when something is there that was dated by a clock which may have been wrong: of an earlier
+/// run, or of another process. The time that runs in this process counts in any case. The wall
+/// clock is heard besides, because a machine that was paused has no other, but only after
+/// [`Age::BELIEVED`]: so a clock that jumps to and fro can say "old" a few times an hour, and not
+/// each time it jumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age {
     dated: i64,
@@ -72,8 +79,8 @@ pub struct Age {
 }
 
 impl Age {
-    /// Time in this process after which the wall clock is believed. A date no further in the future than this is one
-    /// of now.
+    /// Time in this process after which the wall clock is believed. A date no further in the future
+    /// than this is one of now.
     pub const BELIEVED: Duration = Duration::from_secs(600);
 
     /// The age of what is seen now and dated `wall`.
@@ -128,7 +135,7 @@ impl Clock {
     /// Moves a manual clock; any other keeps its own time.
     pub fn set(&self, now: Now) {
         if let Source::Manual(shared) = &self.0 {
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *shared.lock() = now;
         }
     }
 
@@ -144,10 +151,13 @@ impl Clock {
     pub fn now(&self) -> Now {
         match &self.0 {
             Source::System => system_now(),
-            Source::Manual(shared) => *shared.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::Manual(shared) => *shared.lock(),
             Source::Paused(start) => {
                 let passed = millis(start.elapsed());
-                Now { wall: 1_800_000_000_000_i64.saturating_add_unsigned(passed), boot: 1_000_000 + passed }
+                Now {
+                    wall: 1_800_000_000_000_i64.saturating_add_unsigned(passed),
+                    boot: 1_000_000 + passed,
+                }
             }
         }
     }
@@ -158,15 +168,16 @@ fn system_now() -> Now {
     Now { wall: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX), boot: boot_millis() }
 }
 
-/// Linux counts suspend in `CLOCK_BOOTTIME`; the BSDs and macOS count it in `CLOCK_MONOTONIC`'s raw relatives, which
-/// rustix does not name, so there the wall clock alone notices a sleep.
+/// Linux counts suspend in `CLOCK_BOOTTIME`; the BSDs and macOS count it in `CLOCK_MONOTONIC`'s raw
+/// relatives, which rustix does not name, so there the wall clock alone notices a sleep.
 fn boot_millis() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let id = rustix::time::ClockId::Boottime;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let id = rustix::time::ClockId::Monotonic;
     let time = rustix::time::clock_gettime(id);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000
+        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// Whole milliseconds, saturating.
@@ -221,22 +232,40 @@ mod tests {
     fn a_pause_of_our_own_is_neither_shortened_nor_stretched_by_the_wall_clock() {
         let deadline = Deadline::after(NOON, Duration::from_secs(10));
         for jump in [-86_400_000, 0, 86_400_000] {
-            assert_eq!(deadline.boot_left(later(NOON, jump, 4_000)), Duration::from_secs(6), "{jump}");
+            assert_eq!(
+                deadline.boot_left(later(NOON, jump, 4_000)),
+                Duration::from_secs(6),
+                "{jump}"
+            );
         }
     }
 
     #[test]
     fn what_a_wrong_clock_dated_is_as_old_as_the_time_that_ran_since() {
         let (year, day, hour) = (365 * 86_400_000_i64, Duration::from_secs(86_400), 3_600_000);
-        let until = |dated: i64, wall, boot| Age::of(NOON.wall + dated, NOON).until(day, later(NOON, wall, boot));
+        let until = |dated: i64, wall, boot| {
+            Age::of(NOON.wall + dated, NOON).until(day, later(NOON, wall, boot))
+        };
         assert_eq!(until(-hour, hour, 3_600_000), day - Duration::from_secs(7200));
-        assert_eq!(until(-hour, -year, 3_600_000), day - Duration::from_secs(7200), "set back after it was seen");
-        assert_eq!(until(60_000, 60_000, 60_000), day - Duration::from_secs(60), "a little ahead is now");
+        assert_eq!(
+            until(-hour, -year, 3_600_000),
+            day - Duration::from_secs(7200),
+            "set back after it was seen"
+        );
+        assert_eq!(
+            until(60_000, 60_000, 60_000),
+            day - Duration::from_secs(60),
+            "a little ahead is now"
+        );
         assert_eq!(until(year, 0, 0), Duration::ZERO, "far ahead: nobody knows how old it is");
         assert_eq!(until(-NOON.wall, 0, 0), Duration::ZERO, "dated 1970");
         assert_eq!(until(0, year, 0), Age::BELIEVED, "set ahead: believed after a while");
         assert_eq!(until(0, year, millis(Age::BELIEVED)), Duration::ZERO);
-        assert_eq!(until(0, -year, 86_400_000), Duration::ZERO, "the time that ran here counts in any case");
+        assert_eq!(
+            until(0, -year, 86_400_000),
+            Duration::ZERO,
+            "the time that ran here counts in any case"
+        );
         for odd in [i64::MIN, i64::MAX] {
             let _ = Age::of(odd, NOON).until(day, Now { wall: odd, boot: u64::MAX });
             let _ = Age::of(0, Now { wall: odd, boot: 0 }).until(Duration::MAX, NOON);

@@ -1,8 +1,9 @@
 //! Configuration: the only reader of configuration files and of the environment.
 //!
-//! [`load`] is a function of files, an environment map and flags, so nothing else in the program (and no test) needs
-//! the environment of the process. Four layers, the later wins: built-in defaults, one file, variables, flags. What can
-//! be set is one table, [`settings`](rows); each part takes its settings from [`Config`] as they are.
+//! [`load`] is a function of files, an environment map and flags, so nothing else in the program
+//! (and no test) needs the environment of the process. Four layers, the later wins: built-in
+//! defaults, one file, variables, flags. What can be set is one table, [`settings`](rows); each
+//! part takes its settings from [`Config`] as they are.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,7 +115,9 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{}:{line}", one_line(&path.display().to_string())),
+            Self::File { path, line } => {
+                write!(f, "{}:{line}", one_line(&path.display().to_string()))
+            }
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag => f.write_str("flag"),
         }
@@ -153,7 +156,8 @@ pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Con
     }
 }
 
-/// Fills in the endpoints that the environment stands for. True if the sandbox is to be started by `serve` itself.
+/// Fills in the endpoints that the environment stands for. True if the sandbox is to be started by
+/// `serve` itself.
 fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
     // Whatever is wrong with it is told when all rows are read.
     let environment = reader.peek("environment", &kinds::Word).unwrap_or(Environment::Sandbox);
@@ -163,10 +167,12 @@ fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
     reader.layers.set_default("endpoints.token", format!("{auth}/oauth/token"));
     reader.layers.set_default("endpoints.introspect", format!("{auth}/oauth/token/introspect"));
     reader.layers.set_default("endpoints.api", api.to_owned());
-    let (given, missing): (Vec<&str>, Vec<&str>) = CORE.iter().partition(|name| reader.layers.is_given(name));
+    let (given, missing): (Vec<&str>, Vec<&str>) =
+        CORE.iter().partition(|name| reader.layers.is_given(name));
     let Some(first) = given.first().filter(|_| is_sandbox) else { return is_sandbox };
     reader.layers.set_default("endpoints.introspect", String::new());
-    // Half a sandbox would mix ours with somebody else's: the token of the one would go to the other.
+    // Half a sandbox would mix ours with somebody else's: the token of the one would go to the
+    // other.
     if !missing.is_empty() {
         let problem = format!(
             "stands alone: in the sandbox, {} must be set too; set all three of authorize, token and api, or none of \
@@ -199,7 +205,11 @@ impl Config {
             (Some(secret), layer) => {
                 if let (true, Layer::Variable(name)) = (is_file, layer) {
                     let title = format!("{SECRET_VARIABLE} and {name} are both set");
-                    reader.diagnostics.push(Diagnostic::error(Code::Conflict, title, "set one of them"));
+                    reader.diagnostics.push(Diagnostic::error(
+                        Code::Conflict,
+                        title,
+                        "set one of them",
+                    ));
                 }
                 self.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
                 SECRET_VARIABLE
@@ -219,7 +229,8 @@ impl Config {
         let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
         self.state_root = self.store.path.clone().or_else(xdg);
         if self.state_root.is_none() && self.environment() != Environment::Sandbox {
-            let title = "no place for the store: `store.path`, XDG_STATE_HOME and HOME are all not set";
+            let title =
+                "no place for the store: `store.path`, XDG_STATE_HOME and HOME are all not set";
             let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
             reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
         }
@@ -229,7 +240,8 @@ impl Config {
     pub fn outbound(&self) -> outbound::Settings {
         let oauth = &self.oauth;
         let introspect = oauth.introspect.as_ref().map(|endpoint| endpoint.origin());
-        let called: Vec<_> = [oauth.token.origin(), oauth.api.clone()].into_iter().chain(introspect).collect();
+        let called: Vec<_> =
+            [oauth.token.origin(), oauth.api.clone()].into_iter().chain(introspect).collect();
         outbound::Settings {
             plain_only: called.iter().all(|origin| !origin.tls) && !oauth.authorize.origin().tls,
             destinations: called.into_iter().map(|origin| (origin.host, origin.port)).collect(),
@@ -243,7 +255,8 @@ impl Config {
     /// The key's file is not private or cannot be read.
     pub fn guard(&self) -> Result<guard::Settings, PrivateFileError> {
         let path = self.callers.local_key_file.as_deref();
-        let key = path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
+        let key =
+            path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
         Ok(guard::Settings { local_key: key.transpose()?, ..self.guard.clone() })
     }
 
@@ -258,7 +271,8 @@ impl Config {
         }
     }
 
-    /// The environment's state folder: records, `admin.key` and `run/`. None if no home is known (sandbox only).
+    /// The environment's state folder: records, `admin.key` and `run/`. None if no home is known
+    /// (sandbox only).
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state_folder_of(self.environment())
     }

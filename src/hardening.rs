@@ -1,5 +1,6 @@
-//! What the process gives up at its start, before a secret is read: core dumps, being looked into by other programs of
-//! the same user, and files that others could open. And what it takes: all the files that it may open.
+//! What the process gives up at its start, before a secret is read: core dumps, being looked into
+//! by other programs of the same user, and files that others could open. And what it takes: all the
+//! files that it may open.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -7,7 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 /// Files that are made from here on are for their owner only.
 const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
 
-/// Hardens the process. What a system does not offer is left out: none of it is the only thing in the way.
+/// Hardens the process. What a system does not offer is left out: none of it is the only thing in
+/// the way.
 pub fn apply() {
     umask(PRIVATE);
     let none = Rlimit { current: Some(0), maximum: Some(0) };

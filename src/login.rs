@@ -1,4 +1,5 @@
-//! Logins: begun with a fresh PKCE verifier and state, finished by the callback or the pasted address.
+//! Logins: begun with a fresh PKCE verifier and state, finished by the callback or the pasted
+//! address.
 
 mod listener;
 mod page;
@@ -29,9 +30,11 @@ use register::{Claim, Register};
 
 /// How long a person has to consent.
 pub const PATIENCE: Duration = Duration::from_secs(600);
-/// How long a page that is loaded a second time waits for the end of its login: as long as an exchange may take.
+/// How long a page that is loaded a second time waits for the end of its login: as long as an
+/// exchange may take.
 const REPEATED_PATIENCE: Duration = Duration::from_secs(60);
-/// How long the API is asked whose a new grant is, in all and in one try, and the pauses between the tries.
+/// How long the API is asked whose a new grant is, in all and in one try, and the pauses between
+/// the tries.
 const SUBJECT_TIME: Duration = Duration::from_secs(10);
 const INTROSPECTION_TIME: Duration = Duration::from_secs(5);
 const SUBJECT_TRY: Duration = Duration::from_secs(4);
@@ -61,7 +64,9 @@ pub enum LoginError {
     #[error("the answer of the authorization server cannot be used: {0}")]
     Callback(#[from] CallbackError),
     /// Nobody waits for this answer.
-    #[error("this login is not known: later ones took its place, or it is older than ten minutes; begin again")]
+    #[error(
+        "this login is not known: later ones took its place, or it is older than ten minutes; begin again"
+    )]
     UnknownState,
     /// Its first callback failed.
     #[error("{0}")]
@@ -70,7 +75,9 @@ pub enum LoginError {
     #[error("the login was refused: {0}")]
     Refused(String),
     /// Another server answers (RFC 9207).
-    #[error("the answer comes from another authorization server than the one that was asked; nothing was sent to it")]
+    #[error(
+        "the answer comes from another authorization server than the one that was asked; nothing was sent to it"
+    )]
     Issuer,
     /// The code was not exchanged.
     #[error("the code could not be exchanged: {0}")]
@@ -112,12 +119,17 @@ impl Logins {
         Arc::new(Self { accounts, register: Register::default(), latest: DashMap::new() })
     }
 
-    /// Begins a login. Of an account's pending logins the oldest makes room for a sixth. With `replaces`, another account
-    /// that holds the company is logged out once this login is saved.
+    /// Begins a login. Of an account's pending logins the oldest makes room for a sixth. With
+    /// `replaces`, another account that holds the company is logged out once this login is saved.
     ///
     /// # Errors
     /// No client id or secret, or no randomness.
-    pub async fn begin(&self, account: &AccountName, redirect_uri: &str, replaces: bool) -> Result<Begun, LoginError> {
+    pub async fn begin(
+        &self,
+        account: &AccountName,
+        redirect_uri: &str,
+        replaces: bool,
+    ) -> Result<Begun, LoginError> {
         let oauth = self.accounts.oauth();
         let credentials = self.accounts.credentials().await?;
         let now = self.accounts.clock().now();
@@ -136,14 +148,15 @@ impl Logins {
         let url = request.url();
         let expires = Deadline::after(now, PATIENCE);
         let (owner, redirect) = (account.clone(), redirect_uri.into());
-        let pending = PendingLogin { account: owner, verifier, redirect_uri: redirect, replaces, expires };
+        let pending =
+            PendingLogin { account: owner, verifier, redirect_uri: redirect, replaces, expires };
         self.latest.remove(account);
         let id = self.register.add(&state, pending, now);
         Ok(Begun { id, url, redirect_uri: redirect_uri.into() })
     }
 
-    /// Finishes a login with what the authorization server sent back. It goes on if the caller leaves. A callback that
-    /// comes again ends as the first one did.
+    /// Finishes a login with what the authorization server sent back. It goes on if the caller
+    /// leaves. A callback that comes again ends as the first one did.
     ///
     /// # Errors
     /// [`LoginError`]; nothing was saved.
@@ -159,7 +172,8 @@ impl Logins {
             Claim::Unknown => return Err(LoginError::UnknownState),
         };
         let account = pending.account.clone();
-        let code = self.code(callback).inspect_err(|error| self.conclude(&state, &account, Err(error)))?;
+        let code =
+            self.code(callback).inspect_err(|error| self.conclude(&state, &account, Err(error)))?;
         let asked = self.accounts.ask(&account);
         let (logins, key) = (self.clone(), state.clone());
         let work = async move {
@@ -176,7 +190,12 @@ impl Logins {
     }
 
     /// Tells everybody who waits for a login how it ended.
-    fn conclude(&self, state: &LoginState, account: &AccountName, finished: Result<(), &LoginError>) {
+    fn conclude(
+        &self,
+        state: &LoginState,
+        account: &AccountName,
+        finished: Result<(), &LoginError>,
+    ) {
         if let Err(error) = finished {
             warn!(%account, "login failed: {error}");
         }
@@ -198,17 +217,27 @@ impl Logins {
         }
     }
 
-    async fn redeem(&self, asked: Asked, pending: &PendingLogin, code: &AuthorizationCode) -> Result<(), LoginError> {
+    async fn redeem(
+        &self,
+        asked: Asked,
+        pending: &PendingLogin,
+        code: &AuthorizationCode,
+    ) -> Result<(), LoginError> {
         let credentials = self.accounts.credentials().await?;
         let login = exchange(&self.accounts, pending, code, &credentials).await?;
         Ok(self.accounts.install(asked, login).await?)
     }
 
-    /// Saves a refresh token that was issued elsewhere to this client, refreshes it once and finds out whose it is.
+    /// Saves a refresh token that was issued elsewhere to this client, refreshes it once and finds
+    /// out whose it is.
     ///
     /// # Errors
     /// [`LoginError`].
-    pub async fn import(self: &Arc<Self>, account: &AccountName, token: RefreshToken) -> Result<(), LoginError> {
+    pub async fn import(
+        self: &Arc<Self>,
+        account: &AccountName,
+        token: RefreshToken,
+    ) -> Result<(), LoginError> {
         self.accounts.credentials().await?;
         let token = oauth::token::handed_in(&token).ok_or(LoginError::NoToken)?;
         let asked = self.accounts.ask(account);
@@ -228,7 +257,8 @@ impl Logins {
         }
     }
 
-    /// Forgets a pending login by its [`Begun::id`]: whoever began it waits no longer. False if it is none any more.
+    /// Forgets a pending login by its [`Begun::id`]: whoever began it waits no longer. False if it
+    /// is none any more.
     pub fn abandon(&self, login: &str) -> bool {
         self.register.abandon(login)
     }
@@ -238,8 +268,8 @@ impl Logins {
         self.register.is_pending_at(redirect_uri, self.accounts.clock().now())
     }
 
-    /// How a login ended, by its [`Begun::id`]; the inner none while it is under way. None if it is not known: later
-    /// logins took its place, or it is too old.
+    /// How a login ended, by its [`Begun::id`]; the inner none while it is under way. None if it is
+    /// not known: later logins took its place, or it is too old.
     pub fn outcome(&self, login: &str) -> Option<End> {
         self.register.outcome(login, self.accounts.clock().now())
     }
@@ -266,7 +296,8 @@ impl Logins {
     }
 }
 
-/// False for what a browser fetches ahead of a person, or as a part of a page: neither may use a login up.
+/// False for what a browser fetches ahead of a person, or as a part of a page: neither may use a
+/// login up.
 pub fn is_navigation(headers: &HeaderMap) -> bool {
     let is_ahead = ["sec-purpose", "purpose"].iter().any(|name| headers.contains_key(*name));
     !is_ahead && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
@@ -305,12 +336,17 @@ async fn exchange(
     credentials: &Credentials,
 ) -> Result<Login, LoginError> {
     let sent = accounts.clock().now();
-    let exchange = Exchange::Code { code, verifier: &pending.verifier, redirect_uri: &pending.redirect_uri };
+    let exchange =
+        Exchange::Code { code, verifier: &pending.verifier, redirect_uri: &pending.redirect_uri };
     let tokens = match accounts.oauth().exchange(&exchange, credentials).await {
         Outcome::Fresh(tokens) => tokens,
-        Outcome::NotSent(why) | Outcome::Misconfigured(why) => return Err(LoginError::Exchange(why)),
+        Outcome::NotSent(why) | Outcome::Misconfigured(why) => {
+            return Err(LoginError::Exchange(why));
+        }
         Outcome::ComeBackLater { why, .. } | Outcome::Ambiguous { why, .. } => {
-            return Err(LoginError::Exchange(format!("the token endpoint gave no tokens: {why}; begin again")));
+            return Err(LoginError::Exchange(format!(
+                "the token endpoint gave no tokens: {why}; begin again"
+            )));
         }
         Outcome::Dead(code) => {
             return Err(LoginError::Exchange(format!(
@@ -325,7 +361,11 @@ async fn exchange(
         (Some(access), _) => subject(accounts, access).await,
         // The first refresh brings an access token.
         (None, Some(_)) => Err("the token endpoint sent no usable access token".into()),
-        (None, None) => return Err(LoginError::Exchange("the token endpoint sent no usable bearer token".into())),
+        (None, None) => {
+            return Err(LoginError::Exchange(
+                "the token endpoint sent no usable bearer token".into(),
+            ));
+        }
     };
     if let Err(why) = &subject {
         warn!(account = %pending.account, "whose login this is stays unknown: {why}");
@@ -333,7 +373,9 @@ async fn exchange(
     let introspection_trusted = match &tokens.refresh {
         // Nothing is saved before this has an answer.
         Some(refresh) => {
-            let asked = while_running(INTROSPECTION_TIME, accounts.oauth().is_active(refresh, credentials)).await;
+            let asked =
+                while_running(INTROSPECTION_TIME, accounts.oauth().is_active(refresh, credentials))
+                    .await;
             asked.is_some_and(|active| active.unwrap_or(false))
         }
         None => false,
@@ -341,7 +383,8 @@ async fn exchange(
     Ok(Login { tokens, sent, subject, introspection_trusted, replaces: pending.replaces })
 }
 
-/// Whose token this is. Asked three times: the login of an account that is bound to a company hangs on it.
+/// Whose token this is. Asked three times: the login of an account that is bound to a company hangs
+/// on it.
 async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, String> {
     let asking = async {
         let mut pauses = SUBJECT_PAUSES.into_iter();
@@ -364,7 +407,11 @@ async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, St
 }
 
 /// The same two questions about an imported grant, after its first refresh.
-async fn describe(accounts: &Arc<Accounts>, name: &AccountName, asked: &Asked) -> Result<(), LoginError> {
+async fn describe(
+    accounts: &Arc<Accounts>,
+    name: &AccountName,
+    asked: &Asked,
+) -> Result<(), LoginError> {
     let Ok(Some(record)) = accounts.store().load(name).await else { return Ok(()) };
     let Some(grant) = record.grant else { return Ok(()) };
     let credentials = accounts.credentials().await?;

@@ -1,5 +1,5 @@
-//! The OAuth client: requests are built and answers read by pure functions in the files below; this one puts the
-//! transport between them.
+//! The OAuth client: requests are built and answers read by pure functions in the files below; this
+//! one puts the transport between them.
 
 pub mod authorize;
 pub mod endpoint;
@@ -27,7 +27,8 @@ pub use token::{Outcome, Tokens};
 const CONNECT: Duration = Duration::from_secs(5);
 /// Time for a whole call, as long as this process runs.
 pub const CALL: Duration = response::CALL;
-/// Addresses of the token endpoint that get a try, one after the other: each may take as long as a connection may.
+/// Addresses of the token endpoint that get a try, one after the other: each may take as long as a
+/// connection may.
 const MOST_TRIES: usize = 3;
 /// Largest secret file, in bytes.
 const LARGEST_SECRET: u64 = 16 * 1024;
@@ -53,7 +54,8 @@ pub struct Settings {
     pub api: Origin,
 }
 
-/// Where the client secret comes from; a file is read anew at every attempt, so that a changed one heals.
+/// Where the client secret comes from; a file is read anew at every attempt, so that a changed one
+/// heals.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
     /// Nothing is configured.
@@ -124,7 +126,9 @@ pub fn client_id(text: &str) -> Result<String, &'static str> {
 /// # Errors
 /// What it must consist of.
 pub fn scope(text: &str) -> Result<String, &'static str> {
-    match !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~')) {
+    match !text.is_empty()
+        && text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'))
+    {
         true => Ok(text.to_owned()),
         false => Err("must hold scopes without spaces, quotes or backslashes, one to an item"),
     }
@@ -209,8 +213,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sets the transport up: HTTP/1.1, no redirects, no retries; it has no limit of time, which each call sets itself.
-    /// Heads are read leniently, since a new pair may follow.
+    /// Sets the transport up: HTTP/1.1, no redirects, no retries; it has no limit of time, which
+    /// each call sets itself. Heads are read leniently, since a new pair may follow.
     ///
     /// # Errors
     /// The TLS library refuses its settings.
@@ -222,7 +226,8 @@ impl Client {
             .dns_resolver(outbound.names.clone())
             .proxy(reqwest::Proxy::custom(move |url| {
                 // A proxy that cannot be used was an error when the destinations were set.
-                let proxy = proxies.proxy_to(url.host_str()?, url.port_or_known_default()?).ok().flatten();
+                let proxy =
+                    proxies.proxy_to(url.host_str()?, url.port_or_known_default()?).ok().flatten();
                 proxy.map(|proxy| proxy.url().clone())
             }))
             .redirect(reqwest::redirect::Policy::none())
@@ -251,14 +256,18 @@ impl Client {
         Ok(Credentials { id, secret: self.settings.client_secret.read()? })
     }
 
-    /// Changes with the secret file, its content, owner or mode, to notice that a refused one was mended.
+    /// Changes with the secret file, its content, owner or mode, to notice that a refused one was
+    /// mended.
     pub fn secret_stamp(&self) -> SecretStamp {
         use std::os::unix::fs::MetadataExt as _;
-        let SecretSource::File(path) = &self.settings.client_secret else { return SecretStamp::default() };
+        let SecretSource::File(path) = &self.settings.client_secret else {
+            return SecretStamp::default();
+        };
         SecretStamp(path.metadata().ok().map(|data| (data.ino(), data.ctime(), data.ctime_nsec())))
     }
 
-    /// Any HTTP answer from the token endpoint's origin: the connection is up and waits for the real request.
+    /// Any HTTP answer from the token endpoint's origin: the connection is up and waits for the
+    /// real request.
     ///
     /// # Errors
     /// What stands between us and the server.
@@ -285,11 +294,13 @@ impl Client {
         tries < MOST_TRIES && self.names.pass_over(host)
     }
 
-    /// Posts to the token endpoint, once; where no connection comes about, the next address gets its try.
+    /// Posts to the token endpoint, once; where no connection comes about, the next address gets
+    /// its try.
     pub async fn exchange(&self, exchange: &Exchange<'_>, credentials: &Credentials) -> Outcome {
         let mut tries = 0;
         loop {
-            let request = self.authenticated(&self.settings.token, token::form(exchange), credentials);
+            let request =
+                self.authenticated(&self.settings.token, token::form(exchange), credentials);
             let outcome = token::post(request).await;
             tries += 1;
             // Only what surely did not leave goes again.
@@ -303,13 +314,18 @@ impl Client {
     ///
     /// # Errors
     /// There is no endpoint, or it did not answer the question.
-    pub async fn is_active(&self, token: &RefreshToken, credentials: &Credentials) -> Result<bool, IntrospectError> {
+    pub async fn is_active(
+        &self,
+        token: &RefreshToken,
+        credentials: &Credentials,
+    ) -> Result<bool, IntrospectError> {
         let endpoint = self.settings.introspect.as_ref().ok_or(IntrospectError::Absent)?;
         let form = Zeroizing::new(format!(
             "token={}&token_type_hint=refresh_token",
             url::form_urlencoded::byte_serialize(token.expose().as_bytes()).collect::<String>()
         ));
-        let answer = introspect::ask(self.authenticated(endpoint, form, credentials), "active").await?;
+        let answer =
+            introspect::ask(self.authenticated(endpoint, form, credentials), "active").await?;
         introspect::active(&answer.body, answer.end)
     }
 
@@ -319,7 +335,11 @@ impl Client {
     /// The API did not answer the question.
     pub async fn subject(&self, token: &AccessToken) -> Result<String, IntrospectError> {
         let url = format!("{}/v1/introspect", self.settings.api);
-        let request = self.http.get(url).bearer_auth(token.expose()).header(header::ACCEPT, "application/json");
+        let request = self
+            .http
+            .get(url)
+            .bearer_auth(token.expose())
+            .header(header::ACCEPT, "application/json");
         let answer = introspect::ask(request, "data").await?;
         introspect::subject(&answer.body, answer.end)
     }
@@ -330,7 +350,12 @@ impl Client {
         mut form: Zeroizing<String>,
         credentials: &Credentials,
     ) -> reqwest::RequestBuilder {
-        let basic = token::authenticate(self.settings.auth, &credentials.id, &credentials.secret, &mut form);
+        let basic = token::authenticate(
+            self.settings.auth,
+            &credentials.id,
+            &credentials.secret,
+            &mut form,
+        );
         let mut request = self
             .http
             .post(endpoint.url().clone())
@@ -380,7 +405,9 @@ mod tests {
         let bad = TcpListener::bind(("127.0.0.2", port)).unwrap();
         let visits = |listener: TcpListener| {
             let (tell, told) = std::sync::mpsc::channel();
-            std::thread::spawn(move || listener.incoming().map_while(|stream| tell.send(stream).ok()).count());
+            std::thread::spawn(move || {
+                listener.incoming().map_while(|stream| tell.send(stream).ok()).count()
+            });
             told
         };
         let (bad, good) = (visits(bad), visits(good));

@@ -1,5 +1,6 @@
-//! What a person does to accounts: login, refresh, logout, status. The admin listener offers it, and the command line
-//! does it on the store while no proxy runs; whoever asks, it happens in the same way.
+//! What a person does to accounts: login, refresh, logout, status. The admin listener offers it,
+//! and the command line does it on the store while no proxy runs; whoever asks, it happens in the
+//! same way.
 
 mod redirect;
 
@@ -104,7 +105,8 @@ impl Operator {
     /// # Errors
     /// [`ChangeError::Unknown`]: there is no such account.
     pub async fn refresh(&self, name: &AccountName, force: bool) -> Result<Refreshed, ChangeError> {
-        let account = self.accounts.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
+        let account =
+            self.accounts.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
         let generation = account.snapshot().generation;
         let is_fresh = account.is_well() && !account.is_due();
         let outcome = if is_fresh && !force {
@@ -128,7 +130,11 @@ impl Operator {
     ///
     /// # Errors
     /// [`LoginError`]; there is nothing to wait for.
-    pub async fn begin_login(&self, request: LoginRequest<'_>, redirect: &Arc<Redirect>) -> Result<Begun, LoginError> {
+    pub async fn begin_login(
+        &self,
+        request: LoginRequest<'_>,
+        redirect: &Arc<Redirect>,
+    ) -> Result<Begun, LoginError> {
         redirect.begin(&self.logins, request).await
     }
 
@@ -141,7 +147,8 @@ impl Operator {
         if account == *name {
             return Ok(());
         }
-        let whose = format!("that address belongs to a login of account {account}, which is now connected");
+        let whose =
+            format!("that address belongs to a login of account {account}, which is now connected");
         Err(LoginError::Refused(whose))
     }
 

@@ -1,7 +1,7 @@
 //! Pleo's operations: which request reads and which writes, by method and path template.
 //!
-//! The table is `operations.tsv`; its first line says where it comes from. It is read when the program is built, so a
-//! line that makes no sense does not compile. Looking up allocates nothing.
+//! The table is `operations.tsv`; its first line says where it comes from. It is read when the
+//! program is built, so a line that makes no sense does not compile. Looking up allocates nothing.
 
 use http::Method;
 
@@ -30,8 +30,9 @@ pub struct Operation {
     pub kind: Kind,
 }
 
-/// The operation that a request asks for; none if it is not in the table. The path is compared as it is written: no
-/// escape is decoded, no empty segment dropped. HEAD asks for what GET does (RFC 9110 section 9.3.2).
+/// The operation that a request asks for; none if it is not in the table. The path is compared as
+/// it is written: no escape is decoded, no empty segment dropped. HEAD asks for what GET does (RFC
+/// 9110 section 9.3.2).
 pub fn find(method: &Method, path: &str) -> Option<&'static Operation> {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
     OPERATIONS.iter().find(|operation| operation.method == method && fits(operation.path, path))
@@ -43,7 +44,8 @@ fn fits(template: &str, path: &str) -> bool {
     template.split('/').all(is_alike) && segments.next().is_none()
 }
 
-/// `{id}` stands for anything but nothing; a colon begins a custom verb (`{id}:archive`), so it is no part of an id.
+/// `{id}` stands for anything but nothing; a colon begins a custom verb (`{id}:archive`), so it is
+/// no part of an id.
 fn segment_fits(template: &str, segment: &str) -> bool {
     let Some((_, verb)) = template.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
         return template == segment;
@@ -107,10 +109,11 @@ mod tests {
 
     /// A path that a template stands for.
     fn example(template: &str) -> String {
-        let segment = |part: &str| match part.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
-            Some((_, verb)) => format!("c0a1e5ce-0000-4000-8000-000000000002{verb}"),
-            None => part.to_owned(),
-        };
+        let segment =
+            |part: &str| match part.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+                Some((_, verb)) => format!("c0a1e5ce-0000-4000-8000-000000000002{verb}"),
+                None => part.to_owned(),
+            };
         template.split('/').map(segment).collect::<Vec<_>>().join("/")
     }
 

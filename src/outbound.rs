@@ -1,5 +1,5 @@
-//! How this process reaches the outside, one decision for both HTTP clients: names and trust roots, the outbound proxy,
-//! and what to say when it does not work.
+//! How this process reaches the outside, one decision for both HTTP clients: names and trust roots,
+//! the outbound proxy, and what to say when it does not work.
 
 mod explain;
 mod names;
@@ -144,13 +144,20 @@ fn tls(settings: &Settings) -> Result<ClientConfig, OutboundError> {
         .with_safe_default_protocol_versions()
         .map_err(OutboundError::Tls)?;
     if settings.plain_only {
-        return Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
+        return Ok(builder
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth());
     }
-    let extra =
-        settings.ca_file.as_ref().map(|path| roots::read(path).map_err(|why| OutboundError::CaFile(path.clone(), why)));
+    let extra = settings
+        .ca_file
+        .as_ref()
+        .map(|path| roots::read(path).map_err(|why| OutboundError::CaFile(path.clone(), why)));
     let extra = extra.transpose()?.unwrap_or_default();
     let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(OutboundError::Roots)?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
 }
 
 #[cfg(test)]
@@ -203,6 +210,9 @@ mod tests {
         };
         let large = rustls::NamedGroup::X25519MLKEM768;
         assert!(groups(KeyExchange::Hybrid).contains(&large));
-        assert!(!groups(KeyExchange::Classic).contains(&large) && groups(KeyExchange::Classic).len() == 3);
+        assert!(
+            !groups(KeyExchange::Classic).contains(&large)
+                && groups(KeyExchange::Classic).len() == 3
+        );
     }
 }

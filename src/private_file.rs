@@ -1,4 +1,5 @@
-//! Reading files that hold secrets: only a regular file of the right owner and mode is ever opened as one.
+//! Reading files that hold secrets: only a regular file of the right owner and mode is ever opened
+//! as one.
 
 pub mod text;
 
@@ -53,8 +54,8 @@ impl PrivateFileError {
     }
 }
 
-/// True if something failed for want of what other work gives back (open files, memory, threads): that is no verdict
-/// about the file, and over soon.
+/// True if something failed for want of what other work gives back (open files, memory, threads):
+/// that is no verdict about the file, and over soon.
 pub fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR];
@@ -65,7 +66,8 @@ pub fn is_passing(error: &io::Error) -> bool {
     }
 }
 
-/// Reads a private file whole: not through a symlink, never waiting on a FIFO, at most `limit` bytes.
+/// Reads a private file whole: not through a symlink, never waiting on a FIFO, at most `limit`
+/// bytes.
 ///
 /// # Errors
 /// [`PrivateFileError`]; nothing is changed or repaired.
@@ -79,26 +81,32 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PrivateFileError> {
     Ok(content)
 }
 
-/// Reads a private file as one piece of text, without a byte order mark and without line breaks at its end.
+/// Reads a private file as one piece of text, without a byte order mark and without line breaks at
+/// its end.
 ///
 /// # Errors
 /// [`PrivateFileError`]; an empty file is one.
 pub fn read_text(path: &Path, limit: u64) -> Result<Zeroizing<String>, PrivateFileError> {
     let content = Zeroizing::new(read(path, limit)?);
-    let text = text::decode(&content).map_err(|error| PrivateFileError::NotText(path.into(), error))?;
+    let text =
+        text::decode(&content).map_err(|error| PrivateFileError::NotText(path.into(), error))?;
     match text.trim_end_matches(['\r', '\n']) {
         text if text.trim().is_empty() => Err(PrivateFileError::Empty(path.into())),
         text => Ok(Zeroizing::new(text.to_owned())),
     }
 }
 
-/// Opens a private file for reading after checking what was opened (not what the name meant a moment ago).
+/// Opens a private file for reading after checking what was opened (not what the name meant a
+/// moment ago).
 fn open(path: &Path) -> Result<File, PrivateFileError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let file = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(PrivateFileError::Missing(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PrivateFileError::Missing(path.into()));
+        }
         Err(error) if is_symlink(path) => {
             drop(error);
             return Err(PrivateFileError::NotRegular(path.into()));
@@ -115,7 +123,8 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
     if !metadata.is_file() {
         return Err(PrivateFileError::NotRegular(path.into()));
     }
-    // None is left where another process has just put the next version in its place: what was opened is whole.
+    // None is left where another process has just put the next version in its place: what was
+    // opened is whole.
     if metadata.nlink() > 1 {
         return Err(PrivateFileError::Linked(path.into(), metadata.nlink()));
     }
@@ -123,8 +132,8 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
     if metadata.uid() != me && metadata.uid() != 0 {
         return Err(PrivateFileError::Foreign(path.into(), metadata.uid(), me));
     }
-    // Service managers hand credentials over as root's files that an access list opens for us; its mask then stands
-    // in the group's bits.
+    // Service managers hand credentials over as root's files that an access list opens for us; its
+    // mask then stands in the group's bits.
     let lax = if metadata.uid() == 0 && me != 0 { LAX & !0o040 } else { LAX };
     match metadata.mode() & 0o7777 {
         mode if mode & lax != 0 => Err(PrivateFileError::Lax(path.into(), mode)),
@@ -166,14 +175,23 @@ mod tests {
     fn text_of_any_editor_is_the_same_text() {
         let folder = tempfile::tempdir().unwrap();
         for written in ["hush", "hush\n", "hush\r\n", "\u{feff}hush\r\n\r\n"] {
-            assert_eq!(*read_text(&private(folder.path(), "key", written), 99).unwrap(), "hush", "{written:?}");
+            assert_eq!(
+                *read_text(&private(folder.path(), "key", written), 99).unwrap(),
+                "hush",
+                "{written:?}"
+            );
         }
-        assert_eq!(*read_text(&private(folder.path(), "key", " hush \n"), 99).unwrap(), " hush ", "a space may belong");
+        assert_eq!(
+            *read_text(&private(folder.path(), "key", " hush \n"), 99).unwrap(),
+            " hush ",
+            "a space may belong"
+        );
         for nothing in ["", "\n", "\u{feff}", " \r\n"] {
             let empty = read_text(&private(folder.path(), "key", nothing), 99);
             assert!(matches!(empty, Err(PrivateFileError::Empty(_))), "{nothing:?}");
         }
-        let utf_16 = read_text(&private(folder.path(), "key", "h\0u\0"), 99).unwrap_err().to_string();
+        let utf_16 =
+            read_text(&private(folder.path(), "key", "h\0u\0"), 99).unwrap_err().to_string();
         assert!(utf_16.contains("UTF-16") && utf_16.contains("save it as UTF-8"), "{utf_16}");
     }
 
@@ -190,7 +208,8 @@ mod tests {
             });
             let mut last = 0;
             while !writer.is_finished() {
-                let seen = String::from_utf8(read(&path, 9).unwrap()).unwrap().parse::<u32>().unwrap();
+                let seen =
+                    String::from_utf8(read(&path, 9).unwrap()).unwrap().parse::<u32>().unwrap();
                 assert!(last <= seen, "{seen} after {last}");
                 last = seen;
             }

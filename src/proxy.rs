@@ -1,5 +1,5 @@
-//! The life of a request, top to bottom: guard, route, account, lease, upstream, and back. Whatever fails goes to
-//! [`reply`], never sideways.
+//! The life of a request, top to bottom: guard, route, account, lease, upstream, and back. Whatever
+//! fails goes to [`reply`], never sideways.
 
 pub mod body;
 pub mod guard;
@@ -58,11 +58,18 @@ struct Arrived {
 
 impl Forwarder {
     /// A forwarder with an empty pool.
-    pub fn new(accounts: Arc<Accounts>, guard: Arc<Guard>, settings: Settings, budget: Arc<Budget>, way: Way) -> Self {
+    pub fn new(
+        accounts: Arc<Accounts>,
+        guard: Arc<Guard>,
+        settings: Settings,
+        budget: Arc<Budget>,
+        way: Way,
+    ) -> Self {
         Self { accounts, guard, settings, budget, pool: Pool::new(way) }
     }
 
-    /// Keeps a connection to the API ready while the proxy is in use; never ends. One forwarder of all does it.
+    /// Keeps a connection to the API ready while the proxy is in use; never ends. One forwarder of
+    /// all does it.
     pub async fn keep_ready(&self) {
         if !matches!(*self.accounts.choice(), Choice::None) {
             self.pool.touch();
@@ -112,7 +119,8 @@ impl Forwarder {
             return Err(shutting_down());
         }
         let account = self.account(&route).await?;
-        let (limit, idle, now) = (self.settings.replay_limit, self.settings.idle_timeout, Instant::now());
+        let (limit, idle, now) =
+            (self.settings.replay_limit, self.settings.idle_timeout, Instant::now());
         let body = Original::new(body, limit, self.budget.clone(), idle, now);
         Journey { forwarder: self, parts, route, origin, body }.run(&account, now).await
     }
@@ -146,7 +154,11 @@ impl Forwarder {
 
 impl Journey<'_> {
     /// Sends the request, and once more if the upstream refused a token that has a successor.
-    async fn run(&self, account: &Arc<Account>, arrival: Instant) -> Result<Response<Answer>, Problem> {
+    async fn run(
+        &self,
+        account: &Arc<Account>,
+        arrival: Instant,
+    ) -> Result<Response<Answer>, Problem> {
         let accounts = &self.forwarder.accounts;
         let hold = accounts.settings().hold;
         let (generation, arrived) = self.send(account, arrival + hold).await?;
@@ -173,15 +185,23 @@ impl Journey<'_> {
         }
     }
 
-    /// From the lease to the response head, where the lease is returned. Waits for a token until `patience` at most.
-    async fn send(&self, account: &Arc<Account>, patience: Instant) -> Result<(u64, Arrived), Problem> {
+    /// From the lease to the response head, where the lease is returned. Waits for a token until
+    /// `patience` at most.
+    async fn send(
+        &self,
+        account: &Arc<Account>,
+        patience: Instant,
+    ) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
-        let lease = account.lease(patience).await.map_err(|refusal| Problem::refused(refusal, &account.name))?;
+        let lease = account
+            .lease(patience)
+            .await
+            .map_err(|refusal| Problem::refused(refusal, &account.name))?;
         if let Some(connection) = pool.reuse() {
             match self.try_on(connection, &lease).await? {
                 Ok(arrived) => {
-                    // A server that is tired of an idle connection may say so, and what was on its way by then is not
-                    // answered (RFC 9110 section 15.5.9).
+                    // A server that is tired of an idle connection may say so, and what was on its
+                    // way by then is not answered (RFC 9110 section 15.5.9).
                     let is_stale = arrived.response.status() == StatusCode::REQUEST_TIMEOUT;
                     if !is_stale || !self.may_repeat_stale().await {
                         return Ok((lease.generation, arrived));
@@ -196,10 +216,14 @@ impl Journey<'_> {
                 }
             }
         }
-        // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of that moment.
+        // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of
+        // that moment.
         drop(lease);
         let connection = pool.connect().await?;
-        let lease = account.lease(patience).await.map_err(|refusal| Problem::refused(refusal, &account.name))?;
+        let lease = account
+            .lease(patience)
+            .await
+            .map_err(|refusal| Problem::refused(refusal, &account.name))?;
         match self.try_on(connection, &lease).await? {
             Ok(arrived) => Ok((lease.generation, arrived)),
             Err(SendError::Unsent) => {
@@ -210,8 +234,13 @@ impl Journey<'_> {
         }
     }
 
-    /// One sending on one connection. The outer error ends the journey, the inner one may be tried elsewhere.
-    async fn try_on(&self, mut connection: Connection, lease: &Lease) -> Result<Result<Arrived, SendError>, Problem> {
+    /// One sending on one connection. The outer error ends the journey, the inner one may be tried
+    /// elsewhere.
+    async fn try_on(
+        &self,
+        mut connection: Connection,
+        lease: &Lease,
+    ) -> Result<Result<Arrived, SendError>, Problem> {
         let limit = self.forwarder.settings.response_timeout;
         let mut alarm = Alarm::new(Instant::now() + limit);
         let sent = tokio::select! {
@@ -233,21 +262,24 @@ impl Journey<'_> {
         }
     }
 
-    /// When an answer is too late: `response_timeout` after the end of the request body, or after nothing of it was taken
-    /// for longer than a body may rest.
+    /// When an answer is too late: `response_timeout` after the end of the request body, or after
+    /// nothing of it was taken for longer than a body may rest.
     fn due(&self) -> Option<Instant> {
-        let (limit, idle) = (self.forwarder.settings.response_timeout, self.forwarder.settings.idle_timeout);
+        let (limit, idle) =
+            (self.forwarder.settings.response_timeout, self.forwarder.settings.idle_timeout);
         match self.body.ended() {
             Some(ended) => Some(ended + limit),
             None => idle.map(|idle| self.body.moved() + limit.max(idle)),
         }
     }
 
-    /// A request that a reused connection lost goes once more if its method is safe (RFC 9112 section 9.3.1) and its
-    /// body is here.
+    /// A request that a reused connection lost goes once more if its method is safe (RFC 9112
+    /// section 9.3.1) and its body is here.
     async fn may_repeat_stale(&self) -> bool {
         let is_safe = matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        is_safe && self.body.is_kept() && self.body.can_repeat(self.forwarder.settings.connect_timeout).await
+        is_safe
+            && self.body.is_kept()
+            && self.body.can_repeat(self.forwarder.settings.connect_timeout).await
     }
 
     /// The request as the upstream gets it: raw target, new headers, the credential last.
@@ -265,10 +297,16 @@ impl Journey<'_> {
     }
 
     /// The upstream's answer as the caller gets it.
-    async fn finish(&self, account: &Account, arrived: Arrived) -> Result<Response<Answer>, Problem> {
+    async fn finish(
+        &self,
+        account: &Account,
+        arrived: Arrived,
+    ) -> Result<Response<Answer>, Problem> {
         let Arrived { response, connection } = arrived;
         let (mut head, body) = response.into_parts();
-        if head.status.is_success() && guard::is_disconnect(&self.parts.method, self.route.target.path()) {
+        if head.status.is_success()
+            && guard::is_disconnect(&self.parts.method, self.route.target.path())
+        {
             self.disconnected(account).await;
         }
         let about = Exchange {
@@ -295,10 +333,13 @@ impl Journey<'_> {
     }
 }
 
-/// A length or the chunked coding, derived anew. hyper needs to be told where a method usually has no body.
+/// A length or the chunked coding, derived anew. hyper needs to be told where a method usually has
+/// no body.
 fn frame(headers: &mut http::HeaderMap, parts: &Parts, request: &Request<body::Outgoing>) {
     use http_body::Body as _;
-    if parts.headers.contains_key(header::TRANSFER_ENCODING) && request.body().size_hint().exact().is_none() {
+    if parts.headers.contains_key(header::TRANSFER_ENCODING)
+        && request.body().size_hint().exact().is_none()
+    {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     } else if let Some(length) = request.body().size_hint().exact()
         && (length > 0 || parts.headers.contains_key(header::CONTENT_LENGTH))
@@ -307,14 +348,16 @@ fn frame(headers: &mut http::HeaderMap, parts: &Parts, request: &Request<body::O
     }
 }
 
-/// Opens a tunnel, which ends here: the server sees the mark and goes on with the requests that come in it.
+/// Opens a tunnel, which ends here: the server sees the mark and goes on with the requests that
+/// come in it.
 fn tunnel() -> Response<Answer> {
     let mut response = Response::new(Answer::Ours(None));
     response.extensions_mut().insert(Tunnelled);
     response
 }
 
-/// The answer to a page that asks what it may do: all that a tool may (Fetch standard, CORS protocol).
+/// The answer to a page that asks what it may do: all that a tool may (Fetch standard, CORS
+/// protocol).
 fn preflight(parts: &Parts, admitted: &Admitted) -> Response<Answer> {
     let mut response = Response::new(Answer::Ours(None));
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -331,7 +374,12 @@ fn preflight(parts: &Parts, admitted: &Admitted) -> Response<Answer> {
 }
 
 fn shutting_down() -> Problem {
-    Problem::new(Code::ShuttingDown, "the proxy is about to end", "Start it again, then repeat the request.").closing()
+    Problem::new(
+        Code::ShuttingDown,
+        "the proxy is about to end",
+        "Start it again, then repeat the request.",
+    )
+    .closing()
 }
 
 fn rotated() -> Problem {

@@ -1,9 +1,10 @@
 //! Secrets as types that cannot be printed.
 //!
-//! Each kind of secret is its own newtype: `Debug` is redacted, there is no `Display` and no `Serialize`, the memory
-//! is overwritten on drop. [`expose`](AccessToken::expose) is the only way out, and `tests/rules/architecture.rs` lists the
-//! files that may call it.
+//! Each kind of secret is its own newtype: `Debug` is redacted, there is no `Display` and no
+//! `Serialize`, the memory is overwritten on drop. [`expose`](AccessToken::expose) is the only way
+//! out, and `tests/rules/architecture.rs` lists the files that may call it.
 
+use data_encoding::HEXLOWER;
 use std::fmt;
 
 use base64::Engine as _;
@@ -63,17 +64,19 @@ secret! {
 }
 
 impl ClientSecret {
-    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), and mostly a mistake.
+    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), and mostly a
+    /// mistake.
     pub fn has_outer_space(&self) -> bool {
         self.0.trim() != self.0.as_str()
     }
 }
 
 impl RefreshToken {
-    /// A short hash that tells two tokens apart in the intent and in logs, and gives neither away: 48 of 256 bits.
+    /// A short hash that tells two tokens apart in the intent and in logs, and gives neither away:
+    /// 48 of 256 bits.
     pub fn fingerprint(&self) -> String {
         let digest = Sha256::digest(self.0.as_bytes());
-        digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&digest[..6])
     }
 }
 
@@ -93,7 +96,8 @@ mod tests {
 
     #[test]
     fn debug_never_shows_the_secret() {
-        let shown = format!("{:?} {:?}", AccessToken::new("canary-a"), Some(RefreshToken::new("canary-r")));
+        let shown =
+            format!("{:?} {:?}", AccessToken::new("canary-a"), Some(RefreshToken::new("canary-r")));
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("[redacted]"));
     }

@@ -1,7 +1,8 @@
 //! Listeners, workers and the drain.
 //!
-//! Data workers are single-threaded runtimes, one a core, each with its own upstream connections and a clone of the
-//! listening sockets. The admin listener runs on the caller's runtime. All of them are started again if they stop.
+//! Data workers are single-threaded runtimes, one a core, each with its own upstream connections
+//! and a clone of the listening sockets. The admin listener runs on the caller's runtime. All of
+//! them are started again if they stop.
 
 mod activity;
 mod beside;
@@ -15,11 +16,12 @@ mod unix;
 mod wire;
 mod worker;
 
+use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -47,7 +49,8 @@ use worker::Worker;
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long the admin listener's last answers are given after everything else has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin: at first and at most.
+/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin: at
+/// first and at most.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// What somebody who is turned away gets for a request, and to read why.
 const TURNED_AWAY: Duration = Duration::from_secs(5);
@@ -101,7 +104,9 @@ pub fn bind(settings: &Settings) -> Result<Bound, BindError> {
     let fail = |setting, address| move |source| BindError { setting, address, source };
     let data = Sockets::bind(&settings.api).map_err(fail("listen.api", settings.api.clone()))?;
     let people = match settings.admin {
-        Some(address) => listen::tcp(address).map_err(fail("listen.admin", Address::Tcp(address)))?,
+        Some(address) => {
+            listen::tcp(address).map_err(fail("listen.admin", Address::Tcp(address)))?
+        }
         None => Vec::new(),
     };
     let api = data.port().map_or_else(|| settings.api.clone(), Address::Tcp);
@@ -124,8 +129,8 @@ pub struct Running {
 }
 
 impl Bound {
-    /// Starts serving, with a worker a core or as many as the system gives threads for. Each gets a forwarder of its
-    /// own.
+    /// Starts serving, with a worker a core or as many as the system gives threads for. Each gets a
+    /// forwarder of its own.
     ///
     /// # Errors
     /// The system gives not even one thread, or no socket.
@@ -136,7 +141,8 @@ impl Bound {
         supervisor: &Supervisor,
     ) -> io::Result<Running> {
         let (draining, ending) = (CancellationToken::new(), CancellationToken::new());
-        let room = Arc::new(Room::new(&self.settings, files::places(self.settings.max_connections)));
+        let room =
+            Arc::new(Room::new(&self.settings, files::places(self.settings.max_connections)));
         let sockets = Arc::new(Mutex::new(self.data.sockets));
         let (workers, connections) = (TaskTracker::new(), TaskTracker::new());
         for number in 0..thread::available_parallelism().map_or(1, Into::into) {
@@ -152,7 +158,9 @@ impl Bound {
                 Ok(()) => {}
                 Err(error) if number == 0 => return Err(error),
                 Err(error) => {
-                    warn!("{number} data workers serve, the system gives no thread to more: {error}");
+                    warn!(
+                        "{number} data workers serve, the system gives no thread to more: {error}"
+                    );
                     break;
                 }
             }
@@ -161,10 +169,12 @@ impl Bound {
         let admin_room = Arc::new(Room::new(&self.settings, files::ADMIN));
         for listener in self.people {
             let Some(router) = admin.clone() else { break };
-            let (room, ending, supervisor) = (admin_room.clone(), ending.clone(), supervisor.clone());
+            let (room, ending, supervisor) =
+                (admin_room.clone(), ending.clone(), supervisor.clone());
             people.spawn(async move {
                 let people = People { router, room, ending, connections: TaskTracker::new() };
-                supervise(ADMIN_LISTENER, &supervisor, &people.ending, || people.listen(&listener)).await;
+                supervise(ADMIN_LISTENER, &supervisor, &people.ending, || people.listen(&listener))
+                    .await;
                 people.end().await;
             });
         }
@@ -179,7 +189,7 @@ impl Running {
     pub async fn drain(&mut self) {
         self.draining.cancel();
         // From here on nobody accepts: the next process may have port and name.
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.sockets.lock().clear();
         self.name = None;
         // Workers end by their own deadline. One that hangs is left behind.
         if timeout(DRAIN + Duration::from_secs(1), self.workers.wait()).await.is_err() {
@@ -220,7 +230,8 @@ impl People {
         self.connections.spawn(async move {
             let activity = place.activity();
             if let Some(problem) = &place.refusal {
-                let refuse = service_fn(|_| async { Ok::<_, Infallible>(problem.clone().into_response()) });
+                let refuse =
+                    service_fn(|_| async { Ok::<_, Infallible>(problem.clone().into_response()) });
                 return turn_away(connection::serve(stream, refuse, activity, ending)).await;
             }
             let service = service_fn(|request| {
@@ -243,7 +254,8 @@ async fn turn_away(serving: impl Future<Output = ()>) {
     let _ = timeout(TURNED_AWAY, serving).await;
 }
 
-/// Accepts for ever; each connection gets a place in the room, if only to be told why it is turned away.
+/// Accepts for ever; each connection gets a place in the room, if only to be told why it is turned
+/// away.
 async fn accept<L: Accept>(listener: &L, room: &Arc<Room>, start: impl Fn(L::Stream, Place)) {
     let (failures, mut pause) = (Repeats::new("connections could not be accepted"), ACCEPT_PAUSE.0);
     loop {

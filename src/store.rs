@@ -1,8 +1,9 @@
-//! Where grants are kept: a port with a kind for each place. Lock, load, save, list; saving needs the [`Locked`] in hand,
-//! so that nobody can overwrite what another process is about to replace. What each kind promises is tested for all of
-//! them in `contract.rs`.
+//! Where grants are kept: a port with a kind for each place. Lock, load, save, list; saving needs
+//! the [`Locked`] in hand, so that nobody can overwrite what another process is about to replace.
+//! What each kind promises is tested for all of them in `contract.rs`.
 //!
-//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of its `Hold`, and a row in `contract.rs`.
+//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of its `Hold`, and a row in
+//! `contract.rs`.
 
 #[cfg(test)]
 mod contract;
@@ -26,7 +27,9 @@ use crate::private_file::{self, PrivateFileError};
 use file::FileStore;
 #[cfg(test)]
 use memory::MemoryStore;
-pub use record::{AccountName, AccountNameError, DecodeError, EndReason, Ended, Grant, Intent, Issued, Record};
+pub use record::{
+    AccountName, AccountNameError, DecodeError, EndReason, Ended, Grant, Intent, Issued, Record,
+};
 
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -44,7 +47,9 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, &'static str> {
         match text {
             "file" => Ok(Self::File),
-            "keyring" | "postgres" => Err("names a store that comes in a later version; write \"file\""),
+            "keyring" | "postgres" => {
+                Err("names a store that comes in a later version; write \"file\"")
+            }
             _ => Err("must be file"),
         }
     }
@@ -58,7 +63,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Tells one version of a record from the next without reading it; what it is made of is the kind's own business.
+/// Tells one version of a record from the next without reading it; what it is made of is the kind's
+/// own business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version(Option<u64>);
 
@@ -199,8 +205,13 @@ impl Store {
     ///
     /// # Errors
     /// [`LockError`] names who holds it.
-    pub async fn lock(&self, account: &AccountName, patience: Duration) -> Result<Locked, LockError> {
-        // In waits, not by the clock: a process that stood still looks on for as long as it was told.
+    pub async fn lock(
+        &self,
+        account: &AccountName,
+        patience: Duration,
+    ) -> Result<Locked, LockError> {
+        // In waits, not by the clock: a process that stood still looks on for as long as it was
+        // told.
         let mut waits = patience.as_millis() / LOCK_POLL.as_millis();
         loop {
             let tried = match self {
@@ -241,14 +252,16 @@ impl Store {
         }
     }
 
-    /// Replaces a record durably; when this returns its version, it is there. A save that has begun ends even if the
-    /// caller leaves, and the lock is held until then.
+    /// Replaces a record durably; when this returns its version, it is there. A save that has begun
+    /// ends even if the caller leaves, and the lock is held until then.
     ///
     /// # Errors
     /// [`SaveError`]; the old record is whole.
     pub async fn save(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
         match (self, &locked.hold) {
-            (Self::File(store), Hold::File(held)) => store.save(&locked.account, held, record).await,
+            (Self::File(store), Hold::File(held)) => {
+                store.save(&locked.account, held, record).await
+            }
             #[cfg(test)]
             (Self::Memory(store), Hold::Memory(_)) => Ok(store.save(&locked.account, record)),
             #[cfg(test)]
@@ -262,7 +275,9 @@ impl Store {
     /// [`SaveError`]; the old record is whole.
     pub async fn note(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
         match (self, &locked.hold) {
-            (Self::File(store), Hold::File(held)) => store.note(&locked.account, held, record).await,
+            (Self::File(store), Hold::File(held)) => {
+                store.note(&locked.account, held, record).await
+            }
             #[cfg(test)]
             _ => self.save(locked, record).await,
         }
@@ -307,8 +322,8 @@ impl Store {
         }
     }
 
-    /// Version of the list of records, and of each named record, in that order. What cannot be looked at now counts as
-    /// absent.
+    /// Version of the list of records, and of each named record, in that order. What cannot be
+    /// looked at now counts as absent.
     pub async fn versions(&self, accounts: Vec<AccountName>) -> (Version, Vec<Version>) {
         match self {
             Self::File(store) => store.versions(accounts).await,
@@ -321,7 +336,10 @@ impl Store {
     ///
     /// # Errors
     /// It was not done: too much is waiting, or it panicked.
-    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         match self {
             Self::File(store) => store.aside(work).await,
             #[cfg(test)]

@@ -1,10 +1,12 @@
-//! Background tasks that go on: one that panics or ends is started again after a growing pause, logged and counted.
+//! Background tasks that go on: one that panics or ends is started again after a growing pause,
+//! logged and counted.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -71,14 +73,15 @@ impl Supervisor {
         self.is_down(WORKER) || self.is_down(DATA_LISTENER)
     }
 
-    /// Notes one more of a task, running until the note is dropped. For what cannot run under [`supervise`].
+    /// Notes one more of a task, running until the note is dropped. For what cannot run under
+    /// [`supervise`].
     pub fn enter(&self, name: &'static str) -> Note {
         self.lock().entry(name).or_default().running += 1;
         Note { supervisor: self.clone(), name, is_running: true }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Counts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -148,8 +151,9 @@ impl Pause {
     }
 }
 
-/// Runs a task for ever: whenever what `start` makes has ended or panicked, it is started again after a pause of 0.1 to
-/// 10 seconds. Ends once `closing` is cancelled. What the task is in the middle of is dropped then.
+/// Runs a task for ever: whenever what `start` makes has ended or panicked, it is started again
+/// after a pause of 0.1 to 10 seconds. Ends once `closing` is cancelled. What the task is in the
+/// middle of is dropped then.
 pub async fn supervise<F: Future<Output = ()>>(
     name: &'static str,
     supervisor: &Supervisor,
@@ -179,7 +183,8 @@ pub async fn supervise<F: Future<Output = ()>>(
 /// The output of a future; none if it panicked.
 async fn unless_panicked<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
-    // What it may have left half done is dropped with it; what it shares has locks that outlive a panic.
+    // What it may have left half done is dropped with it; what it shares has locks that outlive a
+    // panic.
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),
@@ -199,9 +204,11 @@ mod tests {
         (running, paused, restarts)
     }
 
-    /// Lets a task run that ends in some way each time, for a minute; returns how often it was started.
+    /// Lets a task run that ends in some way each time, for a minute; returns how often it was
+    /// started.
     async fn starts_in_a_minute(end: impl Fn(u32)) -> (u32, Supervisor) {
-        let (supervisor, closing, starts) = (Supervisor::default(), CancellationToken::new(), Cell::new(0));
+        let (supervisor, closing, starts) =
+            (Supervisor::default(), CancellationToken::new(), Cell::new(0));
         let work = supervise("work", &supervisor, &closing, || async {
             starts.set(starts.get() + 1);
             end(starts.get());
@@ -221,7 +228,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_start_that_panics_is_a_task_that_panics() {
-        let (supervisor, closing, starts) = (Supervisor::default(), CancellationToken::new(), Cell::new(0));
+        let (supervisor, closing, starts) =
+            (Supervisor::default(), CancellationToken::new(), Cell::new(0));
         let work = supervise("work", &supervisor, &closing, || {
             starts.set(starts.get() + 1);
             assert!(starts.get() > 3, "not yet");

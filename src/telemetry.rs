@@ -1,5 +1,6 @@
-//! Logs and metrics. Logs go to stderr, one line an event, escaped by the subscriber; no secret is ever passed to
-//! either. A process that serves writes them by a thread of its own and never waits for their reader.
+//! Logs and metrics. Logs go to stderr, one line an event, escaped by the subscriber; no secret is
+//! ever passed to either. A process that serves writes them by a thread of its own and never waits
+//! for their reader.
 
 mod lines;
 mod repeats;
@@ -27,7 +28,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use lines::Lines;
 pub use repeats::Repeats;
 
-/// Libraries that would write headers or bodies at their finer levels, capped whatever the user asks for.
+/// Libraries that would write headers or bodies at their finer levels, capped whatever the user
+/// asks for.
 const CAPPED: [&str; 6] = ["hyper", "hyper_util", "reqwest", "rustls", "h2", "tower"];
 
 /// How long the end of the process waits for the reader of its last lines.
@@ -36,8 +38,8 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 /// The queue of a process that serves; part of its subscriber.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Starts logging for the process; a second call changes nothing. With `queued` nothing that logs ever waits for the
-/// reader of stderr, and panics are log lines too.
+/// Starts logging for the process; a second call changes nothing. With `queued` nothing that logs
+/// ever waits for the reader of stderr, and panics are log lines too.
 pub fn init(level: Level, queued: bool) {
     if queued {
         // Without a thread, lines are written where they arise.
@@ -45,14 +47,17 @@ pub fn init(level: Level, queued: bool) {
         std::panic::set_hook(Box::new(log_panic));
     }
     let cap = LevelFilter::from_level(level).min(LevelFilter::INFO);
-    let targets =
-        CAPPED.iter().fold(Targets::new().with_default(level), |targets, library| targets.with_target(*library, cap));
-    let color = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let targets = CAPPED.iter().fold(Targets::new().with_default(level), |targets, library| {
+        targets.with_target(*library, cap)
+    });
+    let color =
+        stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let writer = match LINES.get() {
         Some(lines) => BoxMakeWriter::new(|| lines.clone()),
         None => BoxMakeWriter::new(stderr),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color).with_target(false);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color).with_target(false);
     // A test process may have one already.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
 }
@@ -60,7 +65,10 @@ pub fn init(level: Level, queued: bool) {
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let payload = panic.payload();
-    let message = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or(payload.downcast_ref::<String>().map(String::as_str));
     let message = message.unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("?");
@@ -71,7 +79,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Writes a line of talk to stderr, after the log lines before it. Whoever reads it may be gone, which is no failure.
+/// Writes a line of talk to stderr, after the log lines before it. Whoever reads it may be gone,
+/// which is no failure.
 pub fn say(line: Arguments<'_>) {
     match LINES.get() {
         Some(lines) => lines.put(format!("{line}\n").as_bytes()),
@@ -79,7 +88,8 @@ pub fn say(line: Arguments<'_>) {
     }
 }
 
-/// Waits for the reader of what was logged and said, half a second at most: the last thing that a process does.
+/// Waits for the reader of what was logged and said, half a second at most: the last thing that a
+/// process does.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(LAST_LINES);
@@ -144,11 +154,23 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("refreshes", "Attempts to refresh, by reason and outcome", self.refreshes.clone());
-        registry.register("refused_requests", "Answers of the proxy itself, by code", self.refusals.clone());
+        registry.register(
+            "refreshes",
+            "Attempts to refresh, by reason and outcome",
+            self.refreshes.clone(),
+        );
+        registry.register(
+            "refused_requests",
+            "Answers of the proxy itself, by code",
+            self.refusals.clone(),
+        );
         registry.register("accounts", "Accounts, by state", self.accounts.clone());
         registry.register("held_requests", "Requests that waited for a token", self.held.clone());
-        registry.register("resent_requests", "Requests sent once more after a 401", self.resent.clone());
+        registry.register(
+            "resent_requests",
+            "Requests sent once more after a 401",
+            self.resent.clone(),
+        );
         let help = "Refresh tokens of unknown fate that were sent again";
         registry.register("token_resends", help, self.token_resends.clone());
         let help = "Background tasks that had stopped and were started again";
@@ -182,8 +204,8 @@ impl Metrics {
         self.token_resends.inc();
     }
 
-    /// All of it in the text format, with each account's state as it is now and how often each background task was
-    /// started again.
+    /// All of it in the text format, with each account's state as it is now and how often each
+    /// background task was started again.
     ///
     /// # Errors
     /// Never in practice: the sink is a string.
@@ -197,7 +219,10 @@ impl Metrics {
             self.accounts.get_or_create(&State { state }).inc();
         }
         for (task, restarts) in restarts {
-            self.restarts.get_or_create(&Background { task }).inner().store(restarts, Ordering::Relaxed);
+            self.restarts
+                .get_or_create(&Background { task })
+                .inner()
+                .store(restarts, Ordering::Relaxed);
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
@@ -215,9 +240,13 @@ mod tests {
         metrics.refreshed("margin", "fresh");
         metrics.refreshed("margin", "fresh");
         metrics.held();
-        let text =
-            metrics.text(["connected", "connected", "unsaved"].into_iter(), [("scheduler", 3)].into_iter()).unwrap();
-        assert!(text.contains("pleo_proxy_refreshes_total{reason=\"margin\",outcome=\"fresh\"} 2"), "{text}");
+        let text = metrics
+            .text(["connected", "connected", "unsaved"].into_iter(), [("scheduler", 3)].into_iter())
+            .unwrap();
+        assert!(
+            text.contains("pleo_proxy_refreshes_total{reason=\"margin\",outcome=\"fresh\"} 2"),
+            "{text}"
+        );
         assert!(text.contains("pleo_proxy_accounts{state=\"connected\"} 2"), "{text}");
         assert!(text.contains("pleo_proxy_held_requests_total 1"), "{text}");
         assert!(text.contains("pleo_proxy_task_restarts_total{task=\"scheduler\"} 3"), "{text}");

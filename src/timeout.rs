@@ -1,8 +1,9 @@
 //! Time limits for what must not be given up on while its result is waiting to be read.
 //!
-//! A plain timer measures the time that passed, also while this process did not run: stopped by a signal, frozen with
-//! its container, asleep. It fires on resume, before anybody has read the response that arrived meanwhile, and that
-//! response may hold the only copy of a new pair. A limit here is counted in time in which the process ran.
+//! A plain timer measures the time that passed, also while this process did not run: stopped by a
+//! signal, frozen with its container, asleep. It fires on resume, before anybody has read the
+//! response that arrived meanwhile, and that response may hold the only copy of a new pair. A limit
+//! here is counted in time in which the process ran.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,8 +14,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Runs `work` until it ends, or until this process has run for `limit`; `None` if it did not end.
 ///
-/// The limit is cut into ticks, one after the other: a standstill, however long, ends one tick. After the last one
-/// comes one more, so that what arrived during a standstill right before the end is read all the same.
+/// The limit is cut into ticks, one after the other: a standstill, however long, ends one tick.
+/// After the last one comes one more, so that what arrived during a standstill right before the end
+/// is read all the same.
 pub async fn while_running<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let tick = TICK.min(limit);
@@ -40,7 +42,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    /// What arrives `after` so long, and is noticed a little later: the task that reads a socket runs first.
+    /// What arrives `after` so long, and is noticed a little later: the task that reads a socket
+    /// runs first.
     async fn arriving(after: Duration) -> &'static str {
         let (tx, rx) = oneshot::channel();
         tokio::spawn(async move {
@@ -54,7 +57,11 @@ mod tests {
     }
 
     /// Lets the runtime run for `run`, then stands still for `stop`, then goes on.
-    async fn with_a_standstill(arrives: Duration, run: Duration, stop: Duration) -> Option<&'static str> {
+    async fn with_a_standstill(
+        arrives: Duration,
+        run: Duration,
+        stop: Duration,
+    ) -> Option<&'static str> {
         let waiting = tokio::spawn(while_running(LIMIT, arriving(arrives)));
         let mut ran = Duration::ZERO;
         while ran < run {

@@ -1,12 +1,16 @@
-//! Custody of the tokens: all accounts of this process, each an independent chain of single-use refresh tokens.
+//! Custody of the tokens: all accounts of this process, each an independent chain of single-use
+//! refresh tokens.
 //!
-//! Requests see an account through its [`Snapshot`] and borrow its token with a [`Lease`]; everything that changes a
-//! grant goes through its turn and the store's lock: `refresh`, `change`. What nobody asks for happens in `schedule`,
-//! and `sibling` takes over what other processes saved.
+//! Requests see an account through its [`Snapshot`] and borrow its token with a [`Lease`];
+//! everything that changes a grant goes through its turn and the store's lock: `refresh`, `change`.
+//! What nobody asks for happens in `schedule`, and `sibling` takes over what other processes saved.
 
 mod account;
 mod change;
-#[expect(unreachable_pub, reason = "the model in tests/model compiles this file as its own, and tests it from outside")]
+#[expect(
+    unreachable_pub,
+    reason = "the model in tests/model compiles this file as its own, and tests it from outside"
+)]
 mod gate;
 mod in_flight;
 mod lease;
@@ -24,9 +28,10 @@ mod status;
 mod subject;
 mod unsaved;
 
+use parking_lot::Mutex;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,7 +65,8 @@ pub use status::{LastRefresh, Status};
 
 /// How long a turn waits for the store's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long anybody waits for a turn: a refresh takes its lock (10 s), reaches the server (5 s), drains and posts (30 s).
+/// How long anybody waits for a turn: a refresh takes its lock (10 s), reaches the server (5 s),
+/// drains and posts (30 s).
 const TURN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for token requests: their own deadline, and their save.
 const LAST_CALLS: Duration = oauth::CALL.saturating_add(Duration::from_secs(5));
@@ -145,7 +151,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Loads all records, on the current runtime. With [`Care::Scheduled`] they are looked after from here on.
+    /// Loads all records, on the current runtime. With [`Care::Scheduled`] they are looked after
+    /// from here on.
     ///
     /// # Errors
     /// The store's folder cannot be read. A bad record affects its account only.
@@ -202,16 +209,19 @@ impl Accounts {
         (Arc::new(accounts), granted)
     }
 
-    /// An account that is known: it has a record (possibly a new one on disk), is named by the settings, or is `default`.
+    /// An account that is known: it has a record (possibly a new one on disk), is named by the
+    /// settings, or is `default`.
     pub async fn find(self: &Arc<Self>, name: &AccountName) -> Option<Arc<Account>> {
         if let Some(account) = self.get(name) {
             return Some(account);
         }
-        let is_named = self.settings().default_account.as_ref() == Some(name) || *name == AccountName::fallback();
+        let is_named = self.settings().default_account.as_ref() == Some(name)
+            || *name == AccountName::fallback();
         if !is_named {
             match self.store.load(name).await {
                 Ok(None) => return None,
-                // For want of files nobody can say: a name that callers make up must not become an account.
+                // For want of files nobody can say: a name that callers make up must not become an
+                // account.
                 Err(error) if error.is_passing() => return None,
                 Ok(Some(_)) | Err(_) => {}
             }
@@ -227,15 +237,16 @@ impl Accounts {
         self.map.get(name).map(|account| account.clone()).filter(|account| account.is_known())
     }
 
-    /// The account of callers who name none: the configured one, else the only one with a grant, else `default` if it
-    /// has a record.
+    /// The account of callers who name none: the configured one, else the only one with a grant,
+    /// else `default` if it has a record.
     pub fn choice(&self) -> Arc<Choice> {
         let chosen = self.chosen.load();
         if chosen.version == self.shared.choice_version.load(Ordering::Acquire) {
             return chosen.choice.clone();
         }
-        // One at a time, and whoever comes meanwhile waits: an older answer is neither given nor stored last.
-        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        // One at a time, and whoever comes meanwhile waits: an older answer is neither given nor
+        // stored last.
+        let _choosing = self.choosing.lock();
         // Read before the accounts are: a change that comes in between is looked at again.
         let version = self.shared.choice_version.load(Ordering::Acquire);
         let choice = Arc::new(self.choose());
@@ -247,7 +258,8 @@ impl Accounts {
         if let Some(name) = &self.settings().default_account {
             return self.get(name).map_or(Choice::None, Choice::One);
         }
-        let mut granted: Vec<_> = self.all().into_iter().filter(|account| account.age().is_some()).collect();
+        let mut granted: Vec<_> =
+            self.all().into_iter().filter(|account| account.age().is_some()).collect();
         if granted.len() == 1 {
             return granted.pop().map_or(Choice::None, Choice::One);
         }
@@ -266,11 +278,21 @@ impl Accounts {
     }
 
     fn unsorted(&self) -> Vec<Arc<Account>> {
-        self.map.iter().map(|entry| entry.value().clone()).filter(|account| account.is_known()).collect()
+        self.map
+            .iter()
+            .map(|entry| entry.value().clone())
+            .filter(|account| account.is_known())
+            .collect()
     }
 
-    /// What to do after the upstream refused the token of `generation` (401). Waits at most until `deadline`.
-    pub async fn rejected(self: &Arc<Self>, account: &Arc<Account>, generation: u64, deadline: Instant) -> Verdict {
+    /// What to do after the upstream refused the token of `generation` (401). Waits at most until
+    /// `deadline`.
+    pub async fn rejected(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        generation: u64,
+        deadline: Instant,
+    ) -> Verdict {
         // A disk that hangs is waited for no longer than anything else.
         let _ = tokio::time::timeout_at(deadline, self.reload(account)).await;
         let snapshot = account.snapshot();
@@ -282,11 +304,15 @@ impl Accounts {
         }
         // Counted among those who wait, which moves the account up in the queue of refreshes.
         let held = account.hold();
-        let report = tokio::time::timeout_at(deadline, self.refresh(account, Reason::Rejected, generation)).await;
+        let report =
+            tokio::time::timeout_at(deadline, self.refresh(account, Reason::Rejected, generation))
+                .await;
         drop(held);
         let snapshot = account.snapshot();
         match report {
-            _ if snapshot.generation > generation && !matches!(snapshot.health, Health::LoginRequired(_)) => {
+            _ if snapshot.generation > generation
+                && !matches!(snapshot.health, Health::LoginRequired(_)) =>
+            {
                 Verdict::Again
             }
             Ok(Report::Limited) => Verdict::Give,
@@ -300,7 +326,9 @@ impl Accounts {
 
     /// The same for a request that cannot be sent again: later ones shall fare better.
     pub fn rejected_for_good(self: &Arc<Self>, account: &Arc<Account>, generation: u64) {
-        if account.snapshot().generation == generation && !account.was_just_forced(self.clock().now()) {
+        if account.snapshot().generation == generation
+            && !account.was_just_forced(self.clock().now())
+        {
             self.start(account, Reason::Rejected, generation);
         }
     }
@@ -308,19 +336,25 @@ impl Accounts {
     /// Why a refresh that failed leaves a request without a token that the upstream accepts.
     fn refusal(&self, snapshot: &Snapshot) -> Refusal {
         let why = snapshot.health.why().unwrap_or("the refresh failed").to_owned();
-        let wait = snapshot.health.next_try().map(|next| next.remaining(self.clock().now())).unwrap_or_default();
+        let wait = snapshot
+            .health
+            .next_try()
+            .map(|next| next.remaining(self.clock().now()))
+            .unwrap_or_default();
         match &snapshot.health {
             Health::LoginRequired(reason) => Refusal::LoginRequired(reason.clone()),
             Health::Misconfigured(_) => Refusal::Misconfigured(why),
             Health::StoreError(_) => Refusal::StoreError(why),
             Health::StoreUnwritable(_) | Health::Unsaved(_) => Refusal::StoreUnwritable(why, wait),
             Health::Locked(_) => Refusal::RefreshTimeout(why),
-            Health::Connected | Health::Retrying(_) | Health::Uncertain(_) => Refusal::AuthUnreachable(why, wait),
+            Health::Connected | Health::Retrying(_) | Health::Uncertain(_) => {
+                Refusal::AuthUnreachable(why, wait)
+            }
         }
     }
 
-    /// Ends custody: nothing new is begun, token requests under way are waited for. Returns the accounts whose new
-    /// pair could not be saved.
+    /// Ends custody: nothing new is begun, token requests under way are waited for. Returns the
+    /// accounts whose new pair could not be saved.
     pub async fn close(&self) -> Vec<AccountName> {
         self.closing.cancel();
         self.tasks.close();
@@ -328,11 +362,19 @@ impl Accounts {
             error!("a token request did not end in time; its account may need a login");
         }
         let unsaved = |account: &Arc<Account>| account.memory().unsaved.is_some();
-        self.all().iter().filter(|account| unsaved(account)).map(|account| account.name.clone()).collect()
+        self.all()
+            .iter()
+            .filter(|account| unsaved(account))
+            .map(|account| account.name.clone())
+            .collect()
     }
 
-    /// Runs work that must end even if its caller leaves, and that the end of the process waits for.
-    pub async fn keep<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    /// Runs work that must end even if its caller leaves, and that the end of the process waits
+    /// for.
+    pub async fn keep<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         self.tasks.spawn_on(work, &self.control).await.ok()
     }
 
@@ -397,7 +439,9 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// Accounts whose token endpoint is not there.
-    pub(super) fn accounts(folder: &std::path::Path) -> (Arc<Accounts>, mpsc::UnboundedReceiver<Wish>) {
+    pub(super) fn accounts(
+        folder: &std::path::Path,
+    ) -> (Arc<Accounts>, mpsc::UnboundedReceiver<Wish>) {
         let settings = oauth::Settings {
             client_id: Some("client".into()),
             client_secret: SecretSource::Value(ClientSecret::new("secret")),
@@ -474,7 +518,10 @@ mod tests {
         let logout = account.order().ask();
         account.order().logout_began(logout);
         accounts.saved_at_last(&account, &record);
-        assert!(matches!(account.snapshot().health, Health::Unsaved(_)), "a logout is waiting for the turn");
+        assert!(
+            matches!(account.snapshot().health, Health::Unsaved(_)),
+            "a logout is waiting for the turn"
+        );
         account.order().logout_ended(logout);
         account.memory().unsaved = Some("the disk is full".to_owned());
         accounts.saved_at_last(&account, &record);

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::key::{COOKIE_NAME, Caller};
 use super::protocol::{
-    Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery, Refreshed, Session,
-    SessionBody, SessionLink, Status, Versioned,
+    Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
+    Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
 };
 use super::{Admin, Shared, refusal, unauthorized};
 use crate::login::LoginError;
@@ -52,9 +52,12 @@ pub(super) async fn metrics(State(admin): Shared) -> Response {
     let restarts = tasks.iter().map(|task| (task.name, task.restarts));
     match custody.metrics().text(states, restarts) {
         Ok(text) => {
-            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
         }
-        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written."),
+        Err(_) => {
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written.")
+        }
     }
 }
 
@@ -85,7 +88,8 @@ pub(super) async fn logout(State(admin): Shared, Path(name): Path<String>) -> Re
     }
 }
 
-/// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes, `refresh_token` imports.
+/// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes,
+/// `refresh_token` imports.
 pub(super) async fn login(
     State(admin): Shared,
     Path(name): Path<String>,
@@ -97,7 +101,13 @@ pub(super) async fn login(
         true => LoginBody::default(),
         false => match serde_json::from_slice(&body) {
             Ok(body) => body,
-            Err(_) => return refusal(StatusCode::BAD_REQUEST, "bad_request", "The body is not one this route knows."),
+            Err(_) => {
+                return refusal(
+                    StatusCode::BAD_REQUEST,
+                    "bad_request",
+                    "The body is not one this route knows.",
+                );
+            }
         },
     };
     let done = match body {
@@ -107,8 +117,16 @@ pub(super) async fn login(
         LoginBody { refresh_token: Some(token), redirected_url: None } => {
             admin.operator.import(&name, RefreshToken::new(token.trim())).await
         }
-        LoginBody { redirected_url: None, refresh_token: None } => return begin(&admin, &name, &query).await,
-        _ => return refusal(StatusCode::BAD_REQUEST, "bad_request", "Send one of redirected_url and refresh_token."),
+        LoginBody { redirected_url: None, refresh_token: None } => {
+            return begin(&admin, &name, &query).await;
+        }
+        _ => {
+            return refusal(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "Send one of redirected_url and refresh_token.",
+            );
+        }
     };
     match done {
         Ok(()) => data(Done { outcome: Outcome::Connected, account: Some(name.to_string()) }),
@@ -126,11 +144,16 @@ pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) ->
 
 /// `DELETE /api/logins/ID`: whoever began it waits no longer.
 pub(super) async fn abandon(State(admin): Shared, Path(id): Path<String>) -> Response {
-    if admin.operator.logins().abandon(&id) { data(Done::from(Outcome::Abandoned)) } else { unknown_login() }
+    if admin.operator.logins().abandon(&id) {
+        data(Done::from(Outcome::Abandoned))
+    } else {
+        unknown_login()
+    }
 }
 
 fn unknown_login() -> Response {
-    let detail = "There is no such login: later ones took its place, or it is older than ten minutes.";
+    let detail =
+        "There is no such login: later ones took its place, or it is older than ten minutes.";
     refusal(StatusCode::NOT_FOUND, "login_unknown", detail)
 }
 
@@ -148,7 +171,10 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
     if let Ok(SessionBody { key }) = serde_json::from_slice(&body) {
         return match admin.keys.trade(&key) {
             Ok(session) => {
-                let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/", session.expose());
+                let cookie = format!(
+                    "{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/",
+                    session.expose()
+                );
                 ([(SET_COOKIE, cookie)], data(Session {})).into_response()
             }
             Err(Caller::Barred) => too_many(),
@@ -161,7 +187,11 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
                 let url = format!("{}/#key={}", admin.origin, key.expose());
                 (StatusCode::CREATED, data(SessionLink { url })).into_response()
             }
-            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The system has no randomness."),
+            Err(_) => refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The system has no randomness.",
+            ),
         },
         Caller::Unknown => unauthorized(),
         Caller::Barred => too_many(),
@@ -179,7 +209,11 @@ fn no_name() -> Response {
 }
 
 fn too_many() -> Response {
-    refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys; wait a minute.")
+    refusal(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_attempts",
+        "Too many wrong keys; wait a minute.",
+    )
 }
 
 fn login_failed(error: &LoginError) -> Response {
@@ -191,9 +225,10 @@ fn login_failed(error: &LoginError) -> Response {
         LoginError::Callback(_) | LoginError::UnknownState | LoginError::NoToken => {
             (StatusCode::BAD_REQUEST, "bad_request")
         }
-        LoginError::Refused(_) | LoginError::Issuer | LoginError::Exchange(_) | LoginError::Repeated(_) => {
-            (StatusCode::BAD_GATEWAY, "login_failed")
-        }
+        LoginError::Refused(_)
+        | LoginError::Issuer
+        | LoginError::Exchange(_)
+        | LoginError::Repeated(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
     };
     refusal(status, code, &error.to_string())
 }
@@ -219,7 +254,9 @@ fn change_failed(error: &ChangeError) -> Response {
         ChangeError::Lock(LockError::Io(_)) | ChangeError::Unsaved(..) => {
             (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable")
         }
-        ChangeError::Record(_) | ChangeError::SetAside(..) => (StatusCode::SERVICE_UNAVAILABLE, "store_error"),
+        ChangeError::Record(_) | ChangeError::SetAside(..) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "store_error")
+        }
         ChangeError::Save(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable"),
         ChangeError::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
     };

@@ -1,8 +1,9 @@
-//! Who may use the admin listener: the key file, the one-time keys of links, and the sessions they are traded for.
+//! Who may use the admin listener: the key file, the one-time keys of links, and the sessions they
+//! are traded for.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -112,8 +113,9 @@ impl Keys {
     /// Looks for the key in `Authorization: Bearer`, or for a session cookie from our own page.
     pub fn identify(&self, headers: &HeaderMap, own_origins: &[String]) -> Caller {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if let Some(key) =
-            bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        if let Some(key) = bearer
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         {
             return if self.key.matches(key.1.trim()) { Caller::Known } else { self.failed() };
         }
@@ -146,7 +148,10 @@ impl Keys {
     pub fn trade(&self, key: &str) -> Result<AdminKey, Caller> {
         let now = self.clock.now();
         let mut issued = self.lock();
-        let place = issued.links.iter().position(|(link, expires)| link.matches(key) && !expires.passed(now));
+        let place = issued
+            .links
+            .iter()
+            .position(|(link, expires)| link.matches(key) && !expires.passed(now));
         let Some(place) = place else {
             drop(issued);
             return Err(self.failed());
@@ -159,10 +164,14 @@ impl Keys {
 
     fn has_session(&self, session: &str) -> bool {
         let now = self.clock.now();
-        self.lock().sessions.iter().any(|(known, expires)| known.matches(session) && !expires.passed(now))
+        self.lock()
+            .sessions
+            .iter()
+            .any(|(known, expires)| known.matches(session) && !expires.passed(now))
     }
 
-    /// Counts a wrong key: guessing 256 bits is hopeless anyway, this keeps it from costing anything.
+    /// Counts a wrong key: guessing 256 bits is hopeless anyway, this keeps it from costing
+    /// anything.
     fn failed(&self) -> Caller {
         let now = self.clock.now();
         let mut issued = self.lock();
@@ -175,7 +184,7 @@ impl Keys {
     }
 
     fn lock(&self) -> MutexGuard<'_, Issued> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+        self.issued.lock()
     }
 }
 
@@ -188,14 +197,18 @@ fn push(list: &mut Vec<(AdminKey, Deadline)>, item: (AdminKey, Deadline)) {
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
     let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut pairs =
+        lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value)
 }
 
-/// Cookies ignore ports, so another local page's requests carry ours too: only our own page's count.
+/// Cookies ignore ports, so another local page's requests carry ours too: only our own page's
+/// count.
 fn is_own_page(headers: &HeaderMap, own_origins: &[String]) -> bool {
     let is_same_origin = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
-    let is_own = headers.get(ORIGIN).is_some_and(|origin| own_origins.iter().any(|own| origin == own.as_str()));
+    let is_own = headers
+        .get(ORIGIN)
+        .is_some_and(|origin| own_origins.iter().any(|own| origin == own.as_str()));
     is_same_origin || is_own
 }
 
@@ -215,9 +228,13 @@ mod tests {
     fn the_key_is_a_bearer_and_nothing_else() {
         let keys = keys();
         let key = "k".repeat(43);
-        assert_eq!(keys.identify(&headers(&[("authorization", &format!("Bearer {key}"))]), &[]), Caller::Known);
+        assert_eq!(
+            keys.identify(&headers(&[("authorization", &format!("Bearer {key}"))]), &[]),
+            Caller::Known
+        );
         assert_eq!(keys.identify(&headers(&[("authorization", &key)]), &[]), Caller::Unknown);
-        let as_cookie = [("cookie", &*format!("{COOKIE_NAME}={key}")), ("sec-fetch-site", "same-origin")];
+        let as_cookie =
+            [("cookie", &*format!("{COOKIE_NAME}={key}")), ("sec-fetch-site", "same-origin")];
         assert_eq!(keys.identify(&headers(&as_cookie), &[]), Caller::Unknown);
     }
 

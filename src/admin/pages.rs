@@ -15,7 +15,8 @@ const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// `GET /`: the settings URL. The shell is the same for everybody; its script asks for the accounts.
+/// `GET /`: the settings URL. The shell is the same for everybody; its script asks for the
+/// accounts.
 pub(super) async fn index() -> Response {
     let html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
@@ -50,14 +51,24 @@ pub(super) async fn connect(
     if !is_navigation(&headers) {
         return no_navigation();
     }
-    let default = admin.operator.accounts().settings().default_account.clone().unwrap_or_else(AccountName::fallback);
+    let default = admin
+        .operator
+        .accounts()
+        .settings()
+        .default_account
+        .clone()
+        .unwrap_or_else(AccountName::fallback);
     let name = match account.map(|name| name.parse::<AccountName>()) {
         None => default,
         Some(Ok(name)) => name,
         Some(Err(error)) => {
             let text = error.to_string();
-            return Page { status: StatusCode::BAD_REQUEST, title: "Not an account's name".into(), text }
-                .into_response();
+            return Page {
+                status: StatusCode::BAD_REQUEST,
+                title: "Not an account's name".into(),
+                text,
+            }
+            .into_response();
         }
     };
     let request = LoginRequest { account: &name, returns_by: ReturnsBy::Browser, replaces: false };
@@ -82,9 +93,12 @@ pub(super) async fn callback(
     RawQuery(query): RawQuery,
 ) -> Response {
     match method {
-        Method::GET if is_navigation(&headers) => {
-            admin.operator.logins().callback(query.as_deref().unwrap_or_default()).await.into_response()
-        }
+        Method::GET if is_navigation(&headers) => admin
+            .operator
+            .logins()
+            .callback(query.as_deref().unwrap_or_default())
+            .await
+            .into_response(),
         Method::GET => no_navigation(),
         _ => only_get(),
     }

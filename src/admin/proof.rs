@@ -1,6 +1,7 @@
-//! How the admin listener shows a command that it knows the admin key, before the command sends it: the command names
-//! a random challenge, the listener answers with an HMAC of it. A stranger on the port learns nothing, and the proof of
-//! one listener is worth nothing at another, since it covers the address.
+//! How the admin listener shows a command that it knows the admin key, before the command sends it:
+//! the command names a random challenge, the listener answers with an HMAC of it. A stranger on the
+//! port learns nothing, and the proof of one listener is worth nothing at another, since it covers
+//! the address.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,12 +22,15 @@ const CHALLENGE_LENGTH: usize = 43;
 /// What the listener at `origin` answers to a challenge; none to what is not one.
 pub fn prove(key: &AdminKey, origin: &str, challenge: &str) -> Option<String> {
     let is_challenge = challenge.len() == CHALLENGE_LENGTH && challenge.is_ascii();
-    is_challenge.then(|| URL_SAFE_NO_PAD.encode(mac(key, origin, challenge).finalize().into_bytes()))
+    is_challenge
+        .then(|| URL_SAFE_NO_PAD.encode(mac(key, origin, challenge).finalize().into_bytes()))
 }
 
 /// True if `proof` is that of the listener at `origin`, in constant time.
 pub fn is_proven(key: &AdminKey, origin: &str, challenge: &str, proof: &str) -> bool {
-    URL_SAFE_NO_PAD.decode(proof).is_ok_and(|proof| mac(key, origin, challenge).verify_slice(&proof).is_ok())
+    URL_SAFE_NO_PAD
+        .decode(proof)
+        .is_ok_and(|proof| mac(key, origin, challenge).verify_slice(&proof).is_ok())
 }
 
 fn mac(key: &AdminKey, origin: &str, challenge: &str) -> Hmac<Sha256> {

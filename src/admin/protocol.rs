@@ -1,7 +1,8 @@
-//! The bodies of the admin API: what the listener sends and the command line reads, as one set of types.
+//! The bodies of the admin API: what the listener sends and the command line reads, as one set of
+//! types.
 //!
-//! Both ends may be of different releases while an upgrade is under way. So answers may hold fields and words that a
-//! reader does not know; only the bodies of requests are refused for them.
+//! Both ends may be of different releases while an upgrade is under way. So answers may hold fields
+//! and words that a reader does not know; only the bodies of requests are refused for them.
 
 mod account;
 mod done;
@@ -230,9 +231,11 @@ mod tests {
             assert_eq!(serde_json::to_value(&read).unwrap(), wire);
         }
         let last = json!({"at": "t", "reason": "asked", "outcome": "refreshed", "ms": 5});
-        let more = json!({"why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
+        let more =
+            json!({"why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
         let troubled = with(with(account(), more), json!({"state": "retrying"}));
-        let status = json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"]});
+        let status =
+            json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"]});
         same::<Status>(with(with(status, about()), json!({"accounts": [account(), troubled]})));
         same::<Refreshed>(json!({"version": 1, "outcome": "adopted", "account": account()}));
         same::<Done>(json!({"version": 1, "outcome": "logged_out"}));
@@ -250,11 +253,18 @@ mod tests {
     #[test]
     fn fields_and_words_of_a_newer_release_are_read_over() {
         fn read<T: serde::de::DeserializeOwned>(wire: Value) -> T {
-            serde_json::from_value::<Versioned<T>>(with(wire, json!({"version": 2, "newer": {"a": [1]}}))).unwrap().body
+            serde_json::from_value::<Versioned<T>>(with(
+                wire,
+                json!({"version": 2, "newer": {"a": [1]}}),
+            ))
+            .unwrap()
+            .body
         }
         let account = with(account(), json!({"state": "paused", "newer": 1}));
-        let status: Status =
-            read(with(with(about(), json!({"running": true})), json!({"accounts": [account.clone()]})));
+        let status: Status = read(with(
+            with(about(), json!({"running": true})),
+            json!({"accounts": [account.clone()]}),
+        ));
         assert_eq!(status.accounts[0].state, State::Other("paused".into()));
         assert_eq!(status.about.pid, 7);
         let refreshed: Refreshed = read(json!({"outcome": "merged", "account": account}));

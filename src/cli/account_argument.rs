@@ -17,7 +17,9 @@ impl AccountArgument {
     /// The account that is named, or configured, or `default`.
     pub(super) fn name(&self, config: &Config) -> Result<AccountName, Failure> {
         match &self.account {
-            Some(name) => name.parse().map_err(|error| Failure::usage(format!("{name:?}: {error}"))),
+            Some(name) => {
+                name.parse().map_err(|error| Failure::usage(format!("{name:?}: {error}")))
+            }
             None => Ok(config.tokens.default_account.clone().unwrap_or_else(AccountName::fallback)),
         }
     }

@@ -1,5 +1,5 @@
-//! Calls to the admin listener of a running proxy. The admin key goes only to a listener of this user that has shown
-//! that it knows the key, and over the very connection on which it did.
+//! Calls to the admin listener of a running proxy. The admin key goes only to a listener of this
+//! user that has shown that it knows the key, and over the very connection on which it did.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -62,7 +62,8 @@ impl From<CallError> for Failure {
                 Self::new(exit, if detail.is_empty() { "it gave no reason" } else { &detail })
             }
             CallError::Unreadable(status) => {
-                let fix = "if it is of another release, end it with `pleo-proxy stop` and start this one";
+                let fix =
+                    "if it is of another release, end it with `pleo-proxy stop` and start this one";
                 anyhow!("the running proxy's answer ({status}) cannot be read; {fix}").into()
             }
         }
@@ -106,16 +107,24 @@ impl AdminClient {
         read(&answer)
     }
 
-    async fn send(&self, method: Method, target: &str, body: Option<Vec<u8>>) -> anyhow::Result<Response<Bytes>> {
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Response<Bytes>> {
         let mut connection = self.connect().await?;
         let bearer = format!("Bearer {}", self.key.expose());
         let request = self.request(method, target).header(AUTHORIZATION, bearer);
         let request = match body {
-            Some(body) => request.header(CONTENT_TYPE, "application/json").body(Body::from(body))?,
+            Some(body) => {
+                request.header(CONTENT_TYPE, "application/json").body(Body::from(body))?
+            }
             None => request.body(Body::empty())?,
         };
-        let answer =
-            timeout(CALL_TIME, connection.send_request(request)).await.context("it did not answer in time")??;
+        let answer = timeout(CALL_TIME, connection.send_request(request))
+            .await
+            .context("it did not answer in time")??;
         let (head, body) = answer.into_parts();
         let body = timeout(CALL_TIME, to_bytes(Body::new(body), MAX_ANSWER)).await??;
         Ok(Response::from_parts(head, body))
@@ -128,13 +137,17 @@ impl AdminClient {
     }
 
     async fn verified(&self) -> anyhow::Result<SendRequest<Body>> {
-        let address: SocketAddr = self.origin.trim_start_matches("http://").parse().context("its run file is odd")?;
-        let stream = TcpStream::connect(address).await.with_context(|| format!("nobody listens at {}", self.origin))?;
+        let address: SocketAddr =
+            self.origin.trim_start_matches("http://").parse().context("its run file is odd")?;
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("nobody listens at {}", self.origin))?;
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
         let (mut connection, driver) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(driver);
         let challenge = secret::random().context("the system has no randomness")?;
-        let request = self.request(Method::GET, "/health").header(proof::CHALLENGE, challenge.as_str());
+        let request =
+            self.request(Method::GET, "/health").header(proof::CHALLENGE, challenge.as_str());
         let answer = connection.send_request(request.body(Body::empty())?).await?;
         self.judge(&answer, &challenge)?;
         to_bytes(Body::new(answer.into_body()), MAX_HEALTH).await?;
@@ -151,8 +164,16 @@ impl AdminClient {
         Ok(connection)
     }
 
-    fn judge(&self, answer: &Response<hyper::body::Incoming>, challenge: &str) -> anyhow::Result<()> {
-        let proof = answer.headers().get(proof::PROOF).and_then(|proof| proof.to_str().ok()).unwrap_or_default();
+    fn judge(
+        &self,
+        answer: &Response<hyper::body::Incoming>,
+        challenge: &str,
+    ) -> anyhow::Result<()> {
+        let proof = answer
+            .headers()
+            .get(proof::PROOF)
+            .and_then(|proof| proof.to_str().ok())
+            .unwrap_or_default();
         if proof::is_proven(&self.key, &self.origin, challenge, proof) {
             return Ok(());
         }
@@ -168,13 +189,18 @@ impl AdminClient {
     fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let pid = self.instance.process.pid;
         match self.instance.process.standing() {
-            Standing::Dead => anyhow!("pleo-proxy (process {pid}) has ended meanwhile; start it and try again"),
-            Standing::Alive | Standing::Elsewhere => error.context(format!("pleo-proxy (process {pid})")),
+            Standing::Dead => {
+                anyhow!("pleo-proxy (process {pid}) has ended meanwhile; start it and try again")
+            }
+            Standing::Alive | Standing::Elsewhere => {
+                error.context(format!("pleo-proxy (process {pid})"))
+            }
         }
     }
 }
 
-/// An answer is data, whatever its status (a refresh that failed tells about the account), or a problem.
+/// An answer is data, whatever its status (a refresh that failed tells about the account), or a
+/// problem.
 fn read<T: DeserializeOwned>(answer: &Response<Bytes>) -> Result<T, CallError> {
     let unreadable = |_| CallError::Unreadable(answer.status());
     let kind = answer.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
@@ -197,19 +223,28 @@ mod tests {
 
     #[test]
     fn answers_are_told_from_refusals_by_their_type() {
-        let done: Done = read(&answer(503, "application/json", r#"{"version":1,"outcome":"stopping"}"#)).unwrap();
+        let done: Done =
+            read(&answer(503, "application/json", r#"{"version":1,"outcome":"stopping"}"#))
+                .unwrap();
         assert!(matches!(done.outcome, Outcome::Stopping));
-        let exit = |status, kind, body| Failure::from(read::<Done>(&answer(status, kind, body)).unwrap_err()).exit;
+        let exit = |status, kind, body| {
+            Failure::from(read::<Done>(&answer(status, kind, body)).unwrap_err()).exit
+        };
         let problem = "application/problem+json";
         assert_eq!(exit(404, problem, r#"{"code":"account_unknown","detail":"d"}"#), Exit::Usage);
-        assert_eq!(exit(503, problem, r#"{"code":"store_error","detail":"d","fix":"f"}"#), Exit::Failed);
+        assert_eq!(
+            exit(503, problem, r#"{"code":"store_error","detail":"d","fix":"f"}"#),
+            Exit::Failed
+        );
         assert_eq!(exit(200, "application/json", r#"{"outcome":1}"#), Exit::Failed);
         assert_eq!(exit(400, "text/plain", "no"), Exit::Failed);
     }
 
     #[test]
     fn a_refusal_without_words_says_so() {
-        let refused = Failure::from(read::<Done>(&answer(500, "application/problem+json", "{}")).unwrap_err());
+        let refused = Failure::from(
+            read::<Done>(&answer(500, "application/problem+json", "{}")).unwrap_err(),
+        );
         assert_eq!(refused.error.to_string(), "it gave no reason");
     }
 }

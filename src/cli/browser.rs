@@ -10,11 +10,14 @@ use crate::config::SECRET_VARIABLE;
 const LAUNCH: Duration = Duration::from_millis(250);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Opens an address in the person's browser, which lives on and inherits no secret; false if there is none.
+/// Opens an address in the person's browser, which lives on and inherits no secret; false if there
+/// is none.
 pub(super) fn open(url: &str) -> bool {
     open::commands(url).iter_mut().any(|launcher| {
         launcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(mut child) = launcher.env_remove(SECRET_VARIABLE).process_group(0).spawn() else { return false };
+        let Ok(mut child) = launcher.env_remove(SECRET_VARIABLE).process_group(0).spawn() else {
+            return false;
+        };
         let deadline = Instant::now() + LAUNCH;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {

@@ -1,5 +1,5 @@
-//! The commands, each in a file of its own. A new one is a file, and here a module, a line of help and a line that runs
-//! it.
+//! The commands, each in a file of its own. A new one is a file, and here a module, a line of help
+//! and a line that runs it.
 
 mod config;
 mod login;
@@ -55,7 +55,8 @@ impl Command {
         }
     }
 
-    /// Prints one line of data, when it is ready: whoever waits for it takes the end of stdout for a failure.
+    /// Prints one line of data, when it is ready: whoever waits for it takes the end of stdout for
+    /// a failure.
     pub(super) fn announces(&self) -> bool {
         matches!(self, Self::Serve | Self::Sandbox(_))
     }

@@ -1,4 +1,5 @@
-//! What every command gets: the flags that all of them take, and the configuration that these lead to.
+//! What every command gets: the flags that all of them take, and the configuration that these lead
+//! to.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,11 +32,13 @@ pub(super) struct Global {
 }
 
 fn levels() -> impl TypedValueParser<Value = Level> {
-    PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]).try_map(|level| level.parse::<Level>())
+    PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
+        .try_map(|level| level.parse::<Level>())
 }
 
 impl Global {
-    /// The program with the flags that say which configuration is meant, fit to be pasted into a shell.
+    /// The program with the flags that say which configuration is meant, fit to be pasted into a
+    /// shell.
     fn program(&self) -> String {
         let mut words = vec!["pleo-proxy".to_owned()];
         if let Some(file) = &self.config {
@@ -44,8 +47,11 @@ impl Global {
         if let Some(environment) = &self.environment {
             words.extend(["--environment".to_owned(), quoted(environment)]);
         }
-        // Where one process listens does not matter to the next command, and a proxy's URL may hold a password.
-        let left_out = |set: &str| ["listen.", "upstream.proxy"].iter().any(|name| set.trim_start().starts_with(name));
+        // Where one process listens does not matter to the next command, and a proxy's URL may hold
+        // a password.
+        let left_out = |set: &str| {
+            ["listen.", "upstream.proxy"].iter().any(|name| set.trim_start().starts_with(name))
+        };
         let sets = self.set.iter().filter(|set| !left_out(set));
         words.extend(sets.flat_map(|set| ["--set".to_owned(), quoted(set)]));
         words.join(" ")
@@ -57,7 +63,8 @@ pub(super) struct Context {
     flags: Flags,
     /// Answer in JSON.
     pub(super) json: bool,
-    /// How to call the program so that it reads the same configuration: `pleo-proxy --config my.toml`.
+    /// How to call the program so that it reads the same configuration: `pleo-proxy --config
+    /// my.toml`.
     pub(super) program: String,
 }
 

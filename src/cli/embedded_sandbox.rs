@@ -15,12 +15,16 @@ use crate::secret::ClientSecret;
 use crate::store::AccountName;
 
 /// Asked for where the configuration names no scopes; the sandbox grants any.
-pub(super) const SCOPES: [&str; 4] = ["companies:read", "users:read", "export-jobs:read", "vendors:read"];
+pub(super) const SCOPES: [&str; 4] =
+    ["companies:read", "users:read", "export-jobs:read", "vendors:read"];
 
 /// Says where the embedded sandbox is if it is not where people look for it.
 pub(super) fn say_moved(sandbox: &Sandbox) {
     let usual = Options::default();
-    let ports = [(usual.auth_addr, sandbox.auth, "the fake Pleo"), (usual.files_addr, sandbox.files, "its files")];
+    let ports = [
+        (usual.auth_addr, sandbox.auth, "the fake Pleo"),
+        (usual.files_addr, sandbox.files, "its files"),
+    ];
     for (usual, now, what) in ports.into_iter().filter(|(usual, now, _)| usual != now) {
         status!("Port {} was taken, so {what} can be found at http://{now}.", usual.port());
     }
@@ -47,17 +51,24 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
 }
 
 /// Connects an account through the real code flow, as a person would who clicks Allow.
-pub(super) async fn connect(logins: &Arc<Logins>, name: &AccountName, redirect_uri: &str) -> Result<(), Failure> {
+pub(super) async fn connect(
+    logins: &Arc<Logins>,
+    name: &AccountName,
+    redirect_uri: &str,
+) -> Result<(), Failure> {
     let begun = logins.begin(name, redirect_uri, false).await?;
     let mut page = begun.url.clone();
     page.set_query(None);
     let form = format!("{}&decision=allow", begun.url.query().unwrap_or_default());
-    let client = reqwest::Client::builder().tls_backend_preconfigured((*nowhere()?.tls).clone()).no_proxy();
+    let client =
+        reqwest::Client::builder().tls_backend_preconfigured((*nowhere()?.tls).clone()).no_proxy();
     let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
-    let request = client.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
+    let request =
+        client.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
     let answer = request.send().await.map_err(reqwest::Error::without_url)?;
     let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
-    let location = location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", answer.status()))?;
+    let location =
+        location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", answer.status()))?;
     logins.finish(Callback::from_address(location)?).await?;
     Ok(())
 }

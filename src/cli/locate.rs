@@ -32,7 +32,8 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// Looks for the proxy that serves these records (any of the state folder if they are in a temporary one).
+/// Looks for the proxy that serves these records (any of the state folder if they are in a
+/// temporary one).
 pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
     let mut found = Found::Nothing;
     for instance in run_file::alive(&state.folder) {
@@ -43,7 +44,8 @@ pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
             found = Found::AdminOff(instance);
             continue;
         };
-        let client = AdminClient::new(instance, origin, key::read(&state.folder.join("admin.key"))?);
+        let client =
+            AdminClient::new(instance, origin, key::read(&state.folder.join("admin.key"))?);
         match client.connect().await {
             Ok(_) => return Ok(Found::Running(client)),
             // It may have ended this moment.
@@ -54,8 +56,8 @@ pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// The proxy that runs for this store; none if none runs, or if its admin listener is off: then the command works on the
-/// store, under the same locks.
+/// The proxy that runs for this store; none if none runs, or if its admin listener is off: then the
+/// command works on the store, under the same locks.
 pub(super) async fn running(state: &State) -> Result<Option<AdminClient>, Failure> {
     match find(state).await? {
         Found::Running(client) => Ok(Some(client)),
@@ -64,20 +66,24 @@ pub(super) async fn running(state: &State) -> Result<Option<AdminClient>, Failur
     }
 }
 
-/// The proxy that runs for this store, for a command that is about nothing else. `none` says that none runs.
+/// The proxy that runs for this store, for a command that is about nothing else. `none` says that
+/// none runs.
 pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, Failure> {
     match find(state).await? {
         Found::Running(client) => Ok(client),
         Found::Silent(instance, why) => Err(silent(&instance, &why)),
         Found::AdminOff(Instance { process, .. }) => {
             let pid = process.pid;
-            let off = format!("the admin listener of process {pid} is off (listen.admin), so it cannot be asked");
+            let off = format!(
+                "the admin listener of process {pid} is off (listen.admin), so it cannot be asked"
+            );
             Err(anyhow!("{off}; end it with: kill {pid}").into())
         }
         Found::Nothing => {
             let elsewhere = run_file::elsewhere(&state.folder).into_iter().next();
-            let note =
-                elsewhere.map(|other| format!(" here; process {} of {} may be", other.process.pid, other.process.host));
+            let note = elsewhere.map(|other| {
+                format!(" here; process {} of {} may be", other.process.pid, other.process.host)
+            });
             Err(Failure::new(Exit::NotRunning, format!("{none}{}", note.unwrap_or_default())))
         }
     }
@@ -94,8 +100,8 @@ pub(super) fn way_out(pid: impl Display) -> String {
     format!("if it hangs, end it with: kill {pid}")
 }
 
-/// Says who answers as a pleo-proxy at the configured address although no run file here names it: one of another store,
-/// or of another user. Nothing secret is sent there.
+/// Says who answers as a pleo-proxy at the configured address although no run file here names it:
+/// one of another store, or of another user. Nothing secret is sent there.
 pub(super) async fn somebody_at(address: Option<SocketAddr>) -> Option<String> {
     let address = address.filter(|address| address.port() != 0)?;
     let asked = async {
@@ -107,7 +113,8 @@ pub(super) async fn somebody_at(address: Option<SocketAddr>) -> Option<String> {
         let request = Request::get("/health").header(HOST, host).body(Body::empty()).ok()?;
         let answer = connection.send_request(request).await.ok()?;
         let health = to_bytes(Body::new(answer.into_body()), MAX_HEALTH).await.ok()?;
-        let is_ours = serde_json::from_slice::<Health>(&health).is_ok_and(|health| health == Health::of("ok"));
+        let is_ours = serde_json::from_slice::<Health>(&health)
+            .is_ok_and(|health| health == Health::of("ok"));
         let owner = Allowed::Users(Vec::new()).judge(local, peer).ok();
         is_ours.then_some(owner)
     };

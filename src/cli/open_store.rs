@@ -14,13 +14,15 @@ pub(super) async fn to_look(config: &Config, state: &State) -> Result<Operator, 
     Ok(Operator::new(accounts))
 }
 
-/// The accounts of this store, to change them: those of the embedded sandbox end with the process that serves them.
+/// The accounts of this store, to change them: those of the embedded sandbox end with the process
+/// that serves them.
 pub(super) async fn to_change(config: &Config, state: &State) -> Result<Operator, Failure> {
     if config.embedded_sandbox {
         let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
         return Err(Failure::new(Exit::NotRunning, hint));
     }
-    let accounts = wiring::accounts(config, state, &wiring::outbound(config)?, Care::OnDemand).await?;
+    let accounts =
+        wiring::accounts(config, state, &wiring::outbound(config)?, Care::OnDemand).await?;
     Ok(Operator::new(accounts))
 }
 

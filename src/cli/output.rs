@@ -21,7 +21,8 @@ macro_rules! status {
     };
 }
 
-/// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full disk is.
+/// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full
+/// disk is.
 pub(super) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {

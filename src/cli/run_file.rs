@@ -1,8 +1,10 @@
-//! Running proxies, as their run files name them: `run/<boot id>-<pid>.json` in the environment's state folder.
+//! Running proxies, as their run files name them: `run/<boot id>-<pid>.json` in the environment's
+//! state folder.
 //!
-//! A process id alone says little: it is given to another program after a restart, and it means somebody else in another
-//! pid namespace or on another machine that shares the folder. So a run file says of which boot and namespace it is, and
-//! when the process began. Looking changes nothing; only a proxy that starts removes the files of its dead predecessors.
+//! A process id alone says little: it is given to another program after a restart, and it means
+//! somebody else in another pid namespace or on another machine that shares the folder. So a run
+//! file says of which boot and namespace it is, and when the process began. Looking changes
+//! nothing; only a proxy that starts removes the files of its dead predecessors.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -50,7 +52,8 @@ pub(super) enum Standing {
     Alive,
     /// It is gone for sure.
     Dead,
-    /// Of another container, another machine or an earlier start of this one: nothing can be said about it here.
+    /// Of another container, another machine or an earlier start of this one: nothing can be said
+    /// about it here.
     Elsewhere,
 }
 
@@ -86,17 +89,20 @@ impl Process {
         if answers && is_it { Standing::Alive } else { Standing::Dead }
     }
 
-    /// True for one that may run elsewhere: of this boot in another container, or of another machine.
+    /// True for one that may run elsewhere: of this boot in another container, or of another
+    /// machine.
     pub(super) fn may_run_elsewhere(&self) -> bool {
         let own = Self::own();
-        self.standing() == Standing::Elsewhere && (self.boot_id == own.boot_id || self.host != own.host)
+        self.standing() == Standing::Elsewhere
+            && (self.boot_id == own.boot_id || self.host != own.host)
     }
 
     fn file_name(&self) -> String {
         format!("{}-{}.json", self.boot_id, self.pid)
     }
 
-    /// For where the first name belongs to the same id of another namespace, as in containers that share a folder.
+    /// For where the first name belongs to the same id of another namespace, as in containers that
+    /// share a folder.
     fn second_file_name(&self) -> String {
         let namespace: String = self.pid_namespace.chars().filter(char::is_ascii_digit).collect();
         format!("{}-{}-{namespace}.json", self.boot_id, self.pid)
@@ -107,7 +113,8 @@ fn kernel(name: &str) -> String {
     fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default().trim().to_owned()
 }
 
-/// State and start of a process: fields 3 and 22 of proc_pid_stat(5). Its name, in brackets, may hold anything.
+/// State and start of a process: fields 3 and 22 of proc_pid_stat(5). Its name, in brackets, may
+/// hold anything.
 fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -177,7 +184,11 @@ fn read_all(state: &Path) -> Vec<(PathBuf, Instance)> {
         let path = entry.path();
         let Ok(content) = private_file::read(&path, LIMIT) else { continue };
         let Ok(instance) = serde_json::from_slice::<Instance>(&content) else { continue };
-        found.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), path, instance));
+        found.push((
+            entry.metadata().and_then(|metadata| metadata.modified()).ok(),
+            path,
+            instance,
+        ));
     }
     found.sort_by(|(a, ..), (b, ..)| b.cmp(a));
     found.into_iter().map(|(_, path, instance)| (path, instance)).collect()
@@ -194,7 +205,8 @@ mod tests {
 
     fn names(state: &Path) -> Vec<String> {
         let names = fs::read_dir(state.join("run")).unwrap();
-        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -206,12 +218,20 @@ mod tests {
         let later = Process { started: own.started + 1, ..own.clone() };
         assert_eq!(later.standing(), Standing::Dead);
         assert_eq!(Process { pid: u32::MAX, ..own.clone() }.standing(), Standing::Dead);
-        let container = Process { pid_namespace: "pid:[1]".into(), host: "box".into(), ..own.clone() };
-        assert_eq!((container.standing(), container.may_run_elsewhere()), (Standing::Elsewhere, true));
+        let container =
+            Process { pid_namespace: "pid:[1]".into(), host: "box".into(), ..own.clone() };
+        assert_eq!(
+            (container.standing(), container.may_run_elsewhere()),
+            (Standing::Elsewhere, true)
+        );
         let machine = Process { boot_id: "other".into(), host: "box".into(), ..own.clone() };
         assert_eq!((machine.standing(), machine.may_run_elsewhere()), (Standing::Elsewhere, true));
         let before = Process { boot_id: "other".into(), ..own };
-        assert_eq!((before.standing(), before.may_run_elsewhere()), (Standing::Elsewhere, false), "a restart ended it");
+        assert_eq!(
+            (before.standing(), before.may_run_elsewhere()),
+            (Standing::Elsewhere, false),
+            "a restart ended it"
+        );
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tracing::info;
 /// Signals that come within this time are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-/// SIGTERM and Ctrl-C, from the moment this is made. SIGHUP is one of them where a terminal was closed; a service that
-/// gets one keeps running, and reads no settings anew.
+/// SIGTERM and Ctrl-C, from the moment this is made. SIGHUP is one of them where a terminal was
+/// closed; a service that gets one keeps running, and reads no settings anew.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -19,12 +19,13 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> std::io::Result<Self> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (terminate, interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// Waits for one more after the first. What comes in the same moment is that one still: `timeout` and shells tell
-    /// both the process and its group.
+    /// Waits for one more after the first. What comes in the same moment is that one still:
+    /// `timeout` and shells tell both the process and its group.
     pub(super) async fn another(&mut self) {
         let first = Instant::now();
         loop {

@@ -31,10 +31,12 @@ impl State {
         let temporary = is_temporary.then(private_tempdir).transpose();
         let temporary = temporary.context("no temporary folder can be made")?;
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
-        let folder = config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
+        let folder =
+            config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
         store::private_folder(&folder).map_err(|error| unfit(&folder, error))?;
         // The canonical path: two names of one folder are one store.
-        let records = own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
+        let records =
+            own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
         Ok(Self { folder, records, is_temporary, _temporary: temporary })
     }
 
@@ -52,20 +54,24 @@ impl State {
         Ok(Self { folder, records, is_temporary, _temporary: None })
     }
 
-    /// The records to look for among running proxies; none = whatever the environment's state folder knows.
+    /// The records to look for among running proxies; none = whatever the environment's state
+    /// folder knows.
     pub(super) fn wanted(&self) -> Option<&Path> {
         (!self.is_temporary).then_some(self.records.as_path())
     }
 }
 
-/// Why a state folder will not do. Somebody else's is no reason to change its owner: the command was run as the wrong
-/// user.
+/// Why a state folder will not do. Somebody else's is no reason to change its owner: the command
+/// was run as the wrong user.
 fn unfit(folder: &Path, error: OpenError) -> Failure {
     let me = rustix::process::geteuid().as_raw();
     let owner = match &error {
         OpenError::Foreign(folder, owner, _) => Some((folder.as_path(), *owner)),
         OpenError::Uncreatable(..) | OpenError::Unreadable(..) if is_out_of_reach(folder) => {
-            let above = folder.ancestors().skip(1).find_map(|above| Some((above, fs::symlink_metadata(above).ok()?)));
+            let above = folder
+                .ancestors()
+                .skip(1)
+                .find_map(|above| Some((above, fs::symlink_metadata(above).ok()?)));
             above.map(|(above, metadata)| (above, metadata.uid())).filter(|(_, owner)| *owner != me)
         }
         _ => None,
@@ -85,5 +91,8 @@ fn is_out_of_reach(folder: &Path) -> bool {
 }
 
 fn private_tempdir() -> std::io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("pleo-proxy-").permissions(Permissions::from_mode(0o700)).tempdir()
+    tempfile::Builder::new()
+        .prefix("pleo-proxy-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
 }

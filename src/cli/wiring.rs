@@ -30,8 +30,10 @@ pub(super) async fn accounts(
     outbound: &Outbound,
     care: Care,
 ) -> Result<Arc<Accounts>, Failure> {
-    let client = oauth::Client::new(config.oauth.clone(), outbound).context("the HTTP client cannot be set up")?;
+    let client = oauth::Client::new(config.oauth.clone(), outbound)
+        .context("the HTTP client cannot be set up")?;
     let store = Store::open(&state.records).map_err(Failure::usage)?;
-    let accounts = Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
+    let accounts =
+        Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
     Ok(accounts.context("the store cannot be listed")?)
 }

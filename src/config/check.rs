@@ -1,5 +1,5 @@
-//! Checks of the whole: settings that do not go together, what is missing before anything can work, and whether the
-//! files that are named would do.
+//! Checks of the whole: settings that do not go together, what is missing before anything can work,
+//! and whether the files that are named would do.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,9 +30,13 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
             reader.invalid(name, &InvalidValue::new(problem));
         }
         if let Some(endpoint) = own_endpoint(config, listener) {
-            let (at, other) = if reader.layers.is_given(endpoint) { (endpoint, name) } else { (name, endpoint) };
+            let (at, other) =
+                if reader.layers.is_given(endpoint) { (endpoint, name) } else { (name, endpoint) };
             let problem = format!("has the same address as `{other}`: the proxy would call itself");
-            reader.invalid(at, &InvalidValue::new(problem).fix("write another port, or the real endpoint"));
+            reader.invalid(
+                at,
+                &InvalidValue::new(problem).fix("write another port, or the real endpoint"),
+            );
         }
     }
     if let (Some(api), Some(admin)) = (config.listen.api.tcp(), config.listen.admin)
@@ -47,7 +51,9 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
                        the exchange together, 2s and 15s by default";
         reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), &InvalidValue::new(problem));
     }
-    if config.environment() != Environment::Sandbox && config.tokens.idle_refresh < LEAST_IDLE_REFRESH {
+    if config.environment() != Environment::Sandbox
+        && config.tokens.idle_refresh < LEAST_IDLE_REFRESH
+    {
         reader.invalid("tokens.idle_refresh", &InvalidValue::new("must be between 1h and 30d"));
     }
 }
@@ -58,7 +64,8 @@ fn given(reader: &Reader<'_>, [first, second]: [&'static str; 2]) -> &'static st
 }
 
 fn listeners(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-    let listeners = [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
+    let listeners =
+        [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
     listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?)))
 }
 
@@ -79,8 +86,8 @@ fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
 }
 
 impl Config {
-    /// Looks at everything that [`load`](super::load) leaves alone, so that commands that do not need it work without.
-    /// Returns what is odd and works.
+    /// Looks at everything that [`load`](super::load) leaves alone, so that commands that do not
+    /// need it work without. Returns what is odd and works.
     ///
     /// # Errors
     /// All that is missing and all files that would not do.
@@ -94,7 +101,8 @@ impl Config {
 
     /// What is odd and works, for the start and for `config check`.
     pub fn oddities(&self) -> Vec<Diagnostic> {
-        let has_space = self.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
+        let has_space =
+            self.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
         let title = "the client secret begins or ends with a space, which is sent with it";
         let space = has_space.then(|| Diagnostic::warning(title, "if it is none of it, remove it"));
         self.warnings.iter().cloned().chain(space).collect()
@@ -106,10 +114,16 @@ impl Config {
             return Vec::new();
         }
         let mut found = Vec::new();
-        let mut report = |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
+        let mut report =
+            |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
         match self.oauth.client_id.as_deref() {
-            None => report("`client.id` is not set", "write, below [client], the id that Pleo gave you: id = \"...\""),
-            Some(EXAMPLE_ID) => report("`client.id` is still the example's", "write the id that Pleo gave you"),
+            None => report(
+                "`client.id` is not set",
+                "write, below [client], the id that Pleo gave you: id = \"...\"",
+            ),
+            Some(EXAMPLE_ID) => {
+                report("`client.id` is still the example's", "write the id that Pleo gave you")
+            }
             Some(_) => {}
         }
         if matches!(self.oauth.client_secret, SecretSource::None) {
@@ -120,11 +134,15 @@ impl Config {
             report("the client secret is not set", &fix);
         }
         if self.oauth.scopes.is_empty() {
-            let fix = "write, below [client], those agreed with Pleo: scopes = [\"export-jobs:read\"]";
+            let fix =
+                "write, below [client], those agreed with Pleo: scopes = [\"export-jobs:read\"]";
             report("`client.scopes` is empty, so a login would ask for nothing", fix);
         }
         if self.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
-            report("`client.redirect_uri` is still the example's", "write the one that is registered at Pleo");
+            report(
+                "`client.redirect_uri` is still the example's",
+                "write the one that is registered at Pleo",
+            );
         }
         found
     }
@@ -138,7 +156,9 @@ impl Config {
 }
 
 fn is_example(host: &str) -> bool {
-    let is_below = |domain: &str| host.strip_suffix(domain).is_some_and(|it| it.is_empty() || it.ends_with('.'));
+    let is_below = |domain: &str| {
+        host.strip_suffix(domain).is_some_and(|it| it.is_empty() || it.ends_with('.'))
+    };
     EXAMPLE_DOMAINS.into_iter().any(is_below)
 }
 

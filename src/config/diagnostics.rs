@@ -87,7 +87,11 @@ impl Diagnostic {
 
     /// In one line, without the place.
     pub fn sentence(&self) -> String {
-        if self.fix.is_empty() { self.title.clone() } else { format!("{}; {}", self.title, self.fix) }
+        if self.fix.is_empty() {
+            self.title.clone()
+        } else {
+            format!("{}; {}", self.title, self.fix)
+        }
     }
 }
 
@@ -102,7 +106,9 @@ impl Display for Diagnostic {
         group = match &self.place {
             Some(Place { file, line, excerpt: Some(excerpt), .. }) => {
                 let caret = AnnotationKind::Primary.span(excerpt.span.clone());
-                group.element(Snippet::source(&excerpt.text).line_start(*line).path(file).annotation(caret))
+                group.element(
+                    Snippet::source(&excerpt.text).line_start(*line).path(file).annotation(caret),
+                )
             }
             Some(Place { file, line, column, excerpt: None }) => {
                 group.element(Origin::path(file).line(*line).char_column(*column))
@@ -217,7 +223,8 @@ impl<'a> Diagnostics<'a> {
     /// Text that is not TOML.
     pub(super) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let place = self.source.map(|source| place(source, span.start, source.broken(&span)));
-        let title = format!("this is not valid TOML: {}", message.trim_end_matches(", expected nothing"));
+        let title =
+            format!("this is not valid TOML: {}", message.trim_end_matches(", expected nothing"));
         let fix = "texts stand in double quotes, lists in square brackets; see proxy.toml of the repository";
         self.push(Diagnostic { place, ..Diagnostic::error(Code::Syntax, title, fix) });
     }
@@ -225,12 +232,17 @@ impl<'a> Diagnostics<'a> {
     /// A value that will not do, wherever it came from.
     pub(super) fn invalid(&mut self, row: &Row, layer: &Layer, invalid: &InvalidValue) {
         let (name, example) = match layer {
-            Layer::Variable(variable) => (variable.clone(), format!("{variable}={}", row.bare_example())),
-            Layer::Flag("--set") => {
-                (format!("--set {}", row.name), format!("--set {}={}", row.name, row.bare_example()))
+            Layer::Variable(variable) => {
+                (variable.clone(), format!("{variable}={}", row.bare_example()))
             }
+            Layer::Flag("--set") => (
+                format!("--set {}", row.name),
+                format!("--set {}={}", row.name, row.bare_example()),
+            ),
             Layer::Flag(flag) => ((*flag).to_owned(), format!("{flag} {}", row.bare_example())),
-            Layer::Default | Layer::File(_) => (row.name.to_owned(), format!("{} = {}", row.short(), row.example())),
+            Layer::Default | Layer::File(_) => {
+                (row.name.to_owned(), format!("{} = {}", row.short(), row.example()))
+            }
         };
         let by_example = || match (row.shape)() {
             // An example of a switch would say which way to turn it.
@@ -240,7 +252,9 @@ impl<'a> Diagnostics<'a> {
         let fix = invalid.fix.clone().unwrap_or_else(by_example);
         let title = format!("`{name}` {}", invalid.problem);
         let place = match (layer, self.source) {
-            (Layer::File(spans), Some(source)) => Some(value_place(source, spans, (row.hides)(), invalid.item)),
+            (Layer::File(spans), Some(source)) => {
+                Some(value_place(source, spans, (row.hides)(), invalid.item))
+            }
             _ => None,
         };
         self.push(Diagnostic { place, ..Diagnostic::error(Code::InvalidValue, title, fix) });

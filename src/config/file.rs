@@ -34,11 +34,15 @@ impl ConfigFile {
 }
 
 /// Looks for the file: named, else in the working folder, else in the user's configuration folder.
-pub(super) fn find(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Option<ConfigFile>, ConfigError> {
+pub(super) fn find(
+    flags: &Flags,
+    environment: &BTreeMap<String, String>,
+) -> Result<Option<ConfigFile>, ConfigError> {
     let named = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = flags.config.clone().or(named) {
         let path = flags.working_dir.join(path);
-        let missing = || fault(format!("{} does not exist", path.display()), "name a file that does");
+        let missing =
+            || fault(format!("{} does not exist", path.display()), "name a file that does");
         return read(&path, flags)?.ok_or_else(missing).map(Some);
     }
     match read(&flags.working_dir.join(NAME), flags)? {
@@ -50,15 +54,23 @@ pub(super) fn find(flags: &Flags, environment: &BTreeMap<String, String>) -> Res
     }
 }
 
-/// Our folder below an XDG base folder. Relative values do not count (XDG Base Directory Specification).
-pub(super) fn xdg_folder(environment: &BTreeMap<String, String>, variable: &str, below_home: &str) -> Option<PathBuf> {
-    let absolute = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+/// Our folder below an XDG base folder. Relative values do not count (XDG Base Directory
+/// Specification).
+pub(super) fn xdg_folder(
+    environment: &BTreeMap<String, String>,
+    variable: &str,
+    below_home: &str,
+) -> Option<PathBuf> {
+    let absolute =
+        |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))?;
     Some(base.join(FOLDER))
 }
 
 fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
-    let Some((file, metadata)) = open(path).map_err(|error| unreadable(path, &error))? else { return Ok(None) };
+    let Some((file, metadata)) = open(path).map_err(|error| unreadable(path, &error))? else {
+        return Ok(None);
+    };
     check(path, &metadata)?;
     let mut content = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
@@ -68,15 +80,24 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     // Without its mark, so that places in the text are those that an editor shows.
     let text = text::decode(&content).map_err(|error| not_text(path, error))?.to_owned();
     let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
-    Ok(Some(ConfigFile { source: Source { path: path.into(), shown, text }, mode: metadata.mode() & 0o7777 }))
+    Ok(Some(ConfigFile {
+        source: Source { path: path.into(), shown, text },
+        mode: metadata.mode() & 0o7777,
+    }))
 }
 
 /// Opens without waiting (it may be a FIFO). `None`: nothing is there.
 fn open(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+    {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -97,7 +118,8 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
         return Err(fault(title, &format!("if you trust its content, run: chown {me} {shown}")));
     }
     if metadata.mode() & 0o002 != 0 {
-        let title = format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
+        let title =
+            format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
         return Err(fault(title, &format!("look through it, then run: chmod go-w {shown}")));
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! The kinds of settings: which TOML value each takes, what that means, and how it is written down again. What a text
-//! means is said by the type of the setting or by a function of the part that uses it.
+//! The kinds of settings: which TOML value each takes, what that means, and how it is written down
+//! again. What a text means is said by the type of the setting or by a function of the part that
+//! uses it.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub(super) trait Kind<T> {
         false
     }
 
-    /// Reads a value of the right shape; a relative path starts at `base`. The empty text is what is not set.
+    /// Reads a value of the right shape; a relative path starts at `base`. The empty text is what
+    /// is not set.
     fn read(&self, value: &Value, base: &Path) -> Result<T, InvalidValue>;
 
     /// What a file would say, without secrets.
@@ -51,7 +53,9 @@ impl Shape {
     pub(super) fn accepts(self, value: &Value) -> bool {
         match (self, value) {
             // Ids as a text are for variables, which have no lists.
-            (Self::WordOrIds, Value::String(text)) => !text.starts_with(|first: char| first.is_ascii_digit()),
+            (Self::WordOrIds, Value::String(text)) => {
+                !text.starts_with(|first: char| first.is_ascii_digit())
+            }
             (Self::Text | Self::Size, Value::String(_))
             | (Self::Boolean, Value::Boolean(_))
             | (Self::Integer | Self::Size, Value::Integer(_)) => true,
@@ -128,7 +132,11 @@ impl<E: Display, F: Fn(&str) -> Result<String, E>> Kind<Vec<String>> for Each<F>
 
     fn read(&self, value: &Value, _: &Path) -> Result<Vec<String>, InvalidValue> {
         let items = value.as_array().into_iter().flatten().enumerate();
-        items.map(|(at, item)| (self.0)(&bare(item)).map_err(|error| InvalidValue::new(error).item(Some(at)))).collect()
+        items
+            .map(|(at, item)| {
+                (self.0)(&bare(item)).map_err(|error| InvalidValue::new(error).item(Some(at)))
+            })
+            .collect()
     }
 
     fn show(&self, value: &Vec<String>) -> Value {
@@ -227,7 +235,8 @@ pub(super) struct NoneAtZero(pub(super) &'static str);
 
 impl Kind<Option<Duration>> for NoneAtZero {
     fn read(&self, value: &Value, _: &Path) -> Result<Option<Duration>, InvalidValue> {
-        let length = within(value, "0s", self.0, &format!("at most {}, or 0s for no limit", self.0))?;
+        let length =
+            within(value, "0s", self.0, &format!("at most {}, or 0s for no limit", self.0))?;
         Ok((!length.is_zero()).then_some(length))
     }
 
@@ -254,10 +263,12 @@ pub(super) struct FilePath;
 impl Kind<PathBuf> for FilePath {
     fn read(&self, value: &Value, base: &Path) -> Result<PathBuf, InvalidValue> {
         match bare(value) {
-            text if text.chars().any(char::is_control) => Err(InvalidValue::new("must not contain control characters")),
-            text if text.starts_with('~') => {
-                Err(InvalidValue::new("starts with `~`, which only shells expand; write the whole path"))
+            text if text.chars().any(char::is_control) => {
+                Err(InvalidValue::new("must not contain control characters"))
             }
+            text if text.starts_with('~') => Err(InvalidValue::new(
+                "starts with `~`, which only shells expand; write the whole path",
+            )),
             text => Ok(base.join(text)),
         }
     }
@@ -267,7 +278,8 @@ impl Kind<PathBuf> for FilePath {
     }
 }
 
-/// The file of the client secret. What else the secret may come from is laid over it when all is read.
+/// The file of the client secret. What else the secret may come from is laid over it when all is
+/// read.
 pub(super) struct SecretFile;
 
 impl Kind<SecretSource> for SecretFile {

@@ -1,4 +1,5 @@
-//! The layers of settings: defaults, the file, variables, flags. A later one replaces what an earlier one said.
+//! The layers of settings: defaults, the file, variables, flags. A later one replaces what an
+//! earlier one said.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,7 +46,9 @@ pub(super) struct Layers {
 
 impl Layers {
     fn new() -> Self {
-        let default = |row: &Row| (row.name.to_owned(), row.fixed_default().and_then(parse).unwrap_or_else(nothing));
+        let default = |row: &Row| {
+            (row.name.to_owned(), row.fixed_default().and_then(parse).unwrap_or_else(nothing))
+        };
         Self { defaults: settings::rows().map(default).collect(), given: BTreeMap::new() }
     }
 
@@ -100,11 +103,12 @@ fn parse(text: &str) -> Option<Value> {
 fn plain(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Float(f64::MAX), Value::Integer)
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Value::Float(f64::MAX), Value::Integer),
         DeValue::Boolean(value) => Value::Boolean(*value),
-        DeValue::Array(items) => Value::Array(items.iter().map(|item| plain(item.get_ref())).collect()),
+        DeValue::Array(items) => {
+            Value::Array(items.iter().map(|item| plain(item.get_ref())).collect())
+        }
         DeValue::Float(_) | DeValue::Datetime(_) => Value::Float(0.0),
         DeValue::Table(_) => Value::Table(toml::Table::new()),
     }
@@ -120,7 +124,9 @@ impl Builder<'_, '_> {
     fn set(&mut self, row: &'static Row, value: Option<Value>, layer: Layer) {
         let shape = (row.shape)();
         match value.filter(|value| shape.accepts(value)) {
-            Some(value) => drop(self.layers.given.insert(row.name.to_owned(), Setting { value, layer })),
+            Some(value) => {
+                drop(self.layers.given.insert(row.name.to_owned(), Setting { value, layer }))
+            }
             None => self.diagnostics.invalid(row, &layer, &InvalidValue::new(shape.expected())),
         }
     }
@@ -149,7 +155,11 @@ impl Builder<'_, '_> {
                 self.diagnostics.key(span, &format!("`{name}` is a section, not a key"), &fix);
             }
             (DeValue::Table(_), false) if find(name).is_none() => {
-                self.diagnostics.key(span, &format!("unknown section `{name}`"), &suggest::key(name));
+                self.diagnostics.key(
+                    span,
+                    &format!("unknown section `{name}`"),
+                    &suggest::key(name),
+                );
             }
             (_, false) => self.entry(name, span, value),
         }
@@ -157,19 +167,38 @@ impl Builder<'_, '_> {
 
     fn entry(&mut self, name: &str, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
         let Some(row) = find(name) else {
-            return self.diagnostics.key(key, &format!("unknown key `{name}`"), &suggest::key(name));
+            return self.diagnostics.key(
+                key,
+                &format!("unknown key `{name}`"),
+                &suggest::key(name),
+            );
         };
-        let items = value.get_ref().as_array().into_iter().flat_map(|items| items.iter().map(Spanned::span)).collect();
-        self.set(row, Some(plain(value.get_ref())), Layer::File(Spans { key, value: value.span(), items }));
+        let items = value
+            .get_ref()
+            .as_array()
+            .into_iter()
+            .flat_map(|items| items.iter().map(Spanned::span))
+            .collect();
+        self.set(
+            row,
+            Some(plain(value.get_ref())),
+            Layer::File(Spans { key, value: value.span(), items }),
+        );
     }
 
     fn variables(&mut self, environment: &BTreeMap<String, String>) {
-        let ours = |name: &str| name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE;
+        let ours = |name: &str| {
+            name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE
+        };
         for (name, raw) in environment.iter().filter(|(name, _)| ours(name)) {
             match settings::rows().find(|row| row.variable() == *name) {
-                Some(row) => self.set(row, (row.shape)().of_bare(raw), Layer::Variable(name.clone())),
+                Some(row) => {
+                    self.set(row, (row.shape)().of_bare(raw), Layer::Variable(name.clone()))
+                }
                 None if is_service_link(name, raw) => {}
-                None => self.diagnostics.unknown(&format!("unknown variable `{name}`"), &suggest::variable(name)),
+                None => self
+                    .diagnostics
+                    .unknown(&format!("unknown variable `{name}`"), &suggest::variable(name)),
             }
         }
     }
@@ -184,35 +213,42 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// One `--set KEY=VALUE`. Errors name the key only: the value may be a secret in the wrong place.
+    /// One `--set KEY=VALUE`. Errors name the key only: the value may be a secret in the wrong
+    /// place.
     fn assignment(&mut self, text: &str) {
         let Some((name, raw)) = text.split_once('=') else {
-            return self
-                .diagnostics
-                .unknown("`--set` needs KEY=VALUE", "write for example: --set listen.api=127.0.0.1:0");
+            return self.diagnostics.unknown(
+                "`--set` needs KEY=VALUE",
+                "write for example: --set listen.api=127.0.0.1:0",
+            );
         };
         let (name, raw) = (name.trim(), raw.trim());
         match find(name) {
             Some(row) => {
                 let shape = (row.shape)();
                 // As TOML if that fits the key, else as bare text: shells eat quotes.
-                let value = parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.of_bare(raw));
+                let value =
+                    parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.of_bare(raw));
                 self.set(row, value, Layer::Flag("--set"));
             }
-            None => self.diagnostics.unknown(&format!("`--set {name}`: unknown key"), &suggest::key(name)),
+            None => self
+                .diagnostics
+                .unknown(&format!("`--set {name}`: unknown key"), &suggest::key(name)),
         }
     }
 }
 
-/// The variables that a cluster sets in every container for a service called `pleo-proxy` (or `pleo-proxy-...`), and
-/// that are none of ours.
+/// The variables that a cluster sets in every container for a service called `pleo-proxy` (or
+/// `pleo-proxy-...`), and that are none of ours.
 pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<String> {
     let unknown = |name: &str| !settings::rows().any(|row| row.variable() == name);
-    let links = environment.iter().filter(|(name, value)| unknown(name) && is_service_link(name, value));
+    let links =
+        environment.iter().filter(|(name, value)| unknown(name) && is_service_link(name, value));
     links.map(|(name, _)| name.clone()).collect()
 }
 
-/// The forms of the Kubernetes documentation ("Service environment variables") and of Docker's links before them.
+/// The forms of the Kubernetes documentation ("Service environment variables") and of Docker's
+/// links before them.
 fn is_service_link(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { return false };
     let is_own = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
@@ -225,7 +261,8 @@ fn is_service_link(name: &str, value: &str) -> bool {
     is_own || is_longer || (rest.ends_with("_PORT") && is_address)
 }
 
-/// Reads settings as what they mean; a bad one becomes a diagnostic, and its default is used to go on.
+/// Reads settings as what they mean; a bad one becomes a diagnostic, and its default is used to go
+/// on.
 pub(super) struct Reader<'a> {
     pub(super) layers: Layers,
     pub(super) source: Option<&'a Source>,
@@ -257,7 +294,9 @@ impl Reader<'_> {
     /// What a relative path starts at.
     fn base(&self, layer: &Layer) -> PathBuf {
         match (layer, self.source) {
-            (Layer::File(_), Some(source)) => source.path.parent().unwrap_or(Path::new("")).to_owned(),
+            (Layer::File(_), Some(source)) => {
+                source.path.parent().unwrap_or(Path::new("")).to_owned()
+            }
             _ => self.working_dir.to_owned(),
         }
     }

@@ -1,14 +1,16 @@
 //! The table of settings: one row a setting.
 //!
-//! A row is `"key" field: type = kind, default, "documentation";`. From it come the field of [`Config`], the reading of
-//! file, variable and flag, the line of `config show`, and, checked by tests, the line of `proxy.toml` and the row of
-//! the README's table. A block is one value of `Config`: `new` makes the struct out of its rows, `of` fills the
-//! settings that a part has already, so that the part gets them as they are.
+//! A row is `"key" field: type = kind, default, "documentation";`. From it come the field of
+//! [`Config`], the reading of file, variable and flag, the line of `config show`, and, checked by
+//! tests, the line of `proxy.toml` and the row of the README's table. A block is one value of
+//! `Config`: `new` makes the struct out of its rows, `of` fills the settings that a part has
+//! already, so that the part gets them as they are.
 //!
-//! There is no table with free names yet. One such as `[accounts.acme]` would be a block of a third sort, `each`, whose
-//! field is a `BTreeMap<AccountName, Account>` and whose keys are written `accounts.*.label`: the layers keep settings by
-//! their full names already, so [`find`] would let `*` stand for one name, the reader of the file go one table deeper,
-//! and the block read its rows for each name that was given.
+//! There is no table with free names yet. One such as `[accounts.acme]` would be a block of a third
+//! sort, `each`, whose field is a `BTreeMap<AccountName, Account>` and whose keys are written
+//! `accounts.*.label`: the layers keep settings by their full names already, so [`find`] would let
+//! `*` stand for one name, the reader of the file go one table deeper, and the block read its rows
+//! for each name that was given.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +24,9 @@ use url::Url;
 
 use super::diagnostics::Diagnostic;
 use super::kinds::Shape::{self, Boolean, Integer, Size, Text, WordOrIds};
-use super::kinds::{By, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word};
+use super::kinds::{
+    By, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word,
+};
 use super::layers::Reader;
 use super::{Environment, Origin};
 use crate::oauth::endpoint::{self, Endpoint};
@@ -106,7 +110,8 @@ impl Row {
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 
 /// The sections in the order of `proxy.toml`.
-pub(super) const SECTIONS: [&str; 7] = ["listen", "client", "endpoints", "tokens", "store", "guard", "upstream"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["listen", "client", "endpoints", "tokens", "store", "guard", "upstream"];
 
 /// Keys that have another name now.
 pub(super) const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
@@ -124,12 +129,14 @@ macro_rules! settings {
             $(#[doc = concat!("`", stringify!($part), "`")] $vis $part: $($path)::+,)+
             /// The one file that was read.
             pub file: Option<PathBuf>,
-            /// The folder of the store in effect. `None` only in the sandbox, when neither `store.path` nor a home is
-            /// known.
+            /// The folder of the store in effect. `None` only in the sandbox, when neither
+            /// `store.path` nor a home is known.
             pub state_root: Option<PathBuf>,
-            /// Nobody configured endpoints: `serve` starts its own sandbox, and these are where it goes by default.
+            /// Nobody configured endpoints: `serve` starts its own sandbox, and these are where it
+            /// goes by default.
             pub embedded_sandbox: bool,
-            /// Where each key's value came from; also `client.secret` when it came from a variable or a credential.
+            /// Where each key's value came from; also `client.secret` when it came from a variable
+            /// or a credential.
             pub origins: BTreeMap<&'static str, Origin>,
             /// What is odd and works, from the environment.
             pub warnings: Vec<Diagnostic>,

@@ -17,7 +17,8 @@ enum Shown {
 }
 
 impl Config {
-    /// `config show`: TOML that could be a `proxy.toml`, each line with the origin of its value; no secret in it.
+    /// `config show`: TOML that could be a `proxy.toml`, each line with the origin of its value; no
+    /// secret in it.
     pub fn show(&self) -> String {
         let mut text = match &self.file {
             Some(file) => format!("# from {}\n", one_line(&file.display().to_string())),
@@ -34,14 +35,16 @@ impl Config {
         text + &self.outside()
     }
 
-    /// `config show --json`: every key with its value in effect and where it came from, or a remark where there is no
-    /// value to be read again; no secret in it.
+    /// `config show --json`: every key with its value in effect and where it came from, or a remark
+    /// where there is no value to be read again; no secret in it.
     pub fn show_json(&self) -> serde_json::Value {
         let setting = |row: &Row| {
             let origin = self.origin(row);
             let shown = match self.shown(row) {
                 Shown::Value(value) => json!({"value": value, "origin": origin}),
-                Shown::Comment(remark) => json!({"value": null, "remark": remark, "origin": origin}),
+                Shown::Comment(remark) => {
+                    json!({"value": null, "remark": remark, "origin": origin})
+                }
             };
             (row.name.to_owned(), shown)
         };
@@ -59,7 +62,9 @@ impl Config {
         let is_cut = row.name == "upstream.proxy" && self.outbound.proxy.has_password();
         let remark = if is_cut { "user and password are not shown; " } else { "" };
         match self.shown(row) {
-            Shown::Value(value) => format!("{} = {value}  # {remark}{}\n", row.short(), self.origin(row)),
+            Shown::Value(value) => {
+                format!("{} = {value}  # {remark}{}\n", row.short(), self.origin(row))
+            }
             Shown::Comment(comment) => format!("# {}: {comment}\n", row.short()),
         }
     }
@@ -87,7 +92,9 @@ impl Config {
         let origin = self.origins.get("client.secret");
         Shown::Comment(match (&self.oauth.client_secret, origin) {
             (SecretSource::None, _) => "the client secret is not set".to_owned(),
-            (SecretSource::Value(_), Some(origin)) => format!("the client secret is set by {origin}"),
+            (SecretSource::Value(_), Some(origin)) => {
+                format!("the client secret is set by {origin}")
+            }
             (SecretSource::Value(_), None) => "the client secret is set".to_owned(),
             (SecretSource::File(path), Some(origin)) => {
                 let path = one_line(&path.display().to_string());
@@ -101,7 +108,9 @@ impl Config {
     fn outside(&self) -> String {
         let mut text = "\n# Outbound proxy variables".to_owned();
         text += match self.outbound.proxy {
-            ProxyChoice::Env => ", in effect (user and password are not shown; never used for loopback):\n",
+            ProxyChoice::Env => {
+                ", in effect (user and password are not shown; never used for loopback):\n"
+            }
             ProxyChoice::Off | ProxyChoice::Url(_) => ", not used:\n",
         };
         let mut variables = self.outbound.variables.shown().peekable();
@@ -109,7 +118,8 @@ impl Config {
             text += "#   none is set\n";
         }
         variables.for_each(|(name, value)| text += &format!("#   {name} = {}\n", one_line(&value)));
-        let ca_file = self.outbound.ca_file.as_ref().map(|path| one_line(&path.display().to_string()));
+        let ca_file =
+            self.outbound.ca_file.as_ref().map(|path| one_line(&path.display().to_string()));
         text + &format!("# Extra trust root: {}\n", ca_file.as_deref().unwrap_or("none"))
     }
 }

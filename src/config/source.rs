@@ -35,7 +35,8 @@ impl Source {
     /// The line of a setting up to the end of its value. `None`: there may be a secret in it.
     pub(super) fn setting(&self, key: &Range<usize>, value: &Range<usize>) -> Option<Excerpt> {
         let start = self.line_start(value.start);
-        // From the key on, everything belongs to one key that holds no secret. What stands before may be another's.
+        // From the key on, everything belongs to one key that holds no secret. What stands before
+        // may be another's.
         if start <= key.start && !is_key_prefix(self.text.get(start..key.start)?) {
             return None;
         }
@@ -63,7 +64,9 @@ impl Source {
         let start = self.line_start(span.start);
         let line = self.text.get(start..self.line_end(span.start))?;
         let shown = match line.split_once('=') {
-            Some((before, _)) if is_harmless_key(before.trim()) && !is_suspicious(line) => line.to_owned(),
+            Some((before, _)) if is_harmless_key(before.trim()) && !is_suspicious(line) => {
+                line.to_owned()
+            }
             Some((before, _)) if is_key_prefix(before) => format!("{}{CUT}", before.trim_end()),
             None if line.trim_start().starts_with('[') && is_key_prefix(line) => line.to_owned(),
             _ => return None,
@@ -78,7 +81,8 @@ impl Source {
 
     fn line_end(&self, offset: usize) -> usize {
         let rest = self.text.as_bytes().get(offset..).unwrap_or_default();
-        let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let length =
+            rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
         (offset + length).min(self.text.len())
     }
 }
@@ -97,7 +101,8 @@ fn excerpt(text: String, start: usize, span: &Range<usize>) -> Excerpt {
 
 /// Nothing but names, dots and brackets: no value can hide in it.
 fn is_key_prefix(text: &str) -> bool {
-    text.chars().all(|character| character.is_ascii_alphanumeric() || "_-. \t[]".contains(character))
+    text.chars()
+        .all(|character| character.is_ascii_alphanumeric() || "_-. \t[]".contains(character))
 }
 
 fn is_harmless_key(name: &str) -> bool {
@@ -106,10 +111,14 @@ fn is_harmless_key(name: &str) -> bool {
 
 fn is_suspicious(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
-    line.contains('@') || line.contains("secret") || line.contains("passw") || names_hidden_key(&line)
+    line.contains('@')
+        || line.contains("secret")
+        || line.contains("passw")
+        || names_hidden_key(&line)
 }
 
-/// True if a key whose value is never shown stands anywhere in the line: behind another's value, its line break lost.
+/// True if a key whose value is never shown stands anywhere in the line: behind another's value,
+/// its line break lost.
 fn names_hidden_key(line: &str) -> bool {
     let is_set = |rest: &str| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with('=');
     let mut hidden = rows().filter(|row| (row.hides)()).map(Row::short);

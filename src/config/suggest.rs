@@ -18,7 +18,9 @@ pub(super) fn key(name: &str) -> String {
         return format!("`{name}` is called `{new}` now");
     }
     if short.contains("secret") || short.contains("password") {
-        return format!("secrets do not belong here: use client.secret_file or the variable {SECRET_VARIABLE}");
+        return format!(
+            "secrets do not belong here: use client.secret_file or the variable {SECRET_VARIABLE}"
+        );
     }
     if let Some(row) = rows().find(|row| row.short() == short) {
         return match row.section() {
@@ -44,7 +46,8 @@ fn listing(section: &str, keys: &[&str]) -> String {
 
 /// What to set instead of a variable that does not exist.
 pub(super) fn variable(name: &str) -> String {
-    let variable = |key: &str| format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase());
+    let variable =
+        |key: &str| format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase());
     if let Some((_, new)) = RENAMED.iter().find(|(old, _)| variable(old) == name) {
         return format!("`{name}` is called `{}` now", variable(new));
     }
@@ -52,12 +55,17 @@ pub(super) fn variable(name: &str) -> String {
     names.extend([SECRET_VARIABLE.to_owned(), FILE_VARIABLE.to_owned()]);
     match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("variables are called {VARIABLE_PREFIX}<SECTION>_<KEY>, such as PLEO_PROXY_LISTEN_API"),
+        None => format!(
+            "variables are called {VARIABLE_PREFIX}<SECTION>_<KEY>, such as PLEO_PROXY_LISTEN_API"
+        ),
     }
 }
 
 /// The candidate that a mistyped name most probably means.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let tolerated = (name.len() / 3).clamp(1, 4);
     let scored = candidates.map(|candidate| (strsim::levenshtein(name, candidate), candidate));
     let near = scored.filter(|(distance, _)| *distance <= tolerated).min();

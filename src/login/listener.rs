@@ -1,4 +1,5 @@
-//! A listener for the length of one login, where the redirect URI is on loopback and nobody else serves it.
+//! A listener for the length of one login, where the redirect URI is on loopback and nobody else
+//! serves it.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,8 +23,8 @@ use super::{Logins, is_navigation};
 /// Time for the last page to reach the browser.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 
-/// How a router is served on a listener for a redirect URI until the token is cancelled. The server does it, with the
-/// checks and limits of its other listeners; it is above, so it is passed in.
+/// How a router is served on a listener for a redirect URI until the token is cancelled. The server
+/// does it, with the checks and limits of its other listeners; it is above, so it is passed in.
 pub type Serve = Arc<dyn Fn(TcpListener, &Url, Router, CancellationToken) -> Serving + Send + Sync>;
 
 /// A listener being served.
@@ -50,19 +51,27 @@ pub enum ListenerError {
     #[error("the redirect URI {0} is not on this machine; use `pleo-proxy login --paste`")]
     Elsewhere(Url),
     /// Somebody else listens there, who would get the code.
-    #[error("{0}, where the login comes back to, cannot be listened on: {1}; end what listens there, or use --paste")]
+    #[error(
+        "{0}, where the login comes back to, cannot be listened on: {1}; end what listens there, or use --paste"
+    )]
     Taken(SocketAddr, std::io::Error),
 }
 
 impl CallbackListener {
-    /// Listens where a loopback redirect URI leads, on both families for `localhost`. Returns the URI as it is to be
-    /// used: with port 0 it gets the port that was free.
+    /// Listens where a loopback redirect URI leads, on both families for `localhost`. Returns the
+    /// URI as it is to be used: with port 0 it gets the port that was free.
     ///
     /// # Errors
     /// [`ListenerError`]; the login has not begun.
-    pub async fn open(redirect_uri: &Url, logins: Arc<Logins>, serve: &Serve) -> Result<(Self, Url), ListenerError> {
+    pub async fn open(
+        redirect_uri: &Url,
+        logins: Arc<Logins>,
+        serve: &Serve,
+    ) -> Result<(Self, Url), ListenerError> {
         let mut listeners: Vec<TcpListener> = Vec::new();
-        for address in addresses(redirect_uri).ok_or_else(|| ListenerError::Elsewhere(redirect_uri.clone()))? {
+        for address in
+            addresses(redirect_uri).ok_or_else(|| ListenerError::Elsewhere(redirect_uri.clone()))?
+        {
             match TcpListener::bind(address).await {
                 Ok(listener) => listeners.push(listener),
                 // A kernel without IPv6 sends nobody there.
@@ -88,7 +97,8 @@ impl CallbackListener {
     pub async fn close(mut self) {
         self.ended.cancel();
         // Whoever does not read its page does not get it.
-        let _ = timeout(LAST_PAGE, async { while self.serving.join_next().await.is_some() {} }).await;
+        let _ =
+            timeout(LAST_PAGE, async { while self.serving.join_next().await.is_some() {} }).await;
     }
 }
 
@@ -99,7 +109,9 @@ async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response
     }
     match *request.method() {
         _ if uri.path() != served.redirect_uri.path() => StatusCode::NOT_FOUND.into_response(),
-        Method::GET => served.logins.callback(uri.query().unwrap_or_default()).await.into_response(),
+        Method::GET => {
+            served.logins.callback(uri.query().unwrap_or_default()).await.into_response()
+        }
         _ => (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")]).into_response(),
     }
 }

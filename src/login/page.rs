@@ -1,7 +1,9 @@
-//! The page that ends a login in the browser: plain text in plain HTML, nothing runs, nothing is kept.
+//! The page that ends a login in the browser: plain text in plain HTML, nothing runs, nothing is
+//! kept.
 
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -31,13 +33,17 @@ impl IntoResponse for Page {
              <title>{title} - pleo-proxy</title><style>{STYLE}</style><h1>{title}</h1><p>{text}</p></html>"
         );
         let mut response = (self.status, html).into_response();
-        let policy = format!("default-src 'none'; style-src '{}'; frame-ancestors 'none'", source_hash(STYLE));
+        let policy = format!(
+            "default-src 'none'; style-src '{}'; frame-ancestors 'none'",
+            source_hash(STYLE)
+        );
         protect(&mut response, &policy);
         response
     }
 }
 
-/// Headers of every page: not stored, not framed, nothing loaded but what the policy names, no address passed on.
+/// Headers of every page: not stored, not framed, nothing loaded but what the policy names, no
+/// address passed on.
 pub fn protect(response: &mut Response, policy: &str) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -57,7 +63,11 @@ pub fn source_hash(source: &str) -> String {
 
 /// Text as HTML shows it.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 #[cfg(test)]
@@ -66,6 +76,9 @@ mod tests {
 
     #[test]
     fn markup_is_shown_not_run() {
-        assert_eq!(escape("<svg/onload=\"x('&')\">"), "&lt;svg/onload=&quot;x(&#39;&amp;&#39;)&quot;&gt;");
+        assert_eq!(
+            escape("<svg/onload=\"x('&')\">"),
+            "&lt;svg/onload=&quot;x(&#39;&amp;&#39;)&quot;&gt;"
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! The logins that were begun: what each needs to be finished, and how the finished ones ended. An ended login stays
-//! known until it would have expired, so that a page that is loaded twice and a command that waits learn its end.
+//! The logins that were begun: what each needs to be finished, and how the finished ones ended. An
+//! ended login stays known until it would have expired, so that a page that is loaded twice and a
+//! command that waits learn its end.
 
+use data_encoding::HEXLOWER;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -77,7 +79,8 @@ impl Register {
 
     /// Removes the oldest of the pending logins that are counted, until there is room for one more.
     fn make_room(&self, limit: usize, is_counted: impl Fn(&Entry) -> bool) {
-        let counted = self.entries.iter().filter(|entry| entry.pending.is_some() && is_counted(entry));
+        let counted =
+            self.entries.iter().filter(|entry| entry.pending.is_some() && is_counted(entry));
         let mut oldest: Vec<_> = counted.map(|entry| (entry.number, *entry.key())).collect();
         oldest.sort_unstable();
         let excess = (oldest.len() + 1).saturating_sub(limit);
@@ -88,7 +91,8 @@ impl Register {
 
     /// Hands a pending login to the first callback that names its state.
     pub(super) fn claim(&self, state: &LoginState, now: Now) -> Claim {
-        let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.is_over(now)) else {
+        let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.is_over(now))
+        else {
             return Claim::Unknown;
         };
         match entry.pending.take() {
@@ -101,7 +105,8 @@ impl Register {
     pub(super) fn end(&self, state: &LoginState, end: Result<(), String>, now: Now) {
         if let Some(mut entry) = self.entries.get_mut(&key(state)) {
             let known_until = Deadline::after(now, KNOWN);
-            entry.expires = if entry.expires.boot < known_until.boot { known_until } else { entry.expires };
+            entry.expires =
+                if entry.expires.boot < known_until.boot { known_until } else { entry.expires };
             entry.end.send_replace(Some(end));
         }
     }
@@ -125,15 +130,19 @@ impl Register {
         self.entries.len() < before
     }
 
-    /// How a login ended; the outer none: it is not known, because later ones took its place or it expired.
+    /// How a login ended; the outer none: it is not known, because later ones took its place or it
+    /// expired.
     pub(super) fn outcome(&self, login: &str, now: Now) -> Option<End> {
-        let entry = self.entries.iter().find(|entry| id(entry.key()) == login && !entry.is_over(now))?;
+        let entry =
+            self.entries.iter().find(|entry| id(entry.key()) == login && !entry.is_over(now))?;
         Some(entry.end.borrow().clone())
     }
 
     /// True if a pending login comes back to this redirect URI.
     pub(super) fn is_pending_at(&self, redirect_uri: &str, now: Now) -> bool {
-        let leads_there = |pending: &PendingLogin| pending.redirect_uri == redirect_uri && !pending.expires.passed(now);
+        let leads_there = |pending: &PendingLogin| {
+            pending.redirect_uri == redirect_uri && !pending.expires.passed(now)
+        };
         self.entries.iter().any(|entry| entry.pending.as_ref().is_some_and(leads_there))
     }
 }
@@ -144,5 +153,5 @@ fn key(state: &LoginState) -> Key {
 
 /// A part of the key: it tells logins apart and leads nowhere.
 fn id(key: &Key) -> String {
-    key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&key[..8])
 }

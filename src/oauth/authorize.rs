@@ -1,4 +1,5 @@
-//! The front channel: the URL a person is sent to, and what comes back (RFC 6749 sections 4.1.1 and 4.1.2).
+//! The front channel: the URL a person is sent to, and what comes back (RFC 6749 sections 4.1.1 and
+//! 4.1.2).
 
 use url::Url;
 use url::form_urlencoded;
@@ -25,8 +26,9 @@ pub struct Request<'a> {
     pub state: &'a LoginState,
     /// The secret half of PKCE.
     pub verifier: &'a CodeVerifier,
-    /// The company or organisation that the account is bound to: a URN. Pleo's page on its OAuth parameters lists it
-    /// (pleo.md 1.2); a server that does not know it ignores it (RFC 6749 section 3.1).
+    /// The company or organisation that the account is bound to: a URN. Pleo's page on its OAuth
+    /// parameters lists it (pleo.md 1.2); a server that does not know it ignores it (RFC 6749
+    /// section 3.1).
     pub subject: Option<&'a str>,
 }
 
@@ -45,7 +47,8 @@ impl Request<'_> {
             ("code_challenge_method", "S256"),
             ("urn_pleo_params_oauth_subject", self.subject.unwrap_or_default()),
         ];
-        let mut query = form_urlencoded::Serializer::new(url.query().unwrap_or_default().to_owned());
+        let mut query =
+            form_urlencoded::Serializer::new(url.query().unwrap_or_default().to_owned());
         query.extend_pairs(pairs.iter().filter(|(_, value)| !value.is_empty()));
         // The serializer writes a space as `+`, and a plus sign as `%2B`.
         url.set_query(Some(&query.finish().replace('+', "%20")));
@@ -67,7 +70,8 @@ pub enum Callback {
     },
     /// A refusal.
     Error {
-        /// The `error` code, and the description where there is one, cut and free of control characters.
+        /// The `error` code, and the description where there is one, cut and free of control
+        /// characters.
         message: String,
         /// Ties it to a login.
         state: LoginState,
@@ -125,8 +129,8 @@ impl Callback {
     }
 }
 
-/// True if an `iss` (RFC 9207) speaks for the server whose authorize endpoint this is: the same origin. Issuers with a
-/// path are common, and the path is not in our settings.
+/// True if an `iss` (RFC 9207) speaks for the server whose authorize endpoint this is: the same
+/// origin. Issuers with a path are common, and the path is not in our settings.
 pub fn issuer_matches(issuer: &str, authorize: &Endpoint) -> bool {
     Endpoint::parse(issuer).is_ok_and(|issuer| {
         let theirs: Origin = issuer.origin();
@@ -135,7 +139,9 @@ pub fn issuer_matches(issuer: &str, authorize: &Endpoint) -> bool {
 }
 
 fn required(query: &str, name: &'static str) -> Result<String, CallbackError> {
-    let value = single(query, name)?.filter(|value| !value.is_empty()).ok_or(CallbackError::Missing(name))?;
+    let value = single(query, name)?
+        .filter(|value| !value.is_empty())
+        .ok_or(CallbackError::Missing(name))?;
     match value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
         true => Ok(value),
         false => Err(CallbackError::Malformed(name)),
@@ -190,21 +196,28 @@ mod tests {
         assert!(text.contains("tenant=a&response_type=code"), "{text}");
         assert!(text.contains("scope=a%3Aread%20b%3Awrite"), "{text}");
         assert!(text.contains("client_id=id%3Awith%20space%2Band%25"), "{text}");
-        assert!(text.contains("code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "{text}");
+        assert!(
+            text.contains("code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+            "{text}"
+        );
         assert!(text.contains("code_challenge_method=S256") && text.contains("state=st"), "{text}");
         assert!(!text.contains("dBjft"), "the verifier stays here");
     }
 
     #[test]
     fn callback_reads_codes_and_refusals() {
-        let Ok(Callback::Code { code, state, issuer }) = Callback::from_query("code=a%2Bb&state=s&iss=https%3A%2F%2Fx")
+        let Ok(Callback::Code { code, state, issuer }) =
+            Callback::from_query("code=a%2Bb&state=s&iss=https%3A%2F%2Fx")
         else {
             panic!("a code")
         };
-        assert_eq!((code.expose(), state.expose(), issuer.as_deref()), ("a+b", "s", Some("https://x")));
-        let Ok(Callback::Error { message, .. }) =
-            Callback::from_address("https://h/cb?error=access_denied&error_description=a%0d%0ab&state=s#frag")
-        else {
+        assert_eq!(
+            (code.expose(), state.expose(), issuer.as_deref()),
+            ("a+b", "s", Some("https://x"))
+        );
+        let Ok(Callback::Error { message, .. }) = Callback::from_address(
+            "https://h/cb?error=access_denied&error_description=a%0d%0ab&state=s#frag",
+        ) else {
             panic!("a refusal")
         };
         assert_eq!(message, "access_denied: ab");
@@ -231,7 +244,10 @@ mod tests {
         assert!(issuer_matches("https://auth.example", &authorize));
         assert!(issuer_matches("https://auth.example/realms/a", &authorize));
         assert!(!issuer_matches("https://auth.example.evil", &authorize));
-        assert!(!issuer_matches("http://auth.example", &authorize) && !issuer_matches("pleo", &authorize));
+        assert!(
+            !issuer_matches("http://auth.example", &authorize)
+                && !issuer_matches("pleo", &authorize)
+        );
     }
 
     proptest::proptest! {

@@ -1,4 +1,5 @@
-//! Addresses that may see a secret: an [`Endpoint`] or [`Origin`] that exists is https, or http on loopback.
+//! Addresses that may see a secret: an [`Endpoint`] or [`Origin`] that exists is https, or http on
+//! loopback.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -69,8 +70,9 @@ impl Endpoint {
         Ok(Self(url))
     }
 
-    /// Reads an endpoint, which may have a query (RFC 6749 section 3.1). The text is checked before it is parsed: `url`
-    /// repairs what should be refused (backslashes, tabs, missing slashes, empty user names).
+    /// Reads an endpoint, which may have a query (RFC 6749 section 3.1). The text is checked before
+    /// it is parsed: `url` repairs what should be refused (backslashes, tabs, missing slashes,
+    /// empty user names).
     ///
     /// # Errors
     /// [`EndpointError`] names the part to change.
@@ -128,7 +130,8 @@ pub fn without_query(text: &str) -> Result<Endpoint, EndpointError> {
     }
 }
 
-/// A redirect URI. It is compared with the registered one as text, so it must leave us as it was written.
+/// A redirect URI. It is compared with the registered one as text, so it must leave us as it was
+/// written.
 ///
 /// # Errors
 /// [`EndpointError`] names the part to change.
@@ -143,7 +146,9 @@ fn parts(text: &str) -> Result<(&str, &str), EndpointError> {
         return Err(EndpointError::Characters);
     }
     match text.split_once("://") {
-        Some(("http" | "https", rest)) => Ok(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))),
+        Some(("http" | "https", rest)) => {
+            Ok(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
+        }
         _ => Err(EndpointError::NotUrl),
     }
 }
@@ -177,7 +182,11 @@ impl Origin {
     /// The address that it names without a look-up.
     pub fn literal(&self) -> Option<SocketAddr> {
         let literal = self.host.trim_start_matches('[').trim_end_matches(']');
-        let ip = if literal == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { literal.parse().ok() };
+        let ip = if literal == "localhost" {
+            Some(Ipv4Addr::LOCALHOST.into())
+        } else {
+            literal.parse().ok()
+        };
         Some(SocketAddr::new(ip?, self.port))
     }
 
@@ -186,7 +195,8 @@ impl Origin {
         if self.tls { "https" } else { "http" }
     }
 
-    /// Host, and the port where it is not the scheme's default: the Host header (RFC 9110 section 7.2).
+    /// Host, and the port where it is not the scheme's default: the Host header (RFC 9110 section
+    /// 7.2).
     pub fn authority(&self) -> String {
         match (self.tls, self.port) {
             (true, 443) | (false, 80) => self.host.clone(),
@@ -221,9 +231,17 @@ mod tests {
     #[test]
     fn https_or_loopback_only() {
         assert!(Endpoint::parse("https://auth.pleo.io/oauth/token").is_ok());
-        assert!(Endpoint::parse("http://127.0.0.1:9/t").is_ok() && Endpoint::parse("http://[::1]/t").is_ok());
-        for bad in ["http://auth.pleo.io/t", "file:///etc/passwd", "calc:", "ftp://h/x", "http://127.0.0.1.evil.test/"]
-        {
+        assert!(
+            Endpoint::parse("http://127.0.0.1:9/t").is_ok()
+                && Endpoint::parse("http://[::1]/t").is_ok()
+        );
+        for bad in [
+            "http://auth.pleo.io/t",
+            "file:///etc/passwd",
+            "calc:",
+            "ftp://h/x",
+            "http://127.0.0.1.evil.test/",
+        ] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Endpoint::parse("https://u:p@h/").unwrap_err(), EndpointError::Userinfo);
@@ -234,7 +252,10 @@ mod tests {
     fn an_origin_has_nothing_behind_its_authority() {
         let origin = Origin::parse("https://External.Pleo.io").unwrap();
         assert_eq!((origin.authority().as_str(), origin.port), ("external.pleo.io", 443));
-        assert_eq!(Origin::parse("http://127.0.0.1:8090/").unwrap().to_string(), "http://127.0.0.1:8090");
+        assert_eq!(
+            Origin::parse("http://127.0.0.1:8090/").unwrap().to_string(),
+            "http://127.0.0.1:8090"
+        );
         for bad in ["https://h/v1", "https://h/?x", "https://h@evil/"] {
             assert!(Origin::parse(bad).is_err(), "{bad}");
         }

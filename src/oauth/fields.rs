@@ -1,9 +1,10 @@
-//! The members of a response's JSON object, as far as they can be read: a response that carries the only copy of a new
-//! pair is read whatever is wrong with the rest of it.
+//! The members of a response's JSON object, as far as they can be read: a response that carries the
+//! only copy of a new pair is read whatever is wrong with the rest of it.
 //!
-//! Strict JSON comes first. Where that fails, a scan in linear time and constant depth takes the members of the first
-//! object that has one of the wanted names, and only values that have arrived whole: a text with its closing quote, a
-//! number with what follows it. At last form encoding, which servers older than RFC 6749 answer.
+//! Strict JSON comes first. Where that fails, a scan in linear time and constant depth takes the
+//! members of the first object that has one of the wanted names, and only values that have arrived
+//! whole: a text with its closing quote, a number with what follows it. At last form encoding,
+//! which servers older than RFC 6749 answer.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded;
@@ -13,12 +14,14 @@ use zeroize::Zeroizing;
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     values: Map<String, Value>,
-    /// The end of the object was seen and nothing in it had to be skipped: what is not here was not sent.
+    /// The end of the object was seen and nothing in it had to be skipped: what is not here was not
+    /// sent.
     pub(super) whole: bool,
 }
 
 impl Fields {
-    /// Reads a body that holds an object with one of the `wanted` names; `ended` if it came to its proper end.
+    /// Reads a body that holds an object with one of the `wanted` names; `ended` if it came to its
+    /// proper end.
     pub(super) fn read(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Self> {
         let decoded = from_utf16(body);
         let body = decoded.as_ref().map_or(body, |decoded| decoded.as_slice());
@@ -81,7 +84,8 @@ fn scan(body: &[u8], wanted: &[&str]) -> Option<Fields> {
     None
 }
 
-/// `name=value&name=value`. In one that did not end properly the last value may be cut short, so it does not count.
+/// `name=value&name=value`. In one that did not end properly the last value may be cut short, so it
+/// does not count.
 fn form(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Fields> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
@@ -89,17 +93,22 @@ fn form(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Fields> {
     let end = body.iter().rposition(|byte| !is_blank(byte))? + 1;
     let body = match ended {
         true => &body[start..end],
-        false => &body[start..body.iter().rposition(|byte| *byte == b'&').filter(|last| *last >= start)?],
+        false => {
+            &body[start
+                ..body.iter().rposition(|byte| *byte == b'&').filter(|last| *last >= start)?]
+        }
     };
     if body.iter().any(|byte| byte.is_ascii_control() || b"<>{}\"".contains(byte)) {
         return None;
     }
-    let values = form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), Value::String(value.into())));
+    let values = form_urlencoded::parse(body)
+        .map(|(name, value)| (name.into_owned(), Value::String(value.into())));
     let fields = Fields { values: values.collect(), whole: ended };
     fields.has_any(wanted).then_some(fields)
 }
 
-/// A place in a text that looks like JSON. Every step goes forward, and none goes over the same bytes many times.
+/// A place in a text that looks like JSON. Every step goes forward, and none goes over the same
+/// bytes many times.
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -128,8 +137,8 @@ impl<'a> Scanner<'a> {
         ahead.name().is_some()
     }
 
-    /// The object that begins here, to its end or to the end of what has arrived. Objects `within` it are read too,
-    /// those within these are not.
+    /// The object that begins here, to its end or to the end of what has arrived. Objects `within`
+    /// it are read too, those within these are not.
     fn object(&mut self, within: bool) -> Fields {
         let mut fields = Fields::default();
         let mut sound = true;
@@ -183,18 +192,24 @@ impl<'a> Scanner<'a> {
             }
             b'{' | b'[' => {
                 let closed = self.skip_nested();
-                closed.then(|| serde_json::from_slice(&self.bytes[start..self.at]).unwrap_or_else(|_| unreadable()))
+                closed.then(|| {
+                    serde_json::from_slice(&self.bytes[start..self.at])
+                        .unwrap_or_else(|_| unreadable())
+                })
             }
             _ => {
                 let ends = |byte: &u8| b",}] \t\r\n\0".contains(byte);
                 self.at += self.rest().iter().position(ends)?;
-                Some(serde_json::from_slice(&self.bytes[start..self.at]).unwrap_or_else(|_| unreadable()))
+                Some(
+                    serde_json::from_slice(&self.bytes[start..self.at])
+                        .unwrap_or_else(|_| unreadable()),
+                )
             }
         }
     }
 
-    /// A text in quotes; none without its closing quote. What is no UTF-8, and escapes that stand for nothing, become
-    /// U+FFFD, which no token holds.
+    /// A text in quotes; none without its closing quote. What is no UTF-8, and escapes that stand
+    /// for nothing, become U+FFFD, which no token holds.
     fn text(&mut self) -> Option<String> {
         if self.peek() != Some(b'"') {
             return None;
@@ -207,7 +222,9 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let quoted = String::from_utf8_lossy(&self.bytes[start..self.at]);
         let readable = serde_json::from_str(&quoted);
-        Some(readable.unwrap_or_else(|_| format!("{}{}", quoted.trim_matches('"'), char::REPLACEMENT_CHARACTER)))
+        Some(readable.unwrap_or_else(|_| {
+            format!("{}{}", quoted.trim_matches('"'), char::REPLACEMENT_CHARACTER)
+        }))
     }
 
     /// Passes over an array or object of any depth; false if it has not arrived whole.
@@ -267,7 +284,12 @@ mod tests {
     fn is_read(body: impl AsRef<[u8]>) {
         let whole = Some((Some("new-access".to_owned()), Some("new-refresh".to_owned())));
         assert_eq!(pair(body.as_ref(), true), whole, "{}", String::from_utf8_lossy(body.as_ref()));
-        assert_eq!(pair(body.as_ref(), false), whole, "broken off: {}", String::from_utf8_lossy(body.as_ref()));
+        assert_eq!(
+            pair(body.as_ref(), false),
+            whole,
+            "broken off: {}",
+            String::from_utf8_lossy(body.as_ref())
+        );
     }
 
     #[test]
@@ -308,7 +330,9 @@ mod tests {
         is_read(bytes(b"", b" "));
         is_read(serde_json::to_vec(&format!("{{{PAIR}}}")).unwrap());
         is_read(PAIR.replacen('"', "{\"", 1).replace(r#"","#, "\" ") + "}");
-        for (mark, bytes) in [("\u{feff}", u16::to_le_bytes as fn(u16) -> [u8; 2]), ("", u16::to_be_bytes)] {
+        for (mark, bytes) in
+            [("\u{feff}", u16::to_le_bytes as fn(u16) -> [u8; 2]), ("", u16::to_be_bytes)]
+        {
             let text = format!("{mark}{{{PAIR}}}");
             is_read(text.encode_utf16().flat_map(bytes).collect::<Vec<_>>());
         }
@@ -318,8 +342,14 @@ mod tests {
     #[test]
     fn what_was_cut_short_is_not_there_and_the_rest_is_not_called_whole() {
         for (body, expected) in [
-            (r#"{"access_token":"new-access","refresh_token":"new-ref"#, Some((true, false, false))),
-            (r#"{"access_token":"new-access","refresh_token":"new-refresh\"#, Some((true, false, false))),
+            (
+                r#"{"access_token":"new-access","refresh_token":"new-ref"#,
+                Some((true, false, false)),
+            ),
+            (
+                r#"{"access_token":"new-access","refresh_token":"new-refresh\"#,
+                Some((true, false, false)),
+            ),
             (r#"{"access_token":"new-access","refresh_token""#, Some((true, false, false))),
             (r#"{"access_token":"new-access""#, Some((true, false, false))),
             (r#"{"access_token":"new-access"}"#, Some((true, false, true))),
@@ -333,17 +363,20 @@ mod tests {
             ("{\"\\", None),
             ("", None),
         ] {
-            let seen = Fields::read(body.as_bytes(), false, &WANTED)
-                .map(|fields| (fields.get(WANTED[0]).is_some(), fields.get(WANTED[1]).is_some(), fields.whole));
+            let seen = Fields::read(body.as_bytes(), false, &WANTED).map(|fields| {
+                (fields.get(WANTED[0]).is_some(), fields.get(WANTED[1]).is_some(), fields.whole)
+            });
             assert_eq!(seen, expected, "{body}");
         }
-        let number = Fields::read(r#"{"access_token":"a","expires_in":60"#.as_bytes(), false, &WANTED).unwrap();
+        let number =
+            Fields::read(r#"{"access_token":"a","expires_in":60"#.as_bytes(), false, &WANTED)
+                .unwrap();
         assert_eq!(number.get("expires_in"), None, "it may have been 600");
     }
 
     proptest! {
-        /// Whatever bytes stand in the texts around a pair, and wherever it breaks off: the pair, a part of it that is
-        /// known to be a part, or nothing.
+        /// Whatever bytes stand in the texts around a pair, and wherever it breaks off: the pair, a
+        /// part of it that is known to be a part, or nothing.
         #[test]
         fn cutting_never_makes_another_token(
             before in prop::collection::vec(any::<u8>(), 0..40),

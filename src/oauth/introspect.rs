@@ -1,5 +1,5 @@
-//! Two questions about a token: does the authorization server still accept it (RFC 7662), and whose is it (the API's
-//! `GET /v1/introspect`).
+//! Two questions about a token: does the authorization server still accept it (RFC 7662), and whose
+//! is it (the API's `GET /v1/introspect`).
 
 use serde_json::Value;
 
@@ -29,7 +29,10 @@ impl IntrospectError {
 }
 
 /// Sends a prepared question, whose answer has the member `wanted`.
-pub(super) async fn ask(request: reqwest::RequestBuilder, wanted: &str) -> Result<Response, IntrospectError> {
+pub(super) async fn ask(
+    request: reqwest::RequestBuilder,
+    wanted: &str,
+) -> Result<Response, IntrospectError> {
     let fail = |why: String| Err(IntrospectError::Failed(why));
     match response::send(request, &[wanted]).await {
         Ok(response) if response.status.is_success() => Ok(response),
@@ -44,7 +47,8 @@ fn fields(body: &[u8], end: End, wanted: &str) -> Result<Fields, IntrospectError
         .ok_or_else(|| IntrospectError::Failed("it answered in no known form".into()))
 }
 
-/// `active` (RFC 7662 section 2.2). `false` ends a login, so it counts only in an object that is there to its end.
+/// `active` (RFC 7662 section 2.2). `false` ends a login, so it counts only in an object that is
+/// there to its end.
 ///
 /// # Errors
 /// It is not there, or neither true nor false, or false in a part of an answer.
@@ -81,7 +85,10 @@ mod tests {
         assert!(active(r#"{"active": true}"#).unwrap());
         assert!(!active(r#"{"active": false}"#).unwrap());
         assert!(active(r#"{"active": "true"}"#).is_err() && active("[]").is_err());
-        assert_eq!(subject(r#"{"data": {"subjectURN": "urn:pleo:company:1"}}"#).unwrap(), "urn:pleo:company:1");
+        assert_eq!(
+            subject(r#"{"data": {"subjectURN": "urn:pleo:company:1"}}"#).unwrap(),
+            "urn:pleo:company:1"
+        );
         assert!(subject("{\"data\": {\"subjectURN\": \"\u{200e}\"}}").is_err());
         assert!(subject(r#"{"data": {}}"#).is_err() && subject("null").is_err());
     }
@@ -91,15 +98,24 @@ mod tests {
         assert!(active(b"\xef\xbb\xbf{\"active\":true,\"scope\":\"\xff\"}", End::Whole).unwrap());
         assert!(!active(b"\xef\xbb\xbf{\"active\":false}\0", End::BrokenOff).unwrap());
         assert!(active(r#"{"active":true,"sco"#.as_bytes(), End::BrokenOff).unwrap());
-        for odd in [r#"{"active":false"#, r#"{"active":false,"exp":"#, r#"{"active":fals"#, r#"{"active":false,junk}"#]
-        {
+        for odd in [
+            r#"{"active":false"#,
+            r#"{"active":false,"exp":"#,
+            r#"{"active":fals"#,
+            r#"{"active":false,junk}"#,
+        ] {
             assert!(active(odd.as_bytes(), End::BrokenOff).is_err(), "{odd}");
         }
-        for odd in ["", "{}", "{", "active=false", "<p>{\"inactive\":1}", r#"{"x":{"active":false}}"#] {
+        for odd in
+            ["", "{}", "{", "active=false", "<p>{\"inactive\":1}", r#"{"x":{"active":false}}"#]
+        {
             assert!(active(odd.as_bytes(), End::Whole).is_err(), "{odd}");
         }
         let cut = r#"{"data":{"subjectURN":"urn:pleo:company:1","name":"x"#.as_bytes();
         assert_eq!(subject(cut, End::BrokenOff).unwrap(), "urn:pleo:company:1");
-        assert!(subject(&cut[..35], End::BrokenOff).is_err(), "a part of a subject is another subject");
+        assert!(
+            subject(&cut[..35], End::BrokenOff).is_err(),
+            "a part of a subject is another subject"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! A response of the authorization server or the API, as far as it has arrived: one that ends badly, or not at all, may
-//! hold the only copy of a new pair.
+//! A response of the authorization server or the API, as far as it has arrived: one that ends
+//! badly, or not at all, may hold the only copy of a new pair.
 
 use std::time::Duration;
 
@@ -11,11 +11,14 @@ use super::authorize::printable;
 use super::fields::Fields;
 use crate::timeout::while_running;
 
-/// Time for a whole call. Long on purpose: a response that is given up on may carry the only copy of a new pair.
+/// Time for a whole call. Long on purpose: a response that is given up on may carry the only copy
+/// of a new pair.
 pub(super) const CALL: Duration = Duration::from_secs(30);
-/// Largest body that is read, in bytes: real ones are a few KiB. What comes behind is not looked at.
+/// Largest body that is read, in bytes: real ones are a few KiB. What comes behind is not looked
+/// at.
 const LARGEST_BODY: usize = 64 * 1024;
-/// How long the end of a body is waited for once its object is complete: a wrong length must not hold requests up.
+/// How long the end of a body is waited for once its object is complete: a wrong length must not
+/// hold requests up.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// How a response ended.
@@ -47,8 +50,8 @@ pub(super) enum SendError {
     Failed(reqwest::Error),
 }
 
-/// Sends a request once and reads its response until it ends, or one of the `wanted` members of its object and the
-/// object's end have arrived and nothing follows.
+/// Sends a request once and reads its response until it ends, or one of the `wanted` members of its
+/// object and the object's end have arrived and nothing follows.
 ///
 /// # Errors
 /// No head of a response arrived.
@@ -68,7 +71,12 @@ async fn receive(
 ) -> Result<(), reqwest::Error> {
     let mut incoming = request.send().await?;
     let (status, headers) = (incoming.status(), incoming.headers().clone());
-    let response = arrived.insert(Response { status, headers, body: Zeroizing::default(), end: End::BrokenOff });
+    let response = arrived.insert(Response {
+        status,
+        headers,
+        body: Zeroizing::default(),
+        end: End::BrokenOff,
+    });
     let mut complete = false;
     loop {
         let chunk = match complete {
@@ -88,7 +96,8 @@ async fn receive(
             response.end = End::TooLong;
             return Ok(());
         }
-        complete |= chunk.contains(&b'}') && Fields::read(&response.body, false, wanted).is_some_and(|it| it.whole);
+        complete |= chunk.contains(&b'}')
+            && Fields::read(&response.body, false, wanted).is_some_and(|it| it.whole);
     }
 }
 
@@ -98,9 +107,13 @@ pub(super) fn obstacle(error: &reqwest::Error) -> String {
     let host = error.url().and_then(|url| url.host_str()).unwrap_or("the server").to_owned();
     let has = |part: &str| why.contains(part);
     if has("not valid yet") || has("certificate expired") {
-        format!("by the clock of this machine the certificate of {host} is not valid ({why}); check the clock")
+        format!(
+            "by the clock of this machine the certificate of {host} is not valid ({why}); check the clock"
+        )
     } else if has("not valid for name") {
-        format!("the certificate of {host} is for another name ({why}); check [endpoints] and the network")
+        format!(
+            "the certificate of {host} is for another name ({why}); check [endpoints] and the network"
+        )
     } else if has("invalid peer certificate") {
         format!(
             "the certificate of {host} is not trusted ({why}); behind a private authority or a network that inspects TLS set endpoints.ca_file"

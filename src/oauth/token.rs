@@ -1,7 +1,8 @@
-//! The token endpoint: the form that is sent, and what an answer means. The only code that posts there.
+//! The token endpoint: the form that is sent, and what an answer means. The only code that posts
+//! there.
 //!
-//! An [`Outcome`] is named by what the caller must do next, because a lost or odd answer to a single-use refresh
-//! token must never be taken for a denial.
+//! An [`Outcome`] is named by what the caller must do next, because a lost or odd answer to a
+//! single-use refresh token must never be taken for a denial.
 
 use std::time::{Duration, SystemTime};
 
@@ -67,7 +68,8 @@ pub struct Tokens {
     pub access: Option<AccessToken>,
     /// The new refresh token, if one was sent.
     pub refresh: Option<RefreshToken>,
-    /// A refresh token was sent that is none: the old one is spent, and its successor cannot be used.
+    /// A refresh token was sent that is none: the old one is spent, and its successor cannot be
+    /// used.
     pub refresh_unreadable: bool,
     /// Life of the access token, counted from before the request was sent.
     pub life: Duration,
@@ -86,14 +88,15 @@ pub(super) fn form(exchange: &Exchange<'_>) -> Zeroizing<String> {
             .append_pair("code", code.expose())
             .append_pair("redirect_uri", redirect_uri)
             .append_pair("code_verifier", verifier.expose()),
-        Exchange::Refresh(token) => {
-            form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token.expose())
-        }
+        Exchange::Refresh(token) => form
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("refresh_token", token.expose()),
     };
     Zeroizing::new(form.finish())
 }
 
-/// Adds the client's proof to a form, in one style only (RFC 6749 section 2.3); returns the header for the Basic ones.
+/// Adds the client's proof to a form, in one style only (RFC 6749 section 2.3); returns the header
+/// for the Basic ones.
 pub(super) fn authenticate(
     style: ClientAuth,
     id: &str,
@@ -105,7 +108,11 @@ pub(super) fn authenticate(
         ClientAuth::Basic => Zeroizing::new(format!("{}:{}", encode(id), encode(secret.expose()))),
         ClientAuth::BasicRaw => Zeroizing::new(format!("{id}:{}", secret.expose())),
         ClientAuth::Post => {
-            let proof = Zeroizing::new(format!("&client_id={}&client_secret={}", encode(id), encode(secret.expose())));
+            let proof = Zeroizing::new(format!(
+                "&client_id={}&client_secret={}",
+                encode(id),
+                encode(secret.expose())
+            ));
             form.push_str(&proof);
             return None;
         }
@@ -120,7 +127,9 @@ pub(super) fn authenticate(
 pub(super) async fn post(request: reqwest::RequestBuilder) -> Outcome {
     match response::send(request, &WANTED).await {
         Ok(response) => read(response.status, &response.headers, &response.body, response.end),
-        Err(SendError::TimedOut) => Outcome::Ambiguous { why: "it did not answer in time".into(), answered: false },
+        Err(SendError::TimedOut) => {
+            Outcome::Ambiguous { why: "it did not answer in time".into(), answered: false }
+        }
         Err(SendError::Failed(error)) => failure(&error),
     }
 }
@@ -132,25 +141,30 @@ fn failure(error: &reqwest::Error) -> Outcome {
     }
     match error.is_connect() {
         true => Outcome::NotSent(why),
-        false => Outcome::Ambiguous { why: format!("the connection broke: {why}"), answered: false },
+        false => {
+            Outcome::Ambiguous { why: format!("the connection broke: {why}"), answered: false }
+        }
     }
 }
 
-/// What an answer means, as far as it has arrived. A new pair in it counts first; then its status; then an error code,
-/// which must stand in an object that is there to its end.
+/// What an answer means, as far as it has arrived. A new pair in it counts first; then its status;
+/// then an error code, which must stand in an object that is there to its end.
 pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> Outcome {
     let fields = Fields::read(body, end == End::Whole, &WANTED);
     if status.is_success()
         && let Some(mut tokens) = fields.as_ref().and_then(tokens)
     {
         if end != End::Whole || serde_json::from_slice::<Map<String, Value>>(body).is_err() {
-            tokens.oddities.push("it is damaged or ended badly, and its tokens could be read all the same");
+            tokens
+                .oddities
+                .push("it is damaged or ended badly, and its tokens could be read all the same");
         }
         return Outcome::Fresh(tokens);
     }
     let code = fields.as_ref().filter(|fields| fields.whole).and_then(error_code);
     let later = |why| Outcome::ComeBackLater { why, retry_after: retry_after(headers) };
-    let ambiguous = |why| Outcome::Ambiguous { why, answered: end != End::BrokenOff || !status.is_success() };
+    let ambiguous =
+        |why| Outcome::Ambiguous { why, answered: end != End::BrokenOff || !status.is_success() };
     match (status.as_u16(), code) {
         (429 | 503, _) => later(format!("it answered {status}")),
         (200..=299 | 400..=499, Some("invalid_grant" | "invalid_refresh_token")) => {
@@ -159,20 +173,29 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> O
         (200..=299 | 400..=499, Some(code)) if !setting_of(code).is_empty() => {
             Outcome::Misconfigured(format!("{code}: {}", setting_of(code)))
         }
-        (200..=299, Some(code @ ("temporarily_unavailable" | "slow_down"))) => later(format!("it answered {code}")),
-        // Whoever stands in front of the token endpoint may say so too, and codes that are not known here may pass.
+        (200..=299, Some(code @ ("temporarily_unavailable" | "slow_down"))) => {
+            later(format!("it answered {code}"))
+        }
+        // Whoever stands in front of the token endpoint may say so too, and codes that are not
+        // known here may pass.
         (400..=499, Some(code)) => later(format!(
             "it answered {status} with {}; if that lasts, check [client] and endpoints.token",
             printable(code, 64)
         )),
-        (400..=499, None) => later(format!("it answered {status}; if that lasts, check endpoints.token")),
-        (200..=299, Some(code)) => ambiguous(format!("it answered {}", printable(code, 64))),
-        (200..=299, None) if end == End::BrokenOff => ambiguous(format!("its answer ({status}) broke off")),
-        (200..=299, None) if end == End::TooLong => ambiguous(format!("its answer ({status}) was too long")),
-        (200..=299, None) => ambiguous(format!("it answered {status} in no known form")),
-        (300..=399, _) => {
-            ambiguous(format!("it answered with a redirect ({status}), which is never followed; check endpoints.token"))
+        (400..=499, None) => {
+            later(format!("it answered {status}; if that lasts, check endpoints.token"))
         }
+        (200..=299, Some(code)) => ambiguous(format!("it answered {}", printable(code, 64))),
+        (200..=299, None) if end == End::BrokenOff => {
+            ambiguous(format!("its answer ({status}) broke off"))
+        }
+        (200..=299, None) if end == End::TooLong => {
+            ambiguous(format!("its answer ({status}) was too long"))
+        }
+        (200..=299, None) => ambiguous(format!("it answered {status} in no known form")),
+        (300..=399, _) => ambiguous(format!(
+            "it answered with a redirect ({status}), which is never followed; check endpoints.token"
+        )),
         _ => ambiguous(format!("it answered {status}")),
     }
 }
@@ -181,14 +204,17 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> O
 fn setting_of(code: &str) -> &'static str {
     match code {
         "invalid_client" => "check client.id, the client secret and client.auth",
-        "unauthorized_client" => "this client may not use the grant; check client.id and environment",
+        "unauthorized_client" => {
+            "this client may not use the grant; check client.id and environment"
+        }
         "invalid_scope" => "check client.scopes",
         "unsupported_grant_type" => "check endpoints.token",
         _ => "",
     }
 }
 
-/// The `error` code; Pleo's `invalid_refresh_token` may stand in the description instead (pleo.md 1.5).
+/// The `error` code; Pleo's `invalid_refresh_token` may stand in the description instead (pleo.md
+/// 1.5).
 fn error_code(fields: &Fields) -> Option<&str> {
     let code = fields.text("error").filter(|code| !code.is_empty())?;
     match fields.text("error_description") {
@@ -235,12 +261,14 @@ fn tokens(fields: &Fields) -> Option<Tokens> {
     })
 }
 
-/// A refresh token as a person hands it in, without the blanks, byte order mark and quotes around it; none if nothing
-/// is left that could be one.
+/// A refresh token as a person hands it in, without the blanks, byte order mark and quotes around
+/// it; none if nothing is left that could be one.
 pub fn handed_in(text: &RefreshToken) -> Option<RefreshToken> {
-    let is_blank = |it: char| it.is_whitespace() || it.is_control() || matches!(it, '\u{feff}' | '\u{200b}');
+    let is_blank =
+        |it: char| it.is_whitespace() || it.is_control() || matches!(it, '\u{feff}' | '\u{200b}');
     let text = text.expose().trim_matches(is_blank);
-    let quoted = ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
+    let quoted =
+        ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
     let token = quoted.unwrap_or(text).trim_matches(is_blank);
     is_refresh_token(token).then(|| RefreshToken::new(token))
 }
@@ -255,7 +283,9 @@ fn is_bearer_token(token: &str) -> bool {
 
 /// `1*VSCHAR` (RFC 6749 appendix A.17).
 fn is_refresh_token(token: &str) -> bool {
-    !token.is_empty() && token.len() <= LONGEST_TOKEN && token.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+    !token.is_empty()
+        && token.len() <= LONGEST_TOKEN
+        && token.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
 fn life(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duration {
@@ -280,11 +310,16 @@ fn life(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duratio
 /// Splits on space and `+` (pleo.md 1.4); an array is taken as it is.
 fn scope(scope: Option<&Value>) -> Option<Vec<String>> {
     let split = |text: &str| {
-        text.split([' ', '+']).map(|scope| printable(scope, 100)).filter(|scope| !scope.is_empty()).collect::<Vec<_>>()
+        text.split([' ', '+'])
+            .map(|scope| printable(scope, 100))
+            .filter(|scope| !scope.is_empty())
+            .collect::<Vec<_>>()
     };
     match scope? {
         Value::String(text) => Some(split(text)),
-        Value::Array(items) => Some(items.iter().filter_map(Value::as_str).flat_map(split).collect()),
+        Value::Array(items) => {
+            Some(items.iter().filter_map(Value::as_str).flat_map(split).collect())
+        }
         _ => None,
     }
 }
@@ -294,7 +329,10 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(SystemTime::now())
+            .unwrap_or_default(),
     };
     Some(wait.min(LONGEST_WAIT))
 }
@@ -321,7 +359,11 @@ mod tests {
     fn forms_are_encoded() {
         let code = AuthorizationCode::new("a+b/c d");
         let verifier = CodeVerifier::new("v~");
-        let form = form(&Exchange::Code { code: &code, verifier: &verifier, redirect_uri: "http://127.0.0.1:1/cb" });
+        let form = form(&Exchange::Code {
+            code: &code,
+            verifier: &verifier,
+            redirect_uri: "http://127.0.0.1:1/cb",
+        });
         assert_eq!(
             form.as_str(),
             "grant_type=authorization_code&code=a%2Bb%2Fc+d&redirect_uri=http%3A%2F%2F127.0.0.1%3A1%2Fcb&code_verifier=v%7E"
@@ -342,7 +384,10 @@ mod tests {
             (header, form.to_string())
         };
         let (basic, form) = decode(ClientAuth::Basic);
-        assert_eq!(basic.unwrap(), "1PpG%2FQ+1:z%2FtZ9VwFZqApmIQ%2BZH1I5pLk%2FuB4ud%3AX2%2F8bL%2BwfFTt1rFw%3D");
+        assert_eq!(
+            basic.unwrap(),
+            "1PpG%2FQ+1:z%2FtZ9VwFZqApmIQ%2BZH1I5pLk%2FuB4ud%3AX2%2F8bL%2BwfFTt1rFw%3D"
+        );
         assert_eq!(form, "a=b");
         assert!(decode(ClientAuth::BasicRaw).0.unwrap().starts_with("1PpG/Q 1:z/tZ9"));
         let (none, form) = decode(ClientAuth::Post);
@@ -365,19 +410,27 @@ mod tests {
             ("\"soon\"", 300.0),
             ("[]", 300.0),
         ] {
-            let tokens = fresh(&format!(r#"{{"access_token":"a","token_type":"bearer","expires_in":{told}}}"#));
-            assert!((tokens.life.as_secs_f64() - seconds).abs() < 1e-6, "{told}: {:?}", tokens.life);
+            let tokens = fresh(&format!(
+                r#"{{"access_token":"a","token_type":"bearer","expires_in":{told}}}"#
+            ));
+            assert!(
+                (tokens.life.as_secs_f64() - seconds).abs() < 1e-6,
+                "{told}: {:?}",
+                tokens.life
+            );
         }
         assert_eq!(fresh(r#"{"access_token":"a"}"#).life, UNKNOWN_LIFE);
     }
 
     #[test]
     fn a_pair_is_saved_whatever_else_is_odd() {
-        let tokens =
-            fresh(r#"{"access_token":"a b","refresh_token":"r","scope":"x:read+y:read z","token_type":"BEARER"}"#);
+        let tokens = fresh(
+            r#"{"access_token":"a b","refresh_token":"r","scope":"x:read+y:read z","token_type":"BEARER"}"#,
+        );
         assert!(tokens.access.is_none() && tokens.refresh.is_some());
         assert_eq!(tokens.scope.unwrap(), ["x:read", "y:read", "z"]);
-        let mac = fresh(r#"{"access_token":"a","refresh_token":"r","token_type":"mac","error":"none"}"#);
+        let mac =
+            fresh(r#"{"access_token":"a","refresh_token":"r","token_type":"mac","error":"none"}"#);
         assert!(mac.access.is_none() && mac.refresh.is_some());
         let absent = fresh(r#"{"access_token":"a==","refresh_token":null}"#);
         assert!(absent.refresh.is_none() && !absent.refresh_unreadable);
@@ -409,22 +462,36 @@ mod tests {
             (504, r#"{"error":"invalid_client"}"#),
             (302, ""),
         ] {
-            assert!(matches!(answer(status, body), Outcome::Ambiguous { answered: true, .. }), "{status} {body}");
+            assert!(
+                matches!(answer(status, body), Outcome::Ambiguous { answered: true, .. }),
+                "{status} {body}"
+            );
         }
-        for code in ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"] {
+        for code in
+            ["invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"]
+        {
             let body = format!(r#"{{"error":"{code}"}}"#);
             for status in [200, 400, 401, 403] {
-                assert!(matches!(answer(status, &body), Outcome::Misconfigured(why) if why.contains(code)));
+                assert!(
+                    matches!(answer(status, &body), Outcome::Misconfigured(why) if why.contains(code))
+                );
             }
         }
     }
 
     #[test]
     fn whoever_refuses_without_a_known_code_is_asked_again_later() {
-        let codes = ["invalid_request", "something_new", "server_error", "invalid_target", "invalid_\\u0000grant"];
+        let codes = [
+            "invalid_request",
+            "something_new",
+            "server_error",
+            "invalid_target",
+            "invalid_\\u0000grant",
+        ];
         let json = codes.map(|code| format!(r#"{{"error":"{code}"}}"#));
         let html = "<html>invalid_grant</html>".to_owned();
-        let others = ["", "invalid_grant", "{", r#"{"error":5}"#, r#"{"message":"invalid_grant"}"#].map(String::from);
+        let others = ["", "invalid_grant", "{", r#"{"error":5}"#, r#"{"message":"invalid_grant"}"#]
+            .map(String::from);
         for body in json.into_iter().chain(others).chain([html]) {
             for status in [400, 401, 403, 404, 408, 413, 418, 421, 451] {
                 let read = answer(status, &body);
@@ -434,7 +501,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
         let read = read(StatusCode::FORBIDDEN, &headers, b"", End::Whole);
-        assert!(matches!(read, Outcome::ComeBackLater { retry_after: Some(wait), .. } if wait.as_secs() == 7));
+        assert!(
+            matches!(read, Outcome::ComeBackLater { retry_after: Some(wait), .. } if wait.as_secs() == 7)
+        );
     }
 
     #[test]
@@ -443,21 +512,34 @@ mod tests {
         let pair: &[u8] = r#"{"access_token":"a","refresh_token":"r","expires_in":60"#.as_bytes();
         for end in [End::Whole, End::TooLong, End::BrokenOff] {
             let Outcome::Fresh(tokens) = cut(pair, end) else { panic!("{end:?}") };
-            assert_eq!((tokens.access.unwrap().expose(), tokens.refresh.unwrap().expose()), ("a", "r"));
+            assert_eq!(
+                (tokens.access.unwrap().expose(), tokens.refresh.unwrap().expose()),
+                ("a", "r")
+            );
             assert_eq!(tokens.life, UNKNOWN_LIFE, "its number may be cut short");
         }
-        let Outcome::Fresh(tokens) = cut(r#"{"refresh_token":"r","access_token":"a"#.as_bytes(), End::BrokenOff) else {
+        let Outcome::Fresh(tokens) =
+            cut(r#"{"refresh_token":"r","access_token":"a"#.as_bytes(), End::BrokenOff)
+        else {
             panic!()
         };
         assert!(tokens.access.is_none() && tokens.refresh.is_some(), "the pair's better half");
-        for body in
-            [r#"{"access_token":"a""#, r#"{"access_token":"a","refresh_token":"r"#, "access_token=a&refresh_token=r"]
-        {
+        for body in [
+            r#"{"access_token":"a""#,
+            r#"{"access_token":"a","refresh_token":"r"#,
+            "access_token=a&refresh_token=r",
+        ] {
             let read = cut(body.as_bytes(), End::BrokenOff);
             assert!(matches!(read, Outcome::Ambiguous { answered: false, .. }), "{body}: {read:?}");
         }
-        let Outcome::Fresh(tokens) = cut(r#"{"access_token":"a"}"#.as_bytes(), End::BrokenOff) else { panic!() };
-        assert!(tokens.refresh.is_none() && !tokens.refresh_unreadable, "the object is whole and brings none");
+        let Outcome::Fresh(tokens) = cut(r#"{"access_token":"a"}"#.as_bytes(), End::BrokenOff)
+        else {
+            panic!()
+        };
+        assert!(
+            tokens.refresh.is_none() && !tokens.refresh_unreadable,
+            "the object is whole and brings none"
+        );
         let marked = b"\xef\xbb\xbf{\"error\":\"invalid_grant\"}";
         let refused = |body, end| read(StatusCode::BAD_REQUEST, &HeaderMap::new(), body, end);
         assert!(matches!(refused(marked, End::Whole), Outcome::Dead(_)));
@@ -471,7 +553,9 @@ mod tests {
     fn patience_is_clamped() {
         let mut headers = HeaderMap::new();
         assert_eq!(retry_after(&headers), None);
-        for (text, seconds) in [("120", 120), ("99999999", 300), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)] {
+        for (text, seconds) in
+            [("120", 120), ("99999999", 300), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)]
+        {
             headers.insert(header::RETRY_AFTER, text.parse().unwrap());
             assert_eq!(retry_after(&headers), Some(Duration::from_secs(seconds)), "{text}");
         }
@@ -482,11 +566,31 @@ mod tests {
 
     #[test]
     fn a_token_is_handed_in_with_what_surrounds_it_or_not_at_all() {
-        let bare = |text: &str| handed_in(&RefreshToken::new(text)).map(|token| token.expose().to_owned());
-        for text in ["r-1", " r-1\r\n", "\u{feff}r-1\n", "\"r-1\"", "\u{feff} 'r-1' \n", "\" r-1 \"", "r-1\0"] {
+        let bare =
+            |text: &str| handed_in(&RefreshToken::new(text)).map(|token| token.expose().to_owned());
+        for text in [
+            "r-1",
+            " r-1\r\n",
+            "\u{feff}r-1\n",
+            "\"r-1\"",
+            "\u{feff} 'r-1' \n",
+            "\" r-1 \"",
+            "r-1\0",
+        ] {
             assert_eq!(bare(text).as_deref(), Some("r-1"), "{text:?}");
         }
-        for text in ["", " ", "\"\"", "''", "\u{feff}\n", "\" \"", "a\nb", "caf\u{e9}", "a\0b", "a\u{200b}b"] {
+        for text in [
+            "",
+            " ",
+            "\"\"",
+            "''",
+            "\u{feff}\n",
+            "\" \"",
+            "a\nb",
+            "caf\u{e9}",
+            "a\0b",
+            "a\u{200b}b",
+        ] {
             assert_eq!(bare(text), None, "{text:?}");
         }
         assert_eq!(bare(&"a".repeat(LONGEST_TOKEN + 1)), None);
@@ -494,7 +598,8 @@ mod tests {
 
     #[test]
     fn no_outcome_shows_a_token() {
-        let shown = format!("{:?}", answer(200, r#"{"access_token":"canary","refresh_token":"canary"}"#));
+        let shown =
+            format!("{:?}", answer(200, r#"{"access_token":"canary","refresh_token":"canary"}"#));
         assert!(!shown.contains("canary"), "{shown}");
         let shown = format!("{:?}", answer(400, r#"{"error_description":"canary"}"#));
         assert!(!shown.contains("canary"), "{shown}");

@@ -1,5 +1,5 @@
-//! Where the answers to logins come: to `/callback` of the admin listener, to a listener for the length of a login, or
-//! by hand.
+//! Where the answers to logins come: to `/callback` of the admin listener, to a listener for the
+//! length of a login, or by hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,8 @@ pub enum ReturnsBy {
 /// The redirect URI, and who listens there.
 pub struct Redirect {
     target: Target,
-    /// True beside an admin listener. It may get answers from a redirect URI elsewhere through a reverse proxy, and it
-    /// has many logins, so a listener is closed by itself.
+    /// True beside an admin listener. It may get answers from a redirect URI elsewhere through a
+    /// reverse proxy, and it has many logins, so a listener is closed by itself.
     is_beside_admin: bool,
     /// How another listener is served.
     serve: Serve,
@@ -49,7 +49,8 @@ enum Target {
 }
 
 impl Redirect {
-    /// For a process whose admin listener is at `origin`, and is called by the names in `own_origins` too.
+    /// For a process whose admin listener is at `origin`, and is called by the names in
+    /// `own_origins` too.
     pub fn beside_admin(
         configured: Option<Url>,
         origin: &str,
@@ -57,7 +58,9 @@ impl Redirect {
         serve: Serve,
         ending: CancellationToken,
     ) -> Arc<Self> {
-        let is_own = |uri: &Url| uri.path() == CALLBACK && own_origins.contains(&uri.origin().ascii_serialization());
+        let is_own = |uri: &Url| {
+            uri.path() == CALLBACK && own_origins.contains(&uri.origin().ascii_serialization())
+        };
         let target = match configured {
             None => Target::Own(format!("{origin}{CALLBACK}")),
             Some(uri) if is_own(&uri) => Target::Own(uri.into()),
@@ -93,14 +96,21 @@ impl Redirect {
         if let Some(opened) = opened {
             *slot = Some(opened);
             if self.is_beside_admin {
-                tokio::spawn(self.clone().close_when_unused(logins.clone(), begun.redirect_uri.clone()));
+                tokio::spawn(
+                    self.clone().close_when_unused(logins.clone(), begun.redirect_uri.clone()),
+                );
             }
         }
         Ok(begun)
     }
 
-    /// A listener at the redirect URI; none if it is on another machine, whose reverse proxy leads to the admin listener.
-    async fn open(&self, uri: &Url, logins: &Arc<Logins>) -> Result<Option<(CallbackListener, Url)>, ListenerError> {
+    /// A listener at the redirect URI; none if it is on another machine, whose reverse proxy leads
+    /// to the admin listener.
+    async fn open(
+        &self,
+        uri: &Url,
+        logins: &Arc<Logins>,
+    ) -> Result<Option<(CallbackListener, Url)>, ListenerError> {
         match CallbackListener::open(uri, logins.clone(), &self.serve).await {
             Err(ListenerError::Elsewhere(_)) if self.is_beside_admin => Ok(None),
             opened => opened.map(Some),

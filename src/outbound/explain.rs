@@ -1,4 +1,5 @@
-//! Why a server could not be reached, in words, and the one thing to do about it: for both HTTP clients.
+//! Why a server could not be reached, in words, and the one thing to do about it: for both HTTP
+//! clients.
 
 use std::error::Error;
 use std::io;
@@ -17,9 +18,13 @@ pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
         return through_proxy(tunnel);
     }
     // reqwest's tunnels say it in words only.
-    if let Some(tunnel) = chain.iter().map(ToString::to_string).find(|text| text.starts_with("tunnel error: ")) {
+    if let Some(tunnel) =
+        chain.iter().map(ToString::to_string).find(|text| text.starts_with("tunnel error: "))
+    {
         let fix = match tunnel.contains("authorization required") {
-            true => "Write the proxy's user and password into upstream.proxy or the variable that names it.",
+            true => {
+                "Write the proxy's user and password into upstream.proxy or the variable that names it."
+            }
             false => "Check upstream.proxy, or the variable HTTPS_PROXY or ALL_PROXY.",
         };
         let tunnel = tunnel.trim_start_matches("tunnel error: ");
@@ -27,23 +32,34 @@ pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
     }
     chain.iter().find_map(|cause| known(*cause)).unwrap_or_else(|| {
         let last = chain.last().map(ToString::to_string).unwrap_or_default();
-        (printable(&last), "Check the network, upstream.proxy and endpoints.ca_file, then try again.")
+        (
+            printable(&last),
+            "Check the network, upstream.proxy and endpoints.ca_file, then try again.",
+        )
     })
 }
 
 fn through_proxy(error: &TunnelError) -> (String, &'static str) {
     match error {
-        TunnelError::Credentials { .. } => {
-            (error.to_string(), "Write the proxy's user and password into the URL there, percent-encoded.")
+        TunnelError::Credentials { .. } => (
+            error.to_string(),
+            "Write the proxy's user and password into the URL there, percent-encoded.",
+        ),
+        TunnelError::Refused { .. } => (
+            error.to_string(),
+            "Ask whoever runs that proxy to let it through, or name another proxy there.",
+        ),
+        TunnelError::NotHttp { .. } => {
+            (error.to_string(), "Name the host and port of an HTTP proxy there, or none.")
         }
-        TunnelError::Refused { .. } => {
-            (error.to_string(), "Ask whoever runs that proxy to let it through, or name another proxy there.")
-        }
-        TunnelError::NotHttp { .. } => (error.to_string(), "Name the host and port of an HTTP proxy there, or none."),
         TunnelError::Broken { source, .. } => {
             let (what, fix) = explain(source);
             let is_certificate = causes(source).iter().any(|cause| cause.is::<rustls::Error>());
-            let fix = if is_certificate { fix } else { "Check the host and port of the proxy there, and the network." };
+            let fix = if is_certificate {
+                fix
+            } else {
+                "Check the host and port of the proxy there, and the network."
+            };
             (format!("{error}: {what}"), fix)
         }
     }
@@ -75,25 +91,26 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(String, &'static str)> {
         return None;
     }
     let (what, fix) = match io.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            ("the connection was refused", "Check host and port in [endpoints]; a firewall may refuse it too.")
-        }
-        io::ErrorKind::TimedOut => {
-            ("there was no answer in time", "Check the network: a firewall or VPN may swallow the packets.")
-        }
+        io::ErrorKind::ConnectionRefused => (
+            "the connection was refused",
+            "Check host and port in [endpoints]; a firewall may refuse it too.",
+        ),
+        io::ErrorKind::TimedOut => (
+            "there was no answer in time",
+            "Check the network: a firewall or VPN may swallow the packets.",
+        ),
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
             ("there is no way to that network", "Check that this machine is online, and its VPN.")
         }
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            ("the connection was closed at once", TLS_FIX)
-        }
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => ("the connection was closed at once", TLS_FIX),
         _ => return None,
     };
     Some((what.into(), fix))
 }
 
-const TLS_FIX: &str =
-    "Try again; if a device on the network cuts TLS off, set upstream.tls_key_exchange = \"classic\".";
+const TLS_FIX: &str = "Try again; if a device on the network cuts TLS off, set upstream.tls_key_exchange = \"classic\".";
 
 fn tls_failure(error: &rustls::Error) -> (String, &'static str) {
     let rustls::Error::InvalidCertificate(certificate) = error else {
@@ -111,10 +128,16 @@ fn tls_failure(error: &rustls::Error) -> (String, &'static str) {
             "its certificate has expired",
             "Check this machine's clock: it may be ahead. Else the server must renew it.",
         ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            ("its certificate is for another name", "Check the host names in [endpoints]; somebody may be in between.")
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            "its certificate is for another name",
+            "Check the host names in [endpoints]; somebody may be in between.",
+        ),
+        _ => {
+            return (
+                format!("its certificate is refused: {}", printable(&error.to_string())),
+                CA_FIX,
+            );
         }
-        _ => return (format!("its certificate is refused: {}", printable(&error.to_string())), CA_FIX),
     };
     (what.into(), fix)
 }
@@ -122,7 +145,10 @@ fn tls_failure(error: &rustls::Error) -> (String, &'static str) {
 const CA_FIX: &str = "If the network inspects TLS, check the certificate in endpoints.ca_file.";
 
 fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(LONGEST).collect()
+    text.chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .take(LONGEST)
+        .collect()
 }
 
 #[cfg(test)]
@@ -149,17 +175,37 @@ mod tests {
         for ((what, fix), words, next) in [
             (explained(name()), "api.example", "name server"),
             (explained(io::Error::other(name())), "api.example", "name server"),
-            (explained(io::Error::from(io::ErrorKind::ConnectionRefused)), "refused", "[endpoints]"),
+            (
+                explained(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                "refused",
+                "[endpoints]",
+            ),
             (explained(io::Error::from(io::ErrorKind::TimedOut)), "in time", "network"),
             (explained(io::Error::from(io::ErrorKind::UnexpectedEof)), "closed", "classic"),
-            (explained(certificate(CertificateError::UnknownIssuer)), "does not trust", "endpoints.ca_file"),
+            (
+                explained(certificate(CertificateError::UnknownIssuer)),
+                "does not trust",
+                "endpoints.ca_file",
+            ),
             (explained(certificate(CertificateError::NotValidYet)), "not valid yet", "clock"),
             (explained(certificate(CertificateError::Expired)), "expired", "clock"),
-            (explained(certificate(CertificateError::NotValidForName)), "another name", "[endpoints]"),
-            (explained(certificate(CertificateError::BadSignature)), "certificate is refused", "ca_file"),
+            (
+                explained(certificate(CertificateError::NotValidForName)),
+                "another name",
+                "[endpoints]",
+            ),
+            (
+                explained(certificate(CertificateError::BadSignature)),
+                "certificate is refused",
+                "ca_file",
+            ),
             (explained(tunnel()), "HTTPS_PROXY", "password"),
             (explained(broken(io::ErrorKind::ConnectionRefused.into())), "HTTPS_PROXY", "proxy"),
-            (explained(broken(certificate(CertificateError::UnknownIssuer))), "does not trust", "ca_file"),
+            (
+                explained(broken(certificate(CertificateError::UnknownIssuer))),
+                "does not trust",
+                "ca_file",
+            ),
             (explained("tunnel error: proxy authorization required"), "outbound proxy", "password"),
             (explained("odd\nthing"), "odd thing", "network"),
         ] {

@@ -1,9 +1,11 @@
-//! Names to addresses, as the system does it (`getaddrinfo`: hosts file, search domains, `nsswitch.conf`), on threads of
-//! our own. A name server that hangs holds up whoever asked, until their own deadline, and nothing else: no end of the
-//! process waits for these threads, and a thread that cannot be had is one failed attempt.
+//! Names to addresses, as the system does it (`getaddrinfo`: hosts file, search domains,
+//! `nsswitch.conf`), on threads of our own. A name server that hangs holds up whoever asked, until
+//! their own deadline, and nothing else: no end of the process waits for these threads, and a
+//! thread that cannot be had is one failed attempt.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -88,8 +90,8 @@ impl Names {
         }))
     }
 
-    /// The addresses of a name or of an address literal, at least one: in the system's order, those that failed lately
-    /// last.
+    /// The addresses of a name or of an address literal, at least one: in the system's order, those
+    /// that failed lately last.
     ///
     /// # Errors
     /// There is none. A deadline is the caller's.
@@ -99,14 +101,19 @@ impl Names {
         }
         let mut answer = self.ask(host).await?;
         let found = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        let ended = || NameError::NoThread { host: host.into(), why: "the look-up ended without an answer".into() };
+        let ended = || NameError::NoThread {
+            host: host.into(),
+            why: "the look-up ended without an answer".into(),
+        };
         found.unwrap_or_else(|| Err(ended())).map(|addresses| self.ordered(addresses))
     }
 
     /// Those that failed lately last, else as they are.
     fn ordered(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let doubted = lock(&self.0.doubted);
-        addresses.sort_by_key(|address| doubted.iter().any(|(ip, since)| ip == address && since.elapsed() < DOUBT));
+        addresses.sort_by_key(|address| {
+            doubted.iter().any(|(ip, since)| ip == address && since.elapsed() < DOUBT)
+        });
         addresses
     }
 
@@ -124,8 +131,8 @@ impl Names {
         lock(&self.0.doubted).retain(|(ip, _)| *ip != address);
     }
 
-    /// No connection came about at the address that such a client was given first; true if there is another to try, which
-    /// then comes first.
+    /// No connection came about at the address that such a client was given first; true if there is
+    /// another to try, which then comes first.
     pub fn pass_over(&self, host: &str) -> bool {
         let first = match lock(&self.0.given).iter().find(|(given, _)| given == host) {
             Some((_, addresses)) if addresses.len() > 1 => addresses[0],
@@ -143,19 +150,25 @@ impl Names {
         }
     }
 
-    /// Joins the look-up of that name which is under way, or starts one as soon as there is a place.
+    /// Joins the look-up of that name which is under way, or starts one as soon as there is a
+    /// place.
     async fn ask(&self, host: &str) -> Result<watch::Receiver<Option<Answer>>, NameError> {
         loop {
             {
                 let mut under_way = lock(&self.0.under_way);
                 let now = Instant::now();
-                under_way.retain(|other| other.answer.borrow().is_none() && now - other.since < SHARED);
+                under_way
+                    .retain(|other| other.answer.borrow().is_none() && now - other.since < SHARED);
                 if let Some(other) = under_way.iter().find(|other| other.host == host) {
                     return Ok(other.answer.clone());
                 }
                 if let Ok(place) = self.0.places.clone().try_acquire_owned() {
                     let answer = start(host.to_owned(), place, self.0.resolve)?;
-                    under_way.push(LookUp { host: host.to_owned(), since: now, answer: answer.clone() });
+                    under_way.push(LookUp {
+                        host: host.to_owned(),
+                        since: now,
+                        answer: answer.clone(),
+                    });
                     return Ok(answer);
                 }
             }
@@ -206,14 +219,15 @@ impl reqwest::dns::Resolve for Names {
         Box::pin(async move {
             let addresses = names.look_up(name.as_str()).await?;
             names.give(name.as_str(), &addresses);
-            let addresses: reqwest::dns::Addrs = Box::new(addresses.into_iter().map(|address| (address, 0).into()));
+            let addresses: reqwest::dns::Addrs =
+                Box::new(addresses.into_iter().map(|address| (address, 0).into()));
             Ok(addresses)
         })
     }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock()
 }
 
 #[cfg(test)]
@@ -228,13 +242,20 @@ mod tests {
     #[tokio::test]
     async fn literals_need_no_thread_and_hosts_are_read() {
         let names = Names::default();
-        let all = names.0.places.clone().try_acquire_many_owned(u32::try_from(MOST).unwrap()).unwrap();
+        let all =
+            names.0.places.clone().try_acquire_many_owned(u32::try_from(MOST).unwrap()).unwrap();
         assert_eq!(names.look_up("[::1]").await.unwrap(), ["::1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(names.look_up("127.0.0.9").await.unwrap(), ["127.0.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            names.look_up("127.0.0.9").await.unwrap(),
+            ["127.0.0.9".parse::<IpAddr>().unwrap()]
+        );
         drop(all);
         assert!(names.look_up("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
         let error = names.look_up("nowhere.invalid").await.unwrap_err();
-        assert!(matches!(&error, NameError::NotFound { host, .. } if host == "nowhere.invalid"), "{error:?}");
+        assert!(
+            matches!(&error, NameError::NotFound { host, .. } if host == "nowhere.invalid"),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -245,12 +266,20 @@ mod tests {
                 drop(names.ask("slow.invalid").await.unwrap());
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(), "each took a place");
-        assert_eq!(names.0.places.available_permits(), MOST - 1, "callers of one name share its look-up");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(),
+            "each took a place"
+        );
+        assert_eq!(
+            names.0.places.available_permits(),
+            MOST - 1,
+            "callers of one name share its look-up"
+        );
         for number in 1..MOST {
             drop(names.ask(&format!("slow-{number}.invalid")).await.unwrap());
         }
-        let late = tokio::time::timeout(Duration::from_millis(20), names.ask("one-more.invalid")).await;
+        let late =
+            tokio::time::timeout(Duration::from_millis(20), names.ask("one-more.invalid")).await;
         assert!(late.is_err(), "the caller waits until its own deadline");
     }
 
@@ -265,7 +294,8 @@ mod tests {
     #[test]
     fn an_address_that_failed_comes_last_until_it_works() {
         let names = Names::default();
-        let three = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse::<IpAddr>().unwrap());
+        let three =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse::<IpAddr>().unwrap());
         names.doubt(three[0]);
         assert_eq!(names.ordered(three.to_vec()), [three[1], three[2], three[0]]);
         names.trust(three[0]);
@@ -273,7 +303,9 @@ mod tests {
         names.give("three.invalid", &three);
         names.give("one.invalid", &three[..1]);
         assert!(
-            names.pass_over("three.invalid") && !names.pass_over("one.invalid") && !names.pass_over("none.invalid")
+            names.pass_over("three.invalid")
+                && !names.pass_over("one.invalid")
+                && !names.pass_over("none.invalid")
         );
         assert_eq!(names.ordered(three.to_vec()), [three[1], three[2], three[0]]);
     }

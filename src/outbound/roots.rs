@@ -1,5 +1,5 @@
-//! The further trust roots of `endpoints.ca_file`: bundles as companies hand them out, in which one odd certificate
-//! must not cost the good ones.
+//! The further trust roots of `endpoints.ca_file`: bundles as companies hand them out, in which one
+//! odd certificate must not cost the good ones.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use tracing::warn;
 
 /// How a PEM block begins, up to its label.
 const BEGIN: &str = "-----BEGIN ";
-/// Labels of OpenSSL for a certificate, beside `CERTIFICATE` (RFC 7468 section 5.1); behind a trusted one stand its uses.
+/// Labels of OpenSSL for a certificate, beside `CERTIFICATE` (RFC 7468 section 5.1); behind a
+/// trusted one stand its uses.
 const OTHER_LABELS: [&str; 2] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"];
 
 /// The certificates of a file that can be used; what cannot is named in a warning.
@@ -22,12 +23,17 @@ pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     let (good, bad) = certificates(&String::from_utf8_lossy(&bytes));
     if good.is_empty() {
         return Err(match bad.first() {
-            Some((line, why)) => format!("none of its certificates can be used; line {line}: {why}"),
+            Some((line, why)) => {
+                format!("none of its certificates can be used; line {line}: {why}")
+            }
             None => "it holds no PEM certificate".into(),
         });
     }
     for (line, why) in bad {
-        warn!("endpoints.ca_file {}: the certificate in line {line} is left out: {why}", path.display());
+        warn!(
+            "endpoints.ca_file {}: the certificate in line {line} is left out: {why}",
+            path.display()
+        );
     }
     Ok(good)
 }
@@ -64,7 +70,8 @@ fn certificate(block: &str) -> Option<Result<CertificateDer<'static>, String>> {
     }))
 }
 
-/// The certificate itself, without what OpenSSL puts behind it (X.690 section 8.1.3: a length of its own).
+/// The certificate itself, without what OpenSSL puts behind it (X.690 section 8.1.3: a length of
+/// its own).
 fn first_element(der: &[u8]) -> CertificateDer<'static> {
     let length = match der {
         [_, short @ 0..=0x7f, ..] => Some(2 + usize::from(*short)),
@@ -99,7 +106,10 @@ mod tests {
         let (one, other) = (authority(), authority());
         assert_eq!(counted(&format!("{one}{other}")), (2, vec![]));
         assert_eq!(counted(&format!("\u{feff}{one}")), (1, vec![]), "a byte order mark");
-        assert_eq!(counted(&format!("# corp\r\nSubject: x\r\n{}", one.replace('\n', "\r\n"))), (1, vec![]));
+        assert_eq!(
+            counted(&format!("# corp\r\nSubject: x\r\n{}", one.replace('\n', "\r\n"))),
+            (1, vec![])
+        );
         assert_eq!(counted(&format!("{one}{one}")), (1, vec![]), "twice the same");
         assert_eq!(counted(one.trim()), (1, vec![]), "no line break at the end");
         let key = KeyPair::generate().unwrap().serialize_pem();
@@ -139,7 +149,11 @@ mod tests {
     fn a_file_without_a_usable_certificate_says_what_is_wrong_with_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(read(file.path()).unwrap_err().contains("no PEM certificate"));
-        std::fs::write(file.path(), "\n-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(
+            file.path(),
+            "\n-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
         assert!(read(file.path()).unwrap_err().contains("line 2"), "{:?}", read(file.path()));
         assert!(read(std::path::Path::new("/nowhere/ca.pem")).is_err());
     }

@@ -1,4 +1,5 @@
-//! Which outbound proxy leads to a destination: what the setting or the usual variables say, as curl reads them.
+//! Which outbound proxy leads to a destination: what the setting or the usual variables say, as
+//! curl reads them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,10 +40,12 @@ impl FromStr for ProxyChoice {
         match text {
             "env" => Ok(Self::Env),
             "off" => Ok(Self::Off),
-            text if text.starts_with("http://") || text.starts_with("https://") => proxy_url(text).map(Self::Url),
-            _ => {
-                Err("must be env, off or a URL that starts with http:// or https:// (SOCKS proxies are not supported)")
+            text if text.starts_with("http://") || text.starts_with("https://") => {
+                proxy_url(text).map(Self::Url)
             }
+            _ => Err(
+                "must be env, off or a URL that starts with http:// or https:// (SOCKS proxies are not supported)",
+            ),
         }
     }
 }
@@ -64,25 +67,42 @@ impl fmt::Debug for ProxyChoice {
     }
 }
 
-/// The usual variables that name outbound proxies, and their values, which may carry passwords. `HTTP_PROXY` is for
-/// `http` destinations, of which there are none.
+/// The usual variables that name outbound proxies, and their values, which may carry passwords.
+/// `HTTP_PROXY` is for `http` destinations, of which there are none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ProxyVariables(BTreeMap<String, String>);
 
 impl ProxyVariables {
-    const NAMES: [&str; 8] =
-        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"];
+    const NAMES: [&str; 8] = [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "NO_PROXY",
+        "no_proxy",
+    ];
 
     /// Those of an environment that are set.
     pub fn of(environment: &BTreeMap<String, String>) -> Self {
         let set = |name: &&str| environment.get(*name).filter(|value| !value.is_empty());
-        Self(Self::NAMES.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?.clone()))).collect())
+        Self(
+            Self::NAMES
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), set(name)?.clone())))
+                .collect(),
+        )
     }
 
-    /// The value of a variable by its upper-case name, empty if it is not set; its lower-case twin goes first, as for
-    /// curl.
+    /// The value of a variable by its upper-case name, empty if it is not set; its lower-case twin
+    /// goes first, as for curl.
     pub fn get(&self, name: &str) -> &str {
-        self.0.get(&name.to_ascii_lowercase()).or_else(|| self.0.get(name)).map(String::as_str).unwrap_or_default()
+        self.0
+            .get(&name.to_ascii_lowercase())
+            .or_else(|| self.0.get(name))
+            .map(String::as_str)
+            .unwrap_or_default()
     }
 
     /// Names and values with user and password taken out: fit to be shown.
@@ -158,7 +178,8 @@ impl fmt::Debug for OutboundProxy {
 /// The proxy, if there is one, and what does not take it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
-    /// What the value is, or why it cannot be used: that matters only if a destination would take it.
+    /// What the value is, or why it cannot be used: that matters only if a destination would take
+    /// it.
     proxy: Option<Result<OutboundProxy, OutboundError>>,
     no: Vec<Exception>,
 }
@@ -192,18 +213,27 @@ impl Routes {
     }
 
     /// The proxy that leads to a host, which is not loopback.
-    pub(super) fn to(&self, host: &str, port: u16) -> Result<Option<&OutboundProxy>, OutboundError> {
+    pub(super) fn to(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<&OutboundProxy>, OutboundError> {
         match &self.proxy {
-            Some(proxy) if !self.is_exception(host, port) => proxy.as_ref().map(Some).map_err(Clone::clone),
+            Some(proxy) if !self.is_exception(host, port) => {
+                proxy.as_ref().map(Some).map_err(Clone::clone)
+            }
             _ => Ok(None),
         }
     }
 
     /// The library knows suffixes, addresses and networks; ports and `*.` are ours.
     fn is_exception(&self, host: &str, port: u16) -> bool {
-        let fits = self.no.iter().filter(|exception| exception.port.is_none_or(|only| only == port));
+        let fits =
+            self.no.iter().filter(|exception| exception.port.is_none_or(|only| only == port));
         let hosts: Vec<_> = fits.map(|exception| exception.host.as_str()).collect();
-        let Ok(destination) = http::Uri::try_from(format!("https://{host}:{port}/")) else { return false };
+        let Ok(destination) = http::Uri::try_from(format!("https://{host}:{port}/")) else {
+            return false;
+        };
         let anything = Matcher::builder().all("http://proxy.invalid").no(hosts.join(","));
         anything.build().intercept(&destination).is_none()
     }
@@ -224,13 +254,14 @@ fn exception(item: &str) -> Exception {
         _ => (item, None),
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let host = host.strip_prefix("*.").map_or_else(|| host.to_owned(), |suffix| format!(".{suffix}"));
+    let host =
+        host.strip_prefix("*.").map_or_else(|| host.to_owned(), |suffix| format!(".{suffix}"));
     // A name may be written with its root.
     Exception { host: host.trim_end_matches('.').to_owned(), port }
 }
 
-/// Reads a proxy's address: `http://` or `https://`, or neither, which is `http://`; then user and password,
-/// percent-encoded where need be, host and port.
+/// Reads a proxy's address: `http://` or `https://`, or neither, which is `http://`; then user and
+/// password, percent-encoded where need be, host and port.
 ///
 /// # Errors
 /// What is wrong with it, in words that do not repeat it: there may be a password in it.
@@ -242,12 +273,16 @@ pub fn proxy_url(text: &str) -> Result<Url, &'static str> {
     }
     // What the URL parser would repair, or read as the end of the host.
     if rest.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
-        return Err("must be ASCII without blanks and backslashes; in user and password write them as %XX");
+        return Err(
+            "must be ASCII without blanks and backslashes; in user and password write them as %XX",
+        );
     }
     let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|_| "is not a host and a port")?;
     let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     if !is_bare || url.port() == Some(0) || url.host_str().is_none_or(str::is_empty) {
-        return Err("must be a host and a port with nothing behind; in user and password write / ? # as %2F %3F %23");
+        return Err(
+            "must be a host and a port with nothing behind; in user and password write / ? # as %2F %3F %23",
+        );
     }
     Ok(url)
 }
@@ -290,7 +325,11 @@ mod tests {
             ("http://:word@h:1", ":word"),
         ] {
             let proxy = OutboundProxy { named_by: "HTTPS_PROXY", url: proxy_url(text).unwrap() };
-            assert_eq!(proxy.authorization().unwrap(), format!("Basic {}", STANDARD.encode(pair)), "{text}");
+            assert_eq!(
+                proxy.authorization().unwrap(),
+                format!("Basic {}", STANDARD.encode(pair)),
+                "{text}"
+            );
         }
         let open = OutboundProxy { named_by: "HTTPS_PROXY", url: proxy_url("http://h:1").unwrap() };
         assert!(open.authorization().is_none());
@@ -312,7 +351,10 @@ mod tests {
         ] {
             let error = routes(bad, "").to("external.pleo.io", 443).unwrap_err().to_string();
             assert!(error.contains("HTTPS_PROXY") && !error.contains("ary"), "{bad}: {error}");
-            assert!(routes(bad, ".pleo.io").to("external.pleo.io", 443).unwrap().is_none(), "{bad}");
+            assert!(
+                routes(bad, ".pleo.io").to("external.pleo.io", 443).unwrap().is_none(),
+                "{bad}"
+            );
         }
     }
 
@@ -333,7 +375,15 @@ mod tests {
         ] {
             assert!(routes("h:1", no).to("external.pleo.io", 443).unwrap().is_none(), "{no}");
         }
-        for no in ["", "pleo.io:8443", "eo.io", "internal.pleo.io", "external.pleo.io:", "10.0.0.0/8", ","] {
+        for no in [
+            "",
+            "pleo.io:8443",
+            "eo.io",
+            "internal.pleo.io",
+            "external.pleo.io:",
+            "10.0.0.0/8",
+            ",",
+        ] {
             assert!(routes("h:1", no).to("external.pleo.io", 443).unwrap().is_some(), "{no}");
         }
         for (no, host) in [

@@ -9,7 +9,8 @@ use super::OutboundProxy;
 /// Longest answer to a `CONNECT` that is read, in bytes.
 const LONGEST_ANSWER: usize = 16 * 1024;
 
-/// Why an outbound proxy does not lead on; each names the setting or variable that the proxy comes from.
+/// Why an outbound proxy does not lead on; each names the setting or variable that the proxy comes
+/// from.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
     /// 407.
@@ -51,7 +52,8 @@ impl TunnelError {
     }
 }
 
-/// Asks the proxy at the other end of `io` for a way to `host` and `port`. Nothing that comes behind the answer is read.
+/// Asks the proxy at the other end of `io` for a way to `host` and `port`. Nothing that comes
+/// behind the answer is read.
 ///
 /// # Errors
 /// [`TunnelError`].
@@ -62,7 +64,8 @@ pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(
     port: u16,
 ) -> Result<(), TunnelError> {
     let broken = |error| TunnelError::broken(proxy, error);
-    let mut head = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
+    let mut head =
+        format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
     if let Some(authorization) = proxy.authorization() {
         head.extend_from_slice(b"Proxy-Authorization: ");
         head.extend_from_slice(authorization.as_bytes());
@@ -85,7 +88,11 @@ pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(
     match status(&answer) {
         Some(200..=299) => Ok(()),
         Some(407) => Err(TunnelError::Credentials { named_by: proxy.named_by }),
-        Some(status) => Err(TunnelError::Refused { named_by: proxy.named_by, to: format!("{host}:{port}"), status }),
+        Some(status) => Err(TunnelError::Refused {
+            named_by: proxy.named_by,
+            to: format!("{host}:{port}"),
+            status,
+        }),
         None => Err(TunnelError::NotHttp { named_by: proxy.named_by }),
     }
 }
@@ -103,15 +110,20 @@ mod tests {
     use super::*;
 
     fn proxy(url: &str) -> OutboundProxy {
-        let settings =
-            Settings { proxy: ProxyChoice::Url(proxy_url(url).unwrap()), plain_only: true, ..Settings::default() };
+        let settings = Settings {
+            proxy: ProxyChoice::Url(proxy_url(url).unwrap()),
+            plain_only: true,
+            ..Settings::default()
+        };
         Outbound::new(&settings).unwrap().proxy_to("external.pleo.io", 443).unwrap().unwrap()
     }
 
     async fn told(answer: &[u8]) -> (Result<(), TunnelError>, String, Vec<u8>) {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         theirs.write_all(answer).await.unwrap();
-        let result = open(&mut ours, &proxy("http://user:word@proxy.example:3128"), "external.pleo.io", 443).await;
+        let result =
+            open(&mut ours, &proxy("http://user:word@proxy.example:3128"), "external.pleo.io", 443)
+                .await;
         let mut rest = Vec::new();
         theirs.shutdown().await.unwrap();
         let mut sent = vec![0; 4096];
@@ -122,7 +134,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_tunnel_is_asked_for_with_the_password_and_nothing_behind_the_answer_is_eaten() {
-        let (result, sent, rest) = told(b"HTTP/1.1 200 Connection established\r\nProxy-Agent: corp\r\n\r\nnext").await;
+        let (result, sent, rest) =
+            told(b"HTTP/1.1 200 Connection established\r\nProxy-Agent: corp\r\n\r\nnext").await;
         result.unwrap();
         assert_eq!(rest, b"next");
         let wanted = "CONNECT external.pleo.io:443 HTTP/1.1\r\nHost: external.pleo.io:443\r\n\
@@ -133,13 +146,19 @@ mod tests {
     #[tokio::test]
     async fn each_refusal_names_the_setting() {
         for (answer, wanted) in [
-            ("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "user or password"),
+            (
+                "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+                "user or password",
+            ),
             ("HTTP/1.0 403 Forbidden\r\n\r\n", "answered 403"),
             ("220 smtp.example ESMTP\r\n\r\n", "as an HTTP proxy"),
             ("HTTP/1.1 2\r\n\r\n", "as an HTTP proxy"),
         ] {
             let error = told(answer.as_bytes()).await.0.unwrap_err().to_string();
-            assert!(error.contains(wanted) && error.contains("upstream.proxy"), "{answer}: {error}");
+            assert!(
+                error.contains(wanted) && error.contains("upstream.proxy"),
+                "{answer}: {error}"
+            );
         }
         let endless = vec![b'x'; LONGEST_ANSWER + 1];
         assert!(matches!(told(&endless).await.0, Err(TunnelError::NotHttp { .. })));

@@ -1,4 +1,5 @@
-//! Text as people's editors save it: with a byte order mark, with CRLF, or in an encoding that is not ours.
+//! Text as people's editors save it: with a byte order mark, with CRLF, or in an encoding that is
+//! not ours.
 
 /// Why bytes are no text that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

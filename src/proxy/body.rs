@@ -1,10 +1,11 @@
-//! Bodies both ways: streamed frame by frame in constant memory. A request body is copied on its way, up to a bound,
-//! so that it can be sent once more after a 401.
+//! Bodies both ways: streamed frame by frame in constant memory. A request body is copied on its
+//! way, up to a bound, so that it can be sent once more after a 401.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,15 +28,22 @@ const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
 /// # Errors
 /// What is possible.
 pub fn replay_limit(text: &str) -> Result<usize, &'static str> {
-    let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len()));
+    let (number, unit) = text
+        .split_at(text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit.trim() {
         "" | "B" => Some(1),
         "KiB" => Some(1024),
         "MiB" => Some(1024 * 1024),
         _ => None,
     };
-    let bytes = number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
-    bytes.filter(|bytes| *bytes <= KEPT_IN_ALL).ok_or("must be a size between 0 and 64MiB in bytes, KiB or MiB")
+    let bytes = number
+        .parse::<usize>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor));
+    bytes
+        .filter(|bytes| *bytes <= KEPT_IN_ALL)
+        .ok_or("must be a size between 0 and 64MiB in bytes, KiB or MiB")
 }
 
 /// How much is kept of request bodies, by all requests.
@@ -101,15 +109,30 @@ struct State {
 
 impl Original {
     /// Takes a body over that arrived `now`; of those of up to `limit` bytes a copy is kept.
-    pub fn new(body: Upload, limit: usize, budget: Arc<Budget>, idle: Option<Duration>, now: Instant) -> Self {
+    pub fn new(
+        body: Upload,
+        limit: usize,
+        budget: Arc<Budget>,
+        idle: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         let ended = body.is_end_stream().then_some(now);
         let whole = body.size_hint().lower() <= limit as u64;
         let kept = Kept::default();
         let state = State { kept, whole, rest: Some(body), moved: now, ended, failed: false };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), budget, idle, rested: Notify::new() }), limit }
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                budget,
+                idle,
+                rested: Notify::new(),
+            }),
+            limit,
+        }
     }
 
-    /// The body to be sent, from its first byte; once more only if [`can_repeat`](Self::can_repeat).
+    /// The body to be sent, from its first byte; once more only if
+    /// [`can_repeat`](Self::can_repeat).
     pub fn outgoing(&self) -> Outgoing {
         let mut state = self.shared.lock();
         let rest = state.rest.take();
@@ -127,7 +150,8 @@ impl Original {
         }
     }
 
-    /// Waits until the copy that was sent has ended or was dropped, then tells whether another can follow.
+    /// Waits until the copy that was sent has ended or was dropped, then tells whether another can
+    /// follow.
     pub async fn can_repeat(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
@@ -170,7 +194,7 @@ impl Original {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn keep(&self, data: &Bytes, limit: usize, left: u64) {
@@ -199,7 +223,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).kept.memory;
+        let kept = self.state.get_mut().kept.memory;
         self.budget.give(kept);
     }
 }
@@ -219,7 +243,10 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Some(data) = this.replay.pop_front() {
             this.length = this.length.map(|length| length.saturating_sub(data.len() as u64));
@@ -293,8 +320,19 @@ impl Answer {
     }
 
     /// The upstream's answer.
-    pub fn theirs(body: Incoming, connection: Connection, reusable: bool, idle: Option<Duration>) -> Self {
-        let mut theirs = Theirs { body, connection: Some(connection), reusable, failed: None, idle: Idle::new(idle) };
+    pub fn theirs(
+        body: Incoming,
+        connection: Connection,
+        reusable: bool,
+        idle: Option<Duration>,
+    ) -> Self {
+        let mut theirs = Theirs {
+            body,
+            connection: Some(connection),
+            reusable,
+            failed: None,
+            idle: Idle::new(idle),
+        };
         if theirs.body.is_end_stream() {
             theirs.finish();
         }
@@ -303,8 +341,8 @@ impl Answer {
 }
 
 impl Theirs {
-    /// The next piece. An error comes a turn after it was met: hyper drops what it has not written yet, be it the head,
-    /// when a body fails.
+    /// The next piece. An error comes a turn after it was met: hyper drops what it has not written
+    /// yet, be it the head, when a body fails.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Some(Err(error)));
@@ -330,7 +368,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Theirs(theirs) => {
@@ -352,14 +393,16 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Ours(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Theirs(theirs) => theirs.body.size_hint(),
         }
     }
 }
 
-/// Gives up on a body that stalls. The timer exists only while a body is waited for, and is not touched by one that
-/// flows.
+/// Gives up on a body that stalls. The timer exists only while a body is waited for, and is not
+/// touched by one that flows.
 #[derive(Debug)]
 struct Idle {
     limit: Option<Duration>,
@@ -373,7 +416,11 @@ impl Idle {
     }
 
     /// The next data frame; trailers are left out.
-    fn poll_data<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>
+    fn poll_data<B>(
+        &mut self,
+        body: &mut B,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>>
     where
         B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
     {
@@ -387,7 +434,9 @@ impl Idle {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return self.poll_limit(cx).map(|limit| Some(Err(BodyError::Idle(limit)))),
+                Poll::Pending => {
+                    return self.poll_limit(cx).map(|limit| Some(Err(BodyError::Idle(limit))));
+                }
             }
         }
     }

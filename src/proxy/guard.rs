@@ -1,8 +1,8 @@
 //! The guard: a request is judged before a token is looked at, a refresh begun or a body read.
 //!
-//! A web page can make a browser send nearly anything to loopback; what it cannot do is name our Host after a DNS
-//! rebinding, hide its Origin on a write, or hide `Sec-Fetch-Site` on a read. Each check alone has a hole, so all
-//! stand, on both listeners.
+//! A web page can make a browser send nearly anything to loopback; what it cannot do is name our
+//! Host after a DNS rebinding, hide its Origin on a write, or hide `Sec-Fetch-Site` on a read. Each
+//! check alone has a hole, so all stand, on both listeners.
 
 mod host;
 mod operation;
@@ -58,7 +58,8 @@ pub struct Guard {
 #[derive(Clone, Copy, Debug)]
 pub struct Fragment;
 
-/// Put into a request's extensions by the server if it came through a tunnel that the guard admitted.
+/// Put into a request's extensions by the server if it came through a tunnel that the guard
+/// admitted.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnelled;
 
@@ -78,18 +79,26 @@ impl Guard {
     pub fn data(settings: &Settings, own: SocketAddr, api: &Origin) -> Self {
         Self {
             hosts: Hosts::new(settings, own, Some(api)),
-            pages: Pages { listed: settings.allow_origins.clone(), own: Vec::new(), takes_navigations: false },
+            pages: Pages {
+                listed: settings.allow_origins.clone(),
+                own: Vec::new(),
+                takes_navigations: false,
+            },
             local_key: settings.local_key.clone(),
             read_only: settings.read_only,
             allow_disconnect: settings.allow_disconnect,
         }
     }
 
-    /// The guard of the admin listener that is bound to `own`: its own pages may call it, nobody else's.
+    /// The guard of the admin listener that is bound to `own`: its own pages may call it, nobody
+    /// else's.
     pub fn admin(settings: &Settings, own: SocketAddr) -> Self {
         let hosts = Hosts::new(settings, own, None);
         // Behind a reverse proxy the page is https; the Host check is the same either way.
-        let own = hosts.own().flat_map(|host| [format!("http://{host}"), format!("https://{host}")]).collect();
+        let own = hosts
+            .own()
+            .flat_map(|host| [format!("http://{host}"), format!("https://{host}")])
+            .collect();
         Self {
             hosts,
             pages: Pages { listed: Vec::new(), own, takes_navigations: true },
@@ -109,7 +118,11 @@ impl Guard {
     /// # Errors
     /// The refusal, which ends the connection.
     pub fn check(&self, parts: &Parts) -> Result<Admitted, Problem> {
-        let judgement = if parts.method == Method::CONNECT { self.judge_tunnel(parts) } else { self.judge(parts) };
+        let judgement = if parts.method == Method::CONNECT {
+            self.judge_tunnel(parts)
+        } else {
+            self.judge(parts)
+        };
         judgement.map_err(Problem::closing)
     }
 
@@ -130,9 +143,10 @@ impl Guard {
         Ok(Admitted { origin, preflight, tunnel: false })
     }
 
-    /// Some HTTP clients ask their proxy for a tunnel even to plain HTTP servers (Node's). One to the API is granted and
-    /// ends here: each request in it is judged like any other, local key included. No browser lets a page send CONNECT;
-    /// what one sends for a page's websocket is refused inside.
+    /// Some HTTP clients ask their proxy for a tunnel even to plain HTTP servers (Node's). One to
+    /// the API is granted and ends here: each request in it is judged like any other, local key
+    /// included. No browser lets a page send CONNECT; what one sends for a page's websocket is
+    /// refused inside.
     fn judge_tunnel(&self, parts: &Parts) -> Result<Admitted, Problem> {
         let authority = parts.uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         if !self.hosts.is_tunnel(authority) || parts.extensions.get::<Tunnelled>().is_some() {
@@ -140,7 +154,9 @@ impl Guard {
         }
         target::check_framing(parts)?;
         let length = single(&parts.headers, &CONTENT_LENGTH)?;
-        if length.is_some_and(|length| length != "0") || parts.headers.contains_key(TRANSFER_ENCODING) {
+        if length.is_some_and(|length| length != "0")
+            || parts.headers.contains_key(TRANSFER_ENCODING)
+        {
             return Err(bad("a CONNECT request has no body"));
         }
         self.hosts.check_api(authority, host::host(parts)?)?;
@@ -155,7 +171,9 @@ impl Guard {
         let detail = "CONNECT would tunnel past the proxy, which then could add no credential";
         let direct = format!("Call {}/v1/... directly", self.hosts.address);
         let fix = match self.hosts.api() {
-            Some(api) => format!("{direct}, or use http://{api}/... with this proxy, not https://."),
+            Some(api) => {
+                format!("{direct}, or use http://{api}/... with this proxy, not https://.")
+            }
             None => format!("{direct}."),
         };
         Problem::new(Code::MethodNotAllowed, detail, fix)
@@ -174,7 +192,11 @@ impl Guard {
         }
         // The file's name is not told: callers from other machines may read this.
         let fix = "Send what stands in the file of guard.local_key_file: -H \"Pleo-Proxy-Key: $(cat LOCAL_KEY_FILE)\".";
-        Err(Problem::new(Code::LocalKeyRequired, "the header Pleo-Proxy-Key is missing or wrong", fix))
+        Err(Problem::new(
+            Code::LocalKeyRequired,
+            "the header Pleo-Proxy-Key is missing or wrong",
+            fix,
+        ))
     }
 
     /// Judges what would be forwarded: the very bytes of the path.
@@ -188,8 +210,7 @@ impl Guard {
             return Err(Problem::new(Code::ProtectedOperation, detail, fix).closing());
         }
         if self.read_only && !operation::is_read(method, path) {
-            let detail =
-                "guard.read_only forwards only operations that change nothing: GET, HEAD, and searches by POST";
+            let detail = "guard.read_only forwards only operations that change nothing: GET, HEAD, and searches by POST";
             let fix = "Set guard.read_only = false to allow writes.";
             return Err(Problem::new(Code::ReadOnly, detail, fix).closing());
         }
@@ -197,7 +218,10 @@ impl Guard {
     }
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Problem> {
+fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, Problem> {
     let mut values = headers.get_all(name).iter();
     let value = values.next();
     match values.next() {
@@ -212,7 +236,12 @@ fn bad(detail: impl Into<String>) -> Problem {
 
 /// A list of the configuration with one more entry, as it is written there.
 fn list(known: &[String], more: &str) -> String {
-    let all: Vec<_> = known.iter().map(String::as_str).chain([more]).map(|entry| format!("\"{entry}\"")).collect();
+    let all: Vec<_> = known
+        .iter()
+        .map(String::as_str)
+        .chain([more])
+        .map(|entry| format!("\"{entry}\""))
+        .collect();
     format!("[{}]", all.join(", "))
 }
 
@@ -228,7 +257,11 @@ mod tests {
     }
 
     fn bound(settings: &Settings, own: &str) -> Guard {
-        Guard::data(settings, own.parse().unwrap(), &Origin::parse("https://external.pleo.io").unwrap())
+        Guard::data(
+            settings,
+            own.parse().unwrap(),
+            &Origin::parse("https://external.pleo.io").unwrap(),
+        )
     }
 
     fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
@@ -239,7 +272,12 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn judge(settings: &Settings, method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Admitted, Code> {
+    fn judge(
+        settings: &Settings,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Admitted, Code> {
         let mut all = vec![("host", "127.0.0.1:8088")];
         if headers.iter().any(|(name, _)| *name == "host") {
             all.clear();
@@ -259,8 +297,13 @@ mod tests {
         }
         assert!(default("GET", "/v1/x", &[("sec-fetch-mode", "cors")]).is_ok(), "node's fetch");
         assert!(default("POST", "/v1/accounting-entries:search?a=1&a=2", &[]).is_ok());
-        assert!(default("GET", "/v1/x", &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]).is_ok());
-        assert!(default("GET", "http://external.pleo.io/v1/x", &[("host", "external.pleo.io")]).is_ok());
+        assert!(
+            default("GET", "/v1/x", &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")])
+                .is_ok()
+        );
+        assert!(
+            default("GET", "http://external.pleo.io/v1/x", &[("host", "external.pleo.io")]).is_ok()
+        );
     }
 
     #[test]
@@ -298,13 +341,18 @@ mod tests {
         for host in ["localhost/:8088", "localhost :8088"] {
             assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::BadRequest), "{host}");
         }
-        let extra = Settings { allow_hosts: vec!["proxy.internal:80".into()], ..Settings::default() };
+        let extra =
+            Settings { allow_hosts: vec!["proxy.internal:80".into()], ..Settings::default() };
         for host in ["proxy.internal:80", "proxy.internal"] {
             assert!(judge(&extra, "GET", "/", &[("host", host)]).is_ok(), "{host}");
         }
-        assert_eq!(judge(&extra, "GET", "/", &[("host", "proxy.internal:443")]), Err(Code::ForbiddenHost));
+        assert_eq!(
+            judge(&extra, "GET", "/", &[("host", "proxy.internal:443")]),
+            Err(Code::ForbiddenHost)
+        );
         for port in [80, 443] {
-            let guard = Guard::admin(&Settings::default(), SocketAddr::from(([127, 0, 0, 1], port)));
+            let guard =
+                Guard::admin(&Settings::default(), SocketAddr::from(([127, 0, 0, 1], port)));
             assert!(guard.check(&parts("GET", "/", &[("host", "localhost")])).is_ok(), "{port}");
         }
     }
@@ -312,7 +360,9 @@ mod tests {
     #[test]
     fn a_refusal_shows_a_host_cut_and_without_what_could_break_a_line() {
         let host = format!("a\tb.{}", "x".repeat(200));
-        let Err(problem) = guard(&Settings::default()).check(&parts("GET", "/", &[("host", &host)])) else {
+        let Err(problem) =
+            guard(&Settings::default()).check(&parts("GET", "/", &[("host", &host)]))
+        else {
             panic!("a refusal")
         };
         let shown = format!("{problem:?}");
@@ -328,9 +378,16 @@ mod tests {
             ("http://external.pleo.io./x", "external.pleo.io."),
             ("http://external.pleo.io.evil/x", "external.pleo.io.evil"),
         ] {
-            assert_eq!(default("GET", target, &[("host", host)]), Err(Code::ForbiddenHost), "{target}");
+            assert_eq!(
+                default("GET", target, &[("host", host)]),
+                Err(Code::ForbiddenHost),
+                "{target}"
+            );
         }
-        assert!(default("GET", "http://external.pleo.io:443/x", &[("host", "external.pleo.io:443")]).is_ok());
+        assert!(
+            default("GET", "http://external.pleo.io:443/x", &[("host", "external.pleo.io:443")])
+                .is_ok()
+        );
         for (target, host) in [
             ("http://external.pleo.io/x", "127.0.0.1:8088"),
             ("http://127.0.0.1:8088/x", "external.pleo.io"),
@@ -338,17 +395,28 @@ mod tests {
             ("http://external.pleo.io:80/x", "evil.example"),
             ("http://evil.example/x", "external.pleo.io:80"),
         ] {
-            assert_eq!(default("GET", target, &[("host", host)]), Err(Code::BadRequest), "{target} {host}");
+            assert_eq!(
+                default("GET", target, &[("host", host)]),
+                Err(Code::BadRequest),
+                "{target} {host}"
+            );
         }
         for (target, host) in [
             ("http://u:p@external.pleo.io/x", "external.pleo.io"),
             ("external.pleo.io:443", "external.pleo.io:443"),
             ("ftp://external.pleo.io/x", "external.pleo.io"),
         ] {
-            assert_eq!(default("GET", target, &[("host", host)]), Err(Code::BadRequest), "{target}");
-            let refused = guard(&Settings::default()).check(&parts("GET", target, &[("host", host)]));
+            assert_eq!(
+                default("GET", target, &[("host", host)]),
+                Err(Code::BadRequest),
+                "{target}"
+            );
+            let refused =
+                guard(&Settings::default()).check(&parts("GET", target, &[("host", host)]));
             assert!(
-                refused.is_err_and(|problem| format!("{problem:?}").contains("an absolute URL of the API")),
+                refused.is_err_and(
+                    |problem| format!("{problem:?}").contains("an absolute URL of the API")
+                ),
                 "{target}"
             );
         }
@@ -356,15 +424,22 @@ mod tests {
 
     #[test]
     fn target_and_host_may_spell_the_api_differently() {
-        let spellings = ["external.pleo.io", "external.pleo.io:80", "external.pleo.io:443", "External.Pleo.IO"];
-        for (target, host) in spellings.iter().flat_map(|target| spellings.map(|host| (target, host))) {
+        let spellings =
+            ["external.pleo.io", "external.pleo.io:80", "external.pleo.io:443", "External.Pleo.IO"];
+        for (target, host) in
+            spellings.iter().flat_map(|target| spellings.map(|host| (target, host)))
+        {
             for scheme in ["http", "HTTP", "https"] {
                 let target = format!("{scheme}://{target}/v1/x");
                 assert!(default("GET", &target, &[("host", host)]).is_ok(), "{target} {host}");
             }
         }
         for host in spellings {
-            assert_eq!(default("GET", "/", &[("host", host)]), Err(Code::ForbiddenHost), "{host} without a target");
+            assert_eq!(
+                default("GET", "/", &[("host", host)]),
+                Err(Code::ForbiddenHost),
+                "{host} without a target"
+            );
         }
     }
 
@@ -377,16 +452,28 @@ mod tests {
             ("[::ffff:127.0.0.3]:8088", &["127.0.0.3:8088"]),
             ("0.0.0.0:8088", &["127.0.0.1:8088"]),
         ] {
-            for listener in [bound(&Settings::default(), own), Guard::admin(&Settings::default(), own.parse().unwrap())]
-            {
+            for listener in [
+                bound(&Settings::default(), own),
+                Guard::admin(&Settings::default(), own.parse().unwrap()),
+            ] {
                 for host in hosts {
-                    assert!(listener.check(&parts("GET", "/", &[("host", host)])).is_ok(), "{own} {host}");
+                    assert!(
+                        listener.check(&parts("GET", "/", &[("host", host)])).is_ok(),
+                        "{own} {host}"
+                    );
                 }
-                for host in
-                    ["192.168.1.6:8088", "192.168.1.5:8089", "0.0.0.0:8088", "[::]:8088", "[::ffff:7f00:3]:8088"]
-                {
+                for host in [
+                    "192.168.1.6:8088",
+                    "192.168.1.5:8089",
+                    "0.0.0.0:8088",
+                    "[::]:8088",
+                    "[::ffff:7f00:3]:8088",
+                ] {
                     let refused = listener.check(&parts("GET", "/", &[("host", host)]));
-                    assert!(refused.is_err_and(|problem| problem.code == Code::ForbiddenHost), "{own} {host}");
+                    assert!(
+                        refused.is_err_and(|problem| problem.code == Code::ForbiddenHost),
+                        "{own} {host}"
+                    );
                 }
             }
         }
@@ -406,7 +493,11 @@ mod tests {
     #[test]
     fn what_a_refusal_says_to_set_lets_the_request_in() {
         let allow_hosts = vec!["other.internal:9".to_owned()];
-        let settings = Settings { allow_hosts, allow_origins: vec!["http://one.test".into()], ..Settings::default() };
+        let settings = Settings {
+            allow_hosts,
+            allow_origins: vec!["http://one.test".into()],
+            ..Settings::default()
+        };
         for (host, listed) in [
             ("proxy.internal:8088", "[\"other.internal:9\", \"proxy.internal:8088\"]"),
             ("Proxy.Internal", "[\"other.internal:9\", \"proxy.internal:80\"]"),
@@ -419,7 +510,14 @@ mod tests {
             let mended = Settings { allow_hosts: vec![last], ..Settings::default() };
             assert!(judge(&mended, "GET", "/", &[("host", host)]).is_ok(), "{host}");
         }
-        for host in ["0.0.0.0:8088", "[::ffff:7f00:1]:8088", "a*b:8088", "rebind\".test:1", "x:0", "x:70000"] {
+        for host in [
+            "0.0.0.0:8088",
+            "[::ffff:7f00:1]:8088",
+            "a*b:8088",
+            "rebind\".test:1",
+            "x:0",
+            "x:70000",
+        ] {
             let fix = fix(&settings, "GET", "/", &[("host", host)]);
             assert_eq!(fix, "Call http://127.0.0.1:8088.", "{host}");
         }
@@ -430,28 +528,54 @@ mod tests {
         let mended = Settings { allow_origins: vec![page.1.into()], ..Settings::default() };
         assert!(judge(&mended, "POST", "/", &[page]).is_ok());
         for origin in ["null", "http://a*b", "http://\"x"] {
-            assert!(!fix(&settings, "POST", "/", &[("origin", origin)]).contains("allow_origins"), "{origin}");
+            assert!(
+                !fix(&settings, "POST", "/", &[("origin", origin)]).contains("allow_origins"),
+                "{origin}"
+            );
         }
         let elsewhere = fix(&settings, "GET", "http://evil.example/x", &[("host", "evil.example")]);
-        assert!(elsewhere.contains("http://external.pleo.io") && elsewhere.contains("NO_PROXY"), "{elsewhere}");
+        assert!(
+            elsewhere.contains("http://external.pleo.io") && elsewhere.contains("NO_PROXY"),
+            "{elsewhere}"
+        );
     }
 
     #[test]
     fn a_read_that_a_listed_pages_own_server_passes_on_is_let_in() {
         let allow_hosts = vec!["localhost:5173".to_owned(), "localhost:5174".to_owned()];
-        let settings =
-            Settings { allow_origins: vec!["http://localhost:5173".into()], allow_hosts, ..Settings::default() };
+        let settings = Settings {
+            allow_origins: vec!["http://localhost:5173".into()],
+            allow_hosts,
+            ..Settings::default()
+        };
         let same_origin = ("sec-fetch-site", "same-origin");
         let referer = ("referer", "http://localhost:5173/reports?x");
         let (host, page) = (("host", "localhost:5173"), ("origin", "http://localhost:5173"));
-        for headers in [&[same_origin, referer][..], &[same_origin, host], &[same_origin, host, referer]] {
-            assert_eq!(judge(&settings, "GET", "/v1/x", headers), Ok(Admitted::default()), "{headers:?}");
+        for headers in
+            [&[same_origin, referer][..], &[same_origin, host], &[same_origin, host, referer]]
+        {
+            assert_eq!(
+                judge(&settings, "GET", "/v1/x", headers),
+                Ok(Admitted::default()),
+                "{headers:?}"
+            );
             assert!(judge(&settings, "HEAD", "/v1/x", headers).is_ok(), "{headers:?}");
-            assert_eq!(judge(&settings, "POST", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+            assert_eq!(
+                judge(&settings, "POST", "/v1/x", headers),
+                Err(Code::ForbiddenOrigin),
+                "{headers:?}"
+            );
             let none_listed = Settings { allow_origins: Vec::new(), ..settings.clone() };
-            assert_eq!(judge(&none_listed, "GET", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+            assert_eq!(
+                judge(&none_listed, "GET", "/v1/x", headers),
+                Err(Code::ForbiddenOrigin),
+                "{headers:?}"
+            );
         }
-        assert!(judge(&settings, "POST", "/v1/x", &[same_origin, host, page]).is_ok(), "a write names its page");
+        assert!(
+            judge(&settings, "POST", "/v1/x", &[same_origin, host, page]).is_ok(),
+            "a write names its page"
+        );
         for referer in [
             "http://localhost:5173",
             "http://localhost:5174/",
@@ -465,7 +589,11 @@ mod tests {
         ] {
             for host in [("host", "127.0.0.1:8088"), host] {
                 let read = [same_origin, host, ("referer", referer)];
-                assert_eq!(judge(&settings, "GET", "/v1/x", &read), Err(Code::ForbiddenOrigin), "{referer}");
+                assert_eq!(
+                    judge(&settings, "GET", "/v1/x", &read),
+                    Err(Code::ForbiddenOrigin),
+                    "{referer}"
+                );
             }
         }
         for headers in [
@@ -476,24 +604,41 @@ mod tests {
             &[("sec-fetch-site", "cross-site"), referer, host],
             &[same_origin, referer, ("origin", "http://evil.test")],
         ] {
-            assert_eq!(judge(&settings, "GET", "/v1/x", headers), Err(Code::ForbiddenOrigin), "{headers:?}");
+            assert_eq!(
+                judge(&settings, "GET", "/v1/x", headers),
+                Err(Code::ForbiddenOrigin),
+                "{headers:?}"
+            );
         }
         let unlisted = fix(&Settings::default(), "GET", "/v1/x", &[same_origin, referer]);
-        assert!(unlisted.contains("guard.allow_origins = [\"http://localhost:5173\"]"), "{unlisted}");
+        assert!(
+            unlisted.contains("guard.allow_origins = [\"http://localhost:5173\"]"),
+            "{unlisted}"
+        );
     }
 
     #[test]
     fn apps_are_matched_exactly_like_pages() {
         let origins = ["tauri://localhost", "chrome-extension://aaaabbbb", "app://obsidian.md"];
-        let settings = Settings { allow_origins: origins.map(str::to_owned).into(), ..Settings::default() };
+        let settings =
+            Settings { allow_origins: origins.map(str::to_owned).into(), ..Settings::default() };
         for origin in origins {
             let app = [("origin", origin), ("sec-fetch-site", "cross-site")];
             assert_eq!(judge(&settings, "POST", "/v1/x", &app).unwrap().origin.unwrap(), origin);
         }
-        for origin in ["tauri://localhost2", "tauri://", "chrome-extension://aaaabbbc", "app://obsidian.md/", "tauri:"]
-        {
+        for origin in [
+            "tauri://localhost2",
+            "tauri://",
+            "chrome-extension://aaaabbbc",
+            "app://obsidian.md/",
+            "tauri:",
+        ] {
             let app = [("origin", origin)];
-            assert_eq!(judge(&settings, "POST", "/v1/x", &app), Err(Code::ForbiddenOrigin), "{origin}");
+            assert_eq!(
+                judge(&settings, "POST", "/v1/x", &app),
+                Err(Code::ForbiddenOrigin),
+                "{origin}"
+            );
         }
     }
 
@@ -505,10 +650,18 @@ mod tests {
                 assert_eq!(admitted, Admitted { tunnel: true, ..Admitted::default() });
             }
         }
-        for target in
-            ["external.pleo.io:443", "external.pleo.io:8080", "evil.example:80", "127.0.0.1:8088", "localhost:80"]
-        {
-            assert_eq!(default("CONNECT", target, &[("host", target)]), Err(Code::MethodNotAllowed), "{target}");
+        for target in [
+            "external.pleo.io:443",
+            "external.pleo.io:8080",
+            "evil.example:80",
+            "127.0.0.1:8088",
+            "localhost:80",
+        ] {
+            assert_eq!(
+                default("CONNECT", target, &[("host", target)]),
+                Err(Code::MethodNotAllowed),
+                "{target}"
+            );
         }
         let api = ("host", "external.pleo.io:80");
         for (more, code) in [
@@ -520,22 +673,35 @@ mod tests {
             (("transfer-encoding", "chunked"), Code::BadRequest),
             (("sec-websocket-key", "a"), Code::BadRequest),
         ] {
-            let headers: Vec<_> = [api].into_iter().filter(|(name, _)| *name != more.0).chain([more]).collect();
+            let headers: Vec<_> =
+                [api].into_iter().filter(|(name, _)| *name != more.0).chain([more]).collect();
             assert_eq!(default("CONNECT", "external.pleo.io:80", &headers), Err(code), "{more:?}");
         }
-        let listed = Settings { allow_origins: vec!["http://one.test".into()], ..Settings::default() };
+        let listed =
+            Settings { allow_origins: vec!["http://one.test".into()], ..Settings::default() };
         let page = [api, ("origin", "http://one.test")];
-        assert_eq!(judge(&listed, "CONNECT", "external.pleo.io:80", &page), Err(Code::ForbiddenOrigin));
         assert_eq!(
-            Guard::data(&listed, "127.0.0.1:1".parse().unwrap(), &Origin::parse("http://127.0.0.1:9").unwrap())
-                .check(&parts("CONNECT", "127.0.0.1:9", &[("host", "127.0.0.1:9")]))
-                .map(|admitted| admitted.tunnel)
-                .map_err(|problem| problem.code),
+            judge(&listed, "CONNECT", "external.pleo.io:80", &page),
+            Err(Code::ForbiddenOrigin)
+        );
+        assert_eq!(
+            Guard::data(
+                &listed,
+                "127.0.0.1:1".parse().unwrap(),
+                &Origin::parse("http://127.0.0.1:9").unwrap()
+            )
+            .check(&parts("CONNECT", "127.0.0.1:9", &[("host", "127.0.0.1:9")]))
+            .map(|admitted| admitted.tunnel)
+            .map_err(|problem| problem.code),
             Ok(true),
             "the API's own port, where it speaks no TLS"
         );
         let admin = Guard::admin(&Settings::default(), "127.0.0.1:8089".parse().unwrap());
-        assert!(admin.check(&parts("CONNECT", "127.0.0.1:8089", &[("host", "127.0.0.1:8089")])).is_err());
+        assert!(
+            admin
+                .check(&parts("CONNECT", "127.0.0.1:8089", &[("host", "127.0.0.1:8089")]))
+                .is_err()
+        );
     }
 
     #[test]
@@ -549,40 +715,78 @@ mod tests {
         let key = ("pleo-proxy-key", "k3y");
         for host in ["external.pleo.io", "external.pleo.io:80", "127.0.0.1:8088"] {
             assert_eq!(inside("GET", "/v1/x", &[("host", host), key]), Ok(()), "{host}");
-            assert_eq!(inside("GET", "/v1/x", &[("host", host)]), Err(Code::LocalKeyRequired), "{host}");
+            assert_eq!(
+                inside("GET", "/v1/x", &[("host", host)]),
+                Err(Code::LocalKeyRequired),
+                "{host}"
+            );
             let page = [("host", host), key, ("origin", "http://evil.test")];
             assert_eq!(inside("GET", "/v1/x", &page), Err(Code::ForbiddenOrigin), "{host}");
         }
-        assert_eq!(inside("GET", "/v1/x", &[("host", "evil.example"), key]), Err(Code::ForbiddenHost));
-        let again = inside("CONNECT", "external.pleo.io:80", &[("host", "external.pleo.io:80"), key]);
+        assert_eq!(
+            inside("GET", "/v1/x", &[("host", "evil.example"), key]),
+            Err(Code::ForbiddenHost)
+        );
+        let again =
+            inside("CONNECT", "external.pleo.io:80", &[("host", "external.pleo.io:80"), key]);
         assert_eq!(again, Err(Code::MethodNotAllowed));
     }
 
     #[test]
     fn pages_are_refused() {
         let extensions = ["chrome-extension://aaaabbbb", "moz-extension://aaaabbbb"];
-        for origin in ["http://evil.test", "null", "http://localhost:3000"].into_iter().chain(extensions) {
-            assert_eq!(default("POST", "/v1/x", &[("origin", origin)]), Err(Code::ForbiddenOrigin), "{origin}");
+        for origin in
+            ["http://evil.test", "null", "http://localhost:3000"].into_iter().chain(extensions)
+        {
+            assert_eq!(
+                default("POST", "/v1/x", &[("origin", origin)]),
+                Err(Code::ForbiddenOrigin),
+                "{origin}"
+            );
         }
         for site in ["cross-site", "same-site", "same-origin", "odd"] {
-            assert_eq!(default("GET", "/", &[("sec-fetch-site", site)]), Err(Code::ForbiddenOrigin), "{site}");
+            assert_eq!(
+                default("GET", "/", &[("sec-fetch-site", site)]),
+                Err(Code::ForbiddenOrigin),
+                "{site}"
+            );
         }
         assert_eq!(default("POST", "/", &[("sec-fetch-site", "none")]), Err(Code::ForbiddenOrigin));
-        assert_eq!(default("GET", "/", &[("service-worker", "script")]), Err(Code::ForbiddenOrigin));
-        assert_eq!(default("OPTIONS", "/", &[("origin", "http://evil.test")]), Err(Code::ForbiddenOrigin));
+        assert_eq!(
+            default("GET", "/", &[("service-worker", "script")]),
+            Err(Code::ForbiddenOrigin)
+        );
+        assert_eq!(
+            default("OPTIONS", "/", &[("origin", "http://evil.test")]),
+            Err(Code::ForbiddenOrigin)
+        );
     }
 
     #[test]
     fn an_allow_listed_page_is_matched_exactly() {
-        let settings = Settings { allow_origins: vec!["http://localhost:3000".into()], ..Settings::default() };
+        let settings =
+            Settings { allow_origins: vec!["http://localhost:3000".into()], ..Settings::default() };
         let same_site = ("sec-fetch-site", "same-site");
-        let admitted = judge(&settings, "GET", "/", &[("origin", "http://localhost:3000"), same_site]).unwrap();
+        let admitted =
+            judge(&settings, "GET", "/", &[("origin", "http://localhost:3000"), same_site])
+                .unwrap();
         assert_eq!(admitted.origin.unwrap(), "http://localhost:3000");
-        let asks = [("origin", "http://localhost:3000"), ("access-control-request-method", "DELETE")];
+        let asks =
+            [("origin", "http://localhost:3000"), ("access-control-request-method", "DELETE")];
         assert!(judge(&settings, "OPTIONS", "/", &asks).unwrap().preflight);
-        assert!(!judge(&settings, "GET", "/", &asks).unwrap().preflight, "another method asks for nothing");
-        assert!(!judge(&settings, "OPTIONS", "/", &asks[..1]).unwrap().preflight, "it names no method");
-        assert_eq!(judge(&settings, "OPTIONS", "/", &asks[1..]), Ok(Admitted::default()), "no page asks");
+        assert!(
+            !judge(&settings, "GET", "/", &asks).unwrap().preflight,
+            "another method asks for nothing"
+        );
+        assert!(
+            !judge(&settings, "OPTIONS", "/", &asks[..1]).unwrap().preflight,
+            "it names no method"
+        );
+        assert_eq!(
+            judge(&settings, "OPTIONS", "/", &asks[1..]),
+            Ok(Admitted::default()),
+            "no page asks"
+        );
         for origin in [
             "http://localhost:30001",
             "http://localhost:3000.evil.test",
@@ -590,7 +794,11 @@ mod tests {
             "http://localhost:3000/",
             "HTTP://LOCALHOST:3000",
         ] {
-            assert_eq!(judge(&settings, "GET", "/", &[("origin", origin)]), Err(Code::ForbiddenOrigin), "{origin}");
+            assert_eq!(
+                judge(&settings, "GET", "/", &[("origin", origin)]),
+                Err(Code::ForbiddenOrigin),
+                "{origin}"
+            );
         }
         assert_eq!(judge(&settings, "GET", "/", &[same_site]), Err(Code::ForbiddenOrigin));
         let twice = [("origin", "http://localhost:3000"); 2];
@@ -607,7 +815,11 @@ mod tests {
         };
         assert!(judge("POST", "/api/session", &[("origin", "http://127.0.0.1:8089")]).is_ok());
         assert!(judge("GET", "/api/status", &[("sec-fetch-site", "same-origin")]).is_ok());
-        let cross = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        let cross = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
         for target in ["/", "/connect?account=a", "/callback?code=a&state=b"] {
             assert!(judge("GET", target, &cross).is_ok(), "{target}");
             assert_eq!(judge("POST", target, &cross), Err(Code::ForbiddenOrigin), "{target}");
@@ -620,18 +832,35 @@ mod tests {
         assert_eq!(judge("GET", "/connect", &image), Err(Code::ForbiddenOrigin));
         let prefetch = [("sec-fetch-site", "cross-site"), ("sec-purpose", "prefetch")];
         assert_eq!(judge("GET", "/callback", &prefetch), Err(Code::ForbiddenOrigin));
-        assert_eq!(judge("POST", "/api/shutdown", &[("origin", "http://127.0.0.1:8088")]), Err(Code::ForbiddenOrigin));
+        assert_eq!(
+            judge("POST", "/api/shutdown", &[("origin", "http://127.0.0.1:8088")]),
+            Err(Code::ForbiddenOrigin)
+        );
     }
 
     #[test]
     fn targets_are_plain_paths() {
-        for target in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/.%2E/admin", "/.", "/v1/%2e", "/v1/..\\admin", "/é"] {
+        for target in [
+            "/v1/../admin",
+            "/v1/%2e%2e/admin",
+            "/v1/.%2E/admin",
+            "/.",
+            "/v1/%2e",
+            "/v1/..\\admin",
+            "/é",
+        ] {
             assert_eq!(default("GET", target, &[]), Err(Code::BadRequest), "{target}");
         }
         let mut cut = parts("GET", "/v1/x", &[("host", "localhost:8088")]);
         cut.extensions.insert(Fragment);
-        assert!(guard(&Settings::default()).check(&cut).is_err_and(|problem| problem.code == Code::BadRequest));
-        for target in ["/v1/..%2fadmin", "/v1/%252e%252e/", "//evil.example/x", "/v1/a.b/..c/...", "/%00"] {
+        assert!(
+            guard(&Settings::default())
+                .check(&cut)
+                .is_err_and(|problem| problem.code == Code::BadRequest)
+        );
+        for target in
+            ["/v1/..%2fadmin", "/v1/%252e%252e/", "//evil.example/x", "/v1/a.b/..c/...", "/%00"]
+        {
             assert!(default("GET", target, &[]).is_ok(), "{target}");
         }
         assert_eq!(default("GET", "/v1/x?access_token=z", &[]), Err(Code::BadRequest));
@@ -647,20 +876,38 @@ mod tests {
         }
         let tunnel = guard(&Settings::default()).check(&parts("CONNECT", "evil.example:443", &[]));
         let fix = tunnel.unwrap_err().fix().to_owned();
-        assert!(fix.contains("Call http://127.0.0.1:8088/v1/") && fix.contains("http://external.pleo.io/"), "{fix}");
+        assert!(
+            fix.contains("Call http://127.0.0.1:8088/v1/")
+                && fix.contains("http://external.pleo.io/"),
+            "{fix}"
+        );
         assert_eq!(default("OPTIONS", "*", &[]), Err(Code::MethodNotAllowed));
-        for coding in ["gzip, chunked", "identity", "xchunked", "chunked, chunked", "chunked, identity"] {
-            assert_eq!(default("POST", "/", &[("transfer-encoding", coding)]), Err(Code::BadRequest), "{coding}");
+        for coding in
+            ["gzip, chunked", "identity", "xchunked", "chunked, chunked", "chunked, identity"]
+        {
+            assert_eq!(
+                default("POST", "/", &[("transfer-encoding", coding)]),
+                Err(Code::BadRequest),
+                "{coding}"
+            );
         }
         let lines = [("transfer-encoding", "chunked"), ("transfer-encoding", "identity")];
         assert_eq!(default("POST", "/", &lines), Err(Code::BadRequest));
-        let mut old = parts("POST", "/", &[("host", "localhost:8088"), ("transfer-encoding", "chunked")]);
+        let mut old =
+            parts("POST", "/", &[("host", "localhost:8088"), ("transfer-encoding", "chunked")]);
         assert!(guard(&Settings::default()).check(&old).is_ok());
         old.version = http::Version::HTTP_10;
-        assert!(guard(&Settings::default()).check(&old).is_err_and(|problem| problem.code == Code::BadRequest));
+        assert!(
+            guard(&Settings::default())
+                .check(&old)
+                .is_err_and(|problem| problem.code == Code::BadRequest)
+        );
         let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
         assert_eq!(default("POST", "/", &both), Err(Code::BadRequest));
-        assert!(default("POST", "/", &[("transfer-encoding", "Chunked"), ("expect", "100-Continue")]).is_ok());
+        assert!(
+            default("POST", "/", &[("transfer-encoding", "Chunked"), ("expect", "100-Continue")])
+                .is_ok()
+        );
         assert_eq!(default("POST", "/", &[("expect", "200-ok")]), Err(Code::ExpectationFailed));
         assert_eq!(default("GET", "/", &[("upgrade", "websocket")]), Err(Code::BadRequest));
         assert!(default("GET", "/", &[("upgrade", "h2c")]).is_ok());
@@ -672,7 +919,10 @@ mod tests {
     fn a_local_key_is_required_once_it_is_set() {
         let settings = Settings { local_key: Some(LocalKey::new("k3y")), ..Settings::default() };
         assert_eq!(judge(&settings, "GET", "/", &[]), Err(Code::LocalKeyRequired));
-        assert_eq!(judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3")]), Err(Code::LocalKeyRequired));
+        assert_eq!(
+            judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3")]),
+            Err(Code::LocalKeyRequired)
+        );
         assert!(judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3y")]).is_ok());
         for relay in [("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1")] {
             let relayed = judge(&settings, "GET", "/", &[("pleo-proxy-key", "k3y"), relay]);
@@ -680,29 +930,48 @@ mod tests {
         }
         let page = Settings { allow_origins: vec!["http://localhost:3000".into()], ..settings };
         let asks = [("origin", "http://localhost:3000"), ("access-control-request-method", "GET")];
-        assert!(judge(&page, "OPTIONS", "/", &asks).is_ok(), "a browser sends no key with a preflight");
-        for (method, headers) in [("OPTIONS", &asks[..1]), ("GET", &asks[..]), ("OPTIONS", &asks[1..])] {
-            assert_eq!(judge(&page, method, "/", headers), Err(Code::LocalKeyRequired), "{method} {headers:?}");
+        assert!(
+            judge(&page, "OPTIONS", "/", &asks).is_ok(),
+            "a browser sends no key with a preflight"
+        );
+        for (method, headers) in
+            [("OPTIONS", &asks[..1]), ("GET", &asks[..]), ("OPTIONS", &asks[1..])]
+        {
+            assert_eq!(
+                judge(&page, method, "/", headers),
+                Err(Code::LocalKeyRequired),
+                "{method} {headers:?}"
+            );
         }
     }
 
     #[test]
     fn read_only_and_disconnect_match_the_bytes_that_are_forwarded() {
         let read_only = guard(&Settings { read_only: true, ..Settings::default() });
-        let code = |guard: &Guard, method, path| guard.check_operation(&method, path).map_err(|problem| problem.code);
+        let code = |guard: &Guard, method, path| {
+            guard.check_operation(&method, path).map_err(|problem| problem.code)
+        };
         assert!(code(&read_only, Method::POST, "/v1/vendors:search").is_ok());
-        assert!(code(&read_only, Method::GET, "/v1/x").is_ok() && code(&read_only, Method::HEAD, "/v1/x").is_ok());
+        assert!(
+            code(&read_only, Method::GET, "/v1/x").is_ok()
+                && code(&read_only, Method::HEAD, "/v1/x").is_ok()
+        );
         assert!(code(&guard(&Settings::default()), Method::POST, "/v1/vendors").is_ok());
         for path in ["/v1/vendors", "/v1/vendors%3Asearch", "/v1/%2e:search", "/v1/x:searched"] {
             assert_eq!(code(&read_only, Method::POST, path), Err(Code::ReadOnly), "{path}");
         }
         assert_eq!(code(&read_only, Method::PUT, "/v1/x"), Err(Code::ReadOnly));
-        for path in ["/v1/vendors;:search", "/v1/vendors/17:archive;:search", "/v2/accounting-entries:enrich"] {
+        for path in [
+            "/v1/vendors;:search",
+            "/v1/vendors/17:archive;:search",
+            "/v2/accounting-entries:enrich",
+        ] {
             assert_eq!(code(&read_only, Method::POST, path), Err(Code::ReadOnly), "{path}");
         }
         assert!(code(&read_only, Method::POST, "/v0/aggregations/tags").is_ok());
         let open = guard(&Settings::default());
-        for path in ["/v1/installations/me", "/v1//installations/%6de", "/v1/installations/me;a=b"] {
+        for path in ["/v1/installations/me", "/v1//installations/%6de", "/v1/installations/me;a=b"]
+        {
             assert_eq!(code(&open, Method::DELETE, path), Err(Code::ProtectedOperation), "{path}");
         }
         assert!(code(&open, Method::GET, "/v1/installations/me").is_ok());

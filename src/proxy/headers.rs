@@ -1,5 +1,6 @@
-//! Header policy, both ways. Towards the API a new map is built of what may pass, and only then the credential goes
-//! in: stripping after inserting would let a caller's `Connection: Authorization` take the token out again.
+//! Header policy, both ways. Towards the API a new map is built of what may pass, and only then the
+//! credential goes in: stripping after inserting would let a caller's `Connection: Authorization`
+//! take the token out again.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -21,7 +22,8 @@ const HOP: [&str; 10] = [
     "http2-settings",
 ];
 
-/// Fields of a request that stay here, beside the hop-by-hop ones and those that begin like [`REQUEST_PREFIXES`].
+/// Fields of a request that stay here, beside the hop-by-hop ones and those that begin like
+/// [`REQUEST_PREFIXES`].
 const REQUEST: [&str; 16] = [
     "host",
     "content-length",
@@ -40,9 +42,11 @@ const REQUEST: [&str; 16] = [
     "pleo-account",
     "pleo-proxy-key",
 ];
-const REQUEST_PREFIXES: [&str; 4] = ["x-forwarded-", "sec-fetch-", "sec-websocket-", "access-control-request-"];
+const REQUEST_PREFIXES: [&str; 4] =
+    ["x-forwarded-", "sec-fetch-", "sec-websocket-", "access-control-request-"];
 
-/// Fields of a response that mean something to a browser at the proxy's own origin, or to the next hop only.
+/// Fields of a response that mean something to a browser at the proxy's own origin, or to the next
+/// hop only.
 const RESPONSE: [&str; 9] = [
     "set-cookie",
     "clear-site-data",
@@ -98,7 +102,9 @@ fn not_for_client(headers: &HeaderMap) -> Vec<HeaderName> {
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let stays = |name: &&HeaderName| {
         let is_false_length = is_chunked && *name == header::CONTENT_LENGTH;
-        is_false_length || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES) || nominated.has(name.as_str())
+        is_false_length
+            || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES)
+            || nominated.has(name.as_str())
     };
     headers.keys().filter(stays).cloned().collect()
 }
@@ -117,7 +123,8 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// A location on the API's origin as the address that the caller used; any other stays as it is.
+    /// A location on the API's origin as the address that the caller used; any other stays as it
+    /// is.
     fn local(&self, location: &HeaderValue) -> Option<HeaderValue> {
         let location = location.to_str().ok()?;
         let rest = match location.strip_prefix('/') {
@@ -136,7 +143,10 @@ impl Exchange<'_> {
     }
 
     fn path_on_api<'l>(&self, location: &'l str) -> Option<&'l str> {
-        let rest = location.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case(self.api.scheme()))?.1;
+        let rest = location
+            .split_once("://")
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(self.api.scheme()))?
+            .1;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let known = [self.api.authority(), self.api.authority_with_port()];
@@ -165,14 +175,16 @@ fn protect(to: &mut HeaderMap, about: &Exchange<'_>) {
     }
 }
 
-/// Lets one page read an answer (Fetch standard, CORS protocol): its exact origin, never with its cookies.
+/// Lets one page read an answer (Fetch standard, CORS protocol): its exact origin, never with its
+/// cookies.
 pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
     to.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     to.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
     to.append(header::VARY, HeaderValue::from_static("Origin"));
 }
 
-/// True for a controlled name, or one that a server might take for it: `_` or `.` in a hyphen's place.
+/// True for a controlled name, or one that a server might take for it: `_` or `.` in a hyphen's
+/// place.
 fn stays(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
     if name.bytes().any(|byte| matches!(byte, b'_' | b'.')) {
         let plain = name.replace(['_', '.'], "-");
@@ -182,7 +194,9 @@ fn stays(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
 }
 
 fn is_controlled(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
-    HOP.contains(&name) || list.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+    HOP.contains(&name)
+        || list.contains(&name)
+        || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The names that `Connection` lines declare to be for this hop only.
@@ -190,11 +204,15 @@ struct Nominated<'a>(Vec<&'a [u8]>);
 
 impl<'a> Nominated<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
-        // Bytes, not text: one beyond ASCII must not save the names beside it. No name has quotes or spaces.
+        // Bytes, not text: one beyond ASCII must not save the names beside it. No name has quotes
+        // or spaces.
         let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
-        let names = lines.flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
+        let names =
+            lines.flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
         // The two usual words nominate nothing that is not dropped anyway.
-        let is_usual = |name: &[u8]| name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close");
+        let is_usual = |name: &[u8]| {
+            name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
+        };
         Self(names.filter(|name| !name.is_empty() && !is_usual(name)).collect())
     }
 
@@ -243,7 +261,10 @@ mod tests {
         let route = Route { account, target: PathAndQuery::from_static("/"), prefixed };
         let api = Origin::parse("https://external.pleo.io").unwrap();
         let request = request(asked);
-        to_client(from.clone(), &Exchange { request: &request, route: &route, api: &api, origin: page })
+        to_client(
+            from.clone(),
+            &Exchange { request: &request, route: &route, api: &api, origin: page },
+        )
     }
 
     #[test]
@@ -293,7 +314,9 @@ mod tests {
 
     #[test]
     fn what_is_shown_runs_nothing() {
-        for (dest, runs_nothing) in [("document", true), ("iframe", true), ("frame", true), ("image", false)] {
+        for (dest, runs_nothing) in
+            [("document", true), ("iframe", true), ("frame", true), ("image", false)]
+        {
             let got = down(&[("content-security-policy", "x")], &[("sec-fetch-dest", dest)], false);
             let policy = if runs_nothing { "sandbox; default-src 'none'" } else { "x" };
             assert_eq!(got["content-security-policy"], policy, "{dest}");
@@ -332,14 +355,26 @@ mod tests {
             ("expect", "100-continue"),
             ("content-length", "003"),
         ]);
-        assert_eq!(sent.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["host", "authorization"]);
+        assert_eq!(
+            sent.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["host", "authorization"]
+        );
     }
 
     #[test]
     fn the_rest_passes_in_order() {
-        let sent = up(&[("accept", "a"), ("x-dup", "1"), ("x-dup", "2"), ("accept-encoding", "gzip"), ("range", "b")]);
+        let sent = up(&[
+            ("accept", "a"),
+            ("x-dup", "1"),
+            ("x-dup", "2"),
+            ("accept-encoding", "gzip"),
+            ("range", "b"),
+        ]);
         assert_eq!(sent.get_all("x-dup").iter().collect::<Vec<_>>(), ["1", "2"]);
-        assert_eq!((&sent["accept-encoding"], &sent["range"]), (&"gzip".parse().unwrap(), &"b".parse().unwrap()));
+        assert_eq!(
+            (&sent["accept-encoding"], &sent["range"]),
+            (&"gzip".parse().unwrap(), &"b".parse().unwrap())
+        );
     }
 
     #[test]
@@ -370,7 +405,12 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["content-security-policy", "content-type", "cross-origin-resource-policy", "x-content-type-options"]
+            [
+                "content-security-policy",
+                "content-type",
+                "cross-origin-resource-policy",
+                "x-content-type-options"
+            ]
         );
     }
 
@@ -390,7 +430,11 @@ mod tests {
             ("//evil/x", true, "//evil/x"),
             ("y", true, "y"),
         ] {
-            assert_eq!(down(&[("location", location)], &[], prefixed)["location"], expected, "{location}");
+            assert_eq!(
+                down(&[("location", location)], &[], prefixed)["location"],
+                expected,
+                "{location}"
+            );
         }
     }
 

@@ -8,7 +8,8 @@ use bytes::Bytes;
 const SMALLEST_BLOCK: usize = 512;
 const LARGEST_BLOCK: usize = 16 * 1024;
 
-/// The copy of a body, in blocks that grow: what it takes of memory is its bytes, in however small pieces they came.
+/// The copy of a body, in blocks that grow: what it takes of memory is its bytes, in however small
+/// pieces they came.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     full: VecDeque<Bytes>,
@@ -20,7 +21,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Memory that is needed for so many bytes more, with `left` known to come behind them; none if that is too much.
+    /// Memory that is needed for so many bytes more, with `left` known to come behind them; none if
+    /// that is too much.
     pub(super) fn more(&self, bytes: usize, limit: usize, left: u64) -> Option<usize> {
         let missing = bytes.saturating_sub(self.last.capacity() - self.last.len());
         if missing == 0 {

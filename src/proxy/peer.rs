@@ -1,9 +1,10 @@
 //! The same-user check: whose program is at the other end of a loopback connection.
 //!
-//! The kernel is asked for the socket with exactly the caller's four-tuple (netlink `SOCK_DIAG`), once a connection. A
-//! closed or dying socket answers with inode 0 and user 0: that is unknown, never root. A kernel that cannot say whose
-//! a connection is (no netlink, no `tcp_diag`, a sandbox around it) is not the same as a caller who is gone: the caller
-//! is refused too, but told why. On systems other than Linux nothing is checked, and the start says so.
+//! The kernel is asked for the socket with exactly the caller's four-tuple (netlink `SOCK_DIAG`),
+//! once a connection. A closed or dying socket answers with inode 0 and user 0: that is unknown,
+//! never root. A kernel that cannot say whose a connection is (no netlink, no `tcp_diag`, a sandbox
+//! around it) is not the same as a caller who is gone: the caller is refused too, but told why. On
+//! systems other than Linux nothing is checked, and the start says so.
 
 use std::fmt;
 use std::io;
@@ -59,9 +60,12 @@ impl FromStr for PeerCheck {
         match text {
             "same-user" => Ok(Self::SameUser),
             "off" => Ok(Self::Off),
-            ids => {
-                ids.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Users).map_err(|_| PeerCheckError)
-            }
+            ids => ids
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map(Self::Users)
+                .map_err(|_| PeerCheckError),
         }
     }
 }
@@ -71,7 +75,9 @@ impl fmt::Display for PeerCheck {
         match self {
             Self::SameUser => f.write_str("same-user"),
             Self::Off => f.write_str("off"),
-            Self::Users(users) => f.write_str(&users.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+            Self::Users(users) => {
+                f.write_str(&users.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+            }
         }
     }
 }
@@ -96,11 +102,13 @@ impl Allowed {
         Self::Users(vec![rustix::process::geteuid().as_raw()])
     }
 
-    /// These users, and the one that this process runs as: its owner can never be locked out, since the commands that
-    /// ask it and end it come over the same check.
+    /// These users, and the one that this process runs as: its owner can never be locked out, since
+    /// the commands that ask it and end it come over the same check.
     pub fn users(listed: &[u32]) -> Self {
         let own = rustix::process::geteuid().as_raw();
-        Self::Users([own].into_iter().chain(listed.iter().copied().filter(|user| *user != own)).collect())
+        Self::Users(
+            [own].into_iter().chain(listed.iter().copied().filter(|user| *user != own)).collect(),
+        )
     }
 
     /// Judges the caller at `peer` who is connected to `local`.
@@ -132,7 +140,8 @@ impl Allowed {
             "Call as the user that runs the proxy, or let user {user} in: guard.peer_check = [{}] (or \"off\").",
             all.join(", ")
         );
-        Problem::new(Code::ForbiddenPeer, format!("this proxy does not serve user {user}"), fix).closing()
+        Problem::new(Code::ForbiddenPeer, format!("this proxy does not serve user {user}"), fix)
+            .closing()
     }
 }
 
@@ -150,8 +159,8 @@ impl Peers {
         Self { allowed, unsaid: Arc::default() }
     }
 
-    /// Asks the kernel about a listener of our own, which it must know, so that a kernel that cannot answer is told at
-    /// the start.
+    /// Asks the kernel about a listener of our own, which it must know, so that a kernel that
+    /// cannot answer is told at the start.
     pub fn probe(&self, listener: SocketAddr) {
         if self.allowed != Allowed::All
             && IS_SUPPORTED
@@ -166,7 +175,9 @@ impl Peers {
         if is_shortage(error) {
             let detail = format!("it cannot be looked up whose connection this is: {error}");
             let fix = "Try again; if it stays, raise the limit of open files.";
-            return Problem::new(Code::Overloaded, detail, fix).retry_after(Duration::from_secs(1)).closing();
+            return Problem::new(Code::Overloaded, detail, fix)
+                .retry_after(Duration::from_secs(1))
+                .closing();
         }
         let detail = format!("the kernel does not say whose connection this is: {error}");
         let is_first = self.unsaid.set(detail.clone()).is_ok();
@@ -192,10 +203,13 @@ fn is_shortage(error: &io::Error) -> bool {
     shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
-/// True if the kernel is sure that nobody holds the socket at `peer` any more: its program closed it, or ended. One that
-/// shut only its sending half is still there. False where the kernel cannot know: off this machine, or off Linux.
+/// True if the kernel is sure that nobody holds the socket at `peer` any more: its program closed
+/// it, or ended. One that shut only its sending half is still there. False where the kernel cannot
+/// know: off this machine, or off Linux.
 pub fn has_left(local: SocketAddr, peer: SocketAddr) -> bool {
-    IS_SUPPORTED && peer.ip().to_canonical().is_loopback() && matches!(diag::owner(peer, local), Ok(None))
+    IS_SUPPORTED
+        && peer.ip().to_canonical().is_loopback()
+        && matches!(diag::owner(peer, local), Ok(None))
 }
 
 #[cfg(target_os = "linux")]
@@ -207,7 +221,8 @@ mod diag {
     use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-    /// `nlmsghdr` (16 bytes) and `inet_diag_req_v2` (56 bytes), linux/netlink.h and linux/inet_diag.h.
+    /// `nlmsghdr` (16 bytes) and `inet_diag_req_v2` (56 bytes), linux/netlink.h and
+    /// linux/inet_diag.h.
     const REQUEST: usize = 72;
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;
@@ -216,7 +231,8 @@ mod diag {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     const TCP_TIME_WAIT: u8 = 6;
-    /// Places in the answer: the header's type, then `inet_diag_msg` or the negative error number behind its 16 bytes.
+    /// Places in the answer: the header's type, then `inet_diag_msg` or the negative error number
+    /// behind its 16 bytes.
     const TYPE: usize = 4;
     const ERROR: usize = 16;
     const STATE: usize = 17;
@@ -239,7 +255,8 @@ mod diag {
         match ask(own, other)? {
             Found::Of(user) => Ok(Some(user)),
             Found::Orphan => Ok(None),
-            // Our own end is known as long as it is open, and if it was reset the listener that it came to.
+            // Our own end is known as long as it is open, and if it was reset the listener that it
+            // came to.
             Found::Nothing => match ask(other, own)? {
                 Found::Nothing => is_known(other).map(|()| None),
                 Found::Of(_) | Found::Orphan => Ok(None),
@@ -254,7 +271,9 @@ mod diag {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         match ask(listener, SocketAddr::new(nobody, 0))? {
-            Found::Nothing => Err(io::Error::other("it knows of no TCP socket (is the module tcp_diag missing?)")),
+            Found::Nothing => {
+                Err(io::Error::other("it knows of no TCP socket (is the module tcp_diag missing?)"))
+            }
             Found::Of(_) | Found::Orphan => Ok(()),
         }
     }
@@ -262,7 +281,8 @@ mod diag {
     fn ask(own: SocketAddr, other: SocketAddr) -> io::Result<Found> {
         let kind = SocketType::DGRAM;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, Some(SOCK_DIAG))?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, Some(SOCK_DIAG))?;
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&socket, &request(own, other), SendFlags::empty(), &kernel)?;
         let mut answer = [0_u8; 512];
@@ -299,11 +319,15 @@ mod diag {
     pub(super) fn read(answer: &[u8]) -> io::Result<Found> {
         let senseless = || io::Error::new(io::ErrorKind::InvalidData, "its answer makes no sense");
         let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
-        let kind = answer.get(TYPE..TYPE + 2).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
+        let kind = answer
+            .get(TYPE..TYPE + 2)
+            .and_then(|kind| kind.try_into().ok())
+            .map(u16::from_ne_bytes);
         match kind.ok_or_else(senseless)? {
             SOCK_DIAG_BY_FAMILY => {
                 let (uid, inode) = word(UID).zip(word(INODE)).ok_or_else(senseless)?;
-                let is_live = answer.get(STATE).is_some_and(|state| *state != TCP_TIME_WAIT) && inode != 0;
+                let is_live =
+                    answer.get(STATE).is_some_and(|state| *state != TCP_TIME_WAIT) && inode != 0;
                 Ok(if is_live { Found::Of(uid) } else { Found::Orphan })
             }
             NLMSG_ERROR => match word(ERROR).map(|error| (error as i32).wrapping_neg()) {
@@ -375,9 +399,15 @@ mod tests {
         let me = rustix::process::geteuid().as_raw();
         let allowed = Allowed::users(&[me + 1]);
         assert_eq!(allowed, Allowed::users(&[me + 1, me]));
-        assert_eq!((allowed.judge_user(Some(me)), allowed.judge_user(Some(me + 1))), (Peer::Welcome, Peer::Welcome));
+        assert_eq!(
+            (allowed.judge_user(Some(me)), allowed.judge_user(Some(me + 1))),
+            (Peer::Welcome, Peer::Welcome)
+        );
         let fix = allowed.refusal(me + 2).fix().to_owned();
-        assert!(fix.contains(&format!("guard.peer_check = [{me}, {}, {}]", me + 1, me + 2)), "{fix}");
+        assert!(
+            fix.contains(&format!("guard.peer_check = [{me}, {}, {}]", me + 1, me + 2)),
+            "{fix}"
+        );
         let fix = Allowed::same_user().refusal(me + 2).fix().to_owned();
         assert!(fix.contains(&format!("guard.peer_check = [{me}, {}]", me + 2)), "{fix}");
     }
@@ -391,11 +421,15 @@ mod tests {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let (client, accepted) = pair_of(&listener);
             let other = SocketAddr::new(client.local_addr().unwrap().ip(), 1);
-            assert_eq!(Allowed::same_user().judge(accepted.local_addr().unwrap(), other).unwrap(), Peer::Unknown);
+            assert_eq!(
+                Allowed::same_user().judge(accepted.local_addr().unwrap(), other).unwrap(),
+                Peer::Unknown
+            );
         }
     }
 
-    /// An answer of the kernel: its type, then an error number or a socket's state, and the owner and inode.
+    /// An answer of the kernel: its type, then an error number or a socket's state, and the owner
+    /// and inode.
     fn answer(kind: u16, error: i32, owner: (u32, u32)) -> Vec<u8> {
         let mut answer = vec![0; 88];
         answer[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -414,8 +448,18 @@ mod tests {
         assert_eq!(diag::read(&answer(2, -2, (7, 1))).unwrap(), diag::Found::Nothing);
         let refused = diag::read(&answer(2, -1, (7, 1))).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-        for senseless in [answer(2, 258, (7, 1)), answer(2, 0, (7, 1)), answer(3, 0, (7, 1)), vec![2; 6], Vec::new()] {
-            assert_eq!(diag::read(&senseless).unwrap_err().kind(), io::ErrorKind::InvalidData, "{senseless:?}");
+        for senseless in [
+            answer(2, 258, (7, 1)),
+            answer(2, 0, (7, 1)),
+            answer(3, 0, (7, 1)),
+            vec![2; 6],
+            Vec::new(),
+        ] {
+            assert_eq!(
+                diag::read(&senseless).unwrap_err().kind(),
+                io::ErrorKind::InvalidData,
+                "{senseless:?}"
+            );
         }
         assert!(diag::read(&answer(20, established, (7, 1))[..86]).is_err());
     }
@@ -465,7 +509,10 @@ mod tests {
         assert!(!left());
         drop(client);
         assert!(left());
-        assert!(!has_left("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()), "another machine's");
+        assert!(
+            !has_left("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()),
+            "another machine's"
+        );
     }
 
     proptest! {

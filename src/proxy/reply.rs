@@ -1,5 +1,5 @@
-//! The answers the proxy makes itself, all in one form: problem+json (RFC 9457) with a code, and never status 401,
-//! which would make a tool start a login of its own.
+//! The answers the proxy makes itself, all in one form: problem+json (RFC 9457) with a code, and
+//! never status 401, which would make a tool start a login of its own.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
+use strum::VariantArray;
 
 use super::body::Answer;
 use crate::store::AccountName;
@@ -18,7 +19,7 @@ pub const ERROR_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-error")
 pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What went wrong; each has its status, title and code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Code {
     /// The request is malformed or ambiguous.
     BadRequest,
@@ -69,33 +70,6 @@ pub enum Code {
 }
 
 impl Code {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 23] = [
-        Self::BadRequest,
-        Self::ForbiddenHost,
-        Self::ForbiddenOrigin,
-        Self::ForbiddenPeer,
-        Self::LocalKeyRequired,
-        Self::ReadOnly,
-        Self::ProtectedOperation,
-        Self::AccountUnknown,
-        Self::AccountRequired,
-        Self::MethodNotAllowed,
-        Self::ExpectationFailed,
-        Self::Misconfigured,
-        Self::UpstreamUnreachable,
-        Self::UpstreamBroken,
-        Self::UpstreamTimeout,
-        Self::LoginRequired,
-        Self::RefreshTimeout,
-        Self::AuthUnreachable,
-        Self::TokenRotated,
-        Self::StoreError,
-        Self::StoreUnwritable,
-        Self::Overloaded,
-        Self::ShuttingDown,
-    ];
-
     /// The code as it is written.
     pub fn word(self) -> &'static str {
         self.row().0
@@ -109,29 +83,65 @@ impl Code {
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
         match self {
-            Self::BadRequest => ("bad_request", S::BAD_REQUEST, "The request cannot be forwarded as it is"),
-            Self::ForbiddenHost => ("forbidden_host", S::FORBIDDEN, "The Host header is not allowed"),
-            Self::ForbiddenOrigin => ("forbidden_origin", S::FORBIDDEN, "Requests of web pages are not allowed"),
+            Self::BadRequest => {
+                ("bad_request", S::BAD_REQUEST, "The request cannot be forwarded as it is")
+            }
+            Self::ForbiddenHost => {
+                ("forbidden_host", S::FORBIDDEN, "The Host header is not allowed")
+            }
+            Self::ForbiddenOrigin => {
+                ("forbidden_origin", S::FORBIDDEN, "Requests of web pages are not allowed")
+            }
             Self::ForbiddenPeer => ("forbidden_peer", S::FORBIDDEN, "This caller is not allowed"),
-            Self::LocalKeyRequired => ("local_key_required", S::FORBIDDEN, "The local key is missing or wrong"),
+            Self::LocalKeyRequired => {
+                ("local_key_required", S::FORBIDDEN, "The local key is missing or wrong")
+            }
             Self::ReadOnly => ("read_only", S::FORBIDDEN, "Only reads are forwarded"),
-            Self::ProtectedOperation => ("protected_operation", S::FORBIDDEN, "This would revoke every token"),
+            Self::ProtectedOperation => {
+                ("protected_operation", S::FORBIDDEN, "This would revoke every token")
+            }
             Self::AccountUnknown => ("account_unknown", S::NOT_FOUND, "There is no such account"),
             Self::AccountRequired => ("account_required", S::CONFLICT, "Say which account"),
-            Self::MethodNotAllowed => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This method is not forwarded"),
-            Self::ExpectationFailed => ("expectation_failed", S::EXPECTATION_FAILED, "Unknown expectation"),
-            Self::Misconfigured => ("misconfigured", S::INTERNAL_SERVER_ERROR, "A setting must change"),
-            Self::UpstreamUnreachable => ("upstream_unreachable", S::BAD_GATEWAY, "Pleo cannot be reached"),
-            Self::UpstreamBroken => ("upstream_broken", S::BAD_GATEWAY, "Pleo's answer broke off or made no sense"),
-            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "Pleo did not answer in time"),
-            Self::LoginRequired => ("login_required", S::SERVICE_UNAVAILABLE, "A login is required"),
-            Self::RefreshTimeout => ("refresh_timeout", S::SERVICE_UNAVAILABLE, "No fresh token in time"),
-            Self::AuthUnreachable => ("auth_unreachable", S::SERVICE_UNAVAILABLE, "No token to be had now"),
-            Self::TokenRotated => ("token_rotated", S::SERVICE_UNAVAILABLE, "The token changed under this request"),
-            Self::StoreError => ("store_error", S::SERVICE_UNAVAILABLE, "The account's record cannot be used"),
-            Self::StoreUnwritable => ("store_unwritable", S::SERVICE_UNAVAILABLE, "The store cannot be written"),
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This method is not forwarded")
+            }
+            Self::ExpectationFailed => {
+                ("expectation_failed", S::EXPECTATION_FAILED, "Unknown expectation")
+            }
+            Self::Misconfigured => {
+                ("misconfigured", S::INTERNAL_SERVER_ERROR, "A setting must change")
+            }
+            Self::UpstreamUnreachable => {
+                ("upstream_unreachable", S::BAD_GATEWAY, "Pleo cannot be reached")
+            }
+            Self::UpstreamBroken => {
+                ("upstream_broken", S::BAD_GATEWAY, "Pleo's answer broke off or made no sense")
+            }
+            Self::UpstreamTimeout => {
+                ("upstream_timeout", S::GATEWAY_TIMEOUT, "Pleo did not answer in time")
+            }
+            Self::LoginRequired => {
+                ("login_required", S::SERVICE_UNAVAILABLE, "A login is required")
+            }
+            Self::RefreshTimeout => {
+                ("refresh_timeout", S::SERVICE_UNAVAILABLE, "No fresh token in time")
+            }
+            Self::AuthUnreachable => {
+                ("auth_unreachable", S::SERVICE_UNAVAILABLE, "No token to be had now")
+            }
+            Self::TokenRotated => {
+                ("token_rotated", S::SERVICE_UNAVAILABLE, "The token changed under this request")
+            }
+            Self::StoreError => {
+                ("store_error", S::SERVICE_UNAVAILABLE, "The account's record cannot be used")
+            }
+            Self::StoreUnwritable => {
+                ("store_unwritable", S::SERVICE_UNAVAILABLE, "The store cannot be written")
+            }
             Self::Overloaded => ("overloaded", S::SERVICE_UNAVAILABLE, "Too many requests at once"),
-            Self::ShuttingDown => ("shutting_down", S::SERVICE_UNAVAILABLE, "The proxy is shutting down"),
+            Self::ShuttingDown => {
+                ("shutting_down", S::SERVICE_UNAVAILABLE, "The proxy is shutting down")
+            }
         }
     }
 }
@@ -163,7 +173,14 @@ struct Body<'a> {
 impl Problem {
     /// What went wrong with this request, and the one thing to do next.
     pub fn new(code: Code, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fix: fix.into(), retry_after: None, close: false, status: None }
+        Self {
+            code,
+            detail: detail.into(),
+            fix: fix.into(),
+            retry_after: None,
+            close: false,
+            status: None,
+        }
     }
 
     /// The one thing to do next.
@@ -176,7 +193,8 @@ impl Problem {
         Self { close: true, ..self }
     }
 
-    /// Answered with a status of its own: there are several for what is no request (RFC 6585 section 5).
+    /// Answered with a status of its own: there are several for what is no request (RFC 6585
+    /// section 5).
     pub fn status(self, status: StatusCode) -> Self {
         Self { status: Some(status), ..self }
     }
@@ -207,7 +225,10 @@ impl Problem {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up: a caller that comes back too early is refused again.
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            );
         }
         if self.code == Code::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static(METHODS));
@@ -239,11 +260,15 @@ impl Problem {
                 Self::new(Code::RefreshTimeout, why, fix).retry_after(second)
             }
             Refusal::Misconfigured(why) => {
-                let fix = format!("Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`.");
+                let fix = format!(
+                    "Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`."
+                );
                 Self::new(Code::Misconfigured, why, fix)
             }
             Refusal::StoreError(why) => {
-                let fix = format!("Mend the file as it says (the proxy notices), or run `pleo-proxy login {account}`.");
+                let fix = format!(
+                    "Mend the file as it says (the proxy notices), or run `pleo-proxy login {account}`."
+                );
                 Self::new(Code::StoreError, why, fix)
             }
             Refusal::StoreUnwritable(why, wait) => {
@@ -265,7 +290,9 @@ mod tests {
 
     #[test]
     fn a_problem_has_its_code_in_body_and_header() {
-        let problem = Problem::new(Code::AuthUnreachable, "d", "f").retry_after(Duration::from_millis(1500)).closing();
+        let problem = Problem::new(Code::AuthUnreachable, "d", "f")
+            .retry_after(Duration::from_millis(1500))
+            .closing();
         let response = problem.into_response();
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["pleo-proxy-error"], "auth_unreachable");

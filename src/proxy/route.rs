@@ -28,7 +28,8 @@ impl Route {
     /// They disagree, or the name is none.
     pub fn of(parts: &Parts) -> Result<Self, Problem> {
         let whole = match parts.uri.path_and_query() {
-            // `http://host?query` has an empty path, which an origin server gets as `/` (RFC 9112 section 3.2.1).
+            // `http://host?query` has an empty path, which an origin server gets as `/` (RFC 9112
+            // section 3.2.1).
             Some(target) if target.as_str().starts_with('?') => rooted(target.as_str())?,
             Some(target) => target.clone(),
             None => PathAndQuery::from_static("/"),
@@ -49,8 +50,9 @@ impl Route {
 /// A target that begins with `/`.
 fn rooted(target: &str) -> Result<PathAndQuery, Problem> {
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    PathAndQuery::try_from(target)
-        .map_err(|_| Problem::new(Code::BadRequest, "the path cannot be read", "Correct the request."))
+    PathAndQuery::try_from(target).map_err(|_| {
+        Problem::new(Code::BadRequest, "the path cannot be read", "Correct the request.")
+    })
 }
 
 /// `/@NAME`, and what follows it.
@@ -72,7 +74,11 @@ fn in_header(headers: &HeaderMap) -> Result<Option<AccountName>, Problem> {
 
 fn parse(name: &str) -> Result<AccountName, Problem> {
     name.parse().map_err(|error: crate::store::AccountNameError| {
-        Problem::new(Code::AccountUnknown, error.to_string(), "`pleo-proxy status` lists the accounts.")
+        Problem::new(
+            Code::AccountUnknown,
+            error.to_string(),
+            "`pleo-proxy status` lists the accounts.",
+        )
     })
 }
 
@@ -96,7 +102,10 @@ mod tests {
     fn header_or_prefix() {
         assert_eq!(route("/v1/x?a=%2F&a=~", &[]), Ok((None, "/v1/x?a=%2F&a=~".into())));
         assert_eq!(route("/v1/x", &["acme"]), Ok((Some("acme".into()), "/v1/x".into())));
-        assert_eq!(route("/@acme/v1/x:search?q=1", &[]), Ok((Some("acme".into()), "/v1/x:search?q=1".into())));
+        assert_eq!(
+            route("/@acme/v1/x:search?q=1", &[]),
+            Ok((Some("acme".into()), "/v1/x:search?q=1".into()))
+        );
         assert_eq!(route("/@acme", &[]), Ok((Some("acme".into()), "/".into())));
         assert_eq!(route("/@acme?x", &["acme"]), Ok((Some("acme".into()), "/?x".into())));
         assert_eq!(route("/@acme//x", &[]), Ok((Some("acme".into()), "//x".into())));

@@ -1,9 +1,11 @@
-//! A request's body as it arrives, and what is left of it when nobody reads it to its end: that goes back to the
-//! connection, which throws it away, so that an early answer is not lost in a reset.
+//! A request's body as it arrives, and what is left of it when nobody reads it to its end: that
+//! goes back to the connection, which throws it away, so that an early answer is not lost in a
+//! reset.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -66,7 +68,7 @@ impl Leftover {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -109,7 +111,10 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if !self.is_begun {
             self.begin();
         }

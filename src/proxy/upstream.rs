@@ -1,5 +1,5 @@
-//! The way to the API: HTTP/1.1 over connections that are dialled here, rest on the shelves of a [`Pool`], and carry one
-//! request after the other.
+//! The way to the API: HTTP/1.1 over connections that are dialled here, rest on the shelves of a
+//! [`Pool`], and carry one request after the other.
 
 mod dial;
 mod pool;
@@ -25,8 +25,8 @@ pub use pool::{Connection, Pool};
 use pool::{Line, Shelves};
 use socket::{Flood, Signals};
 
-/// Longest head of an answer, in bytes, status line and the empty line included; it has 100 fields at most, which is
-/// hyper's own limit.
+/// Longest head of an answer, in bytes, status line and the empty line included; it has 100 fields
+/// at most, which is hyper's own limit.
 const LONGEST_HEAD: usize = 64 * 1024;
 
 /// Settings of the way to the API.
@@ -56,7 +56,8 @@ pub struct Way {
 /// Why there is no response.
 #[derive(Debug)]
 pub enum SendError {
-    /// Nothing was written: the request is free to go again, and its body is back where it came from.
+    /// Nothing was written: the request is free to go again, and its body is back where it came
+    /// from.
     Unsent,
     /// It failed under way.
     Failed(hyper::Error),
@@ -67,9 +68,16 @@ impl Way {
     ///
     /// # Errors
     /// A host is no server name, or the outbound proxy is unusable.
-    pub fn new(origin: Origin, outbound: &Outbound, settings: &Settings, clock: Clock) -> Result<Self, String> {
-        let host = HeaderValue::from_str(&origin.authority()).map_err(|_| format!("{origin} has no usable host"))?;
-        let dialer = Dialer::new(origin.clone(), outbound, settings.connect_timeout, settings.idle_timeout)?;
+    pub fn new(
+        origin: Origin,
+        outbound: &Outbound,
+        settings: &Settings,
+        clock: Clock,
+    ) -> Result<Self, String> {
+        let host = HeaderValue::from_str(&origin.authority())
+            .map_err(|_| format!("{origin} has no usable host"))?;
+        let dialer =
+            Dialer::new(origin.clone(), outbound, settings.connect_timeout, settings.idle_timeout)?;
         Ok(Self { origin, host, dialer, shelves: Arc::new(Shelves::new(clock)) })
     }
 
@@ -110,8 +118,12 @@ impl Way {
             }
             _ => what,
         };
-        Problem::new(Code::UpstreamUnreachable, format!("{} cannot be reached: {what}", self.origin), fix)
-            .retry_after(Duration::from_secs(1))
+        Problem::new(
+            Code::UpstreamUnreachable,
+            format!("{} cannot be reached: {what}", self.origin),
+            fix,
+        )
+        .retry_after(Duration::from_secs(1))
     }
 }
 
@@ -134,13 +146,18 @@ pub fn fault(error: &hyper::Error) -> String {
     match error {
         error if is_flood(error) => "it sent 1 MiB of interim answers (1xx) and no answer".into(),
         error if error.is_parse_too_large() => {
-            format!("the head of its answer has more than {} KiB or more than 100 fields", LONGEST_HEAD / 1024)
+            format!(
+                "the head of its answer has more than {} KiB or more than 100 fields",
+                LONGEST_HEAD / 1024
+            )
         }
         error if error.is_incomplete_message() || error.is_closed() => {
             "it closed the connection without an answer".into()
         }
         error if error.is_parse() => "its answer is not valid HTTP/1.1".into(),
-        error if went_silent(error) => "nobody at its end of the connection answered any more".into(),
+        error if went_silent(error) => {
+            "nobody at its end of the connection answered any more".into()
+        }
         _ => "the connection broke before an answer came".into(),
     }
 }

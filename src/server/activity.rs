@@ -1,4 +1,5 @@
-//! What a connection is doing, seen by all who have to do with it: the wire, hyper's service, the clocks and the room.
+//! What a connection is doing, seen by all who have to do with it: the wire, hyper's service, the
+//! clocks and the room.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ const LARGEST_REST: u64 = 1024 * 1024;
 /// Largest request head, in bytes.
 pub(super) const LARGEST_HEAD: usize = 64 * 1024;
 
-/// What a connection is doing, and since when it rests, its head began or the rest of a body is waited for.
+/// What a connection is doing, and since when it rests, its head began or the rest of a body is
+/// waited for.
 #[derive(Debug)]
 pub(super) struct Activity {
     word: AtomicU64,
@@ -44,8 +46,8 @@ pub(super) struct Activity {
     granted: AtomicBool,
     /// What comes now comes through a tunnel.
     tunnelled: AtomicBool,
-    /// The answer under way has no end but that of the connection, and is not out whole: an orderly close would pass a
-    /// part of it off as the whole.
+    /// The answer under way has no end but that of the connection, and is not out whole: an orderly
+    /// close would pass a part of it off as the whole.
     unframed: AtomicBool,
     /// The answer says that the connection ends with it.
     closing: AtomicBool,
@@ -88,9 +90,9 @@ impl Activity {
         Arc::new(activity)
     }
 
-    /// Milliseconds since the server's start at which it came to rest or its head began; none if it is at work. A head
-    /// that trickles in makes room like silence: else slow callers could keep everybody else out. So does a body that
-    /// nobody wants any more.
+    /// Milliseconds since the server's start at which it came to rest or its head began; none if it
+    /// is at work. A head that trickles in makes room like silence: else slow callers could keep
+    /// everybody else out. So does a body that nobody wants any more.
     pub(super) fn resting_since(&self) -> Option<u64> {
         let (doing, since) = self.get();
         (!matches!(doing, Doing::Serving | Doing::Sent)).then_some(since)
@@ -187,8 +189,8 @@ impl Activity {
         is_end
     }
 
-    /// When it has lasted long enough; while a request is served its own limits count, and the caller's patience to
-    /// read.
+    /// When it has lasted long enough; while a request is served its own limits count, and the
+    /// caller's patience to read.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (doing, since) = self.get();
         let at = |since| self.start + Duration::from_millis(since);
@@ -197,12 +199,15 @@ impl Activity {
             (Doing::Head, _) => Some(at(since) + HEAD),
             (Doing::Draining | Doing::Lingering, _) => Some(at(since) + LEFT),
             (Doing::Serving | Doing::Sent, 0) => None,
-            (Doing::Serving | Doing::Sent, stalled) => self.patience.map(|patience| at(stalled) + patience),
+            (Doing::Serving | Doing::Sent, stalled) => {
+                self.patience.map(|patience| at(stalled) + patience)
+            }
         }
     }
 
-    /// Says in the head of an answer that the connection ends with it, if the rest of the request's body is not known
-    /// to be small. Who asked by `Expect` and was told nothing may leave the body out: what follows is not clear then.
+    /// Says in the head of an answer that the connection ends with it, if the rest of the request's
+    /// body is not known to be small. Who asked by `Expect` and was told nothing may leave the body
+    /// out: what follows is not clear then.
     pub(super) fn announce<B>(&self, answer: &mut Response<B>, expects: bool) {
         let is_open = self.leftover.is_open();
         let is_small = self.to_come.load(Ordering::Relaxed) <= LARGEST_REST;

@@ -1,4 +1,5 @@
-//! A listener beside the two of the configuration, for the length of one login: the same checks, places and limits.
+//! A listener beside the two of the configuration, for the length of one login: the same checks,
+//! places and limits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +31,14 @@ struct Door {
 /// How a login's own listener is served.
 pub fn beside(settings: &Settings, guard: &guard::Settings) -> Serve {
     let (settings, guard) = (settings.clone(), guard.clone());
-    let serve = move |listener: TcpListener, redirect_uri: &Url, router: Router, ending: CancellationToken| {
+    let serve = move |listener: TcpListener,
+                      redirect_uri: &Url,
+                      router: Router,
+                      ending: CancellationToken| {
         let mut guard = guard.clone();
-        guard.allow_hosts.extend(redirect_uri.host_str().map(|host| host_and_port(host, redirect_uri)));
+        guard
+            .allow_hosts
+            .extend(redirect_uri.host_str().map(|host| host_and_port(host, redirect_uri)));
         let own = listener.local_addr().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
         let door = Door { guard: Guard::admin(&guard, own), path: redirect_uri.path().to_owned() };
         let router = router.layer(middleware::from_fn_with_state(Arc::new(door), guarded));

@@ -1,9 +1,10 @@
-//! One client connection: HTTP/1.1 with limits, and the clocks that end it. hyper's own head timer would also run
-//! while a kept-alive connection rests, so the time of a head is measured here.
+//! One client connection: HTTP/1.1 with limits, and the clocks that end it. hyper's own head timer
+//! would also run while a kept-alive connection rests, so the time of a head is measured here.
 //!
-//! Whoever is answered before its body was read gets that answer: what is left of the body is read and thrown away, if
-//! it is known to be small, and the connection goes on; else the answer says that the connection ends, and it ends in
-//! order: with the end of our side first, then reading on for a moment (RFC 9112 section 9.6).
+//! Whoever is answered before its body was read gets that answer: what is left of the body is read
+//! and thrown away, if it is known to be small, and the connection goes on; else the answer says
+//! that the connection ends, and it ends in order: with the end of our side first, then reading on
+//! for a moment (RFC 9112 section 9.6).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -38,9 +39,14 @@ enum End {
     GivenUp,
 }
 
-/// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its request is answered.
-pub(super) async fn serve<T, S, B>(stream: T, service: S, activity: Arc<Activity>, draining: CancellationToken)
-where
+/// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its
+/// request is answered.
+pub(super) async fn serve<T, S, B>(
+    stream: T,
+    service: S,
+    activity: Arc<Activity>,
+    draining: CancellationToken,
+) where
     T: Stream,
     S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
@@ -49,8 +55,8 @@ where
     let mut service = Marked { service, activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
-    // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a request.
-    // The buffer's limit alone lets a head pass that arrives faster than it is looked at.
+    // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a
+    // request. The buffer's limit alone lets a head pass that arrives faster than it is looked at.
     builder.max_header_size(LARGEST_HEAD);
     // Who shuts the sending half is told from who is gone by the wire.
     builder.half_close(false);
@@ -61,9 +67,11 @@ where
             return;
         }
         let parts = connection.into_parts();
-        // hyper is done with a connection once it has granted a tunnel; the wire has kept what came behind the request.
+        // hyper is done with a connection once it has granted a tunnel; the wire has kept what came
+        // behind the request.
         if !activity.enter_tunnel() {
-            // What hyper made of its last bytes does not matter any more: the client's errors are its own.
+            // What hyper made of its last bytes does not matter any more: the client's errors are
+            // its own.
             return parts.io.into_inner().end(&draining).await;
         }
         (io, service) = (parts.io, parts.service);
@@ -83,7 +91,8 @@ where
 {
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
-    // The runtime looks at its sockets before it goes on with a task that yields: a request may have come by now.
+    // The runtime looks at its sockets before it goes on with a task that yields: a request may
+    // have come by now.
     let mut sockets_seen = pin!(yield_now());
     let mut news = pin!(activity.leftover.news.notified());
     let mut alarm = Alarm::new(Instant::now() + HEAD);
@@ -98,11 +107,15 @@ where
         // hyper would drop what it has not written yet of the answer that grants a tunnel.
         if (is_draining || *must_go) && !is_ending && !activity.is_granting() {
             let doing = activity.doing();
-            if matches!(doing, Doing::Serving | Doing::Sent) || doing == Doing::Draining && !*must_go {
+            if matches!(doing, Doing::Serving | Doing::Sent)
+                || doing == Doing::Draining && !*must_go
+            {
                 // A request that came in the same moment is answered first.
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
-            } else if (doing == Doing::Resting || *must_go) && sockets_seen.as_mut().poll(cx).is_ready() {
+            } else if (doing == Doing::Resting || *must_go)
+                && sockets_seen.as_mut().poll(cx).is_ready()
+            {
                 return Poll::Ready(End::Idle);
             }
         }
@@ -152,7 +165,13 @@ where
             request.extensions_mut().insert(Tunnelled);
         }
         let served = Served(self.activity.clone());
-        MarkedFuture { answer: Box::pin(self.service.call(request)), served: Some(served), has_body, expects, is_old }
+        MarkedFuture {
+            answer: Box::pin(self.service.call(request)),
+            served: Some(served),
+            has_body,
+            expects,
+            is_old,
+        }
     }
 }
 
@@ -181,7 +200,10 @@ where
             if answer.extensions().get::<Tunnelled>().is_some() {
                 activity.grant_tunnel();
             }
-            if self.is_old && !answer.body().is_end_stream() && answer.body().size_hint().exact().is_none() {
+            if self.is_old
+                && !answer.body().is_end_stream()
+                && answer.body().size_hint().exact().is_none()
+            {
                 activity.begin_unframed();
             }
         }
@@ -214,7 +236,8 @@ impl<B: Body + Unpin> Body for Serving<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() && self.served.as_ref().is_some_and(|served| served.0.is_unframed()) {
-            // Nothing is written to end it, and hyper may wait for a write before it looks whether it is done.
+            // Nothing is written to end it, and hyper may wait for a write before it looks whether
+            // it is done.
             cx.waker().wake_by_ref();
         }
         Poll::Ready(frame)
@@ -261,7 +284,10 @@ mod tests {
         type Data = Bytes;
         type Error = io::Error;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
             let step = self.0.next().unwrap_or(Poll::Pending);
             step.map(|step| {
                 let frame = |data: &'static str| Frame::data(Bytes::from_static(data.as_bytes()));
@@ -280,7 +306,11 @@ mod tests {
 
     fn steps(target: &str) -> Steps {
         let steps = match target {
-            "/cut" => vec![data("part"), Poll::Pending, Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof)))],
+            "/cut" => vec![
+                data("part"),
+                Poll::Pending,
+                Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof))),
+            ],
             "/late" => vec![data("whole"), Poll::Pending, Poll::Ready(None)],
             "/long" => vec![data("x".repeat(1 << 20).leak()); 64],
             _ => vec![data("whole"), Poll::Ready(None)],
@@ -296,7 +326,8 @@ mod tests {
     }
 
     fn served(stream: impl Stream, patience: Duration) -> Connection {
-        let (activity, draining) = (Activity::new(Instant::now(), Some(patience)), CancellationToken::new());
+        let (activity, draining) =
+            (Activity::new(Instant::now(), Some(patience)), CancellationToken::new());
         let service = service_fn(async |request: Request<Upload>| {
             if request.method() != Method::CONNECT {
                 return Ok::<_, Infallible>(Response::new(steps(request.uri().path())));
@@ -317,7 +348,8 @@ mod tests {
 
     async fn rest(caller: &mut (impl tokio::io::AsyncRead + Unpin)) -> (String, io::Result<usize>) {
         let mut got = Vec::new();
-        let end = timeout(Duration::from_secs(100), caller.read_to_end(&mut got)).await.expect("it ends");
+        let end =
+            timeout(Duration::from_secs(100), caller.read_to_end(&mut got)).await.expect("it ends");
         (String::from_utf8(got).unwrap(), end)
     }
 
@@ -345,7 +377,10 @@ mod tests {
             let served = served(listener.accept().await.unwrap().0, Duration::from_millis(20));
             caller.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
             if head.contains("/long") {
-                timeout(Duration::from_secs(10), served.serving).await.expect("it is given up").unwrap();
+                timeout(Duration::from_secs(10), served.serving)
+                    .await
+                    .expect("it is given up")
+                    .unwrap();
             }
             let (got, end) = rest(&mut caller).await;
             assert!(got.starts_with("HTTP/1.") && got.contains(" 200 OK"), "{head}: {got:.200}");
@@ -382,7 +417,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_came_in_the_moment_of_an_eviction_or_of_the_drain_is_answered() {
-        for (drains, connect) in [(true, &b""[..]), (false, b""), (true, CONNECT), (false, CONNECT)] {
+        for (drains, connect) in [(true, &b""[..]), (false, b""), (true, CONNECT), (false, CONNECT)]
+        {
             let (mut caller, served) = pair(4096);
             settle().await;
             let sent = [connect, b"GET /whole HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
@@ -393,7 +429,11 @@ mod tests {
             }
             let start = Instant::now();
             let got = rest(&mut caller).await.0;
-            assert_eq!(got.matches("HTTP/1.1 200 OK").count(), if connect.is_empty() { 1 } else { 2 }, "{got}");
+            assert_eq!(
+                got.matches("HTTP/1.1 200 OK").count(),
+                if connect.is_empty() { 1 } else { 2 },
+                "{got}"
+            );
             assert!(got.ends_with("whole\r\n0\r\n\r\n"), "{got}");
             assert_eq!(start.elapsed(), Duration::ZERO);
         }

@@ -1,5 +1,5 @@
-//! How the process's file descriptors are shared out: connections take what is left when store, token endpoint and
-//! admin listener have theirs.
+//! How the process's file descriptors are shared out: connections take what is left when store,
+//! token endpoint and admin listener have theirs.
 
 use tracing::warn;
 
@@ -17,7 +17,8 @@ const MOST: usize = 20_000;
 const MAX_CONNECTIONS: usize = 1_000_000;
 /// Least, even where that may be more than the limit allows.
 const LEAST: usize = 16;
-/// For everything that is no client's connection: listeners, runtimes, store, logs, the token endpoint.
+/// For everything that is no client's connection: listeners, runtimes, store, logs, the token
+/// endpoint.
 const OTHERS: usize = 64;
 const KEPT_BACK: usize = OTHERS + ADMIN + CALLBACK + 3 * (STRANGERS + OVERLOADED);
 
@@ -30,8 +31,8 @@ pub fn max_connections(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("must be between 0 (automatic) and {MAX_CONNECTIONS}"))
 }
 
-/// Places of the data listener: as configured, 0 = as many as there may be. Each connection may need one to the API
-/// beside it.
+/// Places of the data listener: as configured, 0 = as many as there may be. Each connection may
+/// need one to the API beside it.
 pub(super) fn places(configured: usize) -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);

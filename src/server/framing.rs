@@ -1,13 +1,15 @@
-//! Where the requests of a connection end, found in the bytes themselves: so that hyper is handed one request at a time
-//! and what follows a body, or is left of one, is never mistaken for something else. hyper decides what a request is;
-//! where the two should ever disagree, the connection stalls and is given up.
+//! Where the requests of a connection end, found in the bytes themselves: so that hyper is handed
+//! one request at a time and what follows a body, or is left of one, is never mistaken for
+//! something else. hyper decides what a request is; where the two should ever disagree, the
+//! connection stalls and is given up.
 
 use memchr::memchr;
 
-/// Of a head that was parsed, no more memory than this is kept for the next one. Programs that have many cookies or a
-/// long query have them in each request.
+/// Of a head that was parsed, no more memory than this is kept for the next one. Programs that have
+/// many cookies or a long query have them in each request.
 const LARGEST_KEPT_HEAD: usize = 8 * 1024;
-/// Bytes of empty lines before a request line that are no part of its head yet (RFC 9112 section 2.2).
+/// Bytes of empty lines before a request line that are no part of its head yet (RFC 9112 section
+/// 2.2).
 const MOST_BLANK: usize = 16;
 
 /// Follows the bytes of one request after another.
@@ -134,7 +136,8 @@ impl Framing {
         self.has_fragment
     }
 
-    /// True if the head has begun: with the request line, or with more empty lines than anybody sends by mistake.
+    /// True if the head has begun: with the request line, or with more empty lines than anybody
+    /// sends by mistake.
     pub(super) fn has_begun(&self) -> bool {
         self.head.len() > MOST_BLANK || self.head.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }
@@ -185,10 +188,14 @@ impl Chunk {
                 (1, Some(if size == 0 { Self::Trailer(true) } else { Self::Data(size) }))
             }
             Self::Size(size) => match char::from(byte).to_digit(16) {
-                Some(digit) => (1, Some(Self::Size(size.saturating_mul(16).saturating_add(digit.into())))),
+                Some(digit) => {
+                    (1, Some(Self::Size(size.saturating_mul(16).saturating_add(digit.into()))))
+                }
                 None => (1, Some(Self::Extension(size))),
             },
-            Self::Extension(size) => (memchr(b'\n', bytes).unwrap_or(bytes.len()), Some(Self::Extension(size))),
+            Self::Extension(size) => {
+                (memchr(b'\n', bytes).unwrap_or(bytes.len()), Some(Self::Extension(size)))
+            }
             Self::DataEnd => (1, Some(if byte == b'\n' { Self::Size(0) } else { Self::DataEnd })),
             Self::Trailer(is_empty) => match byte {
                 b'\n' if is_empty => (1, None),
@@ -215,7 +222,10 @@ mod tests {
                 one.extend_from_slice(taken);
                 piece = rest;
                 if framing.is_over() {
-                    all.push((String::from_utf8(std::mem::take(&mut one)).unwrap(), framing.has_fragment()));
+                    all.push((
+                        String::from_utf8(std::mem::take(&mut one)).unwrap(),
+                        framing.has_fragment(),
+                    ));
                     framing.next();
                 }
             }
@@ -242,9 +252,14 @@ mod tests {
     fn a_request_ends_where_its_framing_says() {
         for text in WHOLE {
             for size in [1, 2, 3, 7, 1000] {
-                let fragment = text.lines().any(|line| line.starts_with(['G', 'P']) && line.contains("/#"))
-                    && !text.starts_with("POST / ");
-                assert_eq!(requests(text.as_bytes(), size), [(text.to_owned(), fragment)], "{text:?} {size}");
+                let fragment =
+                    text.lines().any(|line| line.starts_with(['G', 'P']) && line.contains("/#"))
+                        && !text.starts_with("POST / ");
+                assert_eq!(
+                    requests(text.as_bytes(), size),
+                    [(text.to_owned(), fragment)],
+                    "{text:?} {size}"
+                );
             }
         }
         let mut framing = Framing::default();

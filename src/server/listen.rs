@@ -16,7 +16,8 @@ use super::wire::Stream;
 /// Connections that may wait to be accepted; the kernel cuts it to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding then tells.
+/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding
+/// then tells.
 const SUN_PATH: usize = 108;
 
 /// Where the data listener is.
@@ -50,8 +51,8 @@ impl Address {
         }
     }
 
-    /// Whether two listeners would take each other's port: a loopback listener binds both families, and an unspecified
-    /// address is all of them.
+    /// Whether two listeners would take each other's port: a loopback listener binds both families,
+    /// and an unspecified address is all of them.
     pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
         let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
         let overlap = ip == other_ip
@@ -61,7 +62,8 @@ impl Address {
         one.port() != 0 && one.port() == other.port() && overlap
     }
 
-    /// What callers name in their Host: behind a unix socket the default port, as in `http://localhost/`.
+    /// What callers name in their Host: behind a unix socket the default port, as in
+    /// `http://localhost/`.
     pub fn named(&self) -> SocketAddr {
         self.tcp().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 80)))
     }
@@ -75,7 +77,8 @@ impl Address {
     }
 }
 
-/// Why a text is no address of a listener; each continues a sentence that begins with the setting's name.
+/// Why a text is no address of a listener; each continues a sentence that begins with the setting's
+/// name.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// No address, or no port.
@@ -95,7 +98,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         match text.strip_prefix("unix:") {
             None => text.parse().map(Self::Tcp).map_err(|_| AddressError::NotAddress),
-            Some(path) if path.is_empty() || path.ends_with('/') || path.contains('\0') => Err(AddressError::NoFile),
+            Some(path) if path.is_empty() || path.ends_with('/') || path.contains('\0') => {
+                Err(AddressError::NoFile)
+            }
             Some(path) => Ok(Self::Unix(path.into())),
         }
     }
@@ -157,7 +162,8 @@ impl Socket {
     }
 }
 
-/// One address, and its twin in the other family if it is loopback: `localhost` must not lead to somebody else.
+/// One address, and its twin in the other family if it is loopback: `localhost` must not lead to
+/// somebody else.
 pub(super) fn tcp(address: SocketAddr) -> io::Result<Vec<StdListener>> {
     let twin: Option<IpAddr> = match address.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
@@ -189,8 +195,8 @@ fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-/// Nothing is congested between two ends on one machine; a system's BBR would pace answers there, by a timer for each.
-/// Accepted connections inherit it.
+/// Nothing is congested between two ends on one machine; a system's BBR would pace answers there,
+/// by a timer for each. Accepted connections inherit it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn unpaced(listener: &StdListener) {
     // Reno is in every kernel and allowed to everybody. Without it, answers are only dearer.
@@ -239,7 +245,8 @@ impl Accept for UnixListener {
 
     async fn accept(&self) -> io::Result<(UnixStream, Caller)> {
         let (stream, _) = self.accept().await?;
-        // Stamped by the kernel when the caller connected: it cannot be outrun, unlike the look at a TCP socket.
+        // Stamped by the kernel when the caller connected: it cannot be outrun, unlike the look at
+        // a TCP socket.
         let stamp = stream.peer_cred().ok();
         let (user, process) = (stamp.map(|stamp| stamp.uid()), stamp.and_then(|stamp| stamp.pid()));
         Ok((stream, Caller::Unix { user, process }))

@@ -1,5 +1,5 @@
-//! What is no request gets an answer of ours in place of hyper's, which has a status and no word why. It names the
-//! line or the character that is wrong, and nothing else of what was sent.
+//! What is no request gets an answer of ours in place of hyper's, which has a status and no word
+//! why. It names the line or the character that is wrong, and nothing else of what was sent.
 
 use http::header::DATE;
 use http::uri::PathAndQuery;
@@ -61,7 +61,8 @@ fn write_fields(bytes: &mut Vec<u8>, fields: &HeaderMap, length: u64) {
 
 /// The time that hyper put into its answer.
 fn date(refusal: &[u8]) -> Option<HeaderValue> {
-    let line = refusal.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"date: "))?;
+    let line =
+        refusal.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"date: "))?;
     HeaderValue::from_bytes(line.trim_ascii()).ok()
 }
 
@@ -70,9 +71,9 @@ fn explain(head: &[u8], status: StatusCode) -> Problem {
     if let Some((detail, fix)) = too_much(head, status) {
         return Problem::new(Code::BadRequest, detail, fix).status(status);
     }
-    let (detail, fix) = line_trouble(head)
-        .or_else(|| fields_trouble(head))
-        .unwrap_or_else(|| ("it is not valid HTTP/1.1".to_owned(), "Send an HTTP/1.1 request.".to_owned()));
+    let (detail, fix) = line_trouble(head).or_else(|| fields_trouble(head)).unwrap_or_else(|| {
+        ("it is not valid HTTP/1.1".to_owned(), "Send an HTTP/1.1 request.".to_owned())
+    });
     Problem::new(Code::BadRequest, detail, fix)
 }
 
@@ -83,9 +84,12 @@ fn trouble(detail: impl Into<String>, fix: impl Into<String>) -> Option<Trouble>
 }
 
 fn too_much(head: &[u8], status: StatusCode) -> Option<Trouble> {
-    let is_long = || head.len() >= LARGEST_HEAD || head.split(|byte| *byte == b'\n').count() > MOST_FIELDS;
+    let is_long =
+        || head.len() >= LARGEST_HEAD || head.split(|byte| *byte == b'\n').count() > MOST_FIELDS;
     match status {
-        StatusCode::URI_TOO_LONG => trouble("the target is longer than 64 KiB", "Send a shorter path or query."),
+        StatusCode::URI_TOO_LONG => {
+            trouble("the target is longer than 64 KiB", "Send a shorter path or query.")
+        }
         // hyper says the same of a length that no body has.
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if is_long() => trouble(
             format!("the head has more than {MOST_FIELDS} header fields or is longer than 64 KiB"),
@@ -109,10 +113,16 @@ fn line_trouble(head: &[u8]) -> Option<Trouble> {
     let mut words = line.splitn(2, |byte| *byte == b' ');
     let (method, rest) = (words.next()?, words.next().unwrap_or_default());
     if Method::from_bytes(method).is_err() {
-        return trouble("its first line does not begin with a method", "Send METHOD PATH HTTP/1.1 as the first line.");
+        return trouble(
+            "its first line does not begin with a method",
+            "Send METHOD PATH HTTP/1.1 as the first line.",
+        );
     }
     let Some(at) = rest.windows(6).rposition(|it| it == b" HTTP/") else {
-        return trouble("its first line does not end with a version", "Send METHOD PATH HTTP/1.1 as the first line.");
+        return trouble(
+            "its first line does not end with a version",
+            "Send METHOD PATH HTTP/1.1 as the first line.",
+        );
     };
     let (target, version) = (&rest[..at], &rest[at + 1..]);
     if let Some(trouble) = target_trouble(target) {
@@ -120,7 +130,10 @@ fn line_trouble(head: &[u8]) -> Option<Trouble> {
     }
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => None,
-        _ => trouble("its version is neither HTTP/1.1 nor HTTP/1.0", "Send METHOD PATH HTTP/1.1 as the first line."),
+        _ => trouble(
+            "its version is neither HTTP/1.1 nor HTTP/1.0",
+            "Send METHOD PATH HTTP/1.1 as the first line.",
+        ),
     }
 }
 
@@ -133,7 +146,8 @@ fn target_trouble(target: &[u8]) -> Option<Trouble> {
             part = b"/?";
         }
         let is_wrong = !first.is_ascii_alphanumeric()
-            && (first.is_ascii_control() || PathAndQuery::try_from(&[part, it].concat()[..]).is_err());
+            && (first.is_ascii_control()
+                || PathAndQuery::try_from(&[part, it].concat()[..]).is_err());
         if is_wrong {
             return wrong_character(it);
         }
@@ -149,7 +163,10 @@ fn wrong_character(bytes: &[u8]) -> Option<Trouble> {
         Some(it) if !it.is_control() => format!("the character {it}"),
         _ => format!("the byte 0x{:02X}", bytes[0]),
     };
-    trouble(format!("its target holds {name}, which HTTP does not allow there"), format!("Write it as {escaped}."))
+    trouble(
+        format!("its target holds {name}, which HTTP does not allow there"),
+        format!("Write it as {escaped}."),
+    )
 }
 
 /// The bytes of the first character; of what is no UTF-8, the first byte.
@@ -160,7 +177,8 @@ fn character(bytes: &[u8]) -> &[u8] {
 
 /// What is wrong with the header fields.
 fn fields_trouble(head: &[u8]) -> Option<Trouble> {
-    let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines =
+        head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let mut lines = lines.skip_while(|line| line.is_empty());
     let is_old = lines.next()?.ends_with(b"HTTP/1.0");
     let (mut lengths, mut coding) = (Vec::new(), None);
@@ -180,13 +198,19 @@ fn fields_trouble(head: &[u8]) -> Option<Trouble> {
         return trouble("HTTP/1.0 has no Transfer-Encoding", "Send Content-Length, or HTTP/1.1.");
     }
     if coding.is_some_and(|coding| !coding.to_ascii_lowercase().ends_with(b"chunked")) {
-        return trouble("its Transfer-Encoding does not end with chunked", "Send chunked alone, or Content-Length.");
+        return trouble(
+            "its Transfer-Encoding does not end with chunked",
+            "Send chunked alone, or Content-Length.",
+        );
     }
     let first = lengths.first()?;
     if lengths.iter().any(|length| length != first) {
         return trouble("it has several lengths that differ", "Send one Content-Length.");
     }
-    trouble("its Content-Length is no possible number of bytes", "Send the length of the body in digits.")
+    trouble(
+        "its Content-Length is no possible number of bytes",
+        "Send the length of the body in digits.",
+    )
 }
 
 /// Name and value.
@@ -201,7 +225,10 @@ fn field(line: &[u8]) -> Result<Field<'_>, (&'static str, &'static str)> {
     let colon = colon.ok_or(("has no colon", "Send header fields as NAME: VALUE."))?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     if HeaderName::from_bytes(name).is_err() {
-        return Err(("has no valid name", "A name is of letters, digits and -, with the colon right behind."));
+        return Err((
+            "has no valid name",
+            "A name is of letters, digits and -, with the colon right behind.",
+        ));
     }
     if HeaderValue::from_bytes(value).is_err() {
         return Err(("holds a control character", "Leave it out."));
@@ -234,14 +261,26 @@ mod tests {
             ("GET /x\r\n\r\n", ["version", "HTTP/1.1"]),
             ("G@T /x HTTP/1.1\r\n\r\n", ["a method", "METHOD"]),
             ("\x16\x03\x01", ["TLS", "http://"]),
-            ("GET / HTTP/1.1\r\nHost: x\r\nX A: b\r\n\r\n", ["field 2 has no valid name", "letters"]),
-            ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", ["field 2 begins with a blank", "one line"]),
+            (
+                "GET / HTTP/1.1\r\nHost: x\r\nX A: b\r\n\r\n",
+                ["field 2 has no valid name", "letters"],
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
+                ["field 2 begins with a blank", "one line"],
+            ),
             ("GET / HTTP/1.1\r\nnothing\r\n\r\n", ["no colon", "NAME: VALUE"]),
             ("GET / HTTP/1.1\r\nX: a\0b\r\n\r\n", ["control character", "Leave"]),
             ("PUT / HTTP/1.1\r\nContent-Length: +3\r\n\r\n", ["no possible number", "digits"]),
-            ("PUT / HTTP/1.1\r\nContent-Length: 3\r\ncontent-length: 4\r\n\r\n", ["several lengths", "one"]),
+            (
+                "PUT / HTTP/1.1\r\nContent-Length: 3\r\ncontent-length: 4\r\n\r\n",
+                ["several lengths", "one"],
+            ),
             ("PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", ["chunked", "Content-Length"]),
-            ("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", ["HTTP/1.0 has no", "HTTP/1.1"]),
+            (
+                "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                ["HTTP/1.0 has no", "HTTP/1.1"],
+            ),
         ] {
             let text = text(explain(head.as_bytes(), StatusCode::BAD_REQUEST));
             assert!(words.iter().all(|word| text.contains(word)), "{head:?}: {text}");
@@ -252,7 +291,8 @@ mod tests {
 
     #[test]
     fn it_is_a_whole_answer_with_the_status_and_the_time_of_the_refusal() {
-        let refusal = b"HTTP/1.1 431 Too\r\nconnection: close\r\ncontent-length: 0\r\ndate: Tue\r\n\r\n";
+        let refusal =
+            b"HTTP/1.1 431 Too\r\nconnection: close\r\ncontent-length: 0\r\ndate: Tue\r\n\r\n";
         let many = "X: y\r\n".repeat(101);
         let get = Malformed::new(format!("GET / HTTP/1.1\r\n{many}").as_bytes(), refusal).bytes;
         let get = String::from_utf8(get).unwrap();
@@ -261,8 +301,13 @@ mod tests {
         for line in ["pleo-proxy-error: bad_request", "connection: close", "date: Tue"] {
             assert!(head.lines().any(|it| it == line), "{head}");
         }
-        assert!(head.contains(&format!("content-length: {}", body.len())) && body.contains("\"status\":431"), "{get}");
-        let bare = String::from_utf8(Malformed::new(b"HEAD / HTTP/1.1\r\n", refusal).bytes).unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len()))
+                && body.contains("\"status\":431"),
+            "{get}"
+        );
+        let bare =
+            String::from_utf8(Malformed::new(b"HEAD / HTTP/1.1\r\n", refusal).bytes).unwrap();
         assert!(bare.ends_with("\r\n\r\n"), "{bare}");
     }
 

@@ -1,14 +1,15 @@
 //! The client connections of one listener: who may come in, how many, and who makes room.
 //!
-//! Those who may call have the places. Callers beyond them make room if they rest, longest first; where nobody does,
-//! a few more are let in to be told so, and further ones wait in the kernel's queue. Strangers have a few places of
-//! their own, to be told why they are turned away.
+//! Those who may call have the places. Callers beyond them make room if they rest, longest first;
+//! where nobody does, a few more are let in to be told so, and further ones wait in the kernel's
+//! queue. Strangers have a few places of their own, to be told why they are turned away.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -27,8 +28,9 @@ use crate::telemetry::Repeats;
 const EVICTED: usize = 32;
 /// A connection that rests for less is closed only if it is the longest-resting one.
 const LONG_REST: Duration = Duration::from_secs(10);
-/// How long nobody makes room who has just come, or is in the middle of a head: at first, and at least. It is halved for
-/// each caller who finds nobody older, so that many silent ones keep nobody waiting for long, and grows again.
+/// How long nobody makes room who has just come, or is in the middle of a head: at first, and at
+/// least. It is halved for each caller who finds nobody older, so that many silent ones keep nobody
+/// waiting for long, and grows again.
 const GRACE: Duration = Duration::from_secs(1);
 const LEAST_GRACE: Duration = Duration::from_millis(4);
 /// How much the grace grows with each caller who finds room at once: by this part of it.
@@ -68,7 +70,8 @@ struct Guest {
 }
 
 impl Guests {
-    /// Places that are taken. Whoever got a request in the moment it was to go is answered first, and counts.
+    /// Places that are taken. Whoever got a request in the moment it was to go is answered first,
+    /// and counts.
     fn taken(&self) -> usize {
         self.served.len() + self.leaving.values().filter(|guest| guest.is_at_work()).count()
     }
@@ -145,7 +148,8 @@ impl Room {
         }
     }
 
-    /// A place for a connection, once there is one; none if its caller is turned away without a word.
+    /// A place for a connection, once there is one; none if its caller is turned away without a
+    /// word.
     pub(super) async fn enter(room: &Arc<Self>, caller: Caller) -> Option<Place> {
         match room.judge(caller) {
             Verdict::Gone => None,
@@ -209,8 +213,8 @@ impl Room {
         Place { room: self.clone(), kind, guest, refusal }
     }
 
-    /// The same-user check, once a connection. Callers from other machines are no users of this one: a listener that
-    /// they reach requires the local key instead.
+    /// The same-user check, once a connection. Callers from other machines are no users of this
+    /// one: a listener that they reach requires the local key instead.
     fn judge(&self, caller: Caller) -> Verdict {
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let verdict = match caller {
@@ -229,7 +233,10 @@ impl Room {
             Ok(Peer::Welcome) => Verdict::Welcome,
             Ok(Peer::Foreign(uid)) => {
                 if self.strangers.admits() {
-                    warn!(uid, "a program of another user was turned away; guard.peer_check names who may call");
+                    warn!(
+                        uid,
+                        "a program of another user was turned away; guard.peer_check names who may call"
+                    );
                 }
                 Verdict::Stranger(self.peers.allowed.refusal(uid))
             }
@@ -246,14 +253,16 @@ impl Room {
         self.evict(&mut self.lock());
     }
 
-    /// Ends the connection that has been silent, or busy with one head, for longest, and others that rest for long.
+    /// Ends the connection that has been silent, or busy with one head, for longest, and others
+    /// that rest for long.
     fn evict(&self, guests: &mut Guests) -> Sought {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let age = |since: u64| Duration::from_millis(now.saturating_sub(since));
         let (mut may_go, mut oldest) = (Vec::new(), None);
         for (number, guest) in &guests.served {
             let Some(since) = guest.activity.resting_since() else { continue };
-            let is_at_rest = guest.is_known.load(Ordering::Relaxed) && guest.activity.doing() != Doing::Head;
+            let is_at_rest =
+                guest.is_known.load(Ordering::Relaxed) && guest.activity.doing() != Doing::Head;
             match is_at_rest || age(since) >= guests.grace {
                 true => may_go.push((since, *number)),
                 false => oldest = oldest.max(Some(age(since))),
@@ -261,7 +270,8 @@ impl Room {
         }
         may_go.sort_unstable();
         let most = EVICTED.min(self.most.div_ceil(8));
-        let long = may_go.iter().take(most).take_while(|(since, _)| age(*since) >= LONG_REST).count();
+        let long =
+            may_go.iter().take(most).take_while(|(since, _)| age(*since) >= LONG_REST).count();
         for (_, number) in may_go.iter().take(long.max(1)) {
             // Out at once, though its connection is yet to end: a place is given away only once.
             if let Some(guest) = guests.served.remove(number) {
@@ -280,18 +290,20 @@ impl Room {
     }
 
     fn lock(&self) -> MutexGuard<'_, Guests> {
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guests.lock()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut guests = self.room.lock();
-        // Those who wait look again only where they can find something: each look hurries those who are silent.
+        // Those who wait look again only where they can find something: each look hurries those who
+        // are silent.
         let is_room = match self.kind {
             Kind::Served(number) => {
                 let leaving = guests.leaving.remove(&number);
-                guests.served.remove(&number).is_some() || leaving.is_some_and(|guest| guest.is_at_work())
+                guests.served.remove(&number).is_some()
+                    || leaving.is_some_and(|guest| guest.is_at_work())
             }
             Kind::Overloaded => {
                 guests.overloaded -= 1;
@@ -317,9 +329,13 @@ fn program(process: i32) -> Option<String> {
 
 fn overload() -> Problem {
     let detail = "all connections are busy";
-    Problem::new(Code::Overloaded, detail, "Send fewer requests at once, or raise listen.max_connections.")
-        .retry_after(Duration::from_secs(1))
-        .closing()
+    Problem::new(
+        Code::Overloaded,
+        detail,
+        "Send fewer requests at once, or raise listen.max_connections.",
+    )
+    .retry_after(Duration::from_secs(1))
+    .closing()
 }
 
 #[cfg(test)]
@@ -362,15 +378,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_just_come_makes_no_room_and_who_rests_longest_does() {
         let room = room(3);
-        let (first, second, third) = (served(&room).await, served(&room).await, served(&room).await);
+        let (first, second, third) =
+            (served(&room).await, served(&room).await, served(&room).await);
         assert!(enter(&room, 1).await.is_none(), "all have just come: it waits");
         second.heard();
         let fourth = served(&room).await;
-        assert!(is_in(&room, &first) && !is_in(&room, &second) && is_in(&room, &third), "only one was at rest");
+        assert!(
+            is_in(&room, &first) && !is_in(&room, &second) && is_in(&room, &third),
+            "only one was at rest"
+        );
         tokio::time::sleep(GRACE).await;
         // Silent from the start, and by now for too long.
         let fifth = served(&room).await;
-        assert!(!is_in(&room, &first) && is_in(&room, &third) && is_in(&room, &fourth) && is_in(&room, &fifth));
+        assert!(
+            !is_in(&room, &first)
+                && is_in(&room, &third)
+                && is_in(&room, &fourth)
+                && is_in(&room, &fifth)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -393,7 +418,8 @@ mod tests {
         let caller = Caller::Unix { user: Some(1), process: None };
         let (mut places, mut longest) = (Vec::new(), Duration::ZERO);
         for number in 1..10_000_u32 {
-            // One listener takes them in the order in which they came, each a millisecond after the one before.
+            // One listener takes them in the order in which they came, each a millisecond after the
+            // one before.
             let came = room.start + Duration::from_millis(number.into());
             tokio::time::sleep_until(came).await;
             let place = Room::enter(&room, caller).await.unwrap();
@@ -451,7 +477,10 @@ mod tests {
         second.heard();
         assert!(!is_in(&room, &first) && is_in(&room, &second));
         first.activity().set(Doing::Serving);
-        assert!(enter(&room, 1).await.unwrap().refusal.is_some(), "one is served: there is no other place");
+        assert!(
+            enter(&room, 1).await.unwrap().refusal.is_some(),
+            "one is served: there is no other place"
+        );
         drop(first);
         served(&room).await;
         drop(second);

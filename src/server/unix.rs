@@ -1,8 +1,11 @@
-//! The unix socket: only its owner can reach it, and one that a killed process left behind is taken over.
+//! The unix socket: only its owner can reach it, and one that a killed process left behind is taken
+//! over.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -15,13 +18,15 @@ pub(super) struct Name {
     path: PathBuf,
     /// Device and number of the file: whoever was given the name since then keeps it.
     file: (u64, u64),
-    /// As long as this is open nobody takes the socket for a dead one's, and the file's number is not used again.
+    /// As long as this is open nobody takes the socket for a dead one's, and the file's number is
+    /// not used again.
     _socket: UnixListener,
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.file);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.file);
         if ours {
             let _ = fs::remove_file(&self.path);
         }
@@ -33,11 +38,13 @@ impl Drop for Name {
 /// # Errors
 /// The folder is open to others, somebody listens there, or something else has the name.
 pub(super) fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, Name)> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let opened = File::open(folder)?;
     check(folder, &opened.metadata()?)?;
-    // Two that start at once must not each take the other's socket for a dead one's. Freed with the handle.
+    // Two that start at once must not each take the other's socket for a dead one's. Freed with the
+    // handle.
     opened.lock()?;
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
@@ -60,9 +67,9 @@ fn check(folder: &Path, metadata: &fs::Metadata) -> io::Result<()> {
         ));
     }
     match metadata.mode() & 0o7777 {
-        mode if mode & LAX != 0 => {
-            refuse(format!("its folder {name} has mode {mode:04o}, others may enter it; run: chmod 700 {name}"))
-        }
+        mode if mode & LAX != 0 => refuse(format!(
+            "its folder {name} has mode {mode:04o}, others may enter it; run: chmod 700 {name}"
+        )),
         _ => Ok(()),
     }
 }

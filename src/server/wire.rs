@@ -1,5 +1,5 @@
-//! A client connection's bytes. hyper gets one request at a time, so that what is read and written here is known to
-//! belong to the head, the body or the answer of the one under way.
+//! A client connection's bytes. hyper gets one request at a time, so that what is read and written
+//! here is known to belong to the head, the body or the answer of the one under way.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ use crate::proxy::peer;
 const LEFT_AT_END: Duration = Duration::from_millis(250);
 /// Size of the buffer that takes what is thrown away.
 const THROWN_AWAY: usize = 16 * 1024;
-/// Bytes behind the request under way that are read ahead of it: enough to come to the end of what a caller sent before
-/// it left.
+/// Bytes behind the request under way that are read ahead of it: enough to come to the end of what
+/// a caller sent before it left.
 const MOST_HELD: usize = 16 * 1024;
 /// How soon a caller that shut its half is looked at again; doubled each time, up to a second.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -39,8 +39,11 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
 impl Stream for TcpStream {
     fn has_left(&self) -> bool {
-        let ends = |local: io::Result<SocketAddr>, peer: io::Result<SocketAddr>| Some((local.ok()?, peer.ok()?));
-        ends(self.local_addr(), self.peer_addr()).is_none_or(|(local, peer)| peer::has_left(local, peer))
+        let ends = |local: io::Result<SocketAddr>, peer: io::Result<SocketAddr>| {
+            Some((local.ok()?, peer.ok()?))
+        };
+        ends(self.local_addr(), self.peer_addr())
+            .is_none_or(|(local, peer)| peer::has_left(local, peer))
     }
 
     fn reset(&self) {
@@ -52,10 +55,12 @@ impl Stream for UnixStream {
     fn has_left(&self) -> bool {
         use rustix::net::SendFlags;
         // Nothing is sent; the kernel looks whether it could be.
-        rustix::net::send(self, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) == Err(rustix::io::Errno::PIPE)
+        rustix::net::send(self, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+            == Err(rustix::io::Errno::PIPE)
     }
 
-    /// Unix sockets have no reset: there, callers with HTTP/1.0 do not learn that an answer without a length was cut.
+    /// Unix sockets have no reset: there, callers with HTTP/1.0 do not learn that an answer without
+    /// a length was cut.
     fn reset(&self) {}
 }
 
@@ -90,14 +95,18 @@ impl<T: Stream> Wire<T> {
         }
     }
 
-    /// Ends the connection in order: what is still to be said, the end of our side, then reading on until the caller
-    /// ends its side, for a moment. A close with unread bytes resets the connection, and the caller loses the answer.
+    /// Ends the connection in order: what is still to be said, the end of our side, then reading on
+    /// until the caller ends its side, for a moment. A close with unread bytes resets the
+    /// connection, and the caller loses the answer.
     pub(super) async fn end(mut self, draining: &CancellationToken) {
         if self.has_ended || self.is_broken || self.activity.is_unframed() {
             return;
         }
         let activity = self.activity.clone();
-        if activity.doing() == Doing::Head && self.malformed.is_none() && !self.framing.head().is_empty() {
+        if activity.doing() == Doing::Head
+            && self.malformed.is_none()
+            && !self.framing.head().is_empty()
+        {
             // hyper has no answer to some of what is no request.
             let answer = Malformed::new(self.framing.head(), b"");
             let _ = timeout(LEFT, self.stream.write_all(answer.left())).await;
@@ -171,7 +180,8 @@ impl<T: Stream> Wire<T> {
         Poll::Ready(read)
     }
 
-    /// Ready once a caller that sends no more, or has sent more than is read, does not read either. Who has only shut its sending half is served.
+    /// Ready once a caller that sends no more, or has sent more than is read, does not read either.
+    /// Who has only shut its sending half is served.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some((look, _)) = &mut self.look {
@@ -180,7 +190,10 @@ impl<T: Stream> Wire<T> {
             if self.stream.has_left() {
                 return Poll::Ready(());
             }
-            let pause = self.look.take().map_or(FIRST_LOOK, |(_, pause)| (pause * 2).min(Duration::from_secs(1)));
+            let pause = self
+                .look
+                .take()
+                .map_or(FIRST_LOOK, |(_, pause)| (pause * 2).min(Duration::from_secs(1)));
             self.look = Some((Box::pin(sleep(pause)), pause));
         }
     }
@@ -192,7 +205,8 @@ impl<T: Stream> Wire<T> {
 
     /// Writes our own answer in place of `refusal`.
     fn poll_refuse(&mut self, cx: &mut Context<'_>, refusal: &[u8]) -> Poll<io::Result<()>> {
-        let answer = self.malformed.get_or_insert_with(|| Malformed::new(self.framing.head(), refusal));
+        let answer =
+            self.malformed.get_or_insert_with(|| Malformed::new(self.framing.head(), refusal));
         while !answer.left().is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, answer.left()))?;
             answer.advance(written);
@@ -215,7 +229,11 @@ impl<T: Stream> Drop for Wire<T> {
 }
 
 impl<T: Stream> AsyncRead for Wire<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.framing.is_over() {
             if this.activity.doing() != Doing::Resting {
@@ -243,7 +261,11 @@ impl<T: Stream> AsyncRead for Wire<T> {
 }
 
 impl<T: Stream> AsyncWrite for Wire<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = match self.is_refusal() {
             true => self.poll_refuse(cx, buf).map_ok(|()| buf.len()),
             false => Pin::new(&mut self.stream).poll_write(cx, buf),

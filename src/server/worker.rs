@@ -1,10 +1,12 @@
-//! One thread's part of the data listener: a runtime of its own, with its own connections to the API.
+//! One thread's part of the data listener: a runtime of its own, with its own connections to the
+//! API.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,18 +34,20 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) forwarder: Arc<Forwarder>,
-    /// Empty once nobody may be accepted any more: what stays open takes callers whom nobody will answer.
+    /// Empty once nobody may be accepted any more: what stays open takes callers whom nobody will
+    /// answer.
     pub(super) sockets: Arc<Mutex<Vec<Socket>>>,
     pub(super) room: Arc<Room>,
     pub(super) draining: CancellationToken,
-    /// Those of all workers: none ends before the last is served, since its upstream connections may be in use by others.
+    /// Those of all workers: none ends before the last is served, since its upstream connections
+    /// may be in use by others.
     pub(super) connections: TaskTracker,
     pub(super) supervisor: Supervisor,
 }
 
 impl Worker {
-    /// Starts the thread, which holds `alive` until it has drained; the first one also keeps a connection to the API
-    /// ready.
+    /// Starts the thread, which holds `alive` until it has drained; the first one also keeps a
+    /// connection to the API ready.
     ///
     /// # Errors
     /// There is no thread, or no files for a runtime.
@@ -82,11 +86,19 @@ impl Worker {
         for number in 0..count {
             let worker = self.clone();
             self.connections.spawn(async move {
-                supervise(DATA_LISTENER, &worker.supervisor, &worker.draining, || worker.listen(number)).await;
+                supervise(DATA_LISTENER, &worker.supervisor, &worker.draining, || {
+                    worker.listen(number)
+                })
+                .await;
             });
         }
         match is_first {
-            true => supervise("keep_ready", &self.supervisor, &self.draining, || self.forwarder.keep_ready()).await,
+            true => {
+                supervise("keep_ready", &self.supervisor, &self.draining, || {
+                    self.forwarder.keep_ready()
+                })
+                .await
+            }
             false => self.draining.cancelled().await,
         }
         self.connections.close();
@@ -94,7 +106,7 @@ impl Worker {
     }
 
     fn sockets(&self) -> MutexGuard<'_, Vec<Socket>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock()
     }
 
     /// Listens on another name for the same socket, so that a start that fails can be tried again.
@@ -124,7 +136,9 @@ impl Worker {
         self.connections.spawn(async move {
             let activity = place.activity();
             if let Some(problem) = &place.refusal {
-                let refuse = service_fn(|_| async { Ok::<_, Infallible>(forwarder.refuse(problem.clone())) });
+                let refuse = service_fn(|_| async {
+                    Ok::<_, Infallible>(forwarder.refuse(problem.clone()))
+                });
                 return turn_away(connection::serve(stream, refuse, activity, draining)).await;
             }
             let service = service_fn(|request| {
@@ -137,7 +151,11 @@ impl Worker {
 }
 
 /// Does a worker's work, and again after a pause if it ends or panics before the drain.
-fn again(supervisor: &Supervisor, draining: &CancellationToken, mut work: impl FnMut() -> io::Result<()>) {
+fn again(
+    supervisor: &Supervisor,
+    draining: &CancellationToken,
+    mut work: impl FnMut() -> io::Result<()>,
+) {
     let (mut note, mut pause) = (supervisor.enter(WORKER), Pause::default());
     loop {
         let began = Instant::now();
@@ -173,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_or_gets_no_runtime_is_started_again_until_the_drain() {
-        let (supervisor, draining, mut starts) = (Supervisor::default(), CancellationToken::new(), 0);
+        let (supervisor, draining, mut starts) =
+            (Supervisor::default(), CancellationToken::new(), 0);
         again(&supervisor, &draining, || {
             starts += 1;
             assert_eq!((supervisor.is_deaf(), supervisor.tasks()[0].running), (false, 1));

@@ -1,9 +1,11 @@
-//! What every kind of store promises. Each test runs over each kind; a new kind is one more row of [`kinds`].
+//! What every kind of store promises. Each test runs over each kind; a new kind is one more row of
+//! [`kinds`].
 
 use std::time::Duration;
 
 use super::{
-    AccountName, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore, Record, RecordError, Store, Version,
+    AccountName, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore, Record,
+    RecordError, Store, Version,
 };
 use crate::secret::{AccessToken, RefreshToken};
 
@@ -44,7 +46,11 @@ fn record(generation: u64) -> Record {
         expires_at: 1_800_000_000_000,
         life: 600_000,
         scope: vec!["companies:read".into()],
-        issued: Issued { token_endpoint: "t".into(), client_id: "c".into(), api_origin: "a".into() },
+        issued: Issued {
+            token_endpoint: "t".into(),
+            client_id: "c".into(),
+            api_origin: "a".into(),
+        },
         logged_in_at: 1,
         refreshed_at: 2,
         introspection_trusted: true,
@@ -69,7 +75,9 @@ async fn generation(store: &Store, account: &AccountName) -> Option<u64> {
 async fn what_is_saved_is_loaded_and_listed_and_nothing_else_is_there() {
     for Kind { store, .. } in kinds() {
         let (acme, beta) = (name("acme"), name("beta"));
-        assert!(store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty());
+        assert!(
+            store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty()
+        );
         assert!(version(&store, &acme).await.is_absent());
         save(&store, &beta, &record(7)).await;
         save(&store, &acme, &record(1)).await;
@@ -104,7 +112,10 @@ async fn a_lock_keeps_others_out_until_its_last_copy_is_gone_and_reading_needs_n
         let copy = locked.clone();
         drop(locked);
         let busy = store.clone().lock(&acme, Duration::from_millis(60)).await.unwrap_err();
-        assert!(matches!(busy, LockError::Busy(_)) && busy.to_string().contains("holds the lock"), "{busy}");
+        assert!(
+            matches!(busy, LockError::Busy(_)) && busy.to_string().contains("holds the lock"),
+            "{busy}"
+        );
         assert_eq!(generation(&store, &acme).await, Some(1));
         drop(store.lock(&name("beta"), Duration::ZERO).await.unwrap());
         drop(copy);
@@ -120,9 +131,15 @@ async fn notes_and_what_was_prepared_do_not_get_in_each_others_way() {
         store.prepare(&locked).await.unwrap();
         store.prepare(&locked).await.unwrap();
         let noted = store.note(&locked, &record(1)).await.unwrap();
-        assert_eq!((generation(&store, &acme).await, version(&store, &acme).await), (Some(1), noted));
+        assert_eq!(
+            (generation(&store, &acme).await, version(&store, &acme).await),
+            (Some(1), noted)
+        );
         let saved = store.save(&locked, &record(2)).await.unwrap();
-        assert_eq!((generation(&store, &acme).await, version(&store, &acme).await), (Some(2), saved));
+        assert_eq!(
+            (generation(&store, &acme).await, version(&store, &acme).await),
+            (Some(2), saved)
+        );
         drop(locked);
         assert_eq!(store.list().await.unwrap(), [acme], "nothing is left behind");
     }
@@ -136,12 +153,17 @@ async fn a_damaged_record_is_refused_and_left_alone_until_it_is_put_aside() {
         damage(&acme, b"{damaged");
         for _ in 0..2 {
             let refused = store.load(&acme).await.unwrap_err();
-            assert!(matches!(refused, RecordError::Undecodable(_, DecodeError::Corrupt(_))), "{refused}");
+            assert!(
+                matches!(refused, RecordError::Undecodable(_, DecodeError::Corrupt(_))),
+                "{refused}"
+            );
             assert!(!refused.is_passing() && !version(&store, &acme).await.is_absent());
         }
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
         assert!(store.set_aside(&locked, 1_800_000_000).await.unwrap().contains("acme"));
-        assert!(store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty());
+        assert!(
+            store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty()
+        );
         store.save(&locked, &record(3)).await.unwrap();
         assert_eq!(generation(&store, &acme).await, Some(3));
     }
@@ -155,7 +177,10 @@ async fn what_is_removed_is_gone_once_and_for_all() {
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
         for _ in 0..2 {
             store.remove(&locked).await.unwrap();
-            assert!(store.load(&acme).await.unwrap().is_none() && version(&store, &acme).await.is_absent());
+            assert!(
+                store.load(&acme).await.unwrap().is_none()
+                    && version(&store, &acme).await.is_absent()
+            );
         }
     }
 }

@@ -6,13 +6,14 @@
 //! <folder>/.default.XXXXXXXX.tmp   the next record, while the lock is held
 //! ```
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 use tracing::warn;
@@ -24,7 +25,8 @@ use crate::private_file::{self, PrivateFileError};
 
 /// Largest record, in bytes: two tokens of 32 KiB each, escaped, and some room.
 const LARGEST: u64 = 256 * 1024;
-/// Bytes that a prepared file reserves, so that a full disk shows before a token is spent: four blocks.
+/// Bytes that a prepared file reserves, so that a full disk shows before a token is spent: four
+/// blocks.
 const RESERVED: usize = 16 * 1024;
 
 /// A folder of records, and the threads on which its work is done.
@@ -37,14 +39,15 @@ pub struct FileStore {
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
-    /// Temp files that a process left behind when it died, by account; removed under the account's lock.
+    /// Temp files that a process left behind when it died, by account; removed under the account's
+    /// lock.
     leftovers: Mutex<HashMap<AccountName, Vec<PathBuf>>>,
     /// It was said that the folder has no fsync.
     has_warned: AtomicBool,
 }
 
-/// A lock, shared with the work that is done under it, which may end after its caller: it is held until then. The kernel
-/// frees it when the process dies.
+/// A lock, shared with the work that is done under it, which may end after its caller: it is held
+/// until then. The kernel frees it when the process dies.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Open for as long as the lock is held.
@@ -54,7 +57,7 @@ pub(super) struct Held {
 
 impl Held {
     fn prepared(&self) -> MutexGuard<'_, Option<NamedTempFile>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.prepared.lock()
     }
 }
 
@@ -62,10 +65,14 @@ impl FileStore {
     /// Opens the folder, or makes it with mode 0700.
     pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
         make_private_folder(folder)?;
-        let leftovers = leftovers(folder).map_err(|error| OpenError::Unreadable(folder.into(), error))?;
+        let leftovers =
+            leftovers(folder).map_err(|error| OpenError::Unreadable(folder.into(), error))?;
         let threads = Threads::start().map_err(OpenError::NoThread)?;
         let (leftovers, has_warned) = (Mutex::new(leftovers), AtomicBool::new(false));
-        Ok(Self { folder: Arc::new(Folder { path: folder.into(), leftovers, has_warned }), threads })
+        Ok(Self {
+            folder: Arc::new(Folder { path: folder.into(), leftovers, has_warned }),
+            threads,
+        })
     }
 
     pub(super) async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Hold>> {
@@ -79,11 +86,17 @@ impl FileStore {
     pub(super) async fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
         let name = account.clone();
         let loaded = self.run(move |folder| folder.load(&name)).await;
-        loaded.unwrap_or_else(|error| Err(PrivateFileError::Unreadable(self.folder.path(account), error).into()))
+        loaded.unwrap_or_else(|error| {
+            Err(PrivateFileError::Unreadable(self.folder.path(account), error).into())
+        })
     }
 
     /// Creates the next record's file and reserves its space.
-    pub(super) async fn prepare(&self, account: &AccountName, held: &Arc<Held>) -> Result<(), SaveError> {
+    pub(super) async fn prepare(
+        &self,
+        account: &AccountName,
+        held: &Arc<Held>,
+    ) -> Result<(), SaveError> {
         let (name, held) = (account.clone(), held.clone());
         self.write(account, move |folder| folder.prepare(&name, &held)).await
     }
@@ -119,7 +132,11 @@ impl FileStore {
     }
 
     /// Puts a record that cannot be read aside, for a login to take its place.
-    pub(super) async fn set_aside(&self, account: &AccountName, unix_time: i64) -> io::Result<String> {
+    pub(super) async fn set_aside(
+        &self,
+        account: &AccountName,
+        unix_time: i64,
+    ) -> io::Result<String> {
         let account = account.clone();
         let aside = self.run(move |folder| folder.set_aside(&account, unix_time)).await??;
         Ok(aside.display().to_string())
@@ -140,10 +157,15 @@ impl FileStore {
             let versions = accounts.iter().map(|account| version(&folder.path(account))).collect();
             (version(&folder.path), versions)
         };
-        self.run(look).await.unwrap_or_else(|_| (Version::default(), vec![Version::default(); count]))
+        self.run(look)
+            .await
+            .unwrap_or_else(|_| (Version::default(), vec![Version::default(); count]))
     }
 
-    pub(super) async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         self.threads.run(work).await
     }
 
@@ -154,12 +176,18 @@ impl FileStore {
         work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
     ) -> Result<T, SaveError> {
         let done = self.run(work).await.and_then(|done| done);
-        done.map_err(|source| SaveError { place: self.folder.path(account).display().to_string(), source })
+        done.map_err(|source| SaveError {
+            place: self.folder.path(account).display().to_string(),
+            source,
+        })
     }
 
-    /// Runs file work off the runtimes' threads. It is not cancelled when the caller leaves: what has begun ends, and
-    /// what it owns is dropped after it.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Folder) -> T + Send + 'static) -> io::Result<T> {
+    /// Runs file work off the runtimes' threads. It is not cancelled when the caller leaves: what
+    /// has begun ends, and what it owns is dropped after it.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let folder = self.folder.clone();
         self.threads.run(move || work(&folder)).await
     }
@@ -167,7 +195,8 @@ impl FileStore {
 
 impl Folder {
     fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits().cast_signed();
+        let flags =
+            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits().cast_signed();
         let path = self.path.join(format!("{account}.lock"));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
@@ -195,7 +224,9 @@ impl Folder {
             Err(PrivateFileError::Missing(_)) => return Ok(None),
             Err(error) => return Err(RecordError::Refused(error)),
         };
-        Record::decode(&bytes).map(Some).map_err(|error| RecordError::Undecodable(path.display().to_string(), error))
+        Record::decode(&bytes)
+            .map(Some)
+            .map_err(|error| RecordError::Undecodable(path.display().to_string(), error))
     }
 
     fn prepare(&self, account: &AccountName, held: &Held) -> io::Result<()> {
@@ -209,14 +240,21 @@ impl Folder {
         Ok(())
     }
 
-    /// Replaces a record: write, fsync, rename, fsync of the folder. A file whose fsync failed is thrown away.
-    fn replace(&self, account: &AccountName, prepared: Option<NamedTempFile>, bytes: &[u8]) -> io::Result<Version> {
+    /// Replaces a record: write, fsync, rename, fsync of the folder. A file whose fsync failed is
+    /// thrown away.
+    fn replace(
+        &self,
+        account: &AccountName,
+        prepared: Option<NamedTempFile>,
+        bytes: &[u8],
+    ) -> io::Result<Version> {
         let mut file = prepared.map_or_else(|| self.temp_file(account), Ok)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(bytes)?;
         file.as_file().set_len(bytes.len() as u64)?;
         file.as_file().sync_all()?;
-        // Opened before: once the record is in its place, want of a file is no reason to call it unsaved.
+        // Opened before: once the record is in its place, want of a file is no reason to call it
+        // unsaved.
         let folder = File::open(&self.path)?;
         let path = self.path(account);
         file.persist(&path).map_err(|error| error.error)?;
@@ -224,12 +262,16 @@ impl Folder {
         Ok(version(&path))
     }
 
-    /// What came of the folder's fsync. Some network file systems have none; the rename is as durable there as it gets.
+    /// What came of the folder's fsync. Some network file systems have none; the rename is as
+    /// durable there as it gets.
     fn synced(&self, result: io::Result<()>) -> io::Result<()> {
         use rustix::io::Errno;
         let Err(error) = result else { return Ok(()) };
         let errno = error.raw_os_error().unwrap_or_default();
-        if ![Errno::INVAL, Errno::NOTSUP, Errno::OPNOTSUPP].iter().any(|none| none.raw_os_error() == errno) {
+        if ![Errno::INVAL, Errno::NOTSUP, Errno::OPNOTSUPP]
+            .iter()
+            .any(|none| none.raw_os_error() == errno)
+        {
             return Err(error);
         }
         if !self.has_warned.swap(true, Ordering::Relaxed) {
@@ -261,7 +303,11 @@ impl Folder {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
-            names.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|name| name.parse().ok()));
+            names.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_suffix(".json"))
+                    .and_then(|name| name.parse().ok()),
+            );
         }
         names.sort();
         Ok(names)
@@ -273,11 +319,15 @@ impl Folder {
 
     /// Random name, `O_EXCL`, mode 0600 from birth.
     fn temp_file(&self, account: &AccountName) -> io::Result<NamedTempFile> {
-        tempfile::Builder::new().prefix(&format!(".{account}.")).suffix(".tmp").rand_bytes(12).tempfile_in(&self.path)
+        tempfile::Builder::new()
+            .prefix(&format!(".{account}."))
+            .suffix(".tmp")
+            .rand_bytes(12)
+            .tempfile_in(&self.path)
     }
 
     fn clear_leftovers(&self, account: &AccountName) {
-        let stale = self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).remove(account);
+        let stale = self.leftovers.lock().remove(account);
         for path in stale.into_iter().flatten() {
             let _ = fs::remove_file(path);
         }
@@ -294,7 +344,8 @@ pub(super) fn make_private_folder(folder: &Path) -> Result<(), OpenError> {
         .mode(0o700)
         .create(folder)
         .map_err(|error| OpenError::Uncreatable(folder.into(), error))?;
-    let metadata = fs::symlink_metadata(folder).map_err(|error| OpenError::Unreadable(folder.into(), error))?;
+    let metadata = fs::symlink_metadata(folder)
+        .map_err(|error| OpenError::Unreadable(folder.into(), error))?;
     let me = rustix::process::geteuid().as_raw();
     if !metadata.is_dir() {
         return Err(OpenError::NotFolder(folder.into()));
@@ -311,7 +362,8 @@ pub(super) fn make_private_folder(folder: &Path) -> Result<(), OpenError> {
 /// A folder's version changes with every record that comes, goes or is replaced.
 fn version(path: &Path) -> Version {
     let features = |it: fs::Metadata| (it.ino(), it.mtime(), it.mtime_nsec(), it.size(), it.mode());
-    path.symlink_metadata().map_or_else(|_| Version::default(), |metadata| Version::of(features(metadata)))
+    path.symlink_metadata()
+        .map_or_else(|_| Version::default(), |metadata| Version::of(features(metadata)))
 }
 
 /// True if the open file is the one that has this name now.

@@ -1,7 +1,10 @@
-//! A store that ends with the process: the second kind, which shows that [`super::Store`] is a port.
+//! A store that ends with the process: the second kind, which shows that [`super::Store`] is a
+//! port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use zeroize::Zeroizing;
 
@@ -33,7 +36,7 @@ impl Drop for Held {
 
 impl MemoryStore {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     pub(super) fn try_lock(&self, account: &AccountName) -> Try<Hold> {
@@ -46,7 +49,9 @@ impl MemoryStore {
     pub(super) fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
         let state = self.state();
         let Some((_, bytes)) = state.records.get(account) else { return Ok(None) };
-        Record::decode(bytes).map(Some).map_err(|error| RecordError::Undecodable(account.to_string(), error))
+        Record::decode(bytes)
+            .map(Some)
+            .map_err(|error| RecordError::Undecodable(account.to_string(), error))
     }
 
     pub(super) fn save(&self, account: &AccountName, record: &Record) -> Version {
@@ -79,8 +84,12 @@ impl MemoryStore {
 
     pub(super) fn versions(&self, accounts: &[AccountName]) -> (Version, Vec<Version>) {
         let state = self.state();
-        let version =
-            |account| state.records.get(account).map_or(Version::default(), |(version, _)| Version::of(version));
+        let version = |account| {
+            state
+                .records
+                .get(account)
+                .map_or(Version::default(), |(version, _)| Version::of(version))
+        };
         (Version::of(state.changes), accounts.iter().map(version).collect())
     }
 }

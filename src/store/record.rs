@@ -1,8 +1,9 @@
 //! One account's record: what it holds, and its form on disk.
 //!
-//! The file is one JSON object `{"version", "sha256", "record"}`; the sum covers the very bytes of `record`, so that a
-//! damaged token is told from a refused one.
+//! The file is one JSON object `{"version", "sha256", "record"}`; the sum covers the very bytes of
+//! `record`, so that a damaged token is told from a refused one.
 
+use data_encoding::HEXLOWER;
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,7 +15,8 @@ use zeroize::Zeroizing;
 use crate::clock::rfc3339;
 use crate::secret::{AccessToken, RefreshToken};
 
-/// Version of the form on disk. Version 1 had a sentence in the place of the reason why a grant ended.
+/// Version of the form on disk. Version 1 had a sentence in the place of the reason why a grant
+/// ended.
 const VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 
@@ -93,7 +95,8 @@ pub struct Grant {
     pub logged_in_at: i64,
     /// When this pair was issued: milliseconds since 1970.
     pub refreshed_at: i64,
-    /// True if introspection answered `active` for a new refresh token, so that its `inactive` can be believed.
+    /// True if introspection answered `active` for a new refresh token, so that its `inactive` can
+    /// be believed.
     pub introspection_trusted: bool,
 }
 
@@ -193,14 +196,22 @@ impl fmt::Display for EndReason {
             Self::LoggedOut => f.write_str("it was logged out"),
             Self::Disconnected => f.write_str("it was disconnected through the proxy"),
             Self::Moved { to } => write!(f, "its company was moved to account {to}"),
-            Self::Refused { code } => write!(f, "the authorization server ended the login ({code})"),
+            Self::Refused { code } => {
+                write!(f, "the authorization server ended the login ({code})")
+            }
             Self::Interrupted { sent_at } => {
-                write!(f, "the refresh at {} was interrupted and its new tokens were lost", rfc3339(*sent_at))
+                write!(
+                    f,
+                    "the refresh at {} was interrupted and its new tokens were lost",
+                    rfc3339(*sent_at)
+                )
             }
             Self::OtherCompany { subject, bound } => {
                 write!(f, "its login is for {subject}, and the account belongs to {bound}")
             }
-            Self::ConnectedElsewhere { subject, other } => write!(f, "{subject} is connected as account {other}"),
+            Self::ConnectedElsewhere { subject, other } => {
+                write!(f, "{subject} is connected as account {other}")
+            }
             Self::Sentence { text } => f.write_str(text),
         }
     }
@@ -217,7 +228,8 @@ fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EndReason, D::Er
     Ok(match Form::deserialize(deserializer)? {
         Form::Reason(reason) => reason,
         Form::Sentence(text) => {
-            let text = text.split_once(" needs a login: ").map_or(text.as_str(), |(_, reason)| reason);
+            let text =
+                text.split_once(" needs a login: ").map_or(text.as_str(), |(_, reason)| reason);
             let text = text.rsplit_once("; run: ").map_or(text, |(reason, _)| reason);
             EndReason::Sentence { text: text.to_owned() }
         }
@@ -278,22 +290,36 @@ impl Record {
     /// The record of an account that was logged out or never logged in.
     pub fn tombstone(generation: u64, at: i64, reason: EndReason) -> Self {
         let ended = Some(Ended { at, reason });
-        Self { generation, grant: None, subject: None, subject_unconfirmed: false, intent: None, ended }
+        Self {
+            generation,
+            grant: None,
+            subject: None,
+            subject_unconfirmed: false,
+            intent: None,
+            ended,
+        }
     }
 
     /// The intent, if it speaks of the grant that is stored beside it.
     pub fn open_intent(&self) -> Option<&Intent> {
-        self.intent.as_ref().filter(|intent| intent.generation == self.generation && self.grant.is_some())
+        self.intent
+            .as_ref()
+            .filter(|intent| intent.generation == self.generation && self.grant.is_some())
     }
 
     /// The bytes on disk.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let content = Zeroizing::new(
-            serde_json::to_string(&self.content()).expect("numbers, strings and lists always have a JSON form"),
+            serde_json::to_string(&self.content())
+                .expect("numbers, strings and lists always have a JSON form"),
         );
         let sum = sum(content.as_bytes());
         Zeroizing::new(
-            format!("{{\"version\":{VERSION},\"sha256\":\"{sum}\",\"record\":{}}}\n", content.as_str()).into_bytes(),
+            format!(
+                "{{\"version\":{VERSION},\"sha256\":\"{sum}\",\"record\":{}}}\n",
+                content.as_str()
+            )
+            .into_bytes(),
         )
     }
 
@@ -303,16 +329,18 @@ impl Record {
     /// [`DecodeError`]; it never shows the content.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Corrupt("not UTF-8"))?;
-        let Version { version } = serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
+        let Version { version } =
+            serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(DecodeError::Version(version));
         }
-        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
+        let envelope: Envelope<'_> =
+            serde_json::from_str(text).map_err(|_| DecodeError::Corrupt("not a record"))?;
         if sum(envelope.record.get().as_bytes()) != envelope.sha256 {
             return Err(DecodeError::Corrupt("its checksum differs"));
         }
-        let content: Content =
-            serde_json::from_str(envelope.record.get()).map_err(|_| DecodeError::Corrupt("unknown fields"))?;
+        let content: Content = serde_json::from_str(envelope.record.get())
+            .map_err(|_| DecodeError::Corrupt("unknown fields"))?;
         Ok(content.into_record())
     }
 
@@ -344,7 +372,10 @@ impl Content {
 impl Grant {
     fn content(&self) -> GrantContent {
         GrantContent {
-            access_token: self.access.as_ref().map(|token| Zeroizing::new(token.expose().to_owned())),
+            access_token: self
+                .access
+                .as_ref()
+                .map(|token| Zeroizing::new(token.expose().to_owned())),
             refresh_token: Zeroizing::new(self.refresh.expose().to_owned()),
             expires_at: self.expires_at,
             life: self.life,
@@ -374,7 +405,7 @@ impl GrantContent {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -384,7 +415,8 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let issued = Issued { token_endpoint: "t".into(), client_id: "c".into(), api_origin: "a".into() };
+        let issued =
+            Issued { token_endpoint: "t".into(), client_id: "c".into(), api_origin: "a".into() };
         Record {
             generation: 7,
             grant: Some(Grant {
@@ -400,7 +432,13 @@ mod tests {
             }),
             subject: Some("urn:pleo:company:1".into()),
             subject_unconfirmed: false,
-            intent: Some(Intent { generation: 7, token: "abc".into(), sent_at: 3, first_sent_at: 3, resends: 0 }),
+            intent: Some(Intent {
+                generation: 7,
+                token: "abc".into(),
+                sent_at: 3,
+                first_sent_at: 3,
+                resends: 0,
+            }),
             ended: None,
         }
     }
@@ -441,7 +479,9 @@ mod tests {
 
     #[test]
     fn versions_are_told_apart_from_damage() {
-        let text = String::from_utf8(record().encode().to_vec()).unwrap().replace("\"version\":2", "\"version\":999");
+        let text = String::from_utf8(record().encode().to_vec())
+            .unwrap()
+            .replace("\"version\":2", "\"version\":999");
         assert_eq!(Record::decode(text.as_bytes()).unwrap_err(), DecodeError::Version(999));
         assert!(matches!(Record::decode(b"").unwrap_err(), DecodeError::Corrupt(_)));
         assert!(matches!(Record::decode(b"\xff\xfe{\0").unwrap_err(), DecodeError::Corrupt(_)));
@@ -455,7 +495,11 @@ mod tests {
         let record = Record::decode(bytes.as_bytes()).unwrap();
         let reason = EndReason::Sentence { text: "it was logged out".into() };
         assert_eq!((record.generation, record.ended.clone()), (3, Some(Ended { at: 5, reason })));
-        assert_eq!(Record::decode(&record.encode()).unwrap().ended, record.ended, "and again as version 2");
+        assert_eq!(
+            Record::decode(&record.encode()).unwrap().ended,
+            record.ended,
+            "and again as version 2"
+        );
     }
 
     #[test]
@@ -472,7 +516,10 @@ mod tests {
         ] {
             let back = Record::decode(&Record::tombstone(1, 2, reason.clone()).encode()).unwrap();
             assert_eq!(back.ended.unwrap().reason, reason);
-            assert!(!reason.to_string().contains("pleo-proxy"), "commands are added where it is told: {reason}");
+            assert!(
+                !reason.to_string().contains("pleo-proxy"),
+                "commands are added where it is told: {reason}"
+            );
         }
     }
 

@@ -1,10 +1,11 @@
-//! The threads on which file work is done. They are made at the start and kept: when the system gives no more threads,
-//! what is in custody can still be saved.
+//! The threads on which file work is done. They are made at the start and kept: when the system
+//! gives no more threads, what is in custody can still be saved.
 
+use parking_lot::Mutex;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -31,11 +32,16 @@ impl Threads {
         let waiting = Arc::new(Mutex::new(waiting));
         for number in 0..MOST {
             let waiting = waiting.clone();
-            match thread::Builder::new().name(format!("store-{number}")).spawn(move || work_off(&waiting)) {
+            match thread::Builder::new()
+                .name(format!("store-{number}"))
+                .spawn(move || work_off(&waiting))
+            {
                 Ok(_) => {}
                 Err(error) if number == 0 => return Err(error),
                 Err(error) => {
-                    warn!("the store works with {number} threads, the system gives no more: {error}");
+                    warn!(
+                        "the store works with {number} threads, the system gives no more: {error}"
+                    );
                     break;
                 }
             }
@@ -43,22 +49,27 @@ impl Threads {
         Ok(Self(sender))
     }
 
-    /// Runs work on one of them. It is not cancelled when the caller leaves: what has begun ends, and what it owns is
-    /// dropped after it.
+    /// Runs work on one of them. It is not cancelled when the caller leaves: what has begun ends,
+    /// and what it owns is dropped after it.
     ///
     /// # Errors
     /// It was not done: too much is waiting, or it panicked.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (sender, done) = oneshot::channel();
         let work = Box::new(move || drop(sender.send(work())));
-        self.0.try_send(work).map_err(|_| io::Error::other("the disk does not keep up with the store's work"))?;
+        self.0
+            .try_send(work)
+            .map_err(|_| io::Error::other("the disk does not keep up with the store's work"))?;
         done.await.map_err(|_| io::Error::other("the store's work on it failed (a bug)"))
     }
 }
 
 fn work_off(waiting: &Mutex<Receiver<Work>>) {
     loop {
-        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let next = waiting.lock().recv();
         let Ok(work) = next else { return };
         // The panic has been told by the hook; whoever waits for the work sees its sender go.
         let _ = catch_unwind(AssertUnwindSafe(work));
@@ -89,7 +100,7 @@ mod tests {
         let (mut waiting, mut look) = (Vec::new(), Context::from_waker(Waker::noop()));
         let refused = loop {
             let held = held.clone();
-            let mut run = Box::pin(threads.run(move || drop(held.lock().map(|held| held.recv()))));
+            let mut run = Box::pin(threads.run(move || drop(held.lock().recv())));
             match run.as_mut().poll(&mut look) {
                 Poll::Ready(refused) => break refused,
                 Poll::Pending => waiting.push(run),

@@ -1,5 +1,5 @@
-//! Lines to stderr by a thread of their own. Whoever reads them may stop (a stopped terminal, a parent that reads
-//! nothing): then lines are dropped and counted, and nothing waits.
+//! Lines to stderr by a thread of their own. Whoever reads them may stop (a stopped terminal, a
+//! parent that reads nothing): then lines are dropped and counted, and nothing waits.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -47,7 +47,9 @@ impl Lines {
         let (queue, lines) = sync_channel(WAITING);
         let dropped = Counter::default();
         let count = dropped.clone();
-        thread::Builder::new().name("log".into()).spawn(move || write_all(&lines, &mut sink, &count))?;
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || write_all(&lines, &mut sink, &count))?;
         Ok(Self { queue, dropped })
     }
 
@@ -104,13 +106,18 @@ fn write_all(lines: &Receiver<Line>, sink: &mut impl Write, dropped: &Counter) {
         }
         let all = dropped.get();
         if all > told {
-            write(sink, format!("pleo-proxy: {} log lines were dropped: nobody read them\n", all - told).as_bytes());
+            write(
+                sink,
+                format!("pleo-proxy: {} log lines were dropped: nobody read them\n", all - told)
+                    .as_bytes(),
+            );
             told = all;
         }
     }
 }
 
-/// Writes a whole line, however long it takes; a sink that is gone takes nothing, which is nobody's concern.
+/// Writes a whole line, however long it takes; a sink that is gone takes nothing, which is nobody's
+/// concern.
 fn write(sink: &mut impl Write, mut rest: &[u8]) {
     while !rest.is_empty() {
         match sink.write(rest) {
@@ -167,8 +174,13 @@ mod tests {
         lines.put(b"the end");
         Lines::flush(&lines, Duration::from_secs(30));
         let text = String::from_utf8(sink.text.lock().unwrap().clone()).unwrap();
-        assert!(text.starts_with("line 0\n") && text.contains("line 1000\n") && !text.contains("line 3000\n"));
-        let told = |line: &str| line.strip_prefix("pleo-proxy: ")?.split(' ').next()?.parse::<u64>().ok();
+        assert!(
+            text.starts_with("line 0\n")
+                && text.contains("line 1000\n")
+                && !text.contains("line 3000\n")
+        );
+        let told =
+            |line: &str| line.strip_prefix("pleo-proxy: ")?.split(' ').next()?.parse::<u64>().ok();
         assert_eq!(text.lines().filter_map(told).sum::<u64>(), lines.dropped().get(), "{text}");
     }
 

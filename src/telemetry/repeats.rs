@@ -1,6 +1,8 @@
-//! Lines that others can cause as often as they like: the first few are written, the rest is counted.
+//! Lines that others can cause as often as they like: the first few are written, the rest is
+//! counted.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -28,8 +30,8 @@ struct Window {
     is_awaited: bool,
 }
 
-/// Tells how many lines were left out when it is dropped: at the end of their window, or with the runtime that waits for
-/// it, if that ends before.
+/// Tells how many lines were left out when it is dropped: at the end of their window, or with the
+/// runtime that waits for it, if that ends before.
 struct Teller(Repeats);
 
 impl Repeats {
@@ -38,17 +40,18 @@ impl Repeats {
         Self { what, window: Arc::default() }
     }
 
-    /// True if such a line may be written now. One that may not is counted, and the count is told within ten seconds;
-    /// outside a runtime, with the first line after that.
+    /// True if such a line may be written now. One that may not is counted, and the count is told
+    /// within ten seconds; outside a runtime, with the first line after that.
     pub fn admits(&self) -> bool {
         let (mut window, now) = (self.lock(), Instant::now());
-        let began = match window.began.filter(|began| now.saturating_duration_since(*began) < WINDOW) {
-            Some(began) => began,
-            None => {
-                (window.began, window.written) = (Some(now), 0);
-                now
-            }
-        };
+        let began =
+            match window.began.filter(|began| now.saturating_duration_since(*began) < WINDOW) {
+                Some(began) => began,
+                None => {
+                    (window.began, window.written) = (Some(now), 0);
+                    now
+                }
+            };
         if window.written < WRITTEN {
             window.written += 1;
             if window.written == 1 && !window.is_awaited {
@@ -80,7 +83,7 @@ impl Repeats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+        self.window.lock()
     }
 }
 
@@ -109,11 +112,13 @@ mod tests {
 
     #[test]
     fn a_runtime_that_ends_tells_what_it_was_to_tell_and_the_next_one_goes_on() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let lines = Repeats::new("tests");
         for round in 0..2 {
             let runtime = runtime();
-            let written = runtime.block_on(async { (0..10).filter(|_| lines.admits()).count() as u32 });
+            let written =
+                runtime.block_on(async { (0..10).filter(|_| lines.admits()).count() as u32 });
             assert_eq!(written, if round == 0 { WRITTEN } else { 0 }, "it is the same window");
             assert_eq!(lines.lock().left_out, 10 - u64::from(written));
             drop(runtime);
@@ -125,7 +130,8 @@ mod tests {
     async fn outside_a_runtime_they_are_counted_and_told_later() {
         let lines = Repeats::new("tests");
         let alone = lines.clone();
-        let admitted = std::thread::spawn(move || (0..10).filter(|_| alone.admits()).count() as u32);
+        let admitted =
+            std::thread::spawn(move || (0..10).filter(|_| alone.admits()).count() as u32);
         assert_eq!(admitted.join().unwrap(), WRITTEN);
         assert!(!lines.admits(), "somebody who can wait comes along");
         tokio::time::sleep(2 * WINDOW).await;

@@ -1,7 +1,8 @@
 //! One account: its snapshot for requests and its memory for refreshes.
 
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,8 @@ use crate::telemetry::Metrics;
 
 /// Longest distance between two refreshes that are forced by a 401.
 const LONGEST_LIMIT: Duration = Duration::from_secs(10);
-/// How exactly the last use is known, in milliseconds: workers write it once a second, not once a request.
+/// How exactly the last use is known, in milliseconds: workers write it once a second, not once a
+/// request.
 const USE_GRAIN: u64 = 1000;
 
 /// What all accounts share.
@@ -62,13 +64,15 @@ pub struct Account {
     pub(super) held: AtomicUsize,
     /// Boot time of the last use, in milliseconds; 0 = never.
     last_used: AtomicU64,
-    /// True once it had a record or was named by the settings; a login that came to nothing leaves no account behind.
+    /// True once it had a record or was named by the settings; a login that came to nothing leaves
+    /// no account behind.
     known: AtomicBool,
     /// True while a wish of this account waits for the scheduler or its flight.
     wished: AtomicBool,
 }
 
-/// What a process remembers of an account beside the snapshot; never looked at by a request on its usual path.
+/// What a process remembers of an account beside the snapshot; never looked at by a request on its
+/// usual path.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// The record that was loaded or saved last.
@@ -83,7 +87,8 @@ pub(super) struct Memory {
     pub(super) forced_at: Option<Now>,
     /// The sending of an intent that got a whole answer, so that no copy of it is still under way.
     pub(super) answered: Option<(i64, u32)>,
-    /// The last sending of an intent, and when it was by the boot clock in milliseconds; below zero before the boot.
+    /// The last sending of an intent, and when it was by the boot clock in milliseconds; below zero
+    /// before the boot.
     sent: Option<((i64, u32), i64)>,
     /// Access tokens in a row that could not be used.
     pub(super) unusable: u32,
@@ -149,7 +154,10 @@ impl Account {
     pub fn is_due(&self) -> bool {
         let snapshot = self.snapshot.load();
         let now = self.shared.clock.now();
-        snapshot.credential.as_ref().is_none_or(|credential| credential.left_before_margin(now).is_zero())
+        snapshot
+            .credential
+            .as_ref()
+            .is_none_or(|credential| credential.left_before_margin(now).is_zero())
     }
 
     /// The time in units of `drain`, which is what the gate counts in.
@@ -180,8 +188,10 @@ impl Account {
     pub(super) fn wish(self: &Arc<Self>) {
         if !self.wished.swap(true, Ordering::AcqRel) {
             let snapshot = self.snapshot.load();
-            let reason = if snapshot.health.trouble().is_none() { Reason::Expired } else { Reason::Retry };
-            let _ = self.shared.wishes.send(Wish::Refresh(self.clone(), reason, snapshot.generation));
+            let reason =
+                if snapshot.health.trouble().is_none() { Reason::Expired } else { Reason::Retry };
+            let _ =
+                self.shared.wishes.send(Wish::Refresh(self.clone(), reason, snapshot.generation));
         }
     }
 
@@ -189,8 +199,8 @@ impl Account {
         self.wished.store(false, Ordering::Release);
     }
 
-    /// A refresh of it ended in a panic. It is tried again after a pause, so that a fault that stays is no storm; what
-    /// may have been sent is noted in the record.
+    /// A refresh of it ended in a panic. It is tried again after a pause, so that a fault that
+    /// stays is no storm; what may have been sent is noted in the record.
     pub(super) fn broke_off(&self) {
         let health = &self.snapshot.load().health;
         if matches!(health, Health::LoginRequired(_) | Health::StoreError(_) | Health::Unsaved(_)) {
@@ -202,12 +212,12 @@ impl Account {
     }
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// The order of logins and logouts.
     pub(super) fn order(&self) -> MutexGuard<'_, Order> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+        self.order.lock()
     }
 
     /// The wait before the next attempt, after one more that failed.
@@ -246,23 +256,28 @@ impl Account {
         self.memory().sent = Some((intent.sending(), now));
     }
 
-    /// How long ago an unanswered intent was sent, time asleep included. Where another process sent it, its date is
-    /// believed once, when it is met; one that is still to come counts as now.
+    /// How long ago an unanswered intent was sent, time asleep included. Where another process sent
+    /// it, its date is believed once, when it is met; one that is still to come counts as now.
     pub(super) fn sent_for(&self, intent: &Intent) -> Duration {
         let (now, sending) = (self.shared.clock.now(), intent.sending());
         let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
         let mut memory = self.memory();
-        let sent = memory
-            .sent
-            .filter(|(known, _)| *known == sending)
-            .map_or_else(|| boot.saturating_sub_unsigned(since(now.wall, intent.sent_at)), |(_, sent)| sent);
+        let sent = memory.sent.filter(|(known, _)| *known == sending).map_or_else(
+            || boot.saturating_sub_unsigned(since(now.wall, intent.sent_at)),
+            |(_, sent)| sent,
+        );
         memory.sent = Some((sending, sent));
         Duration::from_millis(since(boot, sent))
     }
 
     /// True if a refresh was forced less than ten seconds, or a quarter of a token's life, ago.
     pub(super) fn was_just_forced(&self, now: Now) -> bool {
-        let life = self.snapshot.load().credential.as_ref().map_or(LONGEST_LIMIT, |credential| credential.life);
+        let life = self
+            .snapshot
+            .load()
+            .credential
+            .as_ref()
+            .map_or(LONGEST_LIMIT, |credential| credential.life);
         let limit = LONGEST_LIMIT.min(life / 4);
         self.memory().forced_at.is_some_and(|last| !Deadline::after(last, limit).passed(now))
     }
@@ -272,7 +287,8 @@ impl Account {
         self.memory().age
     }
 
-    /// Makes a record the one that requests see. `deadline` is the one measured when the pair was issued.
+    /// Makes a record the one that requests see. `deadline` is the one measured when the pair was
+    /// issued.
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
         let now = self.shared.clock.now();
         let snapshot = Snapshot::of(&record, health, deadline, now);
@@ -317,7 +333,8 @@ impl Account {
 
     /// True if there is a record, readable or not.
     pub(super) fn has_record(&self) -> bool {
-        self.memory().record.is_some() || matches!(self.snapshot.load().health, Health::StoreError(_))
+        self.memory().record.is_some()
+            || matches!(self.snapshot.load().health, Health::StoreError(_))
     }
 
     /// Takes a token out of use that the upstream has refused.
@@ -386,7 +403,11 @@ mod tests {
     }
 
     pub(super) fn record(generation: u64) -> Record {
-        let issued = Issued { token_endpoint: String::new(), client_id: String::new(), api_origin: String::new() };
+        let issued = Issued {
+            token_endpoint: String::new(),
+            client_id: String::new(),
+            api_origin: String::new(),
+        };
         let grant = Grant {
             access: Some(AccessToken::new(format!("access-{generation}"))),
             refresh: RefreshToken::new("refresh"),
@@ -398,7 +419,14 @@ mod tests {
             refreshed_at: 0,
             introspection_trusted: false,
         };
-        Record { generation, grant: Some(grant), subject: None, subject_unconfirmed: false, intent: None, ended: None }
+        Record {
+            generation,
+            grant: Some(grant),
+            subject: None,
+            subject_unconfirmed: false,
+            intent: None,
+            ended: None,
+        }
     }
 
     fn publish(account: &Account, generation: u64) {
@@ -422,12 +450,20 @@ mod tests {
             .prop_map(|(requests, refreshes)| Plan { requests, refreshes })
     }
 
-    /// One request: borrows, travels, is judged by the server's generation at its arrival, returns the lease.
-    async fn request(account: Arc<Account>, server: Arc<AtomicU64>, step: (u64, u64, u64)) -> Result<(), String> {
+    /// One request: borrows, travels, is judged by the server's generation at its arrival, returns
+    /// the lease.
+    async fn request(
+        account: Arc<Account>,
+        server: Arc<AtomicU64>,
+        step: (u64, u64, u64),
+    ) -> Result<(), String> {
         let (begin, travel, think) = step;
         sleep(Duration::from_millis(begin)).await;
         let asked = Instant::now();
-        let lease = account.lease(asked + settings().hold).await.map_err(|refusal| format!("{refusal:?}"))?;
+        let lease = account
+            .lease(asked + settings().hold)
+            .await
+            .map_err(|refusal| format!("{refusal:?}"))?;
         let waited = asked.elapsed();
         sleep(Duration::from_millis(travel)).await;
         let valid = server.load(Ordering::SeqCst);
@@ -464,8 +500,10 @@ mod tests {
         }
         for (begin, travel, think, leaves) in plan.requests {
             let work = request(account.clone(), server.clone(), (begin, travel, think));
-            let limit = Duration::from_millis(leaves.map_or(u64::MAX >> 1, |leaves| begin + leaves));
-            requests.spawn(async move { tokio::time::timeout(limit, work).await.unwrap_or(Ok(())) });
+            let limit =
+                Duration::from_millis(leaves.map_or(u64::MAX >> 1, |leaves| begin + leaves));
+            requests
+                .spawn(async move { tokio::time::timeout(limit, work).await.unwrap_or(Ok(())) });
         }
         while let Some(answered) = requests.join_next().await {
             answered.map_err(|error| error.to_string())??;
@@ -481,7 +519,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// No request whose way is shorter than the drain reaches the server with a dead token, whatever else happens.
+        /// No request whose way is shorter than the drain reaches the server with a dead token,
+        /// whatever else happens.
         #[test]
         fn no_request_arrives_with_a_dead_token(plan in plan()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -493,7 +532,8 @@ mod tests {
     async fn at_most_so_many_wait_and_the_rest_is_told_at_once() {
         let (account, _wishes) = account();
         publish(&account, 1);
-        let gate = account.gate.close(account.epoch(account.shared.clock.now()), Duration::ZERO).await;
+        let gate =
+            account.gate.close(account.epoch(account.shared.clock.now()), Duration::ZERO).await;
         let mut waiting = JoinSet::new();
         for _ in 0..MAX_HELD {
             let account = account.clone();
@@ -511,9 +551,14 @@ mod tests {
         let (account, mut wishes) = account();
         expire(&account);
         let start = Instant::now();
-        let (first, second) =
-            tokio::join!(account.lease(start + settings().hold), account.lease(start + settings().hold));
-        assert!(matches!((first, second), (Err(Refusal::RefreshTimeout(_)), Err(Refusal::RefreshTimeout(_)))));
+        let (first, second) = tokio::join!(
+            account.lease(start + settings().hold),
+            account.lease(start + settings().hold)
+        );
+        assert!(matches!(
+            (first, second),
+            (Err(Refusal::RefreshTimeout(_)), Err(Refusal::RefreshTimeout(_)))
+        ));
         assert_eq!(start.elapsed(), settings().hold);
         let mut refreshes = 0;
         while let Ok(wish) = wishes.try_recv() {
@@ -528,11 +573,21 @@ mod tests {
         let clock = Clock::manual(start);
         let (wishes, _) = mpsc::unbounded_channel();
         let choice_version = AtomicU64::default();
-        let shared =
-            Shared { settings: settings(), clock: clock.clone(), metrics: Arc::default(), wishes, choice_version };
+        let shared = Shared {
+            settings: settings(),
+            clock: clock.clone(),
+            metrics: Arc::default(),
+            wishes,
+            choice_version,
+        };
         let account = Account::new(AccountName::fallback(), Arc::new(shared));
-        let intent =
-            |sent_at| Intent { generation: 1, token: String::new(), sent_at, first_sent_at: sent_at, resends: 0 };
+        let intent = |sent_at| Intent {
+            generation: 1,
+            token: String::new(),
+            sent_at,
+            first_sent_at: sent_at,
+            resends: 0,
+        };
         let seconds = |intent: &Intent| account.sent_for(intent).as_secs();
         let (ahead, earlier) = (intent(start.wall + 7_200_000), intent(start.wall - 3_000));
         assert_eq!(seconds(&ahead), 0);

@@ -1,5 +1,5 @@
-//! Logins and logouts: what a person decides about an account. Both take the turn and the lock that a refresh takes,
-//! and the last one to be asked wins.
+//! Logins and logouts: what a person decides about an account. Both take the turn and the lock that
+//! a refresh takes, and the last one to be asked wins.
 
 mod error;
 mod order;
@@ -79,7 +79,8 @@ impl Accounts {
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let deadline = Deadline::after(login.sent, login.tokens.life);
-        let grant = self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
+        let grant =
+            self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
         let usable = grant.access.is_some();
         let record = granted(grant, subject);
         let turn = self.replace(&asked, begun, record, Some(deadline)).await?;
@@ -107,14 +108,18 @@ impl Accounts {
         subject: Option<&str>,
         replaces: bool,
     ) -> Result<Option<AccountName>, ChangeError> {
-        let Some((subject, other)) = subject.and_then(|it| Some((it, self.other_holder(account, it)?))) else {
+        let Some((subject, other)) =
+            subject.and_then(|it| Some((it, self.other_holder(account, it)?)))
+        else {
             return Ok(None);
         };
         match replaces {
             true => Ok(Some(other)),
-            false => {
-                Err(ChangeError::ConnectedElsewhere { account: account.clone(), subject: subject.to_owned(), other })
-            }
+            false => Err(ChangeError::ConnectedElsewhere {
+                account: account.clone(),
+                subject: subject.to_owned(),
+                other,
+            }),
         }
     }
 
@@ -128,8 +133,13 @@ impl Accounts {
     /// Saves a refresh token that was issued elsewhere, then refreshes once.
     ///
     /// # Errors
-    /// [`ChangeError`]; after `Import` the token is saved all the same: it may work yet, or be spent.
-    pub async fn import(self: &Arc<Self>, asked: &Asked, token: RefreshToken) -> Result<(), ChangeError> {
+    /// [`ChangeError`]; after `Import` the token is saved all the same: it may work yet, or be
+    /// spent.
+    pub async fn import(
+        self: &Arc<Self>,
+        asked: &Asked,
+        token: RefreshToken,
+    ) -> Result<(), ChangeError> {
         let account = asked.account.clone();
         let begun = self.begin(asked, true).await?;
         let previous = begun.previous.as_ref();
@@ -156,7 +166,8 @@ impl Accounts {
             Report::Refreshed | Report::Adopted => Ok(()),
             _ => {
                 let snapshot = account.snapshot();
-                let why = snapshot.health.told(&account.name).unwrap_or("no reason is known".into());
+                let why =
+                    snapshot.health.told(&account.name).unwrap_or("no reason is known".into());
                 if !matches!(snapshot.health, Health::LoginRequired(_)) {
                     return Err(ChangeError::Import(why));
                 }
@@ -168,7 +179,8 @@ impl Accounts {
         }
     }
 
-    /// Removes the tombstone of an import that the server refused: there was no such account before.
+    /// Removes the tombstone of an import that the server refused: there was no such account
+    /// before.
     async fn remove_refused(self: &Arc<Self>, asked: &Asked) -> Result<(), ChangeError> {
         let begun = self.begin(asked, false).await?;
         if begun.previous.is_some_and(|record| record.grant.is_some()) {
@@ -182,8 +194,8 @@ impl Accounts {
     /// Notes what became known about an imported grant after its first refresh.
     ///
     /// # Errors
-    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended. `ImportUnconfirmed`: it stays
-    /// and serves nobody; the question is asked again.
+    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended.
+    /// `ImportUnconfirmed`: it stays and serves nobody; the question is asked again.
     pub async fn describe(
         self: &Arc<Self>,
         asked: &Asked,
@@ -198,11 +210,14 @@ impl Accounts {
             .and_then(|it| self.held_elsewhere(&account.name, it.as_deref(), false).map(|_| it));
         match judged {
             Ok(subject) => record.subject = subject,
-            Err(ChangeError::Unconfirmed { why, .. }) => return Err(ChangeError::ImportUnconfirmed(why)),
+            Err(ChangeError::Unconfirmed { why, .. }) => {
+                return Err(ChangeError::ImportUnconfirmed(why));
+            }
             Err(error) => {
                 let now = self.clock().now().wall;
                 let reason = error.end_reason();
-                let ended = Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
+                let ended =
+                    Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
                 self.replace(asked, begun, ended, None).await?;
                 return Err(error);
             }
@@ -217,18 +232,26 @@ impl Accounts {
         Ok(())
     }
 
-    /// Forgets a grant: a tombstone takes its place. Requests that wait are let go at once. It goes on if the caller
-    /// leaves.
+    /// Forgets a grant: a tombstone takes its place. Requests that wait are let go at once. It goes
+    /// on if the caller leaves.
     ///
     /// # Errors
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
-    pub async fn logout(self: &Arc<Self>, name: &AccountName, reason: EndReason) -> Result<(), ChangeError> {
+    pub async fn logout(
+        self: &Arc<Self>,
+        name: &AccountName,
+        reason: EndReason,
+    ) -> Result<(), ChangeError> {
         let (accounts, name) = (self.clone(), name.clone());
         let work = async move { accounts.forget(&name, reason).await };
         self.keep(work).await.unwrap_or(Err(ChangeError::Closing))
     }
 
-    async fn forget(self: &Arc<Self>, name: &AccountName, reason: EndReason) -> Result<(), ChangeError> {
+    async fn forget(
+        self: &Arc<Self>,
+        name: &AccountName,
+        reason: EndReason,
+    ) -> Result<(), ChangeError> {
         let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
         is_saved(&account)?;
         let asked = self.ask(name);
@@ -248,7 +271,8 @@ impl Accounts {
         Ok(())
     }
 
-    /// Puts an account back whose logout was given up: to what its record says, where that changed meanwhile.
+    /// Puts an account back whose logout was given up: to what its record says, where that changed
+    /// meanwhile.
     fn as_it_was(&self, account: &Account, before: &Snapshot) {
         if account.order().is_logging_out() {
             return;
@@ -266,9 +290,13 @@ impl Accounts {
         account.publish(record, health, None);
     }
 
-    /// Turn, lock and the record to be replaced: the one on disk, unless memory has a newer one. With `replaces_corrupt`
-    /// a damaged one counts as none.
-    async fn begin(self: &Arc<Self>, asked: &Asked, replaces_corrupt: bool) -> Result<Begun, ChangeError> {
+    /// Turn, lock and the record to be replaced: the one on disk, unless memory has a newer one.
+    /// With `replaces_corrupt` a damaged one counts as none.
+    async fn begin(
+        self: &Arc<Self>,
+        asked: &Asked,
+        replaces_corrupt: bool,
+    ) -> Result<Begun, ChangeError> {
         let account = &asked.account;
         is_saved(account)?;
         let turn = while_running(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
@@ -280,11 +308,14 @@ impl Accounts {
         let (stored, is_corrupt) = match self.store().load(&account.name).await {
             Ok(stored) => (stored, false),
             // A record of a newer program is whole: it stays.
-            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => (None, true),
+            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
+                (None, true)
+            }
             Err(error) => return Err(error.into()),
         };
         let remembered = account.memory().record.clone();
-        let previous = [stored, remembered].into_iter().flatten().max_by_key(|record| record.generation);
+        let previous =
+            [stored, remembered].into_iter().flatten().max_by_key(|record| record.generation);
         Ok(Begun { turn, locked, previous, is_corrupt })
     }
 
@@ -312,7 +343,8 @@ impl Accounts {
         if begun.is_corrupt {
             self.set_aside(&begun.locked).await?;
         }
-        let known = account.snapshot().generation.max(begun.previous.map_or(0, |record| record.generation));
+        let known =
+            account.snapshot().generation.max(begun.previous.map_or(0, |record| record.generation));
         let record = Record { generation: known + 1, ..record };
         let version = self.store().save(&begun.locked, &record).await?;
         account.order().saved(asked.number);
@@ -322,7 +354,14 @@ impl Accounts {
         Ok(begun.turn)
     }
 
-    fn grant(&self, tokens: Tokens, refresh: RefreshToken, deadline: Deadline, sent: Now, trusted: bool) -> Grant {
+    fn grant(
+        &self,
+        tokens: Tokens,
+        refresh: RefreshToken,
+        deadline: Deadline,
+        sent: Now,
+        trusted: bool,
+    ) -> Grant {
         Grant {
             access: tokens.access,
             refresh,
@@ -347,11 +386,18 @@ fn is_saved(account: &Account) -> Result<(), ChangeError> {
 
 /// The record of a grant; its generation is given to it when it is saved.
 fn granted(grant: Grant, subject: Option<String>) -> Record {
-    Record { generation: 0, grant: Some(grant), subject, subject_unconfirmed: false, intent: None, ended: None }
+    Record {
+        generation: 0,
+        grant: Some(grant),
+        subject,
+        subject_unconfirmed: false,
+        intent: None,
+        ended: None,
+    }
 }
 
-/// The subject that an account has after a login. One that is bound takes its own company's login only, and only if it
-/// is known to be that.
+/// The subject that an account has after a login. One that is bound takes its own company's login
+/// only, and only if it is known to be that.
 fn subject_of(
     account: &AccountName,
     bound: Option<String>,
@@ -359,7 +405,9 @@ fn subject_of(
 ) -> Result<Option<String>, ChangeError> {
     let account = account.clone();
     match (bound, offered) {
-        (Some(bound), Ok(offered)) if bound != offered => Err(ChangeError::OtherSubject { account, bound, offered }),
+        (Some(bound), Ok(offered)) if bound != offered => {
+            Err(ChangeError::OtherSubject { account, bound, offered })
+        }
         (Some(bound), Err(why)) => Err(ChangeError::Unconfirmed { account, bound, why }),
         (_, offered) => Ok(offered.ok()),
     }

@@ -1,7 +1,9 @@
-//! The gate of an account: requests that hold its token pass through; an exchange closes it for a moment.
+//! The gate of an account: requests that hold its token pass through; an exchange closes it for a
+//! moment.
 //!
-//! A refresh kills the previous access token at once, so a request that has picked its token must have its response
-//! head before the exchange begins, and one that comes during the exchange must wait for the new token.
+//! A refresh kills the previous access token at once, so a request that has picked its token must
+//! have its response head before the exchange begins, and one that comes during the exchange must
+//! wait for the new token.
 //!
 //! All state is one word, so that "count me in" and "closed" cannot be seen in different orders:
 //!
@@ -23,7 +25,8 @@ use tokio::time::{Instant, timeout_at};
 const CLOSED: u64 = 1 << 63;
 const EPOCHS: u64 = 1 << 12;
 const LANE: u64 = 0xffff;
-/// How many epochs another thread's reading of the clock may be behind ours; anything else is time that has passed.
+/// How many epochs another thread's reading of the clock may be behind ours; anything else is time
+/// that has passed.
 const BEHIND: u64 = 64;
 
 /// See the module.
@@ -32,7 +35,8 @@ pub struct Gate {
     word: AtomicU64,
     /// Told when the last young lease is returned to a closed gate.
     drained: Notify,
-    /// Told whenever a held request should look again: the gate opened, or a snapshot was published.
+    /// Told whenever a held request should look again: the gate opened, or a snapshot was
+    /// published.
     news: Notify,
 }
 
@@ -56,7 +60,12 @@ impl Gate {
             }
             let lanes = Lanes::read(word).advance(epoch);
             let entered = Lanes { current: lanes.current + 1, ..lanes };
-            match self.word.compare_exchange_weak(word, entered.word(), Ordering::AcqRel, Ordering::Acquire) {
+            match self.word.compare_exchange_weak(
+                word,
+                entered.word(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Some(Ticket { epoch: entered.epoch }),
                 Err(seen) => word = seen,
             }
@@ -146,17 +155,29 @@ impl Lanes {
 
     fn word(self) -> u64 {
         // A lane holds 65,535 leases, three times the largest number of connections.
-        self.epoch << 48 | self.current.min(LANE) << 32 | self.before.min(LANE) << 16 | self.older.min(LANE)
+        self.epoch << 48
+            | self.current.min(LANE) << 32
+            | self.before.min(LANE) << 16
+            | self.older.min(LANE)
     }
 
-    /// The same leases seen from a later epoch; an earlier one (another thread's older reading) changes nothing.
+    /// The same leases seen from a later epoch; an earlier one (another thread's older reading)
+    /// changes nothing.
     fn advance(self, epoch: u64) -> Self {
         match Self::age(epoch, self.epoch) {
             0 => self,
-            1 => Self { epoch: epoch % EPOCHS, current: 0, before: self.current, older: self.older + self.before },
-            age if age < EPOCHS - BEHIND => {
-                Self { epoch: epoch % EPOCHS, current: 0, before: 0, older: self.older + self.before + self.current }
-            }
+            1 => Self {
+                epoch: epoch % EPOCHS,
+                current: 0,
+                before: self.current,
+                older: self.older + self.before,
+            },
+            age if age < EPOCHS - BEHIND => Self {
+                epoch: epoch % EPOCHS,
+                current: 0,
+                before: 0,
+                older: self.older + self.before + self.current,
+            },
             _ => self,
         }
     }

@@ -1,6 +1,6 @@
 //! One refresh of an account at a time, for everybody to wait for.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -9,9 +9,14 @@ use super::account::Account;
 use super::refresh::{Attempt, Reason, Report};
 
 impl Accounts {
-    /// Refreshes an account, or joins the refresh that is under way, and waits for its end. A caller who leaves
-    /// cancels nothing.
-    pub async fn refresh(self: &Arc<Self>, account: &Arc<Account>, reason: Reason, generation: u64) -> Report {
+    /// Refreshes an account, or joins the refresh that is under way, and waits for its end. A
+    /// caller who leaves cancels nothing.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        reason: Reason,
+        generation: u64,
+    ) -> Report {
         let mut flight = self.flight(account, reason, generation);
         match flight.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or(Report::Failed),
@@ -31,8 +36,9 @@ impl Accounts {
         reason: Reason,
         generation: u64,
     ) -> watch::Receiver<Option<Report>> {
-        let mut slot = account.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = slot.as_ref().filter(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
+        let mut slot = account.flight.lock();
+        if let Some(running) =
+            slot.as_ref().filter(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
         {
             // It may wait for its turn among others, and be more urgent now.
             self.limiter.admit_next();
@@ -40,7 +46,8 @@ impl Accounts {
         }
         let (landed, flight) = watch::channel(None);
         *slot = Some(flight.clone());
-        let attempt = Attempt { accounts: self.clone(), account: account.clone(), reason, generation };
+        let attempt =
+            Attempt { accounts: self.clone(), account: account.clone(), reason, generation };
         let landing = Landing(account.clone());
         self.tasks.spawn_on(
             async move {
@@ -54,7 +61,8 @@ impl Accounts {
     }
 }
 
-/// Whatever a refresh comes to, a panic included: the next wish is heard, and whoever waits looks again.
+/// Whatever a refresh comes to, a panic included: the next wish is heard, and whoever waits looks
+/// again.
 struct Landing(Arc<Account>);
 
 impl Drop for Landing {
@@ -82,10 +90,15 @@ mod tests {
         let (account, mut wishes) = account::unconnected();
         account::expire(&account);
         let waiting = account.clone();
-        let held = tokio::spawn(async move { waiting.lease(Instant::now() + Duration::from_secs(3)).await.map(drop) });
+        let held = tokio::spawn(async move {
+            waiting.lease(Instant::now() + Duration::from_secs(3)).await.map(drop)
+        });
         sleep(Duration::from_millis(1)).await;
-        let mut wished =
-            move || std::iter::from_fn(|| wishes.try_recv().ok()).filter(|it| matches!(it, Wish::Refresh(..))).count();
+        let mut wished = move || {
+            std::iter::from_fn(|| wishes.try_recv().ok())
+                .filter(|it| matches!(it, Wish::Refresh(..)))
+                .count()
+        };
         assert_eq!(wished(), 1);
         let (turn, landing) = (account.turn.clone().lock_owned().await, Landing(account.clone()));
         let broken = tokio::spawn(async move {

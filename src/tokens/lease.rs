@@ -45,7 +45,11 @@ impl Account {
             if let Some(lease) = self.try_lease(now) {
                 return Ok(lease);
             }
-            match self.snapshot.load().decide(now, deadline.saturating_duration_since(Instant::now()), came) {
+            match self.snapshot.load().decide(
+                now,
+                deadline.saturating_duration_since(Instant::now()),
+                came,
+            ) {
                 Decision::Refuse(refusal) => return Err(refusal),
                 Decision::Refresh => self.wish(),
                 // Served a moment ago, so the gate is closed: wait for it.
@@ -57,11 +61,13 @@ impl Account {
         }
     }
 
-    /// A lease if one is to be had at once: the usual path, one look at the gate and one at the snapshot.
+    /// A lease if one is to be had at once: the usual path, one look at the gate and one at the
+    /// snapshot.
     fn try_lease(self: &Arc<Self>, now: Now) -> Option<Lease> {
         let ticket = self.gate.enter(self.epoch(now))?;
         let snapshot = self.snapshot.load();
-        let Some(credential) = snapshot.usable(now).map(|credential| credential.header.clone()) else {
+        let Some(credential) = snapshot.usable(now).map(|credential| credential.header.clone())
+        else {
             self.gate.leave(ticket);
             return None;
         };
@@ -71,7 +77,10 @@ impl Account {
     fn timed_out(&self) -> Refusal {
         let snapshot = self.snapshot.load();
         let why = snapshot.health.why().unwrap_or("the token endpoint is slow");
-        Refusal::RefreshTimeout(format!("no fresh token within {:?}: {why}", self.shared.settings.hold))
+        Refusal::RefreshTimeout(format!(
+            "no fresh token within {:?}: {why}",
+            self.shared.settings.hold
+        ))
     }
 
     /// A place among those who wait. The first one to wait may make a try due that was not.

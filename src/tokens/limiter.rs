@@ -1,7 +1,8 @@
-//! How many refreshes are under way at a time, and which comes next. However many accounts are due at once, the token
-//! endpoint and our own open files see a few.
+//! How many refreshes are under way at a time, and which comes next. However many accounts are due
+//! at once, the token endpoint and our own open files see a few.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -10,7 +11,8 @@ use super::refresh::Reason;
 
 /// Most refreshes under way.
 const MAX_REFRESHES: usize = 32;
-/// Most of them that try again what failed: where calls of accounts in trouble hang, the others have room left.
+/// Most of them that try again what failed: where calls of accounts in trouble hang, the others
+/// have room left.
 const MAX_RETRIES: usize = 24;
 /// Most of them that only keep a grant alive.
 const MAX_IDLE: usize = 8;
@@ -50,8 +52,9 @@ pub(super) struct RefreshPermit {
 }
 
 impl RefreshLimiter {
-    /// Waits for a permit; who leaves is forgotten. First come those whom a request or a person waits for, then
-    /// margins, retries and idle refreshes. One that waits in the queue moves up when a request begins to wait for it.
+    /// Waits for a permit; who leaves is forgotten. First come those whom a request or a person
+    /// waits for, then margins, retries and idle refreshes. One that waits in the queue moves up
+    /// when a request begins to wait for it.
     pub(super) async fn admit(&self, account: &Arc<Account>, reason: Reason) -> RefreshPermit {
         let (permit, admitted) = oneshot::channel();
         self.queue().waiting.push(Waiting { account: account.clone(), reason, permit });
@@ -59,7 +62,8 @@ impl RefreshLimiter {
         admitted.await.expect("only a permit or its receiver's end takes somebody from the queue")
     }
 
-    /// Admits those for whom there is room. To be called when somebody in the queue may have become more urgent.
+    /// Admits those for whom there is room. To be called when somebody in the queue may have become
+    /// more urgent.
     pub(super) fn admit_next(&self) {
         while let Some((permit, kind)) = self.next() {
             // If the receiver has left meanwhile, the permit is dropped here, which gives it back.
@@ -76,15 +80,16 @@ impl RefreshLimiter {
         let mut queue = self.queue();
         queue.waiting.retain(|waiting| !waiting.permit.is_closed());
         let ranks = queue.waiting.iter().enumerate().map(|(at, waiting)| (waiting.rank(), at));
-        let ((_, kind), at) =
-            ranks.filter(|((_, kind), _)| queue.has_room(*kind)).min_by_key(|((need, _), at)| (*need, *at))?;
+        let ((_, kind), at) = ranks
+            .filter(|((_, kind), _)| queue.has_room(*kind))
+            .min_by_key(|((need, _), at)| (*need, *at))?;
         let next = queue.waiting.remove(at);
         queue.under_way[kind as usize] += 1;
         Some((next.permit, kind))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -104,7 +109,9 @@ impl Waiting {
     fn rank(&self) -> (u8, Kind) {
         match (self.reason, self.account.is_waited_for()) {
             (Reason::Retry, true) => (0, Kind::Retry),
-            (Reason::Expired | Reason::Rejected | Reason::Asked, _) | (_, true) => (0, Kind::Needed),
+            (Reason::Expired | Reason::Rejected | Reason::Asked, _) | (_, true) => {
+                (0, Kind::Needed)
+            }
             (Reason::Margin, _) => (1, Kind::Needed),
             (Reason::Retry, _) => (2, Kind::Retry),
             (Reason::IdleRefresh, _) => (3, Kind::Idle),
@@ -158,7 +165,9 @@ mod tests {
         let retries = permits(&limiter, Reason::Retry, MAX_RETRIES).await;
         assert!(!is_admitted(&limiter, Reason::Retry) && is_admitted(&limiter, Reason::Margin));
         let needed = permits(&limiter, Reason::Expired, MAX_REFRESHES - MAX_RETRIES).await;
-        for reason in [Reason::Expired, Reason::Rejected, Reason::Asked, Reason::Margin, Reason::IdleRefresh] {
+        for reason in
+            [Reason::Expired, Reason::Rejected, Reason::Asked, Reason::Margin, Reason::IdleRefresh]
+        {
             assert!(!is_admitted(&limiter, reason), "{reason:?}");
         }
         drop((retries, needed));
@@ -171,19 +180,22 @@ mod tests {
         let (limiter, mut tasks) = (RefreshLimiter::default(), JoinSet::new());
         let mut busy = permits(&limiter, Reason::Asked, MAX_REFRESHES).await;
         let order = Arc::new(Mutex::new(Vec::new()));
-        for reason in [Reason::IdleRefresh, Reason::Retry, Reason::Margin, Reason::Expired, Reason::Rejected] {
+        for reason in
+            [Reason::IdleRefresh, Reason::Retry, Reason::Margin, Reason::Expired, Reason::Rejected]
+        {
             let (limiter, order) = (limiter.clone(), order.clone());
             tasks.spawn(async move {
                 let _permit = limiter.admit(&account(), reason).await;
-                order.lock().unwrap().push(reason);
+                order.lock().push(reason);
                 sleep(Duration::from_secs(1)).await;
             });
             sleep(Duration::from_millis(1)).await;
         }
         drop(busy.pop());
         tasks.join_all().await;
-        let wanted = [Reason::Expired, Reason::Rejected, Reason::Margin, Reason::Retry, Reason::IdleRefresh];
-        assert_eq!(*order.lock().unwrap(), wanted);
+        let wanted =
+            [Reason::Expired, Reason::Rejected, Reason::Margin, Reason::Retry, Reason::IdleRefresh];
+        assert_eq!(*order.lock(), wanted);
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,9 +208,14 @@ mod tests {
         let mut look = Context::from_waker(Waker::noop());
         assert!(admitted.as_mut().poll(&mut look).is_pending());
         let waiting = wanted.clone();
-        tokio::spawn(async move { waiting.lease(Instant::now() + Duration::from_secs(9)).await.map(drop) });
+        tokio::spawn(async move {
+            waiting.lease(Instant::now() + Duration::from_secs(9)).await.map(drop)
+        });
         sleep(Duration::from_millis(1)).await;
         limiter.admit_next();
-        assert!(matches!(admitted.as_mut().poll(&mut look), Poll::Ready(RefreshPermit { kind: Kind::Needed, .. })));
+        assert!(matches!(
+            admitted.as_mut().poll(&mut look),
+            Poll::Ready(RefreshPermit { kind: Kind::Needed, .. })
+        ));
     }
 }

@@ -1,4 +1,5 @@
-//! Accounts with a wrong setting, here or at the authorization server: tried again by themselves, but not often.
+//! Accounts with a wrong setting, here or at the authorization server: tried again by themselves,
+//! but not often.
 
 use super::Accounts;
 use super::account::Account;
@@ -8,14 +9,18 @@ use crate::clock::{Deadline, Now};
 use crate::oauth::SecretStamp;
 
 impl Account {
-    /// The health of an account with a wrong setting: tried again by itself after minutes, and sooner with another
-    /// secret file. That wait grows too: a file that changes with every look must not cost a token request each time.
+    /// The health of an account with a wrong setting: tried again by itself after minutes, and
+    /// sooner with another secret file. That wait grows too: a file that changes with every look
+    /// must not cost a token request each time.
     pub(super) fn misconfigured(&self, why: impl Into<String>, secret: SecretStamp) -> Health {
         let now = self.shared.clock.now();
         let mut memory = self.memory();
         memory.refusals = memory.refusals.saturating_add(1);
         memory.refused = (secret, Some(Deadline::after(now, schedule::backoff(memory.refusals))));
-        Health::Misconfigured(Trouble::until(why, Deadline::after(now, schedule::misconfigured_wait(memory.refusals))))
+        Health::Misconfigured(Trouble::until(
+            why,
+            Deadline::after(now, schedule::misconfigured_wait(memory.refusals)),
+        ))
     }
 
     /// True if the secret file is another one than the one that was refused.
@@ -28,7 +33,8 @@ impl Account {
 impl Accounts {
     /// The health of an account whose newest access tokens, two in a row, cannot be used.
     pub(super) fn no_usable_token(&self, account: &Account) -> Health {
-        let why = "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes";
+        let why =
+            "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes";
         account.misconfigured(why, self.last_secret_stamp())
     }
 }

@@ -1,12 +1,13 @@
-//! What refreshes of all accounts learn about the way to the token endpoint: while nothing gets there, a few tries a
-//! second tell as much as one of each account.
+//! What refreshes of all accounts learn about the way to the token endpoint: while nothing gets
+//! there, a few tries a second tell as much as one of each account.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use super::snapshot::TRIES_APART;
 use crate::clock::millis;
 
-/// Failed tries in a row from which on it is an outage. One that fails now and then is no reason to hold others up.
+/// Failed tries in a row from which on it is an outage. One that fails now and then is no reason to
+/// hold others up.
 const FAILED_IN_A_ROW: u32 = 8;
 
 /// The failures since something got there.
@@ -23,17 +24,25 @@ struct Failures {
 impl Outage {
     /// The last try, if it began a moment ago and there is no hope for another one.
     pub(super) fn found(&self, now: u64) -> Option<(String, u64)> {
-        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.0.lock();
         let is_recent = |last: &&(String, u64)| now.saturating_sub(last.1) < millis(TRIES_APART);
-        failures.last.as_ref().filter(|_| failures.in_a_row >= FAILED_IN_A_ROW).filter(is_recent).cloned()
+        failures
+            .last
+            .as_ref()
+            .filter(|_| failures.in_a_row >= FAILED_IN_A_ROW)
+            .filter(is_recent)
+            .cloned()
     }
 
     /// Takes over how a try went that began at `began`.
     pub(super) fn learn(&self, began: u64, failure: Option<&String>) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.0.lock();
         *failures = match failure {
             None => Failures::default(),
-            Some(why) => Failures { in_a_row: failures.in_a_row.saturating_add(1), last: Some((why.clone(), began)) },
+            Some(why) => Failures {
+                in_a_row: failures.in_a_row.saturating_add(1),
+                last: Some((why.clone(), began)),
+            },
         };
     }
 }

@@ -11,7 +11,8 @@ pub enum LoginReason {
     NotConnected,
     /// Somebody removed its record.
     RecordGone,
-    /// Its grant was issued by another server, to another client or for another API than those of the settings.
+    /// Its grant was issued by another server, to another client or for another API than those of
+    /// the settings.
     IssuedElsewhere(Issued),
     /// Its grant is over.
     Ended(EndReason),

@@ -1,8 +1,9 @@
-//! A refresh, from the turn to the published pair. The only renewer: every reason comes through here, on a task of its
-//! own that no caller can cancel.
+//! A refresh, from the turn to the published pair. The only renewer: every reason comes through
+//! here, on a task of its own that no caller can cancel.
 //!
-//! A permit, turn, store lock, re-read, endpoint reached, open intent resolved, intent written, gate closed, young leases
-//! waited for, POST, answer classified, saved, published, gate opened, lock freed.
+//! A permit, turn, store lock, re-read, endpoint reached, open intent resolved, intent written,
+//! gate closed, young leases waited for, POST, answer classified, saved, published, gate opened,
+//! lock freed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +22,13 @@ use crate::oauth::{Credentials, Exchange};
 use crate::store::{Intent, LockError, Locked, Record, Version};
 use crate::timeout::while_running;
 
-/// Shortest distance between the beginnings of an attempt that failed and the next one that no person asked for. It holds
-/// whatever the account's health says, so that no mistake about that can make a storm of token requests.
+/// Shortest distance between the beginnings of an attempt that failed and the next one that no
+/// person asked for. It holds whatever the account's health says, so that no mistake about that can
+/// make a storm of token requests.
 const APART: Duration = Duration::from_secs(1);
 
-/// First pause before a lock that another process holds is tried again; later ones are an eighth of the time waited.
+/// First pause before a lock that another process holds is tried again; later ones are an eighth of
+/// the time waited.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a refresh is wanted.
@@ -101,7 +104,8 @@ impl Attempt {
         if report == Report::Refreshed {
             self.accounts.learn_subject(&self.account);
         }
-        let took = Duration::from_millis(self.accounts.clock().now().boot.saturating_sub(started.boot));
+        let took =
+            Duration::from_millis(self.accounts.clock().now().boot.saturating_sub(started.boot));
         let outcome = match report {
             Report::Refreshed => "fresh",
             Report::Adopted => "adopted",
@@ -110,7 +114,8 @@ impl Attempt {
         };
         self.accounts.metrics().refreshed(self.reason.word(), outcome);
         self.account.memory().failed = Some(started).filter(|_| report == Report::Failed);
-        self.account.memory().last = Some(LastAttempt { at: started.wall, reason: self.reason, outcome, took });
+        self.account.memory().last =
+            Some(LastAttempt { at: started.wall, reason: self.reason, outcome, took });
         report
     }
 
@@ -123,8 +128,9 @@ impl Attempt {
         }
     }
 
-    /// A permit, the turn, the lock and the record. While turn or lock are somebody else's, the permit is given back: an
-    /// account that another process is busy with takes no place from others.
+    /// A permit, the turn, the lock and the record. While turn or lock are somebody else's, the
+    /// permit is given back: an account that another process is busy with takes no place from
+    /// others.
     async fn hands(&self) -> Result<(RefreshPermit, Hands), Report> {
         let mut busy_since = None;
         loop {
@@ -150,7 +156,10 @@ impl Attempt {
                     }
                     drop((permit, turn));
                     let pause = LOCK_PAUSE.max(waited / 8);
-                    self.accounts.unless_closing(tokio::time::sleep(pause)).await.ok_or(Report::Failed)?;
+                    self.accounts
+                        .unless_closing(tokio::time::sleep(pause))
+                        .await
+                        .ok_or(Report::Failed)?;
                 }
                 Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
                 Err(error) => return Err(self.unwritable(error.to_string())),
@@ -215,7 +224,8 @@ impl Attempt {
             Err(error) if error.is_passing() => return Err(self.starved(error.to_string())),
             Err(error) => return Err(self.misconfigured(error.to_string())),
         };
-        // Before anything is asked about an intent that is open: in an outage all that can be said is that.
+        // Before anything is asked about an intent that is open: in an outage all that can be said
+        // is that.
         let began = self.accounts.clock().boot();
         if let Err((why, began)) = self.reach(began).await {
             let why = format!("the token endpoint cannot be reached: {why}");
@@ -226,7 +236,8 @@ impl Attempt {
         Ok(self.exchange(hands, &unnoted, &credentials).await)
     }
 
-    /// Reaches the token endpoint, unless that was just found to be hopeless; says when the try began that failed.
+    /// Reaches the token endpoint, unless that was just found to be hopeless; says when the try
+    /// began that failed.
     async fn reach(&self, now: u64) -> Result<(), (String, u64)> {
         if self.reason != Reason::Asked
             && let Some(hopeless) = self.accounts.outage.found(now)
@@ -238,8 +249,8 @@ impl Attempt {
         reached.map_err(|why| (why, now))
     }
 
-    /// A 401 is no reason to bother a token endpoint that asked for patience, refuses this client, or could not be reached
-    /// a moment ago.
+    /// A 401 is no reason to bother a token endpoint that asked for patience, refuses this client,
+    /// or could not be reached a moment ago.
     fn is_asked_to_wait(&self) -> bool {
         let now = self.accounts.clock().now();
         let snapshot = self.account.snapshot();
@@ -263,15 +274,18 @@ impl Attempt {
         limited
     }
 
-    /// Reserves the next file's space, then writes the intent: from here on the pair may be spent. Returns the record
-    /// as it was before.
+    /// Reserves the next file's space, then writes the intent: from here on the pair may be spent.
+    /// Returns the record as it was before.
     async fn note(&self, hands: Hands) -> Result<(Hands, Record), Report> {
         // After the last word to stop nothing new is begun; what was begun is waited for.
         if self.accounts.is_closing() {
             return Err(Report::Failed);
         }
         let before = hands.record;
-        let noted = Record { intent: Some(intent(&before, self.accounts.clock().now().wall)), ..before.clone() };
+        let noted = Record {
+            intent: Some(intent(&before, self.accounts.clock().now().wall)),
+            ..before.clone()
+        };
         let sending = noted.intent.as_ref().map(Intent::sending);
         let written = match self.accounts.store().prepare(&hands.locked).await {
             Ok(()) => self.accounts.store().note(&hands.locked, &noted).await,
@@ -288,7 +302,8 @@ impl Attempt {
                 Ok((Hands { record: noted, ..hands }, before))
             }
             Err(error) => {
-                // Should the note be on disk all the same: nothing was sent, so nothing has to be waited for.
+                // Should the note be on disk all the same: nothing was sent, so nothing has to be
+                // waited for.
                 if before.open_intent().is_none() {
                     self.account.memory().answered = sending;
                 }
@@ -305,22 +320,31 @@ impl Attempt {
         let Some(grant) = hands.record.grant.clone() else { return Report::Failed };
         let snapshot = self.account.snapshot();
         let now = self.accounts.clock().now();
-        let gate = self.account.gate.close(self.account.epoch(now), self.drain(&snapshot.credential, now)).await;
+        let gate = self
+            .account
+            .gate
+            .close(self.account.epoch(now), self.drain(&snapshot.credential, now))
+            .await;
         let sent = self.accounts.clock().now();
         info!(account = %self.account.name, reason = self.reason.word(), generation = hands.record.generation,
               drained = sent.boot.saturating_sub(now.boot), "refresh sent");
-        let outcome = self.accounts.oauth().exchange(&Exchange::Refresh(&grant.refresh), credentials).await;
+        let outcome =
+            self.accounts.oauth().exchange(&Exchange::Refresh(&grant.refresh), credentials).await;
         let report = self.settle(hands, before, sent, outcome).await;
         drop(gate);
         report
     }
 
     /// How long young leases are waited for: `drain` or the margin, never past the expiry.
-    fn drain(&self, credential: &Option<super::snapshot::Credential>, now: crate::clock::Now) -> Duration {
+    fn drain(
+        &self,
+        credential: &Option<super::snapshot::Credential>,
+        now: crate::clock::Now,
+    ) -> Duration {
         let drain = self.accounts.settings().drain;
-        credential
-            .as_ref()
-            .map_or(Duration::ZERO, |credential| drain.min(credential.margin()).min(credential.left(now)))
+        credential.as_ref().map_or(Duration::ZERO, |credential| {
+            drain.min(credential.margin()).min(credential.left(now))
+        })
     }
 }
 
@@ -329,6 +353,12 @@ fn intent(record: &Record, now: i64) -> Intent {
     let token = record.grant.as_ref().map(|grant| grant.refresh.fingerprint()).unwrap_or_default();
     match record.open_intent() {
         Some(open) => Intent { sent_at: now, resends: open.resends + 1, ..open.clone() },
-        None => Intent { generation: record.generation, token, sent_at: now, first_sent_at: now, resends: 0 },
+        None => Intent {
+            generation: record.generation,
+            token,
+            sent_at: now,
+            first_sent_at: now,
+            resends: 0,
+        },
     }
 }

@@ -1,8 +1,8 @@
-//! When accounts are looked after without being asked: near expiry, at the next try, against lapsing, and whenever
-//! another process may have changed a record. One task for all accounts: work out the next wake, sleep until then or
-//! until told.
+//! When accounts are looked after without being asked: near expiry, at the next try, against
+//! lapsing, and whenever another process may have changed a record. One task for all accounts: work
+//! out the next wake, sleep until then or until told.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
@@ -27,14 +27,15 @@ const LOOK: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The same while a setting is wrong, before the random part is taken off: 60 s to five minutes.
 const MISCONFIGURED: (Duration, Duration) = (Duration::from_secs(80), Duration::from_secs(300));
-/// Longest wait before a full or read-only disk is tried again: nobody is bothered by it but ourselves.
+/// Longest wait before a full or read-only disk is tried again: nobody is bothered by it but
+/// ourselves.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(15);
 
 /// The same when files or threads were wanting for a moment.
 pub(super) const SCARCE_RETRY: Duration = Duration::from_secs(2);
 
-/// The wait after a number of failed attempts in a row: doubling, from one second to five minutes, a quarter of it at
-/// random so that many proxies do not return at once.
+/// The wait after a number of failed attempts in a row: doubling, from one second to five minutes,
+/// a quarter of it at random so that many proxies do not return at once.
 pub(super) fn backoff(attempts: u32) -> Duration {
     growing(BACKOFF, attempts)
 }
@@ -52,8 +53,8 @@ fn growing((first, longest): (Duration, Duration), attempts: u32) -> Duration {
     full - full.mul_f64(0.25 * f64::from(random[0]) / 255.0)
 }
 
-/// Why and in how long an account wants a refresh by itself; none if it can wait for a request. `waited_for` tells that
-/// a request waits already.
+/// Why and in how long an account wants a refresh by itself; none if it can wait for a request.
+/// `waited_for` tells that a request waits already.
 pub(super) fn due(
     snapshot: &Snapshot,
     age: Option<Age>,
@@ -63,8 +64,9 @@ pub(super) fn due(
     settings: &Settings,
 ) -> Option<(Reason, Duration)> {
     if snapshot.health != Health::Connected {
-        let wait =
-            |trouble: &Trouble| if waited_for { trouble.wait_on_demand(now) } else { trouble.next_try.boot_left(now) };
+        let wait = |trouble: &Trouble| {
+            if waited_for { trouble.wait_on_demand(now) } else { trouble.next_try.boot_left(now) }
+        };
         return snapshot.health.trouble().map(|trouble| (Reason::Retry, wait(trouble)));
     }
     let alive = age.map(|age| (Reason::IdleRefresh, age.until(settings.idle_refresh, now)));
@@ -74,26 +76,28 @@ pub(super) fn due(
 }
 
 impl Accounts {
-    /// Looks after the accounts until the end. What was wished outlives a scheduler that breaks off.
+    /// Looks after the accounts until the end. What was wished outlives a scheduler that breaks
+    /// off.
     pub(super) async fn schedule(self: Arc<Self>, granted: mpsc::UnboundedReceiver<Wish>) {
         let granted = Arc::new(Mutex::new(granted));
         let start = || run(self.clone(), granted.clone());
         supervise("scheduler", &self.supervisor, &self.closing, start).await;
     }
 
-    /// For how long the scheduler has not been awake; none if that is no longer than usual, or if there is none. Time
-    /// asleep does not count.
+    /// For how long the scheduler has not been awake; none if that is no longer than usual, or if
+    /// there is none. Time asleep does not count.
     pub fn scheduler_silence(&self) -> Option<Duration> {
-        let silence = self.heard.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.elapsed();
+        let silence = self.heard.lock().as_ref()?.elapsed();
         (silence > LONGEST_SILENCE).then_some(silence)
     }
 
     /// The scheduler is awake.
     fn heartbeat(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.heard.lock() = Some(Instant::now());
     }
 
-    /// What a scheduler that broke off had taken and not granted is wished anew by whoever waits for it.
+    /// What a scheduler that broke off had taken and not granted is wished anew by whoever waits
+    /// for it.
     fn wish_anew(&self) {
         for account in self.map.iter() {
             account.wish_granted();
@@ -102,9 +106,12 @@ impl Accounts {
     }
 }
 
-/// Runs for ever. Nothing that may hang or panic is done here: refreshes and looks at the disk run on tasks of their
-/// own.
-pub(super) async fn run(accounts: Arc<Accounts>, wishes: Arc<Mutex<mpsc::UnboundedReceiver<Wish>>>) {
+/// Runs for ever. Nothing that may hang or panic is done here: refreshes and looks at the disk run
+/// on tasks of their own.
+pub(super) async fn run(
+    accounts: Arc<Accounts>,
+    wishes: Arc<Mutex<mpsc::UnboundedReceiver<Wish>>>,
+) {
     let mut wishes = wishes.lock().await;
     accounts.wish_anew();
     let mut looked: Option<Deadline> = None;
@@ -123,7 +130,8 @@ pub(super) async fn run(accounts: Arc<Accounts>, wishes: Arc<Mutex<mpsc::Unbound
     }
 }
 
-/// Starts what is due; returns when the next is, and the accounts whose records are to be looked at.
+/// Starts what is due; returns when the next is, and the accounts whose records are to be looked
+/// at.
 fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account>>) {
     let (mut next, mut watched) = (LONGEST_SLEEP, Vec::new());
     for account in accounts.unsorted() {
@@ -132,12 +140,17 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
         if warm || snapshot.health != Health::Connected {
             watched.push(account.clone());
         }
-        match due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings()) {
+        match due(&snapshot, account.age(), warm, account.is_waited_for(), now, accounts.settings())
+        {
             // It would only wait: the end of another one is noticed.
-            Some((Reason::IdleRefresh, wait)) if wait.is_zero() && accounts.limiter.is_busy_for_idle() => {
+            Some((Reason::IdleRefresh, wait))
+                if wait.is_zero() && accounts.limiter.is_busy_for_idle() =>
+            {
                 next = next.min(LOOK);
             }
-            Some((reason, wait)) if wait.is_zero() => accounts.start(&account, reason, snapshot.generation),
+            Some((reason, wait)) if wait.is_zero() => {
+                accounts.start(&account, reason, snapshot.generation)
+            }
             Some((_, wait)) => next = next.min(wait),
             None => {}
         }
@@ -145,15 +158,24 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
     (next, watched)
 }
 
-/// Sleeps until the time is up or somebody has something looked at, and grants all wishes that come meanwhile.
-async fn wait(wishes: &mut mpsc::UnboundedReceiver<Wish>, sleep: Duration, accounts: &Arc<Accounts>) {
+/// Sleeps until the time is up or somebody has something looked at, and grants all wishes that come
+/// meanwhile.
+async fn wait(
+    wishes: &mut mpsc::UnboundedReceiver<Wish>,
+    sleep: Duration,
+    accounts: &Arc<Accounts>,
+) {
     let began = Instant::now();
-    // A millisecond more than told: deadlines are whole milliseconds, timers may be early by a part of one.
+    // A millisecond more than told: deadlines are whole milliseconds, timers may be early by a part
+    // of one.
     let mut until = began + sleep + Duration::from_millis(1);
     while let Ok(Some(wish)) = timeout_at(until, wishes.recv()).await {
         match wish {
-            Wish::Refresh(account, reason, generation) => accounts.start(&account, reason, generation),
-            // With thousands of accounts a round takes a while, and a refresh causes several of these.
+            Wish::Refresh(account, reason, generation) => {
+                accounts.start(&account, reason, generation)
+            }
+            // With thousands of accounts a round takes a while, and a refresh causes several of
+            // these.
             Wish::Look => until = until.min(began + ROUND),
         }
     }
@@ -195,12 +217,21 @@ mod tests {
     }
 
     fn connected(warm: bool, now: Now) -> Option<(Reason, Duration)> {
-        due(&snapshot(Health::Connected), Some(Age::of(NOON.wall, NOON)), warm, false, now, &settings())
+        due(
+            &snapshot(Health::Connected),
+            Some(Age::of(NOON.wall, NOON)),
+            warm,
+            false,
+            now,
+            &settings(),
+        )
     }
 
     #[test]
     fn a_warm_account_is_due_one_margin_before_expiry_to_the_second() {
-        let seconds = |at| connected(true, later(at, at as u64)).map(|(reason, wait)| (reason, wait.as_secs()));
+        let seconds = |at| {
+            connected(true, later(at, at as u64)).map(|(reason, wait)| (reason, wait.as_secs()))
+        };
         assert_eq!(seconds(539), Some((Reason::Margin, 1)));
         assert_eq!(seconds(540), Some((Reason::Margin, 0)));
         assert_eq!(seconds(541), Some((Reason::Margin, 0)));
@@ -210,21 +241,38 @@ mod tests {
     #[test]
     fn an_idle_account_waits_for_its_next_request_or_for_idle_refresh() {
         let week = 7 * DAY as i64;
-        assert_eq!(connected(false, later(700, 700)).map(|(reason, _)| reason), Some(Reason::IdleRefresh));
+        assert_eq!(
+            connected(false, later(700, 700)).map(|(reason, _)| reason),
+            Some(Reason::IdleRefresh)
+        );
         let alive = |seconds| Some((Reason::IdleRefresh, Duration::from_secs(seconds)));
         assert_eq!(connected(false, later(week - 1, DAY * 7 - 1)), alive(1));
         assert_eq!(connected(false, later(week + 1, DAY * 7 + 1)), alive(0));
-        assert_eq!(connected(false, later(week, 3600)), alive(0), "the machine was paused for a week");
+        assert_eq!(
+            connected(false, later(week, 3600)),
+            alive(0),
+            "the machine was paused for a week"
+        );
     }
 
     #[test]
     fn jumps_of_the_clock_bring_a_refresh_forward_and_never_put_it_off() {
-        let ahead = |boot| connected(true, later(10 * 365 * DAY as i64, boot)).map(|(_, wait)| wait.as_secs());
-        assert_eq!((ahead(1), ahead(60)), (Some(59), Some(0)), "believed when the token is a minute old");
+        let ahead = |boot| {
+            connected(true, later(10 * 365 * DAY as i64, boot)).map(|(_, wait)| wait.as_secs())
+        };
+        assert_eq!(
+            (ahead(1), ahead(60)),
+            (Some(59), Some(0)),
+            "believed when the token is a minute old"
+        );
         // Asleep: the wall clock was stopped too.
         assert_eq!(connected(true, later(0, 600)), Some((Reason::Margin, Duration::ZERO)));
         let back = connected(true, later(-10 * 365 * DAY as i64, 100));
-        assert_eq!(back, Some((Reason::Margin, Duration::from_secs(440))), "the boot clock knows better");
+        assert_eq!(
+            back,
+            Some((Reason::Margin, Duration::from_secs(440))),
+            "the boot clock knows better"
+        );
     }
 
     #[test]
@@ -249,7 +297,14 @@ mod tests {
             Health::Unsaved(String::new()),
         ] {
             assert_eq!(
-                due(&snapshot(health), Some(Age::of(0, NOON)), true, true, later(9_999_999, 9_999_999), &settings()),
+                due(
+                    &snapshot(health),
+                    Some(Age::of(0, NOON)),
+                    true,
+                    true,
+                    later(9_999_999, 9_999_999),
+                    &settings()
+                ),
                 None
             );
         }
@@ -279,17 +334,27 @@ mod tests {
 
     fn events(may_restart: bool) -> impl Strategy<Value = Vec<Event>> {
         let years = (1..10_i64).prop_map(|years| years * 365 * DAY as i64);
-        let set = prop_oneof![-600..600_i64, years.clone(), years.prop_map(|ahead| -ahead)].prop_map(Event::Set);
+        let set = prop_oneof![-600..600_i64, years.clone(), years.prop_map(|ahead| -ahead)]
+            .prop_map(Event::Set);
         let restart = Just(if may_restart { Event::Restart } else { Event::Nothing });
-        prop::collection::vec(prop_oneof![20 => Just(Event::Nothing), 4 => set, 1 => restart], 1..1000)
+        prop::collection::vec(
+            prop_oneof![20 => Just(Event::Nothing), 4 => set, 1 => restart],
+            1..1000,
+        )
     }
 
-    /// An account with tokens of ten minutes under such clocks; returns when it was refreshed, in real seconds.
+    /// An account with tokens of ten minutes under such clocks; returns when it was refreshed, in
+    /// real seconds.
     fn refreshes(events: &[Event], warm: bool, settings: &Settings) -> Vec<u64> {
         let (mut beside, mut refreshed) = (0, vec![0]);
         let now = |real: u64, beside: i64| later(real as i64 + beside, real);
-        let fresh =
-            |now: Now| (snapshot_at(now, Deadline::after(now, Duration::from_secs(600))), Age::of(now.wall, now), now);
+        let fresh = |now: Now| {
+            (
+                snapshot_at(now, Deadline::after(now, Duration::from_secs(600))),
+                Age::of(now.wall, now),
+                now,
+            )
+        };
         let (mut current, mut age, mut dated) = fresh(NOON);
         for (tick, event) in events.iter().enumerate() {
             let real = 30 * tick as u64;
@@ -300,12 +365,17 @@ mod tests {
                     beside = 0;
                     let now = now(real, beside);
                     let expires_at = dated.wall + 600_000;
-                    current = snapshot_at(now, Deadline::from_wall(now, expires_at, Duration::from_secs(600)));
+                    current = snapshot_at(
+                        now,
+                        Deadline::from_wall(now, expires_at, Duration::from_secs(600)),
+                    );
                     age = Age::of(dated.wall, now);
                 }
             }
             let now = now(real, beside);
-            if due(&current, Some(age), warm, false, now, settings).is_some_and(|(_, wait)| wait.is_zero()) {
+            if due(&current, Some(age), warm, false, now, settings)
+                .is_some_and(|(_, wait)| wait.is_zero())
+            {
                 (current, age, dated) = fresh(now);
                 refreshed.push(real);
             }
@@ -315,7 +385,8 @@ mod tests {
 
     fn snapshot_at(now: Now, deadline: Deadline) -> Snapshot {
         let mut snapshot = snapshot(Health::Connected);
-        snapshot.credential = snapshot.credential.map(|it| Credential { deadline, since: now.boot, ..it });
+        snapshot.credential =
+            snapshot.credential.map(|it| Credential { deadline, since: now.boot, ..it });
         snapshot
     }
 

@@ -1,6 +1,7 @@
 //! The client's secret, read off the runtimes' threads: its file may lie on a mount that hangs.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Accounts;
@@ -21,7 +22,7 @@ pub(super) struct SecretFile {
 
 impl SecretFile {
     fn stamp(&self) -> MutexGuard<'_, SecretStamp> {
-        self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stamp.lock()
     }
 }
 
@@ -32,7 +33,8 @@ impl Accounts {
     /// [`CredentialsError`] names the setting.
     pub async fn credentials(&self) -> Result<Credentials, CredentialsError> {
         let look = |oauth: &Client| (oauth.secret_stamp(), oauth.credentials());
-        let (stamp, credentials) = self.look_at_file(look).await.ok_or(CredentialsError::Hangs(PATIENCE))?;
+        let (stamp, credentials) =
+            self.look_at_file(look).await.ok_or(CredentialsError::Hangs(PATIENCE))?;
         *self.secret_file.stamp() = stamp;
         credentials
     }
@@ -47,7 +49,10 @@ impl Accounts {
         *self.secret_file.stamp()
     }
 
-    async fn look_at_file<T: Send + 'static>(&self, look: impl FnOnce(&Client) -> T + Send + 'static) -> Option<T> {
+    async fn look_at_file<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Client) -> T + Send + 'static,
+    ) -> Option<T> {
         let (oauth, looking) = (self.oauth.clone(), self.secret_file.looking.clone());
         let looked = async {
             let looking = looking.lock_owned().await;
@@ -78,7 +83,10 @@ mod tests {
             let error = accounts.credentials().await.unwrap_err();
             assert!(error.is_passing() && error.to_string().contains("within 5s"), "{error}");
         }
-        assert!(accounts.store().load(&AccountName::fallback()).await.unwrap().is_none(), "the store works on");
+        assert!(
+            accounts.store().load(&AccountName::fallback()).await.unwrap().is_none(),
+            "the store works on"
+        );
         drop(hold);
         tokio::time::resume();
         accounts.credentials().await.unwrap();

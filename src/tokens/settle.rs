@@ -13,13 +13,20 @@ use crate::clock::{Deadline, Now, millis};
 use crate::oauth::{Credentials, Outcome, Tokens};
 use crate::store::{EndReason, Ended, Grant, Intent, Record};
 
-/// How old an intent must be before its token may be sent again if no whole answer came: a late first copy would be
-/// taken for the replay.
+/// How old an intent must be before its token may be sent again if no whole answer came: a late
+/// first copy would be taken for the replay.
 const SETTLED: Duration = Duration::from_secs(10);
 
 impl Attempt {
-    /// Turns an outcome into a record, a health and a report. `before` is the record without this attempt's intent.
-    pub(super) async fn settle(&self, hands: Hands, before: &Record, sent: Now, outcome: Outcome) -> Report {
+    /// Turns an outcome into a record, a health and a report. `before` is the record without this
+    /// attempt's intent.
+    pub(super) async fn settle(
+        &self,
+        hands: Hands,
+        before: &Record,
+        sent: Now,
+        outcome: Outcome,
+    ) -> Report {
         match outcome {
             Outcome::Fresh(tokens) => self.fresh(hands, sent, tokens).await,
             Outcome::NotSent(why) => {
@@ -29,7 +36,11 @@ impl Attempt {
             }
             Outcome::ComeBackLater { why, retry_after } => {
                 self.unsent(hands, before).await;
-                self.later(before, format!("the token endpoint gives no tokens now: {why}"), retry_after)
+                self.later(
+                    before,
+                    format!("the token endpoint gives no tokens now: {why}"),
+                    retry_after,
+                )
             }
             Outcome::Misconfigured(why) => {
                 self.unsent(hands, before).await;
@@ -51,7 +62,9 @@ impl Attempt {
             warn!(account = %self.account.name, "the token endpoint's answer is odd: {oddity}");
         }
         let deadline = Deadline::after(sent, tokens.life);
-        let Some(record) = renewed(hands.record, tokens, deadline, sent) else { return Report::Failed };
+        let Some(record) = renewed(hands.record, tokens, deadline, sent) else {
+            return Report::Failed;
+        };
         let saved = self.accounts.store().save(&hands.locked, &record).await;
         // Where the life is shorter than the way here, the pause grows as after a failure.
         if !usable || !deadline.boot_left(self.accounts.clock().now()).is_zero() {
@@ -76,8 +89,8 @@ impl Attempt {
         if usable { Report::Refreshed } else { Report::Failed }
     }
 
-    /// A logout that waits for the turn will save over this record: nothing serves until then. Looked at right before
-    /// publishing.
+    /// A logout that waits for the turn will save over this record: nothing serves until then.
+    /// Looked at right before publishing.
     fn unless_logged_out(&self, health: Health) -> Health {
         let is_logging_out = self.account.order().is_logging_out();
         match &self.account.snapshot().health {
@@ -92,7 +105,10 @@ impl Attempt {
         match (usable, unusable) {
             (true, _) if deadline.boot_left(now).is_zero() => {
                 let next_try = Deadline::after(now, self.account.next_wait(None));
-                Health::Retrying(Trouble::until("the new access token expired before it arrived", next_try))
+                Health::Retrying(Trouble::until(
+                    "the new access token expired before it arrived",
+                    next_try,
+                ))
             }
             (true, _) if record.subject_unconfirmed => unconfirmed(now),
             (true, _) => Health::Connected,
@@ -140,14 +156,21 @@ impl Attempt {
         warn!(account = %self.account.name, "{}", reason.told(&self.account.name));
         let generation = hands.record.generation + 1;
         let ended = Some(ended);
-        let record =
-            Record { generation, grant: None, subject_unconfirmed: false, intent: None, ended, ..hands.record };
+        let record = Record {
+            generation,
+            grant: None,
+            subject_unconfirmed: false,
+            intent: None,
+            ended,
+            ..hands.record
+        };
         let saved = self.accounts.store().save(&hands.locked, &record).await;
         self.account.publish(record.clone(), Health::LoginRequired(reason), None);
         match saved {
             Ok(version) => self.account.memory().version = version,
             Err(error) => {
-                // Until it is saved the record stays locked: whoever read it would send a token that is over.
+                // Until it is saved the record stays locked: whoever read it would send a token
+                // that is over.
                 error!(account = %self.account.name, "the end of the login could not be saved: {error}");
                 self.accounts.keep_saving(&self.account, hands.turn, hands.locked, record);
             }
@@ -155,18 +178,28 @@ impl Attempt {
         Report::Failed
     }
 
-    /// Finds out what became of a refresh that has no known outcome. Goes on only if its token may be sent.
-    pub(super) async fn resolve(&self, hands: Hands, credentials: &Credentials) -> Result<Hands, Report> {
-        let (Some(intent), Some(grant)) = (hands.record.open_intent().cloned(), hands.record.grant.as_ref()) else {
+    /// Finds out what became of a refresh that has no known outcome. Goes on only if its token may
+    /// be sent.
+    pub(super) async fn resolve(
+        &self,
+        hands: Hands,
+        credentials: &Credentials,
+    ) -> Result<Hands, Report> {
+        let (Some(intent), Some(grant)) =
+            (hands.record.open_intent().cloned(), hands.record.grant.as_ref())
+        else {
             return Ok(hands);
         };
-        let trusted = grant.introspection_trusted && self.accounts.oauth().settings.introspect.is_some();
+        let trusted =
+            grant.introspection_trusted && self.accounts.oauth().settings.introspect.is_some();
         if trusted {
             match self.accounts.oauth().is_active(&grant.refresh, credentials).await {
                 Ok(true) => {}
                 Ok(false) => return Err(self.end(hands, self.interrupted(&intent)).await),
                 Err(error) => {
-                    let why = format!("a refresh has no known outcome, and introspection gives none: {error}");
+                    let why = format!(
+                        "a refresh has no known outcome, and introspection gives none: {error}"
+                    );
                     return Err(self.uncertain(&hands.record, why));
                 }
             }
@@ -181,7 +214,9 @@ impl Attempt {
 
     /// A clock that was ahead may have dated the sending: it was now, at the latest.
     fn interrupted(&self, intent: &Intent) -> EndReason {
-        EndReason::Interrupted { sent_at: intent.first_sent_at.min(self.accounts.clock().now().wall) }
+        EndReason::Interrupted {
+            sent_at: intent.first_sent_at.min(self.accounts.clock().now().wall),
+        }
     }
 
     fn unsettled(&self, record: &Record, wait: Duration) -> Report {
@@ -201,7 +236,12 @@ impl Attempt {
     }
 
     /// Nothing is spent: tries again later, as the server asks.
-    pub(super) fn later(&self, record: &Record, why: String, retry_after: Option<Duration>) -> Report {
+    pub(super) fn later(
+        &self,
+        record: &Record,
+        why: String,
+        retry_after: Option<Duration>,
+    ) -> Report {
         let wait = self.account.next_wait(retry_after);
         self.try_later(
             record.open_intent().is_some(),
@@ -209,21 +249,28 @@ impl Attempt {
         )
     }
 
-    /// Nothing was sent by the try that began at `began` (boot clock, milliseconds): tries again later, or as soon as
-    /// a request comes.
+    /// Nothing was sent by the try that began at `began` (boot clock, milliseconds): tries again
+    /// later, or as soon as a request comes.
     pub(super) fn not_sent(&self, record: &Record, why: String, began: u64) -> Report {
         let next_try = Deadline::after(self.accounts.clock().now(), self.account.next_wait(None));
-        self.try_later(record.open_intent().is_some(), Trouble { why, next_try, unsent: Some(began) })
+        self.try_later(
+            record.open_intent().is_some(),
+            Trouble { why, next_try, unsent: Some(began) },
+        )
     }
 
-    /// Files, memory or threads are wanting, so nothing was sent. That is no verdict about store or server, and over
-    /// soon.
+    /// Files, memory or threads are wanting, so nothing was sent. That is no verdict about store or
+    /// server, and over soon.
     pub(super) fn starved(&self, why: String) -> Report {
         let now = self.accounts.clock().now();
-        let next_try = Deadline::after(now, self.account.next_wait(None).min(schedule::SCARCE_RETRY));
+        let next_try =
+            Deadline::after(now, self.account.next_wait(None).min(schedule::SCARCE_RETRY));
         let trouble = Trouble { why, next_try, unsent: Some(now.boot) };
         let record = self.account.memory().record.clone();
-        self.try_later(record.as_ref().is_some_and(|record| record.open_intent().is_some()), trouble)
+        self.try_later(
+            record.as_ref().is_some_and(|record| record.open_intent().is_some()),
+            trouble,
+        )
     }
 
     /// With an older intent open the doubt stays.
@@ -277,7 +324,8 @@ fn renewed(record: Record, tokens: Tokens, deadline: Deadline, sent: Now) -> Opt
         ..old
     };
     let generation = record.generation + 1;
-    // A refresh token that cannot be read has replaced the old one all the same: what became of that stays open.
+    // A refresh token that cannot be read has replaced the old one all the same: what became of
+    // that stays open.
     let intent = record.intent.filter(|_| unreadable).map(|intent| Intent { generation, ..intent });
     Some(Record { generation, grant: Some(grant), intent, ended: None, ..record })
 }

@@ -1,6 +1,7 @@
 //! Records on disk: what other processes of the same store saved is noticed and adopted.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -24,8 +25,8 @@ pub(super) struct Folder {
 }
 
 impl Accounts {
-    /// Looks at records on a task of its own, one look at a time: a disk that hangs holds up no refresh, and a panic
-    /// ends this look only.
+    /// Looks at records on a task of its own, one look at a time: a disk that hangs holds up no
+    /// refresh, and a panic ends this look only.
     pub(super) fn look_aside(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
         let Ok(looking) = self.looking.clone().try_lock_owned() else { return };
         let accounts = self.clone();
@@ -35,14 +36,17 @@ impl Accounts {
         });
     }
 
-    /// Looks at the records of accounts that are used or in trouble, and at the folder for new ones.
+    /// Looks at the records of accounts that are used or in trouble, and at the folder for new
+    /// ones.
     async fn look(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
         self.look_at_secret(&watched).await;
         let names = watched.iter().map(|account| account.name.clone()).collect();
         let (folder, versions) = self.store.versions(names).await;
         for (account, version) in watched.iter().zip(versions) {
             // What could not be read may have been so for a moment only.
-            if account.memory().version != version || matches!(account.snapshot().health, Health::StoreError(_)) {
+            if account.memory().version != version
+                || matches!(account.snapshot().health, Health::StoreError(_))
+            {
                 self.reload(account).await;
             }
         }
@@ -51,7 +55,8 @@ impl Accounts {
             (known.seen, known.listed)
         };
         if listed != folder && self.look_for_new().await && seen == folder {
-            // Listed a second time since it last changed: what came with the same time stamp is found too.
+            // Listed a second time since it last changed: what came with the same time stamp is
+            // found too.
             self.folder().listed = folder;
         }
         self.folder().seen = folder;
@@ -59,7 +64,8 @@ impl Accounts {
 
     /// Where the client was refused and the secret file is another one by now, it is tried at once.
     async fn look_at_secret(self: &Arc<Self>, watched: &[Arc<Account>]) {
-        let is_refused = |account: &&Arc<Account>| matches!(account.snapshot().health, Health::Misconfigured(_));
+        let is_refused =
+            |account: &&Arc<Account>| matches!(account.snapshot().health, Health::Misconfigured(_));
         let mut refused = watched.iter().filter(is_refused).peekable();
         if refused.peek().is_none() {
             return;
@@ -80,11 +86,11 @@ impl Accounts {
     }
 
     fn folder(&self) -> MutexGuard<'_, Folder> {
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+        self.folder.lock()
     }
 
-    /// Reads a record that another process may have replaced, and adopts it if it is newer. Whoever has the turn knows
-    /// better, so then nothing is done.
+    /// Reads a record that another process may have replaced, and adopts it if it is newer. Whoever
+    /// has the turn knows better, so then nothing is done.
     pub(super) async fn reload(&self, account: &Arc<Account>) {
         let Ok(_turn) = account.turn.clone().try_lock_owned() else { return };
         let (folder, versions) = self.store.versions(vec![account.name.clone()]).await;
@@ -122,8 +128,8 @@ impl Accounts {
         }
     }
 
-    /// A readable record: a newer one is adopted. One that is `back` ends the trouble of its absence; where it is an
-    /// older one, memory's is kept, because the older one's token is spent.
+    /// A readable record: a newer one is adopted. One that is `back` ends the trouble of its
+    /// absence; where it is an older one, memory's is kept, because the older one's token is spent.
     async fn seen(&self, account: &Account, record: Record, back: bool) {
         let (on_disk, known) = (record.generation, account.memory().record.clone());
         match known.filter(|known| known.generation > on_disk) {
@@ -131,7 +137,9 @@ impl Accounts {
                 warn!(account = %account.name, on_disk, known = known.generation, "an older record was put back; the newer one is kept");
                 self.adopt(account, known).await;
             }
-            None if back || on_disk > account.snapshot().generation => self.adopt(account, record).await,
+            None if back || on_disk > account.snapshot().generation => {
+                self.adopt(account, record).await
+            }
             _ => {}
         }
     }
@@ -152,10 +160,12 @@ impl Accounts {
     /// How an account is that has this record and no other trouble.
     pub(super) fn health_of(&self, record: &Record) -> Health {
         let Some(grant) = &record.grant else {
-            let reason = record.ended.as_ref().map(|ended| LoginReason::Ended(ended.reason.clone()));
+            let reason =
+                record.ended.as_ref().map(|ended| LoginReason::Ended(ended.reason.clone()));
             return Health::LoginRequired(reason.unwrap_or(LoginReason::LoggedOut));
         };
-        // Without a client id nothing can be refreshed anyway; commands that only look still tell what is there.
+        // Without a client id nothing can be refreshed anyway; commands that only look still tell
+        // what is there.
         if grant.issued != self.issued() && self.oauth.settings.client_id.is_some() {
             return Health::LoginRequired(LoginReason::IssuedElsewhere(grant.issued.clone()));
         }

@@ -69,8 +69,8 @@ pub struct Trouble {
     pub why: String,
     /// The next try.
     pub next_try: Deadline,
-    /// When the last try began, by the boot clock in milliseconds, if it sent nothing and nobody asked for patience:
-    /// then a request need not wait for the next one.
+    /// When the last try began, by the boot clock in milliseconds, if it sent nothing and nobody
+    /// asked for patience: then a request need not wait for the next one.
     pub unsent: Option<u64>,
 }
 
@@ -107,10 +107,16 @@ pub enum Decision {
 }
 
 impl Snapshot {
-    /// What a record offers. The deadline is the one measured when the pair was issued, or the stored one.
+    /// What a record offers. The deadline is the one measured when the pair was issued, or the
+    /// stored one.
     pub fn of(record: &Record, health: Health, deadline: Option<Deadline>, now: Now) -> Self {
-        let usable = !record.subject_unconfirmed && !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
-        let credential = record.grant.as_ref().filter(|_| usable).and_then(|grant| credential(grant, deadline, now));
+        let usable = !record.subject_unconfirmed
+            && !matches!(health, Health::LoginRequired(_) | Health::StoreError(_));
+        let credential = record
+            .grant
+            .as_ref()
+            .filter(|_| usable)
+            .and_then(|grant| credential(grant, deadline, now));
         Self { generation: record.generation, health, credential }
     }
 
@@ -120,19 +126,29 @@ impl Snapshot {
         self.credential.as_ref().filter(|credential| is_usable && !credential.left(now).is_zero())
     }
 
-    /// What a request does now that came at `came` (boot clock, milliseconds) and has `patience` left of its `hold`.
+    /// What a request does now that came at `came` (boot clock, milliseconds) and has `patience`
+    /// left of its `hold`.
     pub fn decide(&self, now: Now, patience: Duration, came: u64) -> Decision {
         match &self.health {
-            Health::LoginRequired(reason) => Decision::Refuse(Refusal::LoginRequired(reason.clone())),
+            Health::LoginRequired(reason) => {
+                Decision::Refuse(Refusal::LoginRequired(reason.clone()))
+            }
             Health::StoreError(why) => Decision::Refuse(Refusal::StoreError(why.clone())),
             _ if self.usable(now).is_some() => Decision::Serve,
             Health::Connected | Health::Locked(_) => Decision::Refresh,
-            Health::Retrying(trouble) | Health::Uncertain(trouble) => trouble.decide(now, patience, came),
-            Health::Misconfigured(trouble) => Decision::Refuse(Refusal::Misconfigured(trouble.why.clone())),
-            Health::StoreUnwritable(trouble) => {
-                Decision::Refuse(Refusal::StoreUnwritable(trouble.why.clone(), trouble.next_try.remaining(now)))
+            Health::Retrying(trouble) | Health::Uncertain(trouble) => {
+                trouble.decide(now, patience, came)
             }
-            Health::Unsaved(why) => Decision::Refuse(Refusal::StoreUnwritable(why.clone(), Duration::from_secs(5))),
+            Health::Misconfigured(trouble) => {
+                Decision::Refuse(Refusal::Misconfigured(trouble.why.clone()))
+            }
+            Health::StoreUnwritable(trouble) => Decision::Refuse(Refusal::StoreUnwritable(
+                trouble.why.clone(),
+                trouble.next_try.remaining(now),
+            )),
+            Health::Unsaved(why) => {
+                Decision::Refuse(Refusal::StoreUnwritable(why.clone(), Duration::from_secs(5)))
+            }
         }
     }
 }
@@ -143,12 +159,14 @@ impl Trouble {
         Self { why: why.into(), next_try, unsent: None }
     }
 
-    /// The time until the next try if somebody waits for it: a try that sends nothing may be followed by another one
-    /// second after it began.
+    /// The time until the next try if somebody waits for it: a try that sends nothing may be
+    /// followed by another one second after it began.
     pub fn wait_on_demand(&self, now: Now) -> Duration {
         let planned = self.next_try.boot_left(now);
         self.unsent.map_or(planned, |began| {
-            planned.min(Duration::from_millis(began.saturating_add(millis(TRIES_APART)).saturating_sub(now.boot)))
+            planned.min(Duration::from_millis(
+                began.saturating_add(millis(TRIES_APART)).saturating_sub(now.boot),
+            ))
         })
     }
 
@@ -180,10 +198,12 @@ impl Credential {
         self.left_but(self.margin(), now)
     }
 
-    /// By either clock; but the wall clock is heard only when the token has been here for a margin. A clock that jumps
-    /// to and fro would else cost a refresh with each jump.
+    /// By either clock; but the wall clock is heard only when the token has been here for a margin.
+    /// A clock that jumps to and fro would else cost a refresh with each jump.
     fn left_but(&self, last: Duration, now: Now) -> Duration {
-        let new_for = Duration::from_millis(self.since.saturating_add(millis(self.margin())).saturating_sub(now.boot));
+        let new_for = Duration::from_millis(
+            self.since.saturating_add(millis(self.margin())).saturating_sub(now.boot),
+        );
         let by_wall = self.deadline.wall_left(now).saturating_sub(last).max(new_for);
         self.deadline.boot_left(now).saturating_sub(last).min(by_wall)
     }
@@ -248,7 +268,8 @@ fn credential(grant: &Grant, deadline: Option<Deadline>, now: Now) -> Option<Cre
     Some(Credential {
         header: bearer(grant.access.as_ref()?)?,
         // No token lives longer than when it was new; a clock that was ahead may say so.
-        deadline: deadline.unwrap_or_else(|| Deadline::from_wall(now, grant.expires_at, DAY.min(life))),
+        deadline: deadline
+            .unwrap_or_else(|| Deadline::from_wall(now, grant.expires_at, DAY.min(life))),
         life,
         since: now.boot,
     })
@@ -296,8 +317,13 @@ mod tests {
         ] {
             assert_eq!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Serve);
         }
-        for health in [Health::LoginRequired(LoginReason::LoggedOut), Health::StoreError("why".into())] {
-            assert!(matches!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Refuse(_)));
+        for health in
+            [Health::LoginRequired(LoginReason::LoggedOut), Health::StoreError("why".into())]
+        {
+            assert!(matches!(
+                snapshot(health, alive).decide(NOON, HOLD, NOON.boot),
+                Decision::Refuse(_)
+            ));
         }
     }
 
@@ -307,10 +333,22 @@ mod tests {
         assert_eq!(decide(Health::Connected), Decision::Refresh);
         assert_eq!(decide(Health::Locked(trouble(9))), Decision::Refresh);
         assert_eq!(decide(Health::Retrying(trouble(15))), Decision::Wait);
-        assert!(matches!(decide(Health::Retrying(trouble(16))), Decision::Refuse(Refusal::AuthUnreachable(..))));
-        assert!(matches!(decide(Health::Uncertain(trouble(16))), Decision::Refuse(Refusal::AuthUnreachable(..))));
-        assert!(matches!(decide(Health::Misconfigured(trouble(1))), Decision::Refuse(Refusal::Misconfigured(_))));
-        assert!(matches!(decide(Health::StoreUnwritable(trouble(1))), Decision::Refuse(Refusal::StoreUnwritable(..))));
+        assert!(matches!(
+            decide(Health::Retrying(trouble(16))),
+            Decision::Refuse(Refusal::AuthUnreachable(..))
+        ));
+        assert!(matches!(
+            decide(Health::Uncertain(trouble(16))),
+            Decision::Refuse(Refusal::AuthUnreachable(..))
+        ));
+        assert!(matches!(
+            decide(Health::Misconfigured(trouble(1))),
+            Decision::Refuse(Refusal::Misconfigured(_))
+        ));
+        assert!(matches!(
+            decide(Health::StoreUnwritable(trouble(1))),
+            Decision::Refuse(Refusal::StoreUnwritable(..))
+        ));
     }
 
     #[test]
@@ -330,14 +368,21 @@ mod tests {
         assert!(refused(dead(Some(came)).decide(NOON, HOLD, came)), "it had its try");
         let uncertain = Health::Uncertain(Trouble { unsent: Some(came - 1000), ..trouble(300) });
         assert_eq!(snapshot(uncertain, None).decide(NOON, HOLD, came), Decision::Refresh);
-        assert_eq!(snapshot(Health::Retrying(trouble(0)), None).decide(NOON, HOLD, came), Decision::Refresh, "due");
+        assert_eq!(
+            snapshot(Health::Retrying(trouble(0)), None).decide(NOON, HOLD, came),
+            Decision::Refresh,
+            "due"
+        );
     }
 
     #[test]
     fn a_new_token_outlives_jumps_of_the_wall_clock_for_one_margin() {
-        let credential = snapshot(Health::Connected, Some(Duration::from_secs(600))).credential.unwrap();
+        let credential =
+            snapshot(Health::Connected, Some(Duration::from_secs(600))).credential.unwrap();
         let left = |wall: i64, boot: u64| {
-            credential.left(Now { wall: NOON.wall + wall * 1000, boot: NOON.boot + boot * 1000 }).as_secs()
+            credential
+                .left(Now { wall: NOON.wall + wall * 1000, boot: NOON.boot + boot * 1000 })
+                .as_secs()
         };
         assert_eq!((left(599, 599), left(600, 600)), (1, 0));
         assert_eq!((left(86_400, 1), left(86_400, 59), left(86_400, 60)), (59, 1, 0), "set ahead");
@@ -356,7 +401,10 @@ mod tests {
             }
             .margin()
         };
-        assert_eq!((margin(600).as_secs(), margin(300).as_secs(), margin(2).as_millis()), (60, 60, 400));
+        assert_eq!(
+            (margin(600).as_secs(), margin(300).as_secs(), margin(2).as_millis()),
+            (60, 60, 400)
+        );
         assert_eq!(margin(100), Duration::from_secs(20));
     }
 }

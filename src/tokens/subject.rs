@@ -1,5 +1,5 @@
-//! The right company: a grant of an account that is bound to a company serves nobody until the API has said that it is
-//! that company's, and one company is not connected under two names.
+//! The right company: a grant of an account that is bound to a company serves nobody until the API
+//! has said that it is that company's, and one company is not connected under two names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::clock::{Deadline, Now};
 use crate::secret::AccessToken;
 use crate::store::{AccountName, EndReason, Issued, Record};
 
-/// How old an unconfirmed pair must be to be refreshed because the API refuses its access token: a younger one would
-/// have its next refresh refused the same way.
+/// How old an unconfirmed pair must be to be refreshed because the API refuses its access token: a
+/// younger one would have its next refresh refused the same way.
 const RENEWED_AT: Duration = Duration::from_secs(60);
 
 /// How an account is whose grant is not known to be its company's.
@@ -25,17 +25,21 @@ pub(super) fn unconfirmed(now: Now) -> Health {
 }
 
 impl Attempt {
-    /// The access token of a grant that waits for its confirmation, while it lives; once it is expired, a refresh brings
-    /// the next one.
+    /// The access token of a grant that waits for its confirmation, while it lives; once it is
+    /// expired, a refresh brings the next one.
     pub(super) fn to_be_confirmed(&self, record: &Record) -> Option<AccessToken> {
         let grant = record.grant.as_ref().filter(|_| record.subject_unconfirmed)?;
         let is_alive = grant.expires_at > self.accounts.clock().now().wall;
         grant.access.clone().filter(|_| is_alive)
     }
 
-    /// Asks the API whose the grant is: its company's serves from here on, any other ends. A token that was ended before
-    /// its time asks for a refresh, and what is in hand comes back for it.
-    pub(super) async fn confirm(&self, hands: Hands, access: &AccessToken) -> Result<Report, Hands> {
+    /// Asks the API whose the grant is: its company's serves from here on, any other ends. A token
+    /// that was ended before its time asks for a refresh, and what is in hand comes back for it.
+    pub(super) async fn confirm(
+        &self,
+        hands: Hands,
+        access: &AccessToken,
+    ) -> Result<Report, Hands> {
         Ok(match (self.accounts.oauth().subject(access).await, &hands.record.subject) {
             (Ok(subject), Some(bound)) if subject != *bound => {
                 let bound = bound.clone();
@@ -85,18 +89,26 @@ impl Accounts {
         }
     }
 
-    /// The other account that holds a grant of this company. Each refresh of one would end the other's tokens.
+    /// The other account that holds a grant of this company. Each refresh of one would end the
+    /// other's tokens.
     pub(super) fn other_holder(&self, account: &AccountName, subject: &str) -> Option<AccountName> {
         let issued = self.issued();
         let holds = |other: &Arc<Account>| {
             let memory = other.memory();
-            let record = memory.record.as_ref().filter(|record| record.subject.as_deref() == Some(subject));
-            record.and_then(|record| record.grant.as_ref()).is_some_and(|grant| grant.issued == issued)
+            let record =
+                memory.record.as_ref().filter(|record| record.subject.as_deref() == Some(subject));
+            record
+                .and_then(|record| record.grant.as_ref())
+                .is_some_and(|grant| grant.issued == issued)
         };
-        self.all().iter().find(|other| other.name != *account && holds(other)).map(|other| other.name.clone())
+        self.all()
+            .iter()
+            .find(|other| other.name != *account && holds(other))
+            .map(|other| other.name.clone())
     }
 
-    /// Finds out whose grant an account holds if nobody knows yet; what fails is tried again after the next refresh.
+    /// Finds out whose grant an account holds if nobody knows yet; what fails is tried again after
+    /// the next refresh.
     pub(super) fn learn_subject(self: &Arc<Self>, account: &Arc<Account>) {
         if account.memory().record.as_ref().is_none_or(|record| record.subject.is_some()) {
             return;

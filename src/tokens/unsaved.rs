@@ -1,4 +1,5 @@
-//! A new pair that could not be saved: it serves from memory, and its record stays locked until the disk takes it.
+//! A new pair that could not be saved: it serves from memory, and its record stays locked until the
+//! disk takes it.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ struct Unsaved {
 }
 
 impl Accounts {
-    /// Goes on trying to save a pair that is in memory only, whatever breaks off. Turn and lock stay taken: a process
-    /// that read the old record would send a spent token.
+    /// Goes on trying to save a pair that is in memory only, whatever breaks off. Turn and lock
+    /// stay taken: a process that read the old record would send a spent token.
     pub(super) fn keep_saving(
         self: &Arc<Self>,
         account: &Arc<Account>,
@@ -55,7 +56,9 @@ impl Accounts {
                     account.memory().version = version;
                     return self.saved_at_last(account, record);
                 }
-                Err(problem) if is_last => return error!(account = %account.name, "given up unsaved: {problem}"),
+                Err(problem) if is_last => {
+                    return error!(account = %account.name, "given up unsaved: {problem}");
+                }
                 Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
             }
         }

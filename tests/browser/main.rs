@@ -1,5 +1,5 @@
-//! A real browser and the pages it may be led to: nothing that a page of somebody else sends reaches Pleo, changes
-//! anything or can be read; the page that is allowed, and our own, work.
+//! A real browser and the pages it may be led to: nothing that a page of somebody else sends
+//! reaches Pleo, changes anything or can be read; the page that is allowed, and our own, work.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 #[path = "../support/mod.rs"]
@@ -75,8 +75,9 @@ struct Browser {
 /// The program, if there is one; says so if not.
 fn program(test: &str) -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let is_there =
-        |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let is_there = |name: &&str| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
     let found = names.into_iter().find(is_there);
     if found.is_none() {
         eprintln!("SKIPPED {test}: it needs Chromium (apt-get install chromium)");
@@ -88,16 +89,33 @@ impl Browser {
     fn open(program: &str, arguments: &[&str], url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new(program);
-        command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-        command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-        command.args(["--disable-dev-shm-usage", "--disable-popup-blocking", "--no-default-browser-check"]);
+        command.args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+        ]);
+        command.args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]);
+        command.args([
+            "--disable-dev-shm-usage",
+            "--disable-popup-blocking",
+            "--no-default-browser-check",
+        ]);
         // The attacked windows open before the page, whose timers are not to sleep for that.
         command.args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]);
         command.arg("--disable-backgrounding-occluded-windows");
         // The browser's own defences are not ours to rely on.
         command.arg("--disable-features=LocalNetworkAccessChecks,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable");
         command.arg("--host-resolver-rules=MAP evil.test 127.0.0.1,MAP rebind.test 127.0.0.1");
-        command.arg(format!("--user-data-dir={}", profile.path().display())).args(arguments).arg(url);
+        command
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(arguments)
+            .arg(url);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         Self { child: command.spawn().unwrap(), _profile: profile }
     }
@@ -118,8 +136,10 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Its group is its own: all of its processes and none of ours.
-        let _ =
-            Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill")
+            .args(["-KILL", "--", &format!("-{}", self.child.id())])
+            .stderr(Stdio::null())
+            .status();
         let _ = self.child.wait();
     }
 }
@@ -134,7 +154,9 @@ fn within(what: &str, is_so: impl FnMut() -> bool) {
 
 fn say(visit: &mut Visit, status: &str, fields: &str, body: &str) -> After {
     let length = body.len();
-    visit.say(format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{fields}Connection: close\r\n\r\n{body}"));
+    visit.say(format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{fields}Connection: close\r\n\r\n{body}"
+    ));
     After::Close
 }
 
@@ -158,14 +180,17 @@ struct Plan {
     then: String,
 }
 
-/// The server of pages. `/begin/1` leads to `/begin/2` on localhost, that to the page; both set the cookie.
+/// The server of pages. `/begin/1` leads to `/begin/2` on localhost, that to the page; both set the
+/// cookie.
 fn pages(plan: Arc<Mutex<Plan>>) -> Upstream {
     Upstream::start(move |visit| {
         let _ = visit.body();
         let plan = plan.lock().unwrap();
         let target = visit.target().to_owned();
-        let cookie =
-            format!("Set-Cookie: {}; HttpOnly; SameSite=Strict; Path=/\r\nCache-Control: no-store\r\n", plan.cookie);
+        let cookie = format!(
+            "Set-Cookie: {}; HttpOnly; SameSite=Strict; Path=/\r\nCache-Control: no-store\r\n",
+            plan.cookie
+        );
         let port = visit
             .head
             .to_ascii_lowercase()
@@ -180,10 +205,15 @@ fn pages(plan: Arc<Mutex<Plan>>) -> Upstream {
             .unwrap()
             .to_owned();
         match target.as_str() {
-            "/begin/1" => {
-                say(visit, "302 Found", &format!("{cookie}Location: http://localhost:{port}/begin/2\r\n"), "")
+            "/begin/1" => say(
+                visit,
+                "302 Found",
+                &format!("{cookie}Location: http://localhost:{port}/begin/2\r\n"),
+                "",
+            ),
+            "/begin/2" => {
+                say(visit, "302 Found", &format!("{cookie}Location: {}\r\n", plan.then), "")
             }
-            "/begin/2" => say(visit, "302 Found", &format!("{cookie}Location: {}\r\n", plan.then), ""),
             "/page" => say(visit, "200 OK", "Content-Type: text/html\r\n", &plan.page),
             "/attack.js" => say(visit, "200 OK", "Content-Type: text/javascript\r\n", &plan.script),
             _ => say(visit, "200 OK", "Content-Type: text/plain\r\n", "noted"),
@@ -211,7 +241,8 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Self {
-        let (sandbox, api, plan) = (sandbox().await, careless(), Arc::new(Mutex::new(Plan::default())));
+        let (sandbox, api, plan) =
+            (sandbox().await, careless(), Arc::new(Mutex::new(Plan::default())));
         let pages = pages(plan.clone());
         let config = config_before(&sandbox, &api.origin, "");
         let place = Place::new(&config);
@@ -219,7 +250,9 @@ impl Scene {
         proxy.login("default").await;
         proxy.terminate();
         // From here on the consent page is one that counts who is led to it and lets nobody pass.
-        place.configure(&config.replace(&sandbox.authorize_url(), &format!("{}/authorize", pages.origin)));
+        place.configure(
+            &config.replace(&sandbox.authorize_url(), &format!("{}/authorize", pages.origin)),
+        );
         let proxy = place.serve();
         plan.lock().unwrap().cookie = session(&proxy).await;
         Self { api, control: careless(), pages, plan, proxy, _place: place, _sandbox: sandbox }
@@ -231,12 +264,19 @@ impl Scene {
         let hosts = ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "rebind.test"];
         let (data, admin) = (port(self.proxy.address()), port(self.proxy.admin_address()));
         let all = |hosts: &[&str], port: u16, paths: &[&str]| -> Vec<String> {
-            hosts.iter().flat_map(|host| paths.iter().map(move |path| format!("http://{host}:{port}{path}"))).collect()
+            hosts
+                .iter()
+                .flat_map(|host| {
+                    paths.iter().map(move |path| format!("http://{host}:{port}{path}"))
+                })
+                .collect()
         };
-        let changes = ["/api/accounts/default/logout", "/api/shutdown", "/api/accounts/victim/login"];
+        let changes =
+            ["/api/accounts/default/logout", "/api/shutdown", "/api/accounts/victim/login"];
         let looks = ["/api/status", "/connect?account=victim"];
         let control = format!("{}/control", self.control.origin);
-        let with_control = |lists: [Vec<String>; 2]| [lists.concat(), vec![control.clone()]].concat();
+        let with_control =
+            |lists: [Vec<String>; 2]| [lists.concat(), vec![control.clone()]].concat();
         let some = &hosts[..1];
         json!({
             "get": with_control([all(&hosts, data, &["/v1/companies"]), all(&hosts, admin, &looks)]),
@@ -256,11 +296,13 @@ impl Scene {
         let port = self.pages.address.port();
         {
             let mut plan = self.plan.lock().unwrap();
-            (plan.page, plan.script, plan.then) = (page, script.into(), format!("http://{host}:{port}/page"));
+            (plan.page, plan.script, plan.then) =
+                (page, script.into(), format!("http://{host}:{port}/page"));
         }
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("page.html");
-        let source = format!("<!doctype html><body><script src=http://127.0.0.1:{port}/attack.js></script>");
+        let source =
+            format!("<!doctype html><body><script src=http://127.0.0.1:{port}/attack.js></script>");
         std::fs::write(&file, source).unwrap();
         let begin = match host {
             FILE => format!("file://{}", file.display()),
@@ -276,7 +318,10 @@ impl Scene {
     async fn refused(&self, code: &str) -> u64 {
         let metrics = self.proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
         let begin = format!("pleo_proxy_refused_requests_total{{code=\"{code}\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&begin)).map_or(0, |count| count.parse().unwrap())
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&begin))
+            .map_or(0, |count| count.parse().unwrap())
     }
 }
 
@@ -284,7 +329,8 @@ impl Scene {
 async fn session(proxy: &Proxy) -> String {
     let link = link(proxy).await;
     let key = link.split_once("#key=").unwrap().1;
-    let request = client().post(format!("{}/api/session", proxy.admin)).header("origin", &proxy.admin);
+    let request =
+        client().post(format!("{}/api/session", proxy.admin)).header("origin", &proxy.admin);
     let answer = request.json(&json!({"key": key})).send().await.unwrap();
     let cookie = answer.headers()["set-cookie"].to_str().unwrap();
     cookie.split(';').next().unwrap().to_owned()
@@ -329,28 +375,45 @@ async fn attack_from(host: &str, is_same_site: bool) {
     let script = format!("const PLAN = {};\n{ATTACK}", scene.targets());
     let report = scene.play(program, host, &script);
 
-    let reads: Vec<&str> = report["reads"].as_array().unwrap().iter().map(|read| read.as_str().unwrap()).collect();
+    let reads: Vec<&str> =
+        report["reads"].as_array().unwrap().iter().map(|read| read.as_str().unwrap()).collect();
     let control = format!("{}/control", scene.control.origin);
-    let (of_control, leaked): (Vec<&str>, Vec<&str>) = reads.into_iter().partition(|read| read.starts_with(&control));
+    let (of_control, leaked): (Vec<&str>, Vec<&str>) =
+        reads.into_iter().partition(|read| read.starts_with(&control));
     assert!(leaked.is_empty(), "the page read {leaked:#?}");
-    assert!(of_control.iter().any(|read| read.contains(DATA)), "the page reads what is not defended: {of_control:?}");
+    assert!(
+        of_control.iter().any(|read| read.contains(DATA)),
+        "the page reads what is not defended: {of_control:?}"
+    );
     for way in WAYS.into_iter().chain(FRAMED) {
         let mark = format!("/control?by={way}");
         within(&format!("{way} reaches what is not defended"), || {
             scene.control.seen().iter().any(|request| request.target() == mark)
         });
     }
-    let carries =
-        |request: &Received| request.head.contains("pleo_proxy_session=") && request.target() != "/favicon.ico";
+    let carries = |request: &Received| {
+        request.head.contains("pleo_proxy_session=") && request.target() != "/favicon.ico"
+    };
     let has_cookie = scene.control.seen().iter().any(carries);
-    assert_eq!(has_cookie, is_same_site, "the browser has our cookie and sends it along where it may");
+    assert_eq!(
+        has_cookie, is_same_site,
+        "the browser has our cookie and sends it along where it may"
+    );
 
     assert!(scene.api.seen().is_empty(), "Pleo was reached: {:#?}", scene.api.seen());
     let tried = report["tried"].as_array().unwrap().len();
     assert!(tried > 300, "the page tried {tried} times only");
-    assert!(scene.refused("forbidden_origin").await >= 60, "the attacks did not arrive at the proxy");
+    assert!(
+        scene.refused("forbidden_origin").await >= 60,
+        "the attacks did not arrive at the proxy"
+    );
     assert!(scene.refused("forbidden_host").await >= 30, "the attacks did not arrive at the proxy");
-    let led = scene.pages.seen().into_iter().filter(|request| request.target().starts_with("/authorize")).count();
+    let led = scene
+        .pages
+        .seen()
+        .into_iter()
+        .filter(|request| request.target().starts_with("/authorize"))
+        .count();
     assert_eq!(led, 0, "a login was begun");
     assert_eq!(grant(&scene.proxy).await, before);
     // The oldest of five pending logins makes room for a sixth: no part of a page began one.
@@ -358,7 +421,11 @@ async fn attack_from(host: &str, is_same_site: bool) {
         begin(&scene.proxy, "victim").await;
     }
     assert!(is_pending(&scene.proxy, &oldest).await, "a login was begun");
-    assert_eq!(scene.proxy.get("/v1/companies").await.text().await.unwrap(), DATA, "it is up, and serves");
+    assert_eq!(
+        scene.proxy.get("/v1/companies").await.text().await.unwrap(),
+        DATA,
+        "it is up, and serves"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,7 +450,8 @@ async fn a_page_from_a_file_reaches_reads_and_changes_nothing() {
     attack_from(FILE, false).await;
 }
 
-/// A page and a drawing that say what they may do: change themselves, call home, call the admin listener.
+/// A page and a drawing that say what they may do: change themselves, call home, call the admin
+/// listener.
 fn scripted(home: &str, admin: &str) -> Upstream {
     let act = format!(
         "document.querySelector('#said').textContent = 'it ' + 'ran'; fetch('{home}/ran', {{mode: 'no-cors'}}); \
@@ -426,7 +494,10 @@ async fn a_page_of_the_upstream_is_shown_and_its_scripts_do_not_run() {
         assert!(dom.contains(">as it came<"), "{path}: {dom}");
         assert_eq!(calls(), at_rest, "{path}: it called home");
         let control = Browser::open(program, &dump, &format!("{}{path}", upstream.origin)).output();
-        assert!(control.contains(">it ran<"), "{path}: scripts run where nothing stops them: {control}");
+        assert!(
+            control.contains(">it ran<"),
+            "{path}: scripts run where nothing stops them: {control}"
+        );
         assert!(calls() > at_rest, "{path}: it calls home where nothing stops it");
     }
     assert_eq!(grant(&admin).await, grant_before);
@@ -455,9 +526,12 @@ async fn our_own_page_is_shown_in_no_frame() {
     let proxy = place.serve();
     let ours = client().get(&proxy.admin).send().await.unwrap();
     let field = |name: &str| format!("{name}: {}\r\n", ours.headers()[name].to_str().unwrap());
-    let fields = [field("content-security-policy"), field("x-frame-options"), field("content-type")].concat();
+    let fields =
+        [field("content-security-policy"), field("x-frame-options"), field("content-type")]
+            .concat();
     let html = ours.text().await.unwrap();
-    // Under an address of the page's own, which may look into its frames: so that it is seen what they show.
+    // Under an address of the page's own, which may look into its frames: so that it is seen what
+    // they show.
     let pages = Upstream::start(move |visit| {
         let _ = visit.body();
         match visit.target() {
@@ -474,7 +548,10 @@ async fn our_own_page_is_shown_in_no_frame() {
     within("the page reports", || report(&pages).is_some());
     drop(browser);
     let said = report(&pages).unwrap()["said"].clone();
-    assert!(said[1].as_str().unwrap().contains("pleo-proxy is up"), "a page without protection is shown: {said}");
+    assert!(
+        said[1].as_str().unwrap().contains("pleo-proxy is up"),
+        "a page without protection is shown: {said}"
+    );
     assert_eq!(said[0], Value::Null, "{said}");
 }
 
@@ -491,14 +568,19 @@ async fn a_page_may_lead_a_person_to_a_login_and_that_changes_nothing_by_itself(
     let scene = Scene::set().await;
     let oldest = begin(&scene.proxy, "default").await;
     let before = grant(&scene.proxy).await;
-    let script = format!("const CONNECT = '{}/connect?account=default';\n{LEAD}", scene.proxy.admin);
+    let script =
+        format!("const CONNECT = '{}/connect?account=default';\n{LEAD}", scene.proxy.admin);
     scene.play(program, "evil.test", &script);
     let authorize = |request: &Received| request.target().starts_with("/authorize?");
     within("the person is at the consent page", || scene.pages.seen().iter().any(authorize));
     let all = scene.pages.seen();
     let led: Vec<_> = all.into_iter().filter(authorize).collect();
     assert_eq!(led.len(), 1);
-    assert!(led[0].all("referer").is_empty(), "the consent page learns nothing of the page: {}", led[0].head);
+    assert!(
+        led[0].all("referer").is_empty(),
+        "the consent page learns nothing of the page: {}",
+        led[0].head
+    );
     assert_eq!(grant(&scene.proxy).await, before);
     // The oldest of five pending logins makes room for a sixth: the page began one.
     for _ in 0..3 {
@@ -529,23 +611,37 @@ async fn a_page_that_is_allowed_reads_what_it_asks_for() {
     let Some(program) = program("the page that is allowed") else { return };
     let _turn = TURN.lock().await;
     for (host, may_read) in [("localhost", true), ("127.0.0.1", false)] {
-        let (sandbox, api, plan) = (sandbox().await, careless(), Arc::new(Mutex::new(Plan::default())));
+        let (sandbox, api, plan) =
+            (sandbox().await, careless(), Arc::new(Mutex::new(Plan::default())));
         let pages = pages(plan.clone());
-        let allowed = format!("[guard]\nallow_origins = [\"http://localhost:{}\"]\n", pages.address.port());
+        let allowed =
+            format!("[guard]\nallow_origins = [\"http://localhost:{}\"]\n", pages.address.port());
         let place = Place::new(&config_before(&sandbox, &api.origin, &allowed));
         let proxy = place.serve();
         proxy.login("default").await;
         plan.lock().unwrap().cookie = "unrelated=1".into();
         let script = format!("const API = '{}';\n{FRIEND}", proxy.api);
-        let scene = Scene { api, control: careless(), pages, plan, proxy, _place: place, _sandbox: sandbox };
+        let scene = Scene {
+            api,
+            control: careless(),
+            pages,
+            plan,
+            proxy,
+            _place: place,
+            _sandbox: sandbox,
+        };
         let report = scene.play(program, host, &script);
         let said: Vec<String> = report["said"].as_array().unwrap().iter().map(text).collect();
         match may_read {
             true => assert_eq!(said, [(); 3].map(|()| format!("200 {DATA}"))),
             false => assert!(said.iter().all(|said| said.starts_with("nothing")), "{said:?}"),
         }
-        let methods: Vec<String> =
-            scene.api.seen().iter().map(|seen| seen.line().split(' ').next().unwrap().into()).collect();
+        let methods: Vec<String> = scene
+            .api
+            .seen()
+            .iter()
+            .map(|seen| seen.line().split(' ').next().unwrap().into())
+            .collect();
         assert_eq!(methods, if may_read { vec!["GET", "POST", "DELETE"] } else { Vec::new() });
     }
 }
@@ -564,7 +660,10 @@ async fn our_own_page_shows_the_accounts_to_whom_has_a_link_that_works_once() {
     let dom = Browser::open(program, &dump, &link).output();
     assert!(dom.contains("<td>acme</td><td class=\"connected\">connected</td>"), "{dom}");
     assert!(dom.contains(&format!("<td>{company}</td>")), "{dom}");
-    assert!(!dom.contains(&proxy.key) && !dom.contains(link.split_once("#key=").unwrap().1), "{dom}");
+    assert!(
+        !dom.contains(&proxy.key) && !dom.contains(link.split_once("#key=").unwrap().1),
+        "{dom}"
+    );
     // A second browser with the same link, and one without.
     for (address, problem) in [(&link, true), (&proxy.admin, false)] {
         let dom = Browser::open(program, &dump, address).output();

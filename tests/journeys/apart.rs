@@ -28,7 +28,10 @@ fn healthy(number: usize) -> String {
 fn fault_of(sick: &str, fault: TokenFault) -> Faults {
     let at = SICK.iter().position(|name| *name == sick).unwrap();
     let (only_family, only_grant) = (Some(HEALTHY + at), Some(GrantType::RefreshToken));
-    Faults { token_answer: Some(TokenFault { only_family, only_grant, ..fault }), ..Faults::default() }
+    Faults {
+        token_answer: Some(TokenFault { only_family, only_grant, ..fault }),
+        ..Faults::default()
+    }
 }
 
 fn error(code: &str) -> TokenFault {
@@ -67,7 +70,12 @@ async fn round(api: &str) -> Vec<Duration> {
 
 fn say(what: &str, times: &[Duration]) {
     let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
-    eprintln!("{} requests of healthy accounts {what}: p50 {:?}, p99 {:?}", times.len(), at(50), at(99));
+    eprintln!(
+        "{} requests of healthy accounts {what}: p50 {:?}, p99 {:?}",
+        times.len(),
+        at(50),
+        at(99)
+    );
 }
 
 /// Requests of one sick account, one after another until told to end; how many there were.
@@ -95,7 +103,10 @@ async fn until_served(proxy: &Proxy, account: &str) {
 
 async fn metric(proxy: &Proxy, name: &str) -> u64 {
     let metrics = proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
-    let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with(name))
+        .unwrap_or_else(|| panic!("{name}: {metrics}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -130,7 +141,10 @@ async fn sicken(sandbox: &Sandbox, place: &Place, proxy: &Proxy) -> fs::File {
     let lock = fs::OpenOptions::new().write(true).open(place.state().join("locked.lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(ask(proxy, "locked").await, (503, "refresh_timeout".into()));
-    sandbox.set_faults(fault_of("hangs", TokenFault { kind: TokenFaultKind::Hang, ..TokenFault::default() }));
+    sandbox.set_faults(fault_of(
+        "hangs",
+        TokenFault { kind: TokenFaultKind::Hang, ..TokenFault::default() },
+    ));
     assert_eq!(ask(proxy, "hangs").await, (503, "refresh_timeout".into()));
     lock
 }
@@ -138,13 +152,18 @@ async fn sicken(sandbox: &Sandbox, place: &Place, proxy: &Proxy) -> fs::File {
 #[tokio::test(flavor = "multi_thread")]
 async fn accounts_in_trouble_hold_up_nobody_else() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "[tokens]\nkeep_warm = \"1ms\"\nhold = \"500ms\"\ndrain = \"100ms\"\n");
-    let proxy = Arc::new(Proxy::launch(place.command(&["--json", "--log", "warn"]), &place.state()));
+    let place = Place::toward(
+        &sandbox,
+        "[tokens]\nkeep_warm = \"1ms\"\nhold = \"500ms\"\ndrain = \"100ms\"\n",
+    );
+    let proxy =
+        Arc::new(Proxy::launch(place.command(&["--json", "--log", "warn"]), &place.state()));
     connect_all(&sandbox, &proxy).await;
     say("beside healthy ones", &round(&proxy.api).await);
     let lock = sicken(&sandbox, &place, &proxy).await;
 
-    let (held_before, over) = (metric(&proxy, "pleo_proxy_held_requests_total").await, Arc::default());
+    let (held_before, over) =
+        (metric(&proxy, "pleo_proxy_held_requests_total").await, Arc::default());
     let pests: Vec<_> = SICK.iter().map(|sick| pester(&proxy.api, sick, &over)).collect();
     say("beside sick ones", &round(&proxy.api).await);
     over.store(true, Ordering::Relaxed);

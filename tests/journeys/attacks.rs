@@ -1,5 +1,5 @@
-//! Attacks by HTTP, byte for byte, at both listeners: what each is answered, that the connection ends where it must,
-//! and that Pleo and the token endpoint get nothing but honest requests.
+//! Attacks by HTTP, byte for byte, at both listeners: what each is answered, that the connection
+//! ends where it must, and that Pleo and the token endpoint get nothing but honest requests.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use support::PATIENCE;
 use support::upstream::{After, FINE, Stage, Upstream, eventually, stage, stage_at};
 
-/// What an attack is called, its bytes as [`wire`] writes them, and what comes back as [`answers`] reads it.
+/// What an attack is called, its bytes as [`wire`] writes them, and what comes back as [`answers`]
+/// reads it.
 type Attack<'a> = (&'a str, &'a str, &'a str);
 
 /// Head of an honest request whose answer is the last of its connection; without its empty line.
@@ -61,8 +62,9 @@ impl Scene {
         }
     }
 
-    /// The bytes of an attack: a line break is CR LF, `¶` is LF alone, every other character one byte. HOST and PORT
-    /// are the listener's, OTHER the other one's, API the upstream's, PATH something that is served here.
+    /// The bytes of an attack: a line break is CR LF, `¶` is LF alone, every other character one
+    /// byte. HOST and PORT are the listener's, OTHER the other one's, API the upstream's, PATH
+    /// something that is served here.
     fn wire(&self, door: Door, text: &str) -> Vec<u8> {
         let (own, other) = match door {
             Door::Data => (Door::Data, Door::Admin),
@@ -70,18 +72,24 @@ impl Scene {
         };
         let path = if door == Door::Data { "/v1/x" } else { "/health" };
         let text = text.replace("HOST", &self.address(own).to_string()).replace("PATH", path);
-        let text = text.replace("PORT", &self.address(own).port().to_string()).replace('\n', "\r\n");
+        let text =
+            text.replace("PORT", &self.address(own).port().to_string()).replace('\n', "\r\n");
         let text = text.replace("OTHER", &self.address(other).to_string()).replace('¶', "\n");
         let text = text.replace("API", &self.upstream.address.to_string());
         text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
     }
 
-    /// Sends an attack and looks at all that it did. Each answer 200 of the data listener is one honest request.
+    /// Sends an attack and looks at all that it did. Each answer 200 of the data listener is one
+    /// honest request.
     fn attack(&self, door: Door, (name, text, expected): Attack<'_>) {
         let before = self.upstream.seen().len();
         let got = exchange(self.address(door), &self.wire(door, text));
         assert_eq!(answers(&got), expected, "{name}, {door:?}: {}", String::from_utf8_lossy(&got));
-        let served = if door == Door::Data { expected.split(", ").filter(|it| *it == "200").count() } else { 0 };
+        let served = if door == Door::Data {
+            expected.split(", ").filter(|it| *it == "200").count()
+        } else {
+            0
+        };
         let seen = self.upstream.seen().split_off(before);
         assert_eq!(seen.len(), served, "{name}, {door:?}: {seen:#?}");
         assert!(seen.iter().all(|it| it.token() == self.token), "{name}: {seen:#?}");
@@ -107,7 +115,12 @@ impl Scene {
 /// What would show that the account was changed.
 async fn grant(stage: &Stage) -> Value {
     let account = stage.proxy.account("default").await;
-    json!([account["state"], account["generation"], account["last_login"], account["last_login_error"]])
+    json!([
+        account["state"],
+        account["generation"],
+        account["last_login"],
+        account["last_login_error"]
+    ])
 }
 
 /// All that comes back until the proxy closes the connection, which it must.
@@ -135,19 +148,25 @@ fn is_cut(bytes: &[u8]) -> bool {
     length.is_some_and(|length| body.len() < length.trim().parse().unwrap())
 }
 
-/// Status and code of each answer in turn, such as `200, 403 forbidden_host`; without a code for answers of the
-/// upstream and for those without any content that hyper gives to what is no request.
+/// Status and code of each answer in turn, such as `200, 403 forbidden_host`; without a code for
+/// answers of the upstream and for those without any content that hyper gives to what is no
+/// request.
 fn answers(mut bytes: &[u8]) -> String {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let end = bytes.windows(4).position(|it| it == b"\r\n\r\n").expect("a whole head") + 4;
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
-        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let field =
+            |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let length = field("content-length:").map_or(0, |length| length.parse().unwrap());
         let body = &bytes[end..end + length];
         let status = head.split(' ').nth(1).unwrap();
         let code = field("pleo-proxy-error:");
-        assert_eq!(code.is_some(), field("content-type:") == Some("application/problem+json"), "{head}");
+        assert_eq!(
+            code.is_some(),
+            field("content-type:") == Some("application/problem+json"),
+            "{head}"
+        );
         match code {
             Some(code) => assert_is_problem(code, body),
             None => assert!(status.starts_with('2') || body.is_empty(), "{head}"),
@@ -164,7 +183,9 @@ fn assert_is_problem(code: &str, body: &[u8]) {
     let body: Value = serde_json::from_slice(body).unwrap();
     assert_eq!(body["code"], code, "{body}");
     assert!(
-        ["title", "detail"].iter().all(|field| body[field].as_str().is_some_and(|text| !text.is_empty())),
+        ["title", "detail"]
+            .iter()
+            .all(|field| body[field].as_str().is_some_and(|text| !text.is_empty())),
         "{body}"
     );
 }
@@ -213,8 +234,14 @@ async fn both_listeners_know_their_own_hosts_and_nobody_elses() {
         "API",
     ];
     each(&scene, &BOTH, host, &foreign, "403 forbidden_host");
-    let none =
-        ["", "a@localhost:PORT", "localhost:PORT@evil.test", "localhost:PORT,evil.test", "localhost:PORT/", "\u{e9}"];
+    let none = [
+        "",
+        "a@localhost:PORT",
+        "localhost:PORT@evil.test",
+        "localhost:PORT,evil.test",
+        "localhost:PORT/",
+        "\u{e9}",
+    ];
     each(&scene, &BOTH, host, &none, "400 bad_request");
     let missing = [
         ("no Host", "GET PATH HTTP/1.1\nAccept: a\n\n", "400 bad_request"),
@@ -266,16 +293,29 @@ async fn both_listeners_refuse_pages_of_others() {
     each(&scene, &BOTH, &twice, &["http://HOST", "null"], "400 bad_request");
     // Its own page may call the admin listener; the data listener has no page.
     scene.attack(Door::Admin, ("own page", &format!("{GET}Origin: http://HOST\n\n"), "200"));
-    scene.attack(Door::Data, ("own page", &format!("{GET}Origin: http://HOST\n\n"), "403 forbidden_origin"));
-    let site =
-        "GET PATH HTTP/1.1\nHost: HOST\nSec-Fetch-Site: VALUE\nSec-Fetch-Mode: no-cors\nSec-Fetch-Dest: image\n\n";
-    each(&scene, &BOTH, site, &["cross-site", "same-site", "odd", "", "None"], "403 forbidden_origin");
+    scene.attack(
+        Door::Data,
+        ("own page", &format!("{GET}Origin: http://HOST\n\n"), "403 forbidden_origin"),
+    );
+    let site = "GET PATH HTTP/1.1\nHost: HOST\nSec-Fetch-Site: VALUE\nSec-Fetch-Mode: no-cors\nSec-Fetch-Dest: image\n\n";
+    each(
+        &scene,
+        &BOTH,
+        site,
+        &["cross-site", "same-site", "odd", "", "None"],
+        "403 forbidden_origin",
+    );
     let web_socket = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n\
                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n";
     let own = format!("GET PATH HTTP/1.1\nHost: HOST\n{web_socket}\n");
-    let foreign = format!("GET PATH HTTP/1.1\nHost: HOST\nOrigin: http://evil.test\n{web_socket}\n");
+    let foreign =
+        format!("GET PATH HTTP/1.1\nHost: HOST\nOrigin: http://evil.test\n{web_socket}\n");
     let attacks = [
-        ("service worker", "GET PATH HTTP/1.1\nHost: HOST\nService-Worker: script\n\n", "403 forbidden_origin"),
+        (
+            "service worker",
+            "GET PATH HTTP/1.1\nHost: HOST\nService-Worker: script\n\n",
+            "403 forbidden_origin",
+        ),
         ("a web socket of a page", &foreign, "403 forbidden_origin"),
         ("a web socket of a tool", &own, "400 bad_request"),
     ];
@@ -298,7 +338,11 @@ async fn an_allowed_page_is_allowed_at_the_data_listener_by_its_exact_origin_onl
     each(&scene, &BOTH, &origin, &near, "403 forbidden_origin");
     scene.attack(
         Door::Admin,
-        ("no page of others", &origin.replace("VALUE", "http://localhost:3000"), "403 forbidden_origin"),
+        (
+            "no page of others",
+            &origin.replace("VALUE", "http://localhost:3000"),
+            "403 forbidden_origin",
+        ),
     );
     let twice = format!("{GET}Origin: http://localhost:3000\nOrigin: http://localhost:3000\n\n");
     scene.attack_all(&BOTH, &[("twice", &twice, "400 bad_request")]);
@@ -374,11 +418,16 @@ async fn both_listeners_turn_ambiguous_lengths_away() {
     ];
     each(&scene, &BOTH, &length, &lengths, "400 bad_request");
     each(&scene, &BOTH, &length, &[": 18446744073709551615"], "400 bad_request");
-    let old = "POST PATH HTTP/1.0\nHost: HOST\nVALUE\n\n0\n\nGET /smuggled HTTP/1.1\nHost: HOST\n\n";
+    let old =
+        "POST PATH HTTP/1.0\nHost: HOST\nVALUE\n\n0\n\nGET /smuggled HTTP/1.1\nHost: HOST\n\n";
     let in_old = ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked\nContent-Length: 5"];
     each(&scene, &BOTH, old, &in_old, "400 bad_request");
-    let refused = format!("POST PATH HTTP/1.1\nHost: HOST\nOrigin: null\nContent-Length: 50\n\n{inner}");
-    scene.attack_all(&BOTH, &[("a request in a refused one's body", &refused, "403 forbidden_origin")]);
+    let refused =
+        format!("POST PATH HTTP/1.1\nHost: HOST\nOrigin: null\nContent-Length: 50\n\n{inner}");
+    scene.attack_all(
+        &BOTH,
+        &[("a request in a refused one's body", &refused, "403 forbidden_origin")],
+    );
     scene.unharmed().await;
 }
 
@@ -386,12 +435,18 @@ async fn both_listeners_turn_ambiguous_lengths_away() {
 async fn of_both_lengths_the_chunks_count_and_nothing_follows_them() {
     let scene = Scene::set("").await;
     let inner = "GET /smuggled HTTP/1.1\nHost: HOST\n\n";
-    let lengths = ["Content-Length: 6\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\nContent-Length: 6"];
+    let lengths = [
+        "Content-Length: 6\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\nContent-Length: 6",
+    ];
     for both in lengths {
         let attack = format!("POST PATH HTTP/1.1\nHost: HOST\n{both}\n\n0\n\n{inner}");
         scene.attack(Door::Data, (both, &attack, "200"));
         let seen = scene.upstream.last();
-        assert!(seen.body.is_empty() && seen.all("content-length").len() + seen.all("transfer-encoding").len() <= 1);
+        assert!(
+            seen.body.is_empty()
+                && seen.all("content-length").len() + seen.all("transfer-encoding").len() <= 1
+        );
         scene.attack(Door::Admin, (both, &attack, "405 method_not_allowed"));
     }
     scene.unharmed().await;
@@ -409,7 +464,11 @@ async fn odd_but_clear_lengths_reach_the_upstream_in_one_plain_form() {
         ("CONTENT-LENGTH:3", "abc", "3"),
         ("Transfer-Encoding: cHuNkEd", chunked, "chunked"),
         ("Transfer-Encoding:\tchunked\t ", chunked, "chunked"),
-        ("Transfer-Encoding: chunked\nTransfer_Encoding: identity\nContent_Length: 7", chunked, "chunked"),
+        (
+            "Transfer-Encoding: chunked\nTransfer_Encoding: identity\nContent_Length: 7",
+            chunked,
+            "chunked",
+        ),
     ] {
         scene.attack(Door::Data, (line, &format!("{POST}{line}\n\n{body}"), "200"));
         let seen = scene.upstream.last();
@@ -461,10 +520,20 @@ async fn broken_chunks_end_both_requests_unfinished() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&scene.wire(Door::Data, head)).unwrap();
         eventually("the head is at the upstream", || scene.upstream.seen().len() > before);
-        let _ = stream.write_all(&scene.wire(Door::Data, &format!("{chunks}GET /smuggled HTTP/1.1\nHost: HOST\n\n")));
+        let _ = stream.write_all(
+            &scene.wire(Door::Data, &format!("{chunks}GET /smuggled HTTP/1.1\nHost: HOST\n\n")),
+        );
         let got = until_closed(&mut stream);
-        assert!(matches!(&*answers(&got), "" | "400 bad_request"), "{name}: {}", String::from_utf8_lossy(&got));
-        assert_eq!(ends.recv_timeout(PATIENCE), Ok(false), "{name}: the upstream must not take it for whole");
+        assert!(
+            matches!(&*answers(&got), "" | "400 bad_request"),
+            "{name}: {}",
+            String::from_utf8_lossy(&got)
+        );
+        assert_eq!(
+            ends.recv_timeout(PATIENCE),
+            Ok(false),
+            "{name}: the upstream must not take it for whole"
+        );
     }
     assert!(scene.upstream.seen().iter().all(|seen| seen.target() != "/smuggled"));
     assert_eq!(scene.stage.caller().get("/v1/honest").status, 200);
@@ -526,8 +595,16 @@ async fn both_listeners_turn_away_what_is_no_http() {
     each(&scene, &BOTH, line, &lines, "400 bad_request");
     let others = [
         ("lines that end in CR alone", "GET PATH HTTP/1.1\rHost: HOST\r\r", "400 bad_request"),
-        ("HTTP/2 without asking", "PRI * HTTP/2.0\n\nSM\n\n\0\0\0\u{4}\0\0\0\0\0", "400 bad_request"),
-        ("a greeting of TLS", "\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0\u{3}\u{3}\n\n", "400 bad_request"),
+        (
+            "HTTP/2 without asking",
+            "PRI * HTTP/2.0\n\nSM\n\n\0\0\0\u{4}\0\0\0\0\0",
+            "400 bad_request",
+        ),
+        (
+            "a greeting of TLS",
+            "\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0\u{3}\u{3}\n\n",
+            "400 bad_request",
+        ),
         ("another protocol", "EHLO evil.test\n", "400 bad_request"),
     ];
     scene.attack_all(&BOTH, &others);
@@ -540,7 +617,10 @@ async fn both_listeners_turn_away_what_is_no_http() {
 async fn lines_that_end_in_lf_alone_are_judged_and_sent_on_with_cr() {
     let scene = Scene::set("").await;
     for (door, status) in [(Door::Data, "200"), (Door::Admin, "200")] {
-        scene.attack(door, ("all lines", "GET PATH HTTP/1.1¶Host: HOST¶Connection: close¶¶", status));
+        scene.attack(
+            door,
+            ("all lines", "GET PATH HTTP/1.1¶Host: HOST¶Connection: close¶¶", status),
+        );
         scene.attack(door, ("a field", &format!("{GET}X-A: a¶X-B: b\n\n"), status));
         scene.attack(door, ("the last line", &format!("{GET}¶"), status));
         scene.attack(door, ("empty lines before", &format!("\n¶{GET}\n"), status));
@@ -548,11 +628,20 @@ async fn lines_that_end_in_lf_alone_are_judged_and_sent_on_with_cr() {
     scene.attack(Door::Data, ("a body", &format!("{POST}Content-Length: 3¶¶abc"), "200"));
     let seen = scene.upstream.last();
     assert_eq!((&*seen.body, seen.line()), (&b"abc"[..], "POST /v1/x HTTP/1.1"));
-    assert_eq!(seen.head.matches('\n').count(), seen.head.matches("\r\n").count(), "{:?}", seen.head);
+    assert_eq!(
+        seen.head.matches('\n').count(),
+        seen.head.matches("\r\n").count(),
+        "{:?}",
+        seen.head
+    );
     let attacks = [
         ("a foreign Host", "GET PATH HTTP/1.1¶Host: evil.test¶¶", "403 forbidden_host"),
         ("a second Host", "GET PATH HTTP/1.1\nHost: HOST¶Host: evil.test\n\n", "400 bad_request"),
-        ("a page", "GET PATH HTTP/1.1\nHost: HOST\nX-A: a¶Origin: http://evil.test\n\n", "403 forbidden_origin"),
+        (
+            "a page",
+            "GET PATH HTTP/1.1\nHost: HOST\nX-A: a¶Origin: http://evil.test\n\n",
+            "403 forbidden_origin",
+        ),
         (
             "a second length",
             "POST PATH HTTP/1.1\nHost: HOST\nContent-Length: 3¶Content-Length: 4\n\nabcd",
@@ -594,12 +683,29 @@ async fn targets_that_are_no_path_of_the_api_lead_nowhere() {
         "GET http://API/x",
     ];
     each(&scene, &BOTH, line, &refused, "400 bad_request");
-    let unreadable = ["GET @evil.test/", "GET @HOST/", "GET HOST/v1/x", "GET ?x", "GET http:///x", "GET //"];
+    let unreadable =
+        ["GET @evil.test/", "GET @HOST/", "GET HOST/v1/x", "GET ?x", "GET http:///x", "GET //"];
     each(&scene, &BOTH, line, &unreadable[..5], "400 bad_request");
-    let methods = ["CONNECT evil.test:443", "TRACE PATH", "OPTIONS *", "FOO PATH", "get PATH", "GeT PATH", "PRI *"];
+    let methods = [
+        "CONNECT evil.test:443",
+        "TRACE PATH",
+        "OPTIONS *",
+        "FOO PATH",
+        "get PATH",
+        "GeT PATH",
+        "PRI *",
+    ];
     each(&scene, &BOTH, line, &methods, "405 method_not_allowed");
     let whole = "GET VALUE HTTP/1.1\nHost: AUTHORITY\nConnection: close\n\n";
-    for authority in ["evil.test", "evil.test:443", "HOST", "OTHER", "localhost:PORT", "API.evil.test", "127.0.0.1"] {
+    for authority in [
+        "evil.test",
+        "evil.test:443",
+        "HOST",
+        "OTHER",
+        "localhost:PORT",
+        "API.evil.test",
+        "127.0.0.1",
+    ] {
         for target in ["http://AUTHORITY/x", "https://AUTHORITY/x", "http://AUTHORITY"] {
             let text = whole.replace("VALUE", target).replace("AUTHORITY", authority);
             // The upstream of the tests has an address with a port, which may be left out.
@@ -641,11 +747,16 @@ async fn no_writing_of_an_admin_route_is_served_by_the_data_listener() {
     ] {
         scene.attack(
             Door::Data,
-            (target, &format!("GET {target} HTTP/1.1\nHost: HOST\nConnection: close\n{key}\n"), "200"),
+            (
+                target,
+                &format!("GET {target} HTTP/1.1\nHost: HOST\nConnection: close\n{key}\n"),
+                "200",
+            ),
         );
         assert_eq!(scene.upstream.last().target(), target.trim_start_matches("/@default"));
     }
-    let refused = ["GET /v1/../_admin", "GET /%2e%2e/_admin", "GET /_admin/.", "GET /\\_admin", "GET _admin"];
+    let refused =
+        ["GET /v1/../_admin", "GET /%2e%2e/_admin", "GET /_admin/.", "GET /\\_admin", "GET _admin"];
     let line = format!("VALUE HTTP/1.1\nHost: HOST\n{key}\n");
     each(&scene, &[Door::Data], &line, &refused, "400 bad_request");
     let whole = format!("GET http://OTHER/api/status HTTP/1.1\nHost: OTHER\n{key}\n");
@@ -663,7 +774,11 @@ async fn no_writing_of_an_admin_route_is_served_by_the_data_listener() {
 async fn read_only_is_judged_by_the_method_on_the_first_line() {
     let scene = Scene::set("[guard]\nread_only = true\n").await;
     let attacks = [
-        ("POST with _method", "POST PATH?_method=GET HTTP/1.1\nHost: HOST\nContent-Length: 0\n\n", "403 read_only"),
+        (
+            "POST with _method",
+            "POST PATH?_method=GET HTTP/1.1\nHost: HOST\nContent-Length: 0\n\n",
+            "403 read_only",
+        ),
         (
             "a form with _method",
             "POST PATH HTTP/1.1\nHost: HOST\nContent-Type: application/x-www-form-urlencoded\nContent-Length: 11\n\n\
@@ -676,8 +791,16 @@ async fn read_only_is_judged_by_the_method_on_the_first_line() {
             "403 read_only",
         ),
         ("in lower case", "delete PATH HTTP/1.1\nHost: HOST\n\n", "405 method_not_allowed"),
-        ("search in the query", "POST PATH?:search HTTP/1.1\nHost: HOST\nContent-Length: 0\n\n", "403 read_only"),
-        ("disconnect", "DELETE /v1/installations/me HTTP/1.1\nHost: HOST\n\n", "403 protected_operation"),
+        (
+            "search in the query",
+            "POST PATH?:search HTTP/1.1\nHost: HOST\nContent-Length: 0\n\n",
+            "403 read_only",
+        ),
+        (
+            "disconnect",
+            "DELETE /v1/installations/me HTTP/1.1\nHost: HOST\n\n",
+            "403 protected_operation",
+        ),
         (
             "disconnect by _method",
             "POST /v1/installations/me?_method=DELETE HTTP/1.1\nHost: HOST\nContent-Length: 0\n\n",
@@ -686,7 +809,9 @@ async fn read_only_is_judged_by_the_method_on_the_first_line() {
         ("GET with a body", &format!("{GET}Content-Length: 14\n\n_method=DELETE"), "200"),
         (
             "GET with overrides",
-            &format!("{GET}X-HTTP-Method-Override: DELETE\nX_HTTP_Method: DELETE\nX.Method.Override: DELETE\n\n"),
+            &format!(
+                "{GET}X-HTTP-Method-Override: DELETE\nX_HTTP_Method: DELETE\nX.Method.Override: DELETE\n\n"
+            ),
             "200",
         ),
     ];
@@ -705,10 +830,18 @@ async fn what_comes_behind_a_request_is_judged_by_itself() {
     let good = "GET PATH HTTP/1.1\nHost: HOST\n\n";
     for (name, second, answer) in [
         ("a foreign Host", "GET /smuggled HTTP/1.1\nHost: evil.test\n\n", "403 forbidden_host"),
-        ("a page", "GET /smuggled HTTP/1.1\nHost: HOST\nOrigin: http://evil.test\n\n", "403 forbidden_origin"),
+        (
+            "a page",
+            "GET /smuggled HTTP/1.1\nHost: HOST\nOrigin: http://evil.test\n\n",
+            "403 forbidden_origin",
+        ),
         ("a dot segment", "GET /smuggled/.. HTTP/1.1\nHost: HOST\n\n", "400 bad_request"),
         ("no Host", "GET /smuggled HTTP/1.1\n\n", "400 bad_request"),
-        ("a tunnel", "CONNECT evil.test:443 HTTP/1.1\nHost: evil.test:443\n\n", "405 method_not_allowed"),
+        (
+            "a tunnel",
+            "CONNECT evil.test:443 HTTP/1.1\nHost: evil.test:443\n\n",
+            "405 method_not_allowed",
+        ),
         (
             "two lengths",
             "POST /smuggled HTTP/1.1\nHost: HOST\nContent-Length: 3\nContent-Length: 4\n\n",
@@ -725,8 +858,10 @@ async fn what_comes_behind_a_request_is_judged_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_behind_an_offer_to_upgrade_is_passed_on_raw() {
     let scene = Scene::set("").await;
-    let h2c = "Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAAQAAP__\n";
-    let socket = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n";
+    let h2c =
+        "Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAAQAAP__\n";
+    let socket =
+        "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n";
     for (name, behind, answer) in [
         ("a request", "GET /smuggled HTTP/1.1\nHost: evil.test\n\n", "200, 403 forbidden_host"),
         ("frames", "PRI * HTTP/2.0\n\nSM\n\n\0\0\0\u{4}\0\0\0\0\0", "200, 400 bad_request"),
@@ -767,7 +902,11 @@ async fn both_listeners_limit_heads() {
     let target = format!("GET PATH?{} HTTP/1.1\nHost: HOST\n\n", long(70));
     for door in BOTH {
         let got = exchange(scene.address(door), &scene.wire(door, &target));
-        assert!(matches!(&*answers(&got), "414 bad_request" | "431 bad_request"), "{}", String::from_utf8_lossy(&got));
+        assert!(
+            matches!(&*answers(&got), "414 bad_request" | "431 bad_request"),
+            "{}",
+            String::from_utf8_lossy(&got)
+        );
     }
     scene.unharmed().await;
 }
@@ -783,7 +922,8 @@ async fn heads_that_trickle_in_make_room_at_the_cap() {
             caller
         })
         .collect();
-    // Whoever has just come keeps its place for a moment, and others wait for as long: none is turned away.
+    // Whoever has just come keeps its place for a moment, and others wait for as long: none is
+    // turned away.
     assert_eq!(stage.caller().get("/v1/x").status, 200);
     // The one that came first made room, and the one that came last may go on.
     let mut slow = slow.into_iter();
@@ -794,7 +934,11 @@ async fn heads_that_trickle_in_make_room_at_the_cap() {
 }
 
 /// Writes a byte now and then until the connection is closed, and returns what came back.
-fn trickle(address: SocketAddr, begin: &[u8], forever: &'static str) -> thread::JoinHandle<Vec<u8>> {
+fn trickle(
+    address: SocketAddr,
+    begin: &[u8],
+    forever: &'static str,
+) -> thread::JoinHandle<Vec<u8>> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(begin).unwrap();
@@ -816,7 +960,9 @@ async fn who_is_slow_with_a_head_is_given_up_by_both_listeners() {
     let scene = Scene::set("").await;
     let mut slow = Vec::new();
     for door in BOTH {
-        for (begin, forever) in [("G", ""), ("\n", "\n"), ("GET PATH HTTP/1.1\nHost: HOST\nX-A: ", "a"), ("", "a")] {
+        for (begin, forever) in
+            [("G", ""), ("\n", "\n"), ("GET PATH HTTP/1.1\nHost: HOST\nX-A: ", "a"), ("", "a")]
+        {
             slow.push(trickle(scene.address(door), &scene.wire(door, begin), forever));
         }
     }
@@ -840,7 +986,11 @@ async fn a_body_that_does_not_come_is_given_up_by_the_admin_listener() {
     ] {
         for forever in ["", "a"] {
             let begin = format!("POST {route} HTTP/1.1\nHost: HOST\n{more}\n\n");
-            slow.push(trickle(scene.address(Door::Admin), &scene.wire(Door::Admin, &begin), forever));
+            slow.push(trickle(
+                scene.address(Door::Admin),
+                &scene.wire(Door::Admin, &begin),
+                forever,
+            ));
         }
     }
     scene.attack_all(&BOTH, &[("meanwhile", &format!("{GET}\n"), "200")]);
@@ -854,11 +1004,14 @@ async fn a_body_that_does_not_come_is_given_up_by_the_admin_listener() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_closes_its_half_is_answered_or_cut_and_harms_nobody() {
     let scene = Scene::set("").await;
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", scene.stage.proxy.child.id())).unwrap().count();
+    let open =
+        || std::fs::read_dir(format!("/proc/{}/fd", scene.stage.proxy.child.id())).unwrap().count();
     let descriptors = open();
-    for text in
-        [format!("{GET}\n"), format!("{POST}Content-Length: 3\n\nabc"), format!("{POST}Content-Length: 9\n\nabc")]
-    {
+    for text in [
+        format!("{GET}\n"),
+        format!("{POST}Content-Length: 3\n\nabc"),
+        format!("{POST}Content-Length: 9\n\nabc"),
+    ] {
         for door in BOTH {
             for _ in 0..20 {
                 let mut stream = TcpStream::connect(scene.address(door)).unwrap();
@@ -876,7 +1029,10 @@ async fn a_caller_that_closes_its_half_is_answered_or_cut_and_harms_nobody() {
     }
     // The honest one of the beginning, and each of these once at most.
     let seen = scene.upstream.seen();
-    assert!(seen.len() <= 1 + 3 * 20 && seen.iter().all(|it| it.token() == scene.token), "{seen:#?}");
+    assert!(
+        seen.len() <= 1 + 3 * 20 && seen.iter().all(|it| it.token() == scene.token),
+        "{seen:#?}"
+    );
     eventually("the descriptors are closed", || open() <= descriptors + 5);
     scene.unharmed().await;
 }
@@ -885,9 +1041,13 @@ async fn a_caller_that_closes_its_half_is_answered_or_cut_and_harms_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_with_broken_fields_is_not_passed_on() {
-    for field in
-        ["X-A: b\r\n secret-marker", "X-A: b\r\n\tsecret-marker", "X-A: \0secret-marker", "secret-marker", "X\0A: b"]
-    {
+    for field in [
+        "X-A: b\r\n secret-marker",
+        "X-A: b\r\n\tsecret-marker",
+        "X-A: \0secret-marker",
+        "secret-marker",
+        "X\0A: b",
+    ] {
         let upstream = Upstream::start(move |visit| match visit.target() {
             "/v1/honest" => visit.fine(),
             _ => {

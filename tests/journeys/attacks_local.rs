@@ -1,5 +1,5 @@
-//! Attacks of programs of this machine on a login, the key and the ports; and honest tools, who must not be taken for
-//! one.
+//! Attacks of programs of this machine on a login, the key and the ports; and honest tools, who
+//! must not be taken for one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -44,10 +44,21 @@ const TOOLS: [(&str, &[&str]); 9] = [
     ("curl", &["-s", "-d", "{}", "URL"]),
     ("wget", &["-q", "-O", "-", "URL"]),
     ("wget", &["-q", "-O", "-", "--post-data={}", "URL"]),
-    ("python3", &["-c", "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())", "URL"]),
     (
         "python3",
-        &["-c", "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], b'{}').read().decode())", "URL"],
+        &[
+            "-c",
+            "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())",
+            "URL",
+        ],
+    ),
+    (
+        "python3",
+        &[
+            "-c",
+            "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], b'{}').read().decode())",
+            "URL",
+        ],
     ),
     (
         "python3",
@@ -61,7 +72,11 @@ const TOOLS: [(&str, &[&str]); 9] = [
     ),
     (
         "node",
-        &["-e", "fetch(process.argv[1], {method: 'POST', body: '{}'}).then(a => a.text()).then(console.log)", "URL"],
+        &[
+            "-e",
+            "fetch(process.argv[1], {method: 'POST', body: '{}'}).then(a => a.text()).then(console.log)",
+            "URL",
+        ],
     ),
     ("perl", &["-MHTTP::Tiny", "-e", "print HTTP::Tiny->new->get($ARGV[0])->{content}", "URL"]),
 ];
@@ -79,10 +94,17 @@ async fn tools_that_are_here_are_served() {
         let url = format!("{}/v1/x", stage.proxy.api);
         let before = upstream.seen().len();
         let mut command = Command::new(tool);
-        command.args(arguments.iter().map(|it| it.replace("URL", &url))).current_dir(stage.place.path());
+        command
+            .args(arguments.iter().map(|it| it.replace("URL", &url)))
+            .current_dir(stage.place.path());
         let done = command.env("no_proxy", "*").output().unwrap();
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert_eq!(said.trim(), "fine", "{tool} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(
+            said.trim(),
+            "fine",
+            "{tool} {arguments:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         assert_eq!(upstream.seen().len(), before + 1, "{tool} {arguments:?}");
         assert!(upstream.last().token().starts_with("Bearer "));
         served += 1;
@@ -105,7 +127,9 @@ async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_the
     let mut tokens = Vec::new();
     for name in ["a", "b", "c"] {
         stage.proxy.login(name).await;
-        tokens.push(stage.caller().get(&format!("/@{name}/")).text().trim_end_matches(" /").to_owned());
+        tokens.push(
+            stage.caller().get(&format!("/@{name}/")).text().trim_end_matches(" /").to_owned(),
+        );
     }
     assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2] && tokens[0] != tokens[2]);
     let mut callers: Vec<Caller> = (0..AT_ONCE).map(|_| stage.caller()).collect();
@@ -114,12 +138,19 @@ async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_the
         for (number, caller) in callers.iter_mut().enumerate() {
             let name = ["a", "b", "c"][ask(number)];
             match number % 2 {
-                0 => caller.begin("GET", &format!("/v1/{round}/{number}"), &[&format!("Pleo-Account: {name}")]),
+                0 => caller.begin(
+                    "GET",
+                    &format!("/v1/{round}/{number}"),
+                    &[&format!("Pleo-Account: {name}")],
+                ),
                 _ => caller.begin("GET", &format!("/@{name}/v1/{round}/{number}"), &[]),
             }
         }
         for (number, caller) in callers.iter_mut().enumerate() {
-            assert_eq!(caller.answer().text(), format!("{} /v1/{round}/{number}", tokens[ask(number)]));
+            assert_eq!(
+                caller.answer().text(),
+                format!("{} /v1/{round}/{number}", tokens[ask(number)])
+            );
         }
     }
 }
@@ -192,7 +223,9 @@ async fn who_sits_on_the_callback_or_breaks_off_stops_no_login() {
     }
     assert_eq!(visit(&back).await, 200);
     let child = RefCell::new(child);
-    eventually("the command ends though some sit there still", || child.borrow_mut().0.try_wait().unwrap().is_some());
+    eventually("the command ends though some sit there still", || {
+        child.borrow_mut().0.try_wait().unwrap().is_some()
+    });
     assert_eq!(child.borrow_mut().0.wait().unwrap().code(), Some(0));
     drop(idle);
 
@@ -231,7 +264,10 @@ async fn an_authorize_address_reaches_the_browser_as_one_argument_that_no_shell_
     let called = fs::read_to_string(record).unwrap();
     let (count, address) = called.trim_end().split_once('\n').unwrap();
     assert_eq!(count, "1", "{called}");
-    assert!(address.starts_with(&honest) && address.contains(hostile) && !address.contains('\n'), "{called}");
+    assert!(
+        address.starts_with(&honest) && address.contains(hostile) && !address.contains('\n'),
+        "{called}"
+    );
     assert!(!place.path().join("pwned").exists());
 }
 
@@ -241,7 +277,9 @@ async fn an_authorize_address_reaches_the_browser_as_one_argument_that_no_shell_
 fn squatter(host: &str) -> Option<(Ended, u16)> {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root || Command::new("setpriv").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)");
+        eprintln!(
+            "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
+        );
         return None;
     }
     let script = "use IO::Socket::IP; $| = 1; my $s = IO::Socket::IP->new(LocalHost => $ARGV[0], Listen => 9, \
@@ -272,11 +310,22 @@ async fn a_port_that_another_user_has_stops_the_start_in_either_family() {
 // --- T146: guesses.
 
 /// Sends wrong keys one after another on one connection, and returns each status.
-fn guess(address: SocketAddr, count: usize, request: impl Fn(usize) -> (String, String)) -> Vec<u16> {
+fn guess(
+    address: SocketAddr,
+    count: usize,
+    request: impl Fn(usize) -> (String, String),
+) -> Vec<u16> {
     let mut caller = Caller::to(address);
     let ask = |number| {
         let (line, body) = request(number);
-        caller.ask("POST", "/api/session", &[&line, "Content-Type: application/json"], body.as_bytes()).status
+        caller
+            .ask(
+                "POST",
+                "/api/session",
+                &[&line, "Content-Type: application/json"],
+                body.as_bytes(),
+            )
+            .status
     };
     (0..count).map(ask).collect()
 }
@@ -293,8 +342,12 @@ async fn a_thousand_guesses_open_nothing_and_keep_nobody_out() {
         format!("{}{flipped}{}", &key[..at], &key[at + 1..])
     };
     let guessing = thread::spawn(move || {
-        let bearer = guess(address, 500, |number| (format!("Authorization: Bearer {}", near(number)), String::new()));
-        let link = guess(address, 500, |number| ("X-A: b".into(), json!({"key": near(number)}).to_string()));
+        let bearer = guess(address, 500, |number| {
+            (format!("Authorization: Bearer {}", near(number)), String::new())
+        });
+        let link = guess(address, 500, |number| {
+            ("X-A: b".into(), json!({"key": near(number)}).to_string())
+        });
         [bearer, link].concat()
     });
     let mut asked = 0;

@@ -1,5 +1,6 @@
-//! Callers as they are: who sends everything before it reads, who shuts its sending half, who sends one request behind
-//! another, who never reads. Each gets its answer, and costs no more than it may.
+//! Callers as they are: who sends everything before it reads, who shuts its sending half, who sends
+//! one request behind another, who never reads. Each gets its answer, and costs no more than it
+//! may.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -11,7 +12,9 @@ use std::process::Command;
 use std::thread;
 
 use support::PATIENCE;
-use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, eventually, stage, unconnected};
+use support::upstream::{
+    After, Answer, Caller, FINE, Stage, Upstream, eventually, stage, unconnected,
+};
 
 fn is(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
@@ -21,13 +24,18 @@ fn is(answer: &Answer, status: u16, code: &str) {
 fn rest(stream: &mut TcpStream) -> String {
     let mut got = Vec::new();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.read_to_end(&mut got).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&got)));
+    stream
+        .read_to_end(&mut got)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&got)));
     String::from_utf8(got).unwrap()
 }
 
 /// The statuses of answers behind one another.
 fn statuses(text: &str) -> Vec<&str> {
-    let answers = text.split("HTTP/1.1 ").skip(1).filter(|answer| answer.starts_with(|c: char| c.is_ascii_digit()));
+    let answers = text
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .filter(|answer| answer.starts_with(|c: char| c.is_ascii_digit()));
     answers.map(|answer| &answer[..3]).collect()
 }
 
@@ -47,7 +55,8 @@ fn send_all(caller: &mut Caller, target: &str, body: &[u8], chunked: bool) {
     caller.send("0\r\n\r\n");
 }
 
-/// An answer that came before the body was read: the connection goes on, or says that it ends and does so in order.
+/// An answer that came before the body was read: the connection goes on, or says that it ends and
+/// does so in order.
 fn goes_on_or_says_so(caller: &mut Caller, answer: &Answer, next: (u16, &str)) {
     match answer.header("connection") {
         Some(connection) => {
@@ -72,14 +81,21 @@ async fn who_sends_first_and_reads_later_sees_the_refusal() {
                 is(&answer, 404, "account_unknown");
                 if !chunked {
                     let closes = answer.header("connection").is_some();
-                    assert!(closes == (length > 2 << 20) || (1 << 20..2 << 20).contains(&length), "{length}");
+                    assert!(
+                        closes == (length > 2 << 20) || (1 << 20..2 << 20).contains(&length),
+                        "{length}"
+                    );
                 }
                 goes_on_or_says_so(&mut caller, &answer, (404, "account_unknown"));
             }
         }
         // The guard's refusals end the connection in any case.
         let mut caller = stage.caller();
-        caller.begin("POST", "/v1/x", &["Origin: http://evil.example", &format!("Content-Length: {length}")]);
+        caller.begin(
+            "POST",
+            "/v1/x",
+            &["Origin: http://evil.example", &format!("Content-Length: {length}")],
+        );
         caller.try_send(&body).expect("nobody resets who is still sending");
         is(&caller.answer(), 403, "forbidden_origin");
         assert!(caller.is_closed());
@@ -117,7 +133,11 @@ async fn an_early_answer_of_the_upstream_arrives_and_what_is_left_of_the_body_is
     let stage = stage(&upstream, "").await;
     let mut caller = stage.caller();
     for round in 0..30 {
-        let body = b"GET /v1/# HTTP/1.1\r\nHost: x\r\n\r\n".repeat(if round % 2 == 0 { 700 } else { 5000 });
+        let body = b"GET /v1/# HTTP/1.1\r\nHost: x\r\n\r\n".repeat(if round % 2 == 0 {
+            700
+        } else {
+            5000
+        });
         caller.begin("POST", "/early", &[&format!("Content-Length: {}", body.len())]);
         caller.send(&body[..1000]);
         let early = caller.answer();
@@ -203,8 +223,11 @@ async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
     let upstream = Upstream::fine();
     let stage = stage(&upstream, "").await;
     let own = stage.proxy.address();
-    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {own}\r\nX-Color: #fff\r\n\r\n");
-    let length = format!("POST /v1/p HTTP/1.1\r\nHost: {own}\r\nContent-Length: 18\r\n\r\nGET /# HTTP/1.1\r\n#");
+    let get =
+        |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {own}\r\nX-Color: #fff\r\n\r\n");
+    let length = format!(
+        "POST /v1/p HTTP/1.1\r\nHost: {own}\r\nContent-Length: 18\r\n\r\nGET /# HTTP/1.1\r\n#"
+    );
     let chunks = format!(
         "POST /v1/p HTTP/1.1\r\nHost: {own}\r\nTransfer-Encoding: chunked\r\n\r\n\
          c;a=#\r\nGET /# HTTP/\r\n1\r\n\n\r\n0\r\nX-T: #\r\n\r\n"
@@ -217,7 +240,10 @@ async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
         (format!("{fine}{wrong}"), vec!["200", "400"]),
         (format!("{length}{wrong}"), vec!["200", "400"]),
         (format!("{chunks}{wrong}"), vec!["200", "400"]),
-        (format!("\r\n{length}{chunks}{fine}{fine}{wrong}"), vec!["200", "200", "200", "200", "400"]),
+        (
+            format!("\r\n{length}{chunks}{fine}{fine}{wrong}"),
+            vec!["200", "200", "200", "200", "400"],
+        ),
     ] {
         for split in [0, 1, 50, text.len() / 2, text.len() - 30, text.len() - 3] {
             let mut stream = TcpStream::connect(own).unwrap();
@@ -248,12 +274,17 @@ async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
                 let before = before.replace("HOST", &address.to_string());
                 let mut stream = TcpStream::connect(address).unwrap();
                 stream
-                    .write_all(format!("{before}{line}\r\nHost: {address}\r\nX: secret-marker\r\n\r\n").as_bytes())
+                    .write_all(
+                        format!("{before}{line}\r\nHost: {address}\r\nX: secret-marker\r\n\r\n")
+                            .as_bytes(),
+                    )
                     .unwrap();
                 let got = rest(&mut stream);
-                let refusal = &got[got.rfind("HTTP/1.1 400 ").unwrap_or_else(|| panic!("{line}: {got}"))..];
+                let refusal =
+                    &got[got.rfind("HTTP/1.1 400 ").unwrap_or_else(|| panic!("{line}: {got}"))..];
                 assert_eq!(statuses(&got).len(), 1 + usize::from(!before.is_empty()), "{got}");
-                for part in ["pleo-proxy-error: bad_request", "connection: close", told[0], told[1]] {
+                for part in ["pleo-proxy-error: bad_request", "connection: close", told[0], told[1]]
+                {
                     assert!(refusal.contains(part), "{line}: {part} in {refusal}");
                 }
                 assert!(!got.contains("secret-marker"), "{got}");
@@ -315,7 +346,10 @@ async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_answer_without_a_length_does_not_look_like_a_whole_one() {
-    let upstream = Upstream::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", After::Close);
+    let upstream = Upstream::saying(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+        After::Close,
+    );
     let stage = stage(&upstream, "").await;
     for (version, is_told) in [("HTTP/1.0", true), ("HTTP/1.1", false)] {
         let mut stream = TcpStream::connect(stage.proxy.address()).unwrap();

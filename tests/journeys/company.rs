@@ -1,4 +1,5 @@
-//! The right company: an account that is bound to one never serves another's data, and none is connected twice.
+//! The right company: an account that is bound to one never serves another's data, and none is
+//! connected twice.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -15,13 +16,16 @@ fn urn(id: &str) -> String {
 
 /// The API answers the next questions with 500.
 fn break_api(sandbox: &Sandbox, count: Option<u32>) {
-    let fault = ApiFault { kind: ApiFaultKind::Status, status: Some(500), count, ..ApiFault::default() };
+    let fault =
+        ApiFault { kind: ApiFaultKind::Status, status: Some(500), count, ..ApiFault::default() };
     sandbox.set_faults(Faults { api_answer: Some(fault), ..Faults::default() });
 }
 
-/// A login in which the person picks a company; the page that ends it. `query` belongs to the beginning.
+/// A login in which the person picks a company; the page that ends it. `query` belongs to the
+/// beginning.
 async fn login(proxy: &Proxy, account: &str, company: &str, query: &str) -> (u16, String) {
-    let begun = proxy.admin(Method::POST, &format!("/api/accounts/{account}/login{query}"), None).await;
+    let begun =
+        proxy.admin(Method::POST, &format!("/api/accounts/{account}/login{query}"), None).await;
     let begun: Value = begun.json().await.unwrap();
     let url = format!("{}&subject={}", text(&begun["authorize_url"]), urn(company));
     let consented = client().get(url).send().await.unwrap();
@@ -78,7 +82,8 @@ async fn a_first_login_whose_company_cannot_be_read_serves_and_learns_it_with_a_
     assert_eq!(record(&place, "default")["subject"], Value::Null);
     sandbox.set_faults(Faults::default());
     assert_eq!(companies(&proxy, "default").await, [COMPANY_ID]);
-    let refreshed = proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+    let refreshed =
+        proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
     assert_eq!(refreshed.status(), 200);
     proxy.until("default", |account| account["subject"] == urn(COMPANY_ID)).await;
     // From here on it is bound.
@@ -97,8 +102,16 @@ async fn a_company_is_connected_under_one_name_until_it_is_moved() {
         assert!(page.contains(told), "{told}: {page}");
     }
     assert!(!place.record("acme").exists());
-    assert_eq!(login(&proxy, "acme", SECOND_COMPANY_ID, "").await.0, 200, "another company is welcome");
-    assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200, "and so is the account's own, again");
+    assert_eq!(
+        login(&proxy, "acme", SECOND_COMPANY_ID, "").await.0,
+        200,
+        "another company is welcome"
+    );
+    assert_eq!(
+        login(&proxy, "default", COMPANY_ID, "").await.0,
+        200,
+        "and so is the account's own, again"
+    );
 
     assert_eq!(login(&proxy, "third", COMPANY_ID, "?replace=true").await.0, 200);
     assert_eq!(companies(&proxy, "third").await, [COMPANY_ID]);
@@ -115,18 +128,23 @@ async fn of_two_names_that_log_one_company_in_at_once_one_gets_it() {
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
     sandbox.set_faults(Faults { latency_ms: 100, ..Faults::default() });
-    let (one, other) = tokio::join!(login(&proxy, "one", COMPANY_ID, ""), login(&proxy, "other", COMPANY_ID, ""));
+    let (one, other) =
+        tokio::join!(login(&proxy, "one", COMPANY_ID, ""), login(&proxy, "other", COMPANY_ID, ""));
     let mut statuses = [one.0, other.0];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 400], "{} {}", one.1, other.1);
 }
 
-/// An account that is bound to the first company and whose grant is over, and a refresh token of another company.
+/// An account that is bound to the first company and whose grant is over, and a refresh token of
+/// another company.
 async fn bound_and_token(sandbox: &Sandbox, place: &Place, company: &str) -> (Proxy, String) {
     let proxy = place.serve();
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
     sandbox.revoke_all();
-    assert_eq!(proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.status(), 503);
+    assert_eq!(
+        proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.status(),
+        503
+    );
     let elsewhere = Place::toward(sandbox, "");
     let source = elsewhere.serve();
     assert_eq!(login(&source, "default", company, "").await.0, 200);
@@ -148,7 +166,9 @@ async fn an_imported_token_of_another_company_serves_nobody() {
     sandbox.set_faults(Faults { latency_ms: 300, ..Faults::default() });
     let asking = async {
         let mut statuses = Vec::new();
-        while statuses.len() < 1000 && !text(&proxy.account("default").await["why"]).contains("belongs to") {
+        while statuses.len() < 1000
+            && !text(&proxy.account("default").await["why"]).contains("belongs to")
+        {
             statuses.push(proxy.get("/v1/companies").await.status().as_u16());
         }
         statuses

@@ -1,7 +1,9 @@
-//! `kill -9` at system calls: of a refresh, a login and a logout on the command line, and of a proxy under load.
+//! `kill -9` at system calls: of a refresh, a login and a logout on the command line, and of a
+//! proxy under load.
 //!
-//! Whatever the moment, the store loads, holds the old or the new pair, and the account works again by itself; only
-//! where the sandbox itself calls the stored refresh token spent is `login_required` the right answer.
+//! Whatever the moment, the store loads, holds the old or the new pair, and the account works again
+//! by itself; only where the sandbox itself calls the stored refresh token spent is
+//! `login_required` the right answer.
 //!
 //! Usually a few moments are tried. `tests/heavy/crash.sh` tries all of them and prints a table.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
@@ -37,7 +39,8 @@ const MOST_ATTEMPTS: usize = 4;
 const PREAMBLE: usize = 150;
 /// Further system calls than the counted ones: no two runs make quite the same.
 const SLACK: usize = 25;
-/// Calls that touch store, lock, intent and socket, and how often each thread makes them, as far as the quick run goes.
+/// Calls that touch store, lock, intent and socket, and how often each thread makes them, as far as
+/// the quick run goes.
 const QUICK: [(&str, usize); 12] = [
     ("openat", 4),
     ("write", 6),
@@ -193,7 +196,8 @@ impl Case {
         let ended = self.deed_killed_at(&moment).await;
         drop(working);
         tokio::time::sleep(AFTERMATH).await;
-        let killed = matches!((ended.status.signal(), ended.status.code()), (Some(9), _) | (_, Some(137)));
+        let killed =
+            matches!((ended.status.signal(), ended.status.code()), (Some(9), _) | (_, Some(137)));
         if !killed && !ended.status.success() {
             return Err(format!("{moment:?}: neither killed nor well: {ended:?}"));
         }
@@ -239,8 +243,10 @@ impl Case {
     }
 
     fn refresh_token(&self) -> Result<Option<String>, String> {
-        let bytes = fs::read(self.place.record("default")).map_err(|error| format!("no record: {error}"))?;
-        let record = Record::decode(&bytes).map_err(|error| format!("it does not load: {error}"))?;
+        let bytes = fs::read(self.place.record("default"))
+            .map_err(|error| format!("no record: {error}"))?;
+        let record =
+            Record::decode(&bytes).map_err(|error| format!("it does not load: {error}"))?;
         Ok(record.grant.map(|grant| grant.refresh.expose().to_owned()))
     }
 
@@ -248,7 +254,8 @@ impl Case {
     async fn is_good(&self, token: &str) -> bool {
         let form = [("token", token), ("token_type_hint", "refresh_token")];
         let request = self.room.http.post(self.sandbox.introspect_url()).form(&form);
-        let answer = request.basic_auth("sandbox-client", Some("sandbox-secret")).send().await.unwrap();
+        let answer =
+            request.basic_auth("sandbox-client", Some("sandbox-secret")).send().await.unwrap();
         answer.json::<Value>().await.unwrap()["active"] == true
     }
 
@@ -263,26 +270,39 @@ impl Case {
         let new_pair = stored.is_some() && stored != *old;
         let is_refresh = matches!(self.deed, Deed::Refresh | Deed::BlindRefresh);
         if is_refresh && stored.is_none() || !is_refresh && refreshed {
-            return Err(format!("a pair went missing, or a refresh happened by itself: {stored:?}"));
+            return Err(format!(
+                "a pair went missing, or a refresh happened by itself: {stored:?}"
+            ));
         }
         if is_refresh && spent != (refreshed && !new_pair) || !is_refresh && spent {
-            return Err(format!("the stored token is spent: {spent}; refreshed: {refreshed}; new pair: {new_pair}"));
+            return Err(format!(
+                "the stored token is spent: {spent}; refreshed: {refreshed}; new pair: {new_pair}"
+            ));
         }
         let mut fate = Fate { new_pair, ..Fate::default() };
         match self.restart().await? {
-            End::LoggedOut if self.deed == Deed::Logout && stored.is_none() => fate.logged_out = true,
+            End::LoggedOut if self.deed == Deed::Logout && stored.is_none() => {
+                fate.logged_out = true
+            }
             End::Interrupted if spent => fate.honest_login = true,
             End::Works if !spent && stored.is_some() => self.works()?,
-            end => return Err(format!("it ended as {end:?}, and the stored token is spent: {spent}")),
+            end => {
+                return Err(format!("it ended as {end:?}, and the stored token is spent: {spent}"));
+            }
         }
         fate.replays = self.sandbox.counters().refresh_replays - before.refresh_replays;
         if self.deed == Deed::BlindRefresh {
-            // Nobody can be asked, so the token is tried once more: of a sole owner that costs nothing.
+            // Nobody can be asked, so the token is tried once more: of a sole owner that costs
+            // nothing.
             fate.resends = std::mem::take(&mut fate.replays);
         }
-        match fate.replays == 0 && fate.resends == u64::from(self.deed == Deed::BlindRefresh && spent) {
+        match fate.replays == 0
+            && fate.resends == u64::from(self.deed == Deed::BlindRefresh && spent)
+        {
             true => Ok(fate),
-            false => Err(format!("{} replays, {} re-sends (spent: {spent})", fate.replays, fate.resends)),
+            false => {
+                Err(format!("{} replays, {} re-sends (spent: {spent})", fate.replays, fate.resends))
+            }
         }
     }
 
@@ -301,8 +321,12 @@ impl Case {
             }
             let (sent_at, posts) = (self.intent_sent_at(), self.sandbox.counters().token_posts);
             let output = run(self.place.command(&["refresh"]));
-            if sent_at.is_some_and(|at| age(at) < SETTLED) && self.sandbox.counters().token_posts != posts {
-                return Err("a token was sent again while its first copy could still be under way".into());
+            if sent_at.is_some_and(|at| age(at) < SETTLED)
+                && self.sandbox.counters().token_posts != posts
+            {
+                return Err(
+                    "a token was sent again while its first copy could still be under way".into()
+                );
             }
             drop(working);
             match output.status.code() {
@@ -325,7 +349,8 @@ impl Case {
 
     fn status(&self) -> Result<Value, String> {
         let output = run(self.place.command(&["status", "--json"]));
-        let status: Value = serde_json::from_slice(&output.stdout).map_err(|_| format!("no status: {output:?}"))?;
+        let status: Value =
+            serde_json::from_slice(&output.stdout).map_err(|_| format!("no status: {output:?}"))?;
         match output.status.code() {
             Some(4) => Ok(status["accounts"][0].clone()),
             _ => Err(format!("{output:?}")),
@@ -338,7 +363,8 @@ impl Case {
         if !output.status.success() {
             return Err(format!("it does not refresh any more: {output:?}"));
         }
-        let left = fs::read_dir(self.place.state()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left =
+            fs::read_dir(self.place.state()).unwrap().map(|entry| entry.unwrap().file_name());
         let left: Vec<_> = left.filter(|name| name.to_str().unwrap().ends_with(".tmp")).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
     }
@@ -358,8 +384,12 @@ fn run(mut command: Command) -> Output {
 fn deadly(command: &Command, moment: &Moment) -> Command {
     match moment {
         Moment::Call(call, n) => {
-            let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=SIGKILL:when={n}"));
-            strace::wrapped(command, &["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject])
+            let (trace, inject) =
+                (format!("trace={call}"), format!("inject={call}:signal=SIGKILL:when={n}"));
+            strace::wrapped(
+                command,
+                &["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject],
+            )
         }
         Moment::Nth(n) => {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/heavy/kill_at.py");
@@ -404,9 +434,14 @@ async fn all(deed: Deed, moments: impl Iterator<Item = Moment>) -> Tally {
 }
 
 /// All moments of a heavy run; of a quick one those of calls that matter.
-async fn moments(deed: Deed, quick: impl Iterator<Item = Moment>) -> Box<dyn Iterator<Item = Moment>> {
+async fn moments(
+    deed: Deed,
+    quick: impl Iterator<Item = Moment>,
+) -> Box<dyn Iterator<Item = Moment>> {
     match is_heavy() {
-        true if deed == Deed::Refresh => Box::new((1..=length(deed).await + SLACK).map(Moment::Nth)),
+        true if deed == Deed::Refresh => {
+            Box::new((1..=length(deed).await + SLACK).map(Moment::Nth))
+        }
         true => Box::new((PREAMBLE..=length(deed).await + SLACK).map(Moment::Nth)),
         false => Box::new(quick.collect::<Vec<_>>().into_iter()),
     }
@@ -417,7 +452,8 @@ async fn a_refresh_that_is_killed_at_any_call_loses_nothing_unsaid() {
     if !strace::may_trace("kills during a refresh") {
         return;
     }
-    let quick = QUICK.into_iter().flat_map(|(call, most)| (1..=most).map(move |n| Moment::Call(call, n)));
+    let quick =
+        QUICK.into_iter().flat_map(|(call, most)| (1..=most).map(move |n| Moment::Call(call, n)));
     let tally = all(Deed::Refresh, moments(Deed::Refresh, quick).await).await;
     tally.judge("refresh");
     if is_heavy() {
@@ -425,7 +461,10 @@ async fn a_refresh_that_is_killed_at_any_call_loses_nothing_unsaid() {
         all(Deed::BlindRefresh, socket).await.judge("refresh, no introspection");
     }
     // The moments that matter were among them: before the new pair was there, and after.
-    assert!(tally.count(|fate| fate.new_pair) > 0 && tally.count(|fate| fate.honest_login) > 0, "{tally}");
+    assert!(
+        tally.count(|fate| fate.new_pair) > 0 && tally.count(|fate| fate.honest_login) > 0,
+        "{tally}"
+    );
     assert!(tally.count(|fate| !fate.new_pair && !fate.honest_login) > 0, "{tally}");
 }
 
@@ -444,11 +483,16 @@ async fn a_login_or_logout_that_is_killed_leaves_the_old_grant_or_the_new_state(
     }
 }
 
-/// A proxy under load, with one refresh after the other, is killed; its successor serves, or says honestly why not.
+/// A proxy under load, with one refresh after the other, is killed; its successor serves, or says
+/// honestly why not.
 async fn killed_under_load(room: Room) -> Result<Fate, String> {
     let working = room.at_work.clone().acquire_owned().await.unwrap();
     let case = Case::new(Deed::Refresh, room.clone()).await;
-    case.sandbox.set_faults(Faults { token_latency_before_ms: 4, token_latency_after_ms: 12, ..Faults::default() });
+    case.sandbox.set_faults(Faults {
+        token_latency_before_ms: 4,
+        token_latency_after_ms: 12,
+        ..Faults::default()
+    });
     let proxy = block_in_place(|| case.place.serve());
     let mut load = JoinSet::new();
     for _ in 0..4 {
@@ -479,7 +523,10 @@ async fn killed_under_load(room: Room) -> Result<Fate, String> {
     again.until("default", |account| account["state"] == wanted).await;
     let after = case.sandbox.counters();
     if served == spent || after.refresh_replays > 0 || spent && !was_noted {
-        return Err(format!("served: {served}, spent: {spent}, noted: {was_noted}, {after:?}\n{}", again.log()));
+        return Err(format!(
+            "served: {served}, spent: {spent}, noted: {was_noted}, {after:?}\n{}",
+            again.log()
+        ));
     }
     let why = again.account("default").await["why"].as_str().unwrap_or_default().to_owned();
     if spent && !why.contains("was interrupted") {
@@ -501,12 +548,14 @@ async fn requests(http: reqwest::Client, url: String) -> Vec<String> {
 
 /// Forces refreshes until the proxy is gone.
 async fn refreshes(http: reqwest::Client, admin: String, key: String) -> Vec<String> {
-    let forced = || http.post(format!("{admin}/api/accounts/default/refresh?force=true")).bearer_auth(&key);
+    let forced =
+        || http.post(format!("{admin}/api/accounts/default/refresh?force=true")).bearer_auth(&key);
     while forced().send().await.is_ok() {}
     Vec::new()
 }
 
-/// True if a request is served in the end, false if it needs a login; until then it may be told to come back.
+/// True if a request is served in the end, false if it needs a login; until then it may be told to
+/// come back.
 async fn first_answer(proxy: &Proxy) -> Result<bool, String> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {

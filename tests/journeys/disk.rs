@@ -1,5 +1,5 @@
-//! The disk fails: read-only, gone, full, with errors, and with records that somebody has touched. No token is spent that
-//! could not be noted, no new pair is lost, and everything heals by itself.
+//! The disk fails: read-only, gone, full, with errors, and with records that somebody has touched.
+//! No token is spent that could not be noted, no new pair is lost, and everything heals by itself.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support::{self, strace};
@@ -30,17 +30,24 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Starts the proxy without root's right to write where the mode says no. None if that right cannot be dropped.
+/// Starts the proxy without root's right to write where the mode says no. None if that right cannot
+/// be dropped.
 fn serve_bound_by_modes(place: &Place) -> Option<Proxy> {
     const DROP: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
     if !rustix::process::geteuid().is_root() {
         return Some(place.serve());
     }
-    if !Command::new(DROP[0]).args([DROP[1], "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: modes do not bind root, and setpriv cannot change that here; run as another user");
+    if !Command::new(DROP[0]).args([DROP[1], "true"]).status().is_ok_and(|status| status.success())
+    {
+        eprintln!(
+            "SKIPPED: modes do not bind root, and setpriv cannot change that here; run as another user"
+        );
         return None;
     }
-    Some(Proxy::launch(wrapped(&place.command(&["--json", "--log", "debug"]), &DROP), &place.state()))
+    Some(Proxy::launch(
+        wrapped(&place.command(&["--json", "--log", "debug"]), &DROP),
+        &place.state(),
+    ))
 }
 
 /// A file system of its own for the store, gone with this value.
@@ -82,12 +89,18 @@ fn posts(sandbox: &Sandbox, before: &Counters) -> u64 {
 }
 
 async fn force(proxy: &Proxy) -> Value {
-    proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.json().await.unwrap()
+    proxy
+        .admin(Method::POST, "/api/accounts/default/refresh?force=true", None)
+        .await
+        .json()
+        .await
+        .unwrap()
 }
 
 /// The same in the background.
 fn forced(proxy: &Proxy) -> JoinHandle<()> {
-    let request = proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
+    let request =
+        proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
     let request = request.bearer_auth(&proxy.key);
     tokio::spawn(async move { drop(request.send().await) })
 }
@@ -109,9 +122,14 @@ fn record(place: &Place) -> Record {
     Record::decode(&fs::read(place.record("default")).unwrap()).unwrap()
 }
 
-/// The disk breaks before a refresh: the old token serves while it lives, then requests are told why not; no token
-/// request is sent. Mended, everything goes on by itself.
-async fn breaks_before_a_refresh(sandbox: &Sandbox, proxy: &Proxy, broken: impl FnOnce(), mended: impl FnOnce()) {
+/// The disk breaks before a refresh: the old token serves while it lives, then requests are told
+/// why not; no token request is sent. Mended, everything goes on by itself.
+async fn breaks_before_a_refresh(
+    sandbox: &Sandbox,
+    proxy: &Proxy,
+    broken: impl FnOnce(),
+    mended: impl FnOnce(),
+) {
     let long = Duration::from_millis(4000);
     sandbox.set_faults(Faults { access_life_ms: Some(4000), ..Faults::default() });
     proxy.login("default").await;
@@ -120,7 +138,12 @@ async fn breaks_before_a_refresh(sandbox: &Sandbox, proxy: &Proxy, broken: impl 
     assert_eq!(force(proxy).await["account"]["state"], "store_unwritable", "{}", proxy.log());
     // Longer than the records are looked at: what is seen there takes no token out of use.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(proxy.get("/v1/companies").await.status(), 200, "the old token lives\n{}", proxy.log());
+    assert_eq!(
+        proxy.get("/v1/companies").await.status(),
+        200,
+        "the old token lives\n{}",
+        proxy.log()
+    );
     assert_eq!(ready(proxy).await, (200, "degraded".into()));
     tokio::time::sleep(long.saturating_sub(issued.elapsed())).await;
     let refused = proxy.get("/v1/companies").await;
@@ -130,7 +153,9 @@ async fn breaks_before_a_refresh(sandbox: &Sandbox, proxy: &Proxy, broken: impl 
     assert_eq!(posts(sandbox, &before), 0, "what cannot be noted is not sent");
     sandbox.set_faults(Faults::default());
     mended();
-    proxy.until("default", |account| account["state"] == "connected" && account["generation"] == 2).await;
+    proxy
+        .until("default", |account| account["state"] == "connected" && account["generation"] == 2)
+        .await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     assert_eq!((posts(sandbox, &before), sandbox.counters().refresh_replays), (1, 0));
 }
@@ -203,7 +228,11 @@ async fn a_pair_that_cannot_be_saved_is_served_and_shown_and_locked_until_it_is(
     let sibling = place.serve();
     let Some(proxy) = unsaved(&sandbox, &place).await else { return };
     let before = sandbox.counters();
-    assert_eq!(proxy.get("/v1/companies").await.status(), 200, "the old token is dead, so this is the new one");
+    assert_eq!(
+        proxy.get("/v1/companies").await.status(),
+        200,
+        "the old token is dead, so this is the new one"
+    );
     assert_eq!(proxy.account("default").await["generation"], 2);
     assert_eq!(ready(&proxy).await, (200, "degraded".into()));
     let metrics = proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
@@ -215,12 +244,17 @@ async fn a_pair_that_cannot_be_saved_is_served_and_shown_and_locked_until_it_is(
     let why = text(&sibling.account("default").await["why"]);
     assert!(why.contains(&format!("process {} holds the lock", proxy.child.id())), "{why}");
     let log = proxy.log();
-    assert!(log.contains("the new pair is in memory only") && log.contains("still unsaved"), "{log}");
+    assert!(
+        log.contains("the new pair is in memory only") && log.contains("still unsaved"),
+        "{log}"
+    );
 
     mode(&place.state(), 0o700);
     proxy.until("default", |account| account["state"] == "connected").await;
     assert_eq!(record(&place).generation, 2);
-    sibling.until("default", |account| account["state"] == "connected" && account["generation"] == 2).await;
+    sibling
+        .until("default", |account| account["state"] == "connected" && account["generation"] == 2)
+        .await;
     assert_eq!(sibling.get("/v1/companies").await.status(), 200);
     assert_eq!((posts(&sandbox, &before), sandbox.counters().refresh_replays), (0, 0));
 }
@@ -266,7 +300,8 @@ async fn a_login_that_cannot_be_saved_says_so_and_the_old_grant_survives() {
         let begun = proxy.admin(Method::POST, &format!("/api/accounts/{name}/login"), None).await;
         let begun: Value = begun.json().await.unwrap();
         let answer = proxy.http.get(text(&begun["authorize_url"])).send().await.unwrap();
-        let page = proxy.http.get(answer.headers()["location"].to_str().unwrap()).send().await.unwrap();
+        let page =
+            proxy.http.get(answer.headers()["location"].to_str().unwrap()).send().await.unwrap();
         let (status, page) = (page.status(), page.text().await.unwrap());
         assert_eq!(status, 400, "{page}");
         assert!(page.contains("The login failed") && page.contains("Permission denied"), "{page}");
@@ -313,11 +348,15 @@ async fn an_error_of_the_disk_before_the_note_sends_nothing() {
     proxy.login("default").await;
     let before = sandbox.counters();
     for (number, inject) in
-        ["openat:error=EMFILE", "flock:error=ENOLCK", "fsync:error=EIO", "/^rename:error=EROFS"].into_iter().enumerate()
+        ["openat:error=EMFILE", "flock:error=ENOLCK", "fsync:error=EIO", "/^rename:error=EROFS"]
+            .into_iter()
+            .enumerate()
     {
         let inject = format!("inject={inject}");
         let log = place.path().join(format!("before-{number}"));
-        let Some(faulty) = Faulty::attach(proxy.child.id(), &log, &[TRACED, &inject]) else { return };
+        let Some(faulty) = Faulty::attach(proxy.child.id(), &log, &[TRACED, &inject]) else {
+            return;
+        };
         let answer = force(&proxy).await;
         // Want of files says nothing about the disk.
         let state = if inject.contains("EMFILE") { "retrying" } else { "store_unwritable" };
@@ -328,14 +367,19 @@ async fn an_error_of_the_disk_before_the_note_sends_nothing() {
         assert_eq!(posts(&sandbox, &before), 0, "{inject}");
         assert_eq!(proxy.get("/v1/companies").await.status(), 200, "{inject}");
         let left = fs::read_dir(place.state()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(left.filter(|name| name.to_str().unwrap().ends_with(".tmp")).count(), 0, "{inject}");
+        assert_eq!(
+            left.filter(|name| name.to_str().unwrap().ends_with(".tmp")).count(),
+            0,
+            "{inject}"
+        );
     }
     let well = proxy.until("default", |account| account["state"] == "connected").await;
     assert_eq!((&well["generation"], posts(&sandbox, &before)), (&2.into(), 1));
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
 
-/// The same while the new pair is saved: it is served from memory, and saved to another file in the end.
+/// The same while the new pair is saved: it is served from memory, and saved to another file in the
+/// end.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_of_the_disk_at_the_save_loses_nothing() {
     if !may_trace("errors at the save") {
@@ -346,16 +390,19 @@ async fn an_error_of_the_disk_at_the_save_loses_nothing() {
     let proxy = place.serve();
     proxy.login("default").await;
     let before = sandbox.counters();
-    for (number, inject) in ["fsync:error=EIO", "/^rename:error=EROFS", "openat:error=EMFILE", "ftruncate:error=EIO"]
-        .into_iter()
-        .enumerate()
+    for (number, inject) in
+        ["fsync:error=EIO", "/^rename:error=EROFS", "openat:error=EMFILE", "ftruncate:error=EIO"]
+            .into_iter()
+            .enumerate()
     {
         let inject = format!("inject={inject}");
         sandbox.set_faults(slow_answer());
         let asking = forced(&proxy);
         until("no token request", || posts(&sandbox, &before) == number as u64 + 1).await;
         let log = place.path().join(format!("save-{number}"));
-        let Some(faulty) = Faulty::attach(proxy.child.id(), &log, &[TRACED, &inject]) else { return };
+        let Some(faulty) = Faulty::attach(proxy.child.id(), &log, &[TRACED, &inject]) else {
+            return;
+        };
         asking.await.unwrap();
         sandbox.set_faults(Faults::default());
         proxy.until("default", |account| account["state"] == "unsaved").await;
@@ -387,9 +434,14 @@ async fn a_folder_that_has_no_fsync_is_told_once_and_serves() {
         let log = place.path().join(format!("folder-{number}"));
         let expressions = ["trace=fsync", &inject];
         let pid = proxy.child.id();
-        let Some(faulty) = Faulty::attach_to(pid, &log, Some(&place.state()), &expressions) else { return };
+        let Some(faulty) = Faulty::attach_to(pid, &log, Some(&place.state()), &expressions) else {
+            return;
+        };
         let answer = force(&proxy).await;
-        assert_eq!((&answer["outcome"], &answer["account"]["state"]), (&"refreshed".into(), &"connected".into()));
+        assert_eq!(
+            (&answer["outcome"], &answer["account"]["state"]),
+            (&"refreshed".into(), &"connected".into())
+        );
         assert!(faulty.end().contains("(INJECTED)"));
         assert_eq!(record(&place).generation, number as u64 + 2, "{errno}");
     }
@@ -397,8 +449,8 @@ async fn a_folder_that_has_no_fsync_is_told_once_and_serves() {
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
 }
 
-/// The record is in its place by then, though nobody knows for how long: neither note nor pair counts as saved, and
-/// neither leads to a spent token being sent.
+/// The record is in its place by then, though nobody knows for how long: neither note nor pair
+/// counts as saved, and neither leads to a spent token being sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_not_durable_after_the_rename_replays_nothing() {
     if !may_trace("a folder's fsync that fails") {
@@ -411,7 +463,12 @@ async fn a_folder_that_is_not_durable_after_the_rename_replays_nothing() {
     let before = sandbox.counters();
     let attach = |log: &str| {
         let expressions = ["trace=fsync", "inject=fsync:error=EIO"];
-        Faulty::attach_to(proxy.child.id(), &place.path().join(log), Some(&place.state()), &expressions)
+        Faulty::attach_to(
+            proxy.child.id(),
+            &place.path().join(log),
+            Some(&place.state()),
+            &expressions,
+        )
     };
     let Some(faulty) = attach("note") else { return };
     assert_eq!(force(&proxy).await["account"]["state"], "store_unwritable");
@@ -428,23 +485,35 @@ async fn a_folder_that_is_not_durable_after_the_rename_replays_nothing() {
     sandbox.set_faults(Faults::default());
     proxy.until("default", |account| account["state"] == "unsaved").await;
     sibling.until("default", |account| account["generation"] == 3).await;
-    assert_eq!((proxy.get("/v1/companies").await.status(), sibling.get("/v1/companies").await.status()), OK);
+    assert_eq!(
+        (proxy.get("/v1/companies").await.status(), sibling.get("/v1/companies").await.status()),
+        OK
+    );
     drop(faulty);
     proxy.until("default", |account| account["state"] == "connected").await;
     assert_eq!(record(&place).generation, 3);
     assert_eq!((posts(&sandbox, &before), sandbox.counters().refresh_replays), (2, 0));
 }
 
-const OK: (reqwest::StatusCode, reqwest::StatusCode) = (reqwest::StatusCode::OK, reqwest::StatusCode::OK);
+const OK: (reqwest::StatusCode, reqwest::StatusCode) =
+    (reqwest::StatusCode::OK, reqwest::StatusCode::OK);
 
 const TRACED: &str = "trace=openat,flock,fsync,fdatasync,ftruncate,/^rename,write,writev,sendto";
 
-/// After a failed fsync the kernel may call the lost pages clean: a second fsync would lie, and so would a rename.
+/// After a failed fsync the kernel may call the lost pages clean: a second fsync would lie, and so
+/// would a rename.
 fn no_file_is_tried_twice(log: &str) {
     let syncs = |line: &&str| line.contains("fsync(") && line.contains(".tmp>");
-    let failed: Vec<_> = log.lines().filter(syncs).filter(|line| line.contains("INJECTED")).filter_map(path).collect();
+    let failed: Vec<_> = log
+        .lines()
+        .filter(syncs)
+        .filter(|line| line.contains("INJECTED"))
+        .filter_map(path)
+        .collect();
     for file in failed {
-        let uses = |line: &&str| line.contains(file) && (line.contains("fsync(") || line.contains("rename"));
+        let uses = |line: &&str| {
+            line.contains(file) && (line.contains("fsync(") || line.contains("rename"))
+        };
         assert_eq!(log.lines().filter(uses).count(), 1, "{file}:\n{log}");
     }
 }
@@ -462,17 +531,32 @@ async fn note_and_pair_are_durable_before_the_wire_sees_them() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, COLD);
     let log = place.path().join("order");
-    let tracer = ["strace", "-D", "-f", "-y", "-qq", "-s", "4096", "-e", TRACED, "-o", log.to_str().unwrap()];
+    let tracer = [
+        "strace",
+        "-D",
+        "-f",
+        "-y",
+        "-qq",
+        "-s",
+        "4096",
+        "-e",
+        TRACED,
+        "-o",
+        log.to_str().unwrap(),
+    ];
     let command = place.command(&["--json", "--log", "debug"]);
     let proxy = Proxy::launch(wrapped(&command, &tracer), &place.state());
     proxy.login("default").await;
     assert_eq!(force(&proxy).await["outcome"], "refreshed");
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     proxy.kill();
-    until("strace does not end", || fs::read_to_string(&log).unwrap().contains("+++ killed by")).await;
+    until("strace does not end", || fs::read_to_string(&log).unwrap().contains("+++ killed by"))
+        .await;
     let log = fs::read_to_string(&log).unwrap();
     if !rustix::process::geteuid().is_root() && !log.contains("HTTP/1.1") {
-        eprintln!("SKIPPED: only root may read what a process writes that lets nobody read its memory");
+        eprintln!(
+            "SKIPPED: only root may read what a process writes that lets nobody read its memory"
+        );
         return;
     }
     let token = record(&place).grant.unwrap().access.unwrap();
@@ -480,24 +564,31 @@ async fn note_and_pair_are_durable_before_the_wire_sees_them() {
     durable_before(&log, token.expose(), &format!("Bearer {}", token.expose()));
 }
 
-/// A file with `content` is written, synced, renamed, and its folder synced, before `used` is on a socket.
+/// A file with `content` is written, synced, renamed, and its folder synced, before `used` is on a
+/// socket.
 fn durable_before(log: &str, content: &str, used: &str) {
     let lines: Vec<_> = log.lines().collect();
     let after = |start: usize, what: &str, wanted: &dyn Fn(&str) -> bool| {
         let found = lines[start..].iter().position(|line| wanted(line));
         start + found.unwrap_or_else(|| panic!("no {what} after line {start}:\n{log}"))
     };
-    let written =
-        after(0, "write", &|line| line.contains("write(") && line.contains(".tmp>") && line.contains(content));
+    let written = after(0, "write", &|line| {
+        line.contains("write(") && line.contains(".tmp>") && line.contains(content)
+    });
     let file = path(lines[written]).unwrap();
     let synced = after(written, "fsync", &|line| line.contains("fsync(") && line.contains(file));
-    let renamed = after(ended(&lines, synced), "rename", &|line| line.contains("rename") && line.contains(file));
+    let renamed = after(ended(&lines, synced), "rename", &|line| {
+        line.contains("rename") && line.contains(file)
+    });
     let folder = after(ended(&lines, renamed), "fsync of the folder", &|line| {
         line.contains("fsync(") && line.contains("/sandbox>")
     });
     let on_socket = |line: &str| line.contains("<socket:") && line.contains(used);
     let sent = after(0, "use", &on_socket);
-    assert!(ended(&lines, folder) < sent, "{used} in line {sent}, the folder was synced in line {folder}:\n{log}");
+    assert!(
+        ended(&lines, folder) < sent,
+        "{used} in line {sent}, the folder was synced in line {folder}:\n{log}"
+    );
 }
 
 /// The line where a call ends that may be in two pieces.
@@ -542,7 +633,11 @@ async fn a_record_that_others_may_read_stops_its_account_until_it_is_private() {
     let path = place.record("other");
     mode(&path, 0o644);
     stops_only_its_account(&proxy, &format!("chmod 600 {}", path.display())).await;
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644, "nothing is repaired on the sly");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o644,
+        "nothing is repaired on the sly"
+    );
     mode(&path, 0o600);
     heals(&proxy).await;
 }
@@ -626,7 +721,11 @@ fn a_folder_that_is_open_to_others_or_not_a_folder_stops_the_start() {
     fs::create_dir_all(&state).unwrap();
     mode(&state, 0o777);
     refused(&format!("chmod 700 {}", state.display()));
-    assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o777, "nothing is repaired on the sly");
+    assert_eq!(
+        fs::metadata(&state).unwrap().permissions().mode() & 0o777,
+        0o777,
+        "nothing is repaired on the sly"
+    );
     let real = place.path().join("real");
     fs::rename(&state, &real).unwrap();
     mode(&real, 0o700);

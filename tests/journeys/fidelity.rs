@@ -13,7 +13,9 @@ use std::time::Duration;
 use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, Faults};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
-use support::upstream::{After, Answer, Caller, FINE, Upstream, config_before, eventually, stage, stage_at};
+use support::upstream::{
+    After, Answer, Caller, FINE, Upstream, config_before, eventually, stage, stage_at,
+};
 use support::{PATIENCE, Place, Proxy, sandbox};
 
 fn is(answer: &Answer, status: u16, code: &str) {
@@ -72,15 +74,29 @@ async fn fields_keep_their_order_and_their_bytes() {
                   Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nX-Empty:\r\nX-Dup: one\r\nContent-Length: 0\r\n\r\n";
     let upstream = Upstream::saying(answer, After::Keep);
     let stage = stage(&upstream, "").await;
-    let lines = ["X-Dup: b", "Accept: text/csv;q=0.5", "X-Dup: a", "If-None-Match: W/\"a\"", "X-Dup: b, c", "X-Empty:"];
+    let lines = [
+        "X-Dup: b",
+        "Accept: text/csv;q=0.5",
+        "X-Dup: a",
+        "If-None-Match: W/\"a\"",
+        "X-Dup: b, c",
+        "X-Empty:",
+    ];
     let answer = stage.caller().ask("GET", "/v1/x", &lines, b"");
     let seen = upstream.last();
     assert_eq!(seen.all("x-dup"), ["b", "a", "b, c"]);
-    assert_eq!((seen.all("accept"), seen.all("if-none-match")), (vec!["text/csv;q=0.5"], vec!["W/\"a\""]));
-    assert_eq!((seen.all("x-empty"), seen.all("host")), (vec![""], vec![upstream.address.to_string().as_str()]));
+    assert_eq!(
+        (seen.all("accept"), seen.all("if-none-match")),
+        (vec!["text/csv;q=0.5"], vec!["W/\"a\""])
+    );
+    assert_eq!(
+        (seen.all("x-empty"), seen.all("host")),
+        (vec![""], vec![upstream.address.to_string().as_str()])
+    );
     let mut names = seen.names();
     names.sort();
-    let expected = ["accept", "authorization", "host", "if-none-match", "x-dup", "x-dup", "x-dup", "x-empty"];
+    let expected =
+        ["accept", "authorization", "host", "if-none-match", "x-dup", "x-dup", "x-dup", "x-empty"];
     assert_eq!(names, expected, "nothing is added but the credential, nothing else is lost");
     assert_eq!(answer.all("x-dup"), ["one", "two", "one"]);
     assert_eq!(answer.all("link"), ["<a>; rel=next", "<b>"]);
@@ -110,13 +126,22 @@ async fn one_credential_and_it_is_ours_whatever_is_sent() {
         assert_eq!(seen.token(), ours, "{lines:?}");
         assert_eq!(seen.all("host").len(), 1, "{lines:?}");
         let alias = |name: &String| name.contains(['_', '.']);
-        assert!(!seen.names().iter().any(|name| alias(name) && seen.all(name)[0] == "evil" && name.len() == 13));
+        assert!(
+            !seen
+                .names()
+                .iter()
+                .any(|name| alias(name) && seen.all(name)[0] == "evil" && name.len() == 13)
+        );
     }
     let mut caller = stage.caller();
     caller.begin("POST", "/v1/x", &["Transfer-Encoding: chunked", "Trailer: Authorization"]);
     caller.send("3\r\nabc\r\n0\r\nAuthorization: Bearer evil\r\nX-Trailer: 1\r\n\r\n");
     assert_eq!(caller.answer().status, 200);
-    assert_eq!((upstream.last().token(), upstream.last().body), (ours, b"abc".to_vec()), "no trailer passes");
+    assert_eq!(
+        (upstream.last().token(), upstream.last().body),
+        (ours, b"abc".to_vec()),
+        "no trailer passes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,11 +186,23 @@ async fn answers_lose_what_a_browser_would_obey() {
     let upstream = Upstream::saying(answer, After::Keep);
     let stage = stage(&upstream, "").await;
     let got = stage.caller().get("/v1/x");
-    let mut names: Vec<_> = got.head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    let mut names: Vec<_> =
+        got.head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0)).collect();
     names.sort_unstable();
-    let expected = ["content-length", "content-type", "cross-origin-resource-policy", "date", "x-content-type-options"];
+    let expected = [
+        "content-length",
+        "content-type",
+        "cross-origin-resource-policy",
+        "date",
+        "x-content-type-options",
+    ];
     assert_eq!((names, got.text().as_str()), (expected.to_vec(), "hi"));
-    let shown = stage.caller().ask("GET", "/v1/x", &["Sec-Fetch-Site: none", "Sec-Fetch-Dest: document"], b"");
+    let shown = stage.caller().ask(
+        "GET",
+        "/v1/x",
+        &["Sec-Fetch-Site: none", "Sec-Fetch-Dest: document"],
+        b"",
+    );
     assert!(shown.header("content-security-policy").unwrap().contains("sandbox"));
 }
 
@@ -175,7 +212,8 @@ async fn a_location_on_the_api_is_local_and_no_location_is_followed() {
     let elsewhere = format!("{}/steal?x=1", foreign.origin);
     let location = elsewhere.clone();
     let upstream = Upstream::start(move |visit| {
-        let own = visit.head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
+        let own =
+            visit.head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
         let to = match visit.target() {
             "/absolute" => format!("http://{own}/v1/y?z=%2F#f"),
             "/relative" => "/v1/y".to_owned(),
@@ -184,7 +222,9 @@ async fn a_location_on_the_api_is_local_and_no_location_is_followed() {
             "/longer" => format!("http://{own}.evil.example/x"),
             _ => location.clone(),
         };
-        visit.say(format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"));
+        visit.say(format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"
+        ));
         After::Keep
     });
     let stage = stage(&upstream, "").await;
@@ -202,7 +242,11 @@ async fn a_location_on_the_api_is_local_and_no_location_is_followed() {
     ] {
         let before = upstream.seen().len();
         let answer = caller.get(target);
-        assert_eq!((answer.status, answer.all("location")), (307, vec![expected.as_str()]), "{target}");
+        assert_eq!(
+            (answer.status, answer.all("location")),
+            (307, vec![expected.as_str()]),
+            "{target}"
+        );
         assert_eq!(upstream.seen().len(), before + 1, "{target}");
     }
     assert!(foreign.seen().is_empty());
@@ -219,8 +263,12 @@ async fn answers_without_a_body_keep_their_fields() {
             "/head-unknown" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             "/204" => "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
             "/304" => "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n",
-            "/304-length" => "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 500\r\n\r\n",
-            "/304-chunked" => "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "/304-length" => {
+                "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 500\r\n\r\n"
+            }
+            "/304-chunked" => {
+                "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nTransfer-Encoding: chunked\r\n\r\n"
+            }
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         };
         visit.say(answer);
@@ -256,13 +304,21 @@ async fn ranges_and_packed_bytes_pass_untouched() {
     answer.extend_from_slice(&packed);
     let upstream = Upstream::saying(&answer, After::Keep);
     let stage = stage(&upstream, "").await;
-    let got = stage.caller().ask("GET", "/v1/x", &["Range: bytes=0-260", "Accept-Encoding: gzip, br"], b"");
+    let got = stage.caller().ask(
+        "GET",
+        "/v1/x",
+        &["Range: bytes=0-260", "Accept-Encoding: gzip, br"],
+        b"",
+    );
     assert_eq!(
         (upstream.last().all("range"), upstream.last().all("accept-encoding")),
         (vec!["bytes=0-260"], vec!["gzip, br"])
     );
     assert_eq!((got.status, got.all("content-range")), (206, vec!["bytes 0-260/1000"]));
-    assert_eq!((got.all("content-encoding"), got.all("content-length")), (vec!["gzip"], vec!["261"]));
+    assert_eq!(
+        (got.all("content-encoding"), got.all("content-length")),
+        (vec!["gzip"], vec!["261"])
+    );
     assert_eq!(got.body, packed);
 }
 
@@ -324,17 +380,31 @@ async fn a_body_arrives_with_whatever_method_and_length_it_came() {
     let mut caller = stage.caller();
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         assert_eq!(caller.ask(method, "/v1/x", &[], b"body").status, 200, "{method}");
-        assert_eq!((upstream.last().body, upstream.last().all("content-length")), (b"body".to_vec(), vec!["4"]));
+        assert_eq!(
+            (upstream.last().body, upstream.last().all("content-length")),
+            (b"body".to_vec(), vec!["4"])
+        );
         assert!(upstream.last().line().starts_with(method));
         caller.begin(method, "/v1/x", &["Transfer-Encoding: chunked"]);
         caller.send("4\r\nbody\r\n0\r\n\r\n");
         assert_eq!(caller.answer().status, 200, "{method}");
         assert_eq!(upstream.last().body, b"body", "{method}");
-        assert_eq!(caller.ask(method, "/v1/x", &["Content-Length: 0"], b"").status, 200, "{method}");
-        assert_eq!((upstream.last().body, upstream.last().all("content-length")), (vec![], vec!["0"]), "{method}");
+        assert_eq!(
+            caller.ask(method, "/v1/x", &["Content-Length: 0"], b"").status,
+            200,
+            "{method}"
+        );
+        assert_eq!(
+            (upstream.last().body, upstream.last().all("content-length")),
+            (vec![], vec!["0"]),
+            "{method}"
+        );
     }
     assert_eq!(caller.get("/v1/x").status, 200);
-    assert!(upstream.last().all("content-length").is_empty() && upstream.last().all("transfer-encoding").is_empty());
+    assert!(
+        upstream.last().all("content-length").is_empty()
+            && upstream.last().all("transfer-encoding").is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,7 +430,8 @@ async fn old_http_is_understood_on_either_side() {
     let upstream = Upstream::start(|visit| {
         let _ = visit.body();
         match visit.target() {
-            "/chunked" => visit.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+            "/chunked" => visit
+                .say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
             _ => visit.say("HTTP/1.0 200 OK\r\n\r\nto the end"),
         }
         if visit.target() == "/chunked" { After::Keep } else { After::Close }
@@ -397,7 +468,12 @@ async fn of_two_ways_to_tell_a_length_the_safe_one_counts() {
             continue;
         }
         assert_eq!((answer.status, answer.text().as_str()), (200, "abc"), "{target}");
-        assert_eq!(answer.all("content-length").len() + answer.all("transfer-encoding").len(), 1, "{}", answer.head);
+        assert_eq!(
+            answer.all("content-length").len() + answer.all("transfer-encoding").len(),
+            1,
+            "{}",
+            answer.head
+        );
     }
 }
 
@@ -417,7 +493,10 @@ async fn an_upstream_that_is_down_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_makes_no_sense_is_not_passed_on() {
-    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", (0..150).map(|n| format!("X-{n}: 1\r\n")).collect::<String>());
+    let many = format!(
+        "HTTP/1.1 200 OK\r\n{}\r\n",
+        (0..150).map(|n| format!("X-{n}: 1\r\n")).collect::<String>()
+    );
     let large = format!("HTTP/1.1 200 OK\r\nX-Secret-Marker: {}\r\n\r\n", "a".repeat(600 << 10));
     for answer in [
         "SSH-2.0-secret-marker\r\n\r\n",
@@ -460,7 +539,9 @@ async fn an_upstream_that_is_slow_is_given_up_and_its_connection_closed() {
     });
     let stage = stage(&upstream, "[upstream]\nresponse_timeout = \"300ms\"\n").await;
     let mut caller = stage.caller();
-    for (method, target, body) in [("GET", "/silent", &b""[..]), ("POST", "/silent", b"body"), ("GET", "/hints", b"")] {
+    for (method, target, body) in
+        [("GET", "/silent", &b""[..]), ("POST", "/silent", b"body"), ("GET", "/hints", b"")]
+    {
         let answer = caller.ask(method, target, &[], body);
         is(&answer, 504, "upstream_timeout");
         assert!(told(&ends), "{method} {target}");
@@ -480,7 +561,12 @@ async fn the_time_for_an_answer_begins_at_the_end_of_the_request() {
         thread::sleep(Duration::from_millis(600));
     }
     let answer = caller.answer();
-    assert_eq!((answer.status, upstream.last().body), (200, b"abcdef".to_vec()), "{}", answer.text());
+    assert_eq!(
+        (answer.status, upstream.last().body),
+        (200, b"abcdef".to_vec()),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -583,7 +669,8 @@ async fn a_connection_that_was_closed_at_rest_is_not_noticed_by_anybody() {
     for n in 0..20 {
         let answer = caller.ask(if n % 2 == 0 { "GET" } else { "POST" }, "/v1/x", &[], b"body");
         assert_eq!(answer.status, 200, "{n} {}", answer.text());
-        // The proxy sees the end of the connection before the next request, as it does after any pause.
+        // The proxy sees the end of the connection before the next request, as it does after any
+        // pause.
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(upstream.seen().len(), 20);
@@ -595,7 +682,8 @@ async fn a_connection_is_ready_before_the_next_request_comes() {
     let stage = stage(&upstream, "").await;
     // What the login asked over is another client's.
     let others = upstream.open();
-    let ready = || upstream.open().into_iter().filter(|open| !others.contains(open)).collect::<Vec<_>>();
+    let ready =
+        || upstream.open().into_iter().filter(|open| !others.contains(open)).collect::<Vec<_>>();
     assert_eq!(stage.caller().get("/v1/x").status, 200);
     for _ in 0..2 {
         let used = upstream.last().peer;
@@ -607,12 +695,16 @@ async fn a_connection_is_ready_before_the_next_request_comes() {
         let ready = ready();
         assert_eq!(stage.caller().get("/v1/x").status, 200);
         let used = upstream.last().peer;
-        assert!(ready.contains(&used), "{used} was made for the request, though {ready:?} stood ready");
+        assert!(
+            ready.contains(&used),
+            "{used} was made for the request, though {ready:?} stood ready"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_before_the_end_of_the_upload_is_passed_on_and_the_connection_is_not_used_again() {
+async fn an_answer_before_the_end_of_the_upload_is_passed_on_and_the_connection_is_not_used_again()
+{
     let upstream = Upstream::start(|visit| {
         if visit.target() == "/fine" {
             return visit.fine();
@@ -687,7 +779,8 @@ async fn descriptors_come_back_after_callers_left() {
         After::Close
     });
     let stage = stage(&upstream, "").await;
-    let descriptors = || fs::read_dir(format!("/proc/{}/fd", stage.proxy.child.id())).unwrap().count();
+    let descriptors =
+        || fs::read_dir(format!("/proc/{}/fd", stage.proxy.child.id())).unwrap().count();
     let before = descriptors();
     for _ in 0..100 {
         let mut caller = stage.caller();
@@ -737,7 +830,8 @@ async fn an_upstream_that_stops_reading_is_given_up() {
     caller.begin("PUT", "/v1/x", &["Content-Length: 100000000"]);
     while caller.try_send(vec![b'x'; 65_536]).is_ok() {}
     assert!(caller.rest().contains("upstream_timeout") || caller.is_closed());
-    let metrics = stage.proxy.admin(reqwest::Method::GET, "/metrics", None).await.text().await.unwrap();
+    let metrics =
+        stage.proxy.admin(reqwest::Method::GET, "/metrics", None).await.text().await.unwrap();
     assert!(metrics.contains("refused_requests_total{code=\"upstream_timeout\"} 1"), "{metrics}");
     release.send(()).unwrap();
 }
@@ -756,7 +850,10 @@ async fn a_caller_that_stops_reading_is_given_up() {
     let mut caller = stage.caller();
     caller.begin("GET", "/v1/x", &[]);
     caller.some(1);
-    assert!(told(&ends), "the upstream's connection is closed while the caller still holds its own");
+    assert!(
+        told(&ends),
+        "the upstream's connection is closed while the caller still holds its own"
+    );
     drop(caller);
 }
 
@@ -790,9 +887,12 @@ fn certified(name: &str) -> (String, ServerConfig) {
     let pem = root.self_signed(&root_key).unwrap().pem();
     let issuer = Issuer::new(root, root_key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let leaf =
+        CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key);
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key);
     (pem, config.unwrap())
 }
 
@@ -830,7 +930,8 @@ async fn only_a_known_root_and_the_right_name_get_a_credential() {
 /// Counts who calls, and answers as a proxy would that reaches nobody.
 fn counting_proxy() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (origin, calls) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let (origin, calls) =
+        (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
     let counted = calls.clone();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -851,7 +952,8 @@ async fn loopback_is_never_reached_through_an_outbound_proxy() {
     let sandbox = sandbox().await;
     let place = Place::new(&config_before(&sandbox, &upstream.origin, ""));
     let mut command = place.command(&["--json"]);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
+    {
         command.env(name, &origin);
     }
     let proxy = Proxy::launch(command, &place.state());

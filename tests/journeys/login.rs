@@ -1,5 +1,5 @@
-//! The login, played by a browser: through the running proxy, through the command line, and everything that may come
-//! back instead of an honest code.
+//! The login, played by a browser: through the running proxy, through the command line, and
+//! everything that may come back instead of an honest code.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -47,7 +47,8 @@ async fn visit(url: impl reqwest::IntoUrl) -> (u16, String) {
 }
 
 fn parameter(url: &Url, name: &str) -> String {
-    let mut values = url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    let mut values =
+        url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     let value = values.next().unwrap_or_else(|| panic!("{name} is not in {url}"));
     assert_eq!(values.next(), None, "{name} is in {url} twice");
     value
@@ -130,7 +131,8 @@ fn record(place: &Place, account: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorize_address_holds_every_parameter_and_no_secret() {
     let sandbox = sandbox().await;
-    let config = config_toward(&sandbox, "").replace("[\"companies:read\"]", "[\"companies:read\", \"users:read\"]");
+    let config = config_toward(&sandbox, "")
+        .replace("[\"companies:read\"]", "[\"companies:read\", \"users:read\"]");
     let place = Place::new(&config);
     let proxy = place.serve();
     let (one, two) = (begin(&proxy, "default").await, begin(&proxy, "default").await);
@@ -155,7 +157,8 @@ async fn a_person_connects_through_the_initiation_url() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
-    let start = proxy.http.get(format!("{}/connect?account=acme", proxy.admin)).send().await.unwrap();
+    let start =
+        proxy.http.get(format!("{}/connect?account=acme", proxy.admin)).send().await.unwrap();
     assert_eq!(start.status(), 302);
     assert_eq!(start.headers()["cache-control"], "no-store");
     let back = consent(&start.headers()["location"].to_str().unwrap().parse().unwrap()).await;
@@ -177,14 +180,17 @@ async fn awkward_client_ids_and_secrets_work_every_way() {
         ("basic-raw", "id with space+and%", "s:e c+r%zze/t=\"\\"),
     ];
     for (auth, id, secret) in awkward {
-        let options = Options { client_id: id.into(), client_secret: secret.into(), ..Options::default() };
+        let options =
+            Options { client_id: id.into(), client_secret: secret.into(), ..Options::default() };
         let sandbox = sandbox_with(options).await;
-        let config = config_toward(&sandbox, "").replace("id = \"sandbox-client\"", &format!("id = \"{id}\""));
+        let config = config_toward(&sandbox, "")
+            .replace("id = \"sandbox-client\"", &format!("id = \"{id}\""));
         let place = Place::new(&with_client(&config, &format!("auth = \"{auth}\"")));
         write_private(&place.path().join("secret"), &format!("{secret}\n"));
         let proxy = place.serve_with(&["--set", "client.secret_file=secret"]);
         proxy.login("default").await;
-        let refreshed = proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+        let refreshed =
+            proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
         assert_eq!(refreshed.status(), 200, "{auth}");
         assert_eq!(proxy.get("/v1/companies").await.status(), 200, "{auth}");
         assert_eq!(sandbox.counters().client_auth_failures, 0, "{auth}");
@@ -234,7 +240,8 @@ async fn an_answer_of_another_issuer_ends_the_login_before_anything_is_sent() {
     let proxy = place.serve();
     let back = consent(&begin(&proxy, "default").await).await;
     let (code, state) = (parameter(&back, "code"), parameter(&back, "state"));
-    let (status, page) = visit(callback(&proxy, &format!("code={code}&state={state}&iss=https://evil.test"))).await;
+    let (status, page) =
+        visit(callback(&proxy, &format!("code={code}&state={state}&iss=https://evil.test"))).await;
     assert_eq!(status, 400, "{page}");
     assert_eq!(visit(back).await.0, 400, "the login is over");
     assert_eq!(sandbox.counters().token_posts, 0);
@@ -262,7 +269,8 @@ async fn a_denial_ends_the_login_and_is_told() {
     let proxy = place.serve();
     proxy.login("default").await;
     let url = begin(&proxy, "default").await;
-    let denied = callback(&proxy, &format!("error=access_denied&state={}", parameter(&url, "state")));
+    let denied =
+        callback(&proxy, &format!("error=access_denied&state={}", parameter(&url, "state")));
     let (status, page) = visit(&denied).await;
     assert_eq!(status, 400);
     assert!(page.contains("access_denied"), "{page}");
@@ -279,10 +287,17 @@ async fn what_a_server_says_is_shown_and_never_run() {
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
     let long = "x".repeat(20_000);
-    for hostile in ["<svg/onload=fetch('//x')>", "\"</script><script>x()</script>", "a\u{2028}\u{202e}b\r\nc", &long] {
+    for hostile in [
+        "<svg/onload=fetch('//x')>",
+        "\"</script><script>x()</script>",
+        "a\u{2028}\u{202e}b\r\nc",
+        &long,
+    ] {
         let state = parameter(&begin(&proxy, "default").await, "state");
         let mut url: Url = callback(&proxy, "error=server_error").parse().unwrap();
-        url.query_pairs_mut().append_pair("state", &state).append_pair("error_description", hostile);
+        url.query_pairs_mut()
+            .append_pair("state", &state)
+            .append_pair("error_description", hostile);
         let page = client().get(url).send().await.unwrap();
         assert_eq!(page.status(), 400);
         let headers = page.headers().clone();
@@ -293,7 +308,10 @@ async fn what_a_server_says_is_shown_and_never_run() {
         assert_eq!(headers["referrer-policy"], "no-referrer");
         let html = page.text().await.unwrap();
         assert!(html.contains("server_error") && html.len() < 2000, "{html}");
-        assert!(!html.contains("<svg") && !html.contains("<script") && !html.contains('\u{202e}'), "{html}");
+        assert!(
+            !html.contains("<svg") && !html.contains("<script") && !html.contains('\u{202e}'),
+            "{html}"
+        );
         assert!(!html.contains('\u{2028}') && !html.contains('\r'), "{html}");
     }
 }
@@ -309,22 +327,47 @@ async fn only_a_navigation_with_get_uses_a_callback_up() {
         assert_eq!(answer.status(), 405, "{method}");
     }
     let noise: [&[(&str, &str)]; 8] = [
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")],
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")],
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")],
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch")],
-        &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch;prerender")],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "no-cors"),
+            ("sec-fetch-dest", "image"),
+        ],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "iframe"),
+        ],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "cors"),
+            ("sec-fetch-dest", "empty"),
+        ],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-purpose", "prefetch"),
+        ],
+        &[
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-purpose", "prefetch;prerender"),
+        ],
         &[("sec-purpose", "prefetch")],
         &[("host", "rebind.test")],
         &[("origin", "http://evil.test")],
     ];
     for headers in noise {
-        let request = headers.iter().fold(client().get(back.clone()), |it, (name, value)| it.header(*name, *value));
+        let request = headers
+            .iter()
+            .fold(client().get(back.clone()), |it, (name, value)| it.header(*name, *value));
         let status = request.send().await.unwrap().status().as_u16();
         assert!((400..500).contains(&status), "{headers:?}: {status}");
     }
     assert_eq!(sandbox.counters().token_posts, 0);
-    let real = client().get(back).header("sec-fetch-site", "cross-site").header("sec-fetch-mode", "navigate");
+    let real = client()
+        .get(back)
+        .header("sec-fetch-site", "cross-site")
+        .header("sec-fetch-mode", "navigate");
     let page = real.header("sec-fetch-dest", "document").send().await.unwrap();
     assert_eq!(page.status(), 200, "{}", page.text().await.unwrap());
 }
@@ -356,17 +399,26 @@ async fn a_bound_account_is_not_handed_to_another_company() {
     sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
     let (status, page) = visit(consent(&begin(&proxy, "default").await).await).await;
     assert_eq!(status, 400);
-    assert!(page.contains("pleo-proxy login NEWNAME") && page.contains("nothing was saved"), "{page}");
+    assert!(
+        page.contains("pleo-proxy login NEWNAME") && page.contains("nothing was saved"),
+        "{page}"
+    );
     assert_eq!(record(&place, "default"), before);
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
 
     // The end of the grant does not unbind it either; a name of its own is fine.
     sandbox.revoke_all();
-    assert_eq!(proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.status(), 503);
+    assert_eq!(
+        proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.status(),
+        503
+    );
     assert_eq!(proxy.account("default").await["state"], "login_required");
     assert_eq!(visit(consent(&begin(&proxy, "default").await).await).await.0, 400);
     assert_eq!(visit(consent(&begin(&proxy, "second").await).await).await.0, 200);
-    assert_eq!(proxy.account("second").await["subject"], format!("urn:pleo:company:{SECOND_COMPANY_ID}"));
+    assert_eq!(
+        proxy.account("second").await["subject"],
+        format!("urn:pleo:company:{SECOND_COMPANY_ID}")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,7 +444,8 @@ async fn a_broken_token_endpoint_loses_nothing_and_is_told() {
     let proxy = place.serve();
     proxy.login("default").await;
     let before = record(&place, "default");
-    let invalid_client = TokenFault { error: Some("invalid_client".into()), ..token_fault(TokenFaultKind::Error) };
+    let invalid_client =
+        TokenFault { error: Some("invalid_client".into()), ..token_fault(TokenFaultKind::Error) };
     let missing = TokenFault { status: Some(500), ..token_fault(TokenFaultKind::Status) };
     for (fault, told) in [
         (token_fault(TokenFaultKind::Html), "gave no tokens"),
@@ -464,7 +517,10 @@ async fn a_later_login_that_fails_takes_no_earlier_ones_place() {
     while sandbox.counters().token_posts < 1 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    sandbox.set_faults(Faults { token_answer: Some(token_fault(TokenFaultKind::Error)), ..Faults::default() });
+    sandbox.set_faults(Faults {
+        token_answer: Some(token_fault(TokenFaultKind::Error)),
+        ..Faults::default()
+    });
     assert_eq!(visit(consent(&second).await).await.0, 400);
     let (status, page) = browser.await.unwrap();
     assert_eq!(status, 200, "{page}");
@@ -484,7 +540,9 @@ async fn a_login_whose_access_token_cannot_be_used_is_kept_and_refreshed() {
     }
     sandbox.set_faults(Faults::default());
     assert_eq!(browser.await.unwrap().0, 200);
-    proxy.until("default", |account| account["state"] == "connected" && account["generation"] != 1).await;
+    proxy
+        .until("default", |account| account["state"] == "connected" && account["generation"] != 1)
+        .await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
@@ -493,7 +551,8 @@ async fn a_login_whose_access_token_cannot_be_used_is_kept_and_refreshed() {
 async fn a_pasted_address_finishes_a_login_with_and_without_a_running_proxy() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
-    let config = with_client(&config_toward(&sandbox, ""), "redirect_uri = \"http://127.0.0.1:9/callback\"");
+    let config =
+        with_client(&config_toward(&sandbox, ""), "redirect_uri = \"http://127.0.0.1:9/callback\"");
     place.configure(&config);
     for account in ["alone", "with-proxy"] {
         let proxy = (account == "with-proxy").then(|| place.serve());
@@ -524,7 +583,10 @@ async fn pasting_needs_no_port_even_if_somebody_sits_on_it() {
     let sandbox = sandbox().await;
     let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("http://{}/callback", squatter.local_addr().unwrap());
-    let place = Place::new(&with_client(&config_toward(&sandbox, ""), &format!("redirect_uri = \"{uri}\"")));
+    let place = Place::new(&with_client(
+        &config_toward(&sandbox, ""),
+        &format!("redirect_uri = \"{uri}\""),
+    ));
     let _proxy = place.serve();
     let (code, said) = paste(&place, "default", |back| format!("{back}\n")).await;
     assert_eq!(code, 0, "{said}");
@@ -546,23 +608,39 @@ async fn an_imported_refresh_token_is_saved_refreshed_and_described() {
         let done = target.run_with(&arguments, &format!("{token}\n"));
         assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
         let saved = record(&target, &account);
-        assert_ne!(saved["record"]["grant"]["refresh_token"], json!(token), "it was refreshed once");
+        assert_ne!(
+            saved["record"]["grant"]["refresh_token"],
+            json!(token),
+            "it was refreshed once"
+        );
         assert!(text(&saved["record"]["subject"]).starts_with("urn:pleo:"), "{account}");
         assert_eq!(saved["record"]["grant"]["introspection_trusted"], true);
 
         let again = target.run_with(&arguments, "another\n");
         assert_eq!(again.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&again.stderr).contains("log it out"), "onto a connected account");
+        assert!(
+            String::from_utf8_lossy(&again.stderr).contains("log it out"),
+            "onto a connected account"
+        );
         assert_eq!(record(&target, &account), saved);
 
-        let refused = target.run_with(&["login", &format!("no-{account}"), "--import-refresh-token"], "unknown\n");
+        let refused = target
+            .run_with(&["login", &format!("no-{account}"), "--import-refresh-token"], "unknown\n");
         assert_eq!(refused.status.code(), Some(1));
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains("invalid_grant") && !said.contains("unknown\n"), "{said}");
-        assert!(!target.record(&format!("no-{account}")).exists(), "nothing was there before, nothing is left");
+        assert!(
+            !target.record(&format!("no-{account}")).exists(),
+            "nothing was there before, nothing is left"
+        );
         for nothing in [" \n", "\"\"\n", "\u{feff}\n", "two\nlines\n"] {
             let nothing = target.run_with(&["login", "none", "--import-refresh-token"], nothing);
-            assert_eq!(nothing.status.code(), Some(1), "{}", String::from_utf8_lossy(&nothing.stderr));
+            assert_eq!(
+                nothing.status.code(),
+                Some(1),
+                "{}",
+                String::from_utf8_lossy(&nothing.stderr)
+            );
         }
         assert!(!target.record("none").exists());
         drop(proxy);
@@ -596,11 +674,16 @@ async fn an_import_that_is_refused_leaves_what_was_there_and_one_in_doubt_is_kep
     // In doubt it may be spent and it may be good: it is kept, and tried again.
     let fault = TokenFault { kind: TokenFaultKind::Html, count: Some(1), ..TokenFault::default() };
     sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
-    assert_eq!(import("acme", &format!("\u{feff}\"{token}\"\r\n")).await, (502, "login_failed".into()));
+    assert_eq!(
+        import("acme", &format!("\u{feff}\"{token}\"\r\n")).await,
+        (502, "login_failed".into())
+    );
     proxy.until("acme", |account| account["state"] == "connected").await;
     assert_eq!(proxy.get("/@acme/v1/companies").await.status(), 200);
     // Where there was a tombstone there is one afterwards.
-    assert!(proxy.admin(Method::POST, "/api/accounts/acme/logout", None).await.status().is_success());
+    assert!(
+        proxy.admin(Method::POST, "/api/accounts/acme/logout", None).await.status().is_success()
+    );
     assert_eq!(import("acme", "nobody-issued-this").await, (502, "login_failed".into()));
     assert!(place.record("acme").exists());
     assert_eq!(proxy.account("acme").await["state"], "login_required");
@@ -618,13 +701,21 @@ async fn without_a_proxy_the_command_listens_itself() {
     let place = Place::toward(&sandbox, "");
     let waiting = Waiting::start(&place, &["login", "acme", "--no-browser"]);
     let back = consent(&waiting.url).await;
-    assert_eq!(visit(back.join("/").unwrap()).await.0, 404, "it serves the callback and nothing else");
+    assert_eq!(
+        visit(back.join("/").unwrap()).await.0,
+        404,
+        "it serves the callback and nothing else"
+    );
     for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
         assert_eq!(client().request(method, back.clone()).send().await.unwrap().status(), 405);
     }
-    let prefetch = client().get(back.clone()).header("sec-purpose", "prefetch").send().await.unwrap();
+    let prefetch =
+        client().get(back.clone()).header("sec-purpose", "prefetch").send().await.unwrap();
     assert!(prefetch.status().is_client_error());
-    let image = client().get(back.clone()).header("sec-fetch-dest", "image").header("sec-fetch-site", "cross-site");
+    let image = client()
+        .get(back.clone())
+        .header("sec-fetch-dest", "image")
+        .header("sec-fetch-site", "cross-site");
     assert!(image.send().await.unwrap().status().is_client_error());
     let rebound = client().get(back.clone()).header("host", "rebind.test").send().await.unwrap();
     assert!(rebound.status().is_client_error());
@@ -645,8 +736,10 @@ async fn a_login_that_fails_is_not_told_as_done_because_an_older_one_stands() {
     assert_eq!(first.end().0, 0);
     let before = record(&place, "default");
 
-    let refused = TokenFault { error: Some("invalid_client".into()), ..token_fault(TokenFaultKind::Error) };
-    let faults = Faults { token_answer: Some(refused), token_latency_before_ms: 1000, ..Faults::default() };
+    let refused =
+        TokenFault { error: Some("invalid_client".into()), ..token_fault(TokenFaultKind::Error) };
+    let faults =
+        Faults { token_answer: Some(refused), token_latency_before_ms: 1000, ..Faults::default() };
     sandbox.set_faults(faults);
     let second = Waiting::start(&place, &["login", "--no-browser"]);
     assert_eq!(visit(consent(&second.url).await).await.0, 400);
@@ -694,7 +787,10 @@ async fn a_running_proxy_does_the_commands_login() {
 async fn a_redirect_to_localhost_is_listened_for_in_both_families() {
     let sandbox = sandbox().await;
     let uri = format!("http://localhost:{}/back", free_port());
-    let place = Place::new(&with_client(&config_toward(&sandbox, ""), &format!("redirect_uri = \"{uri}\"")));
+    let place = Place::new(&with_client(
+        &config_toward(&sandbox, ""),
+        &format!("redirect_uri = \"{uri}\""),
+    ));
     for host in ["127.0.0.1", "[::1]"] {
         let waiting = Waiting::start(&place, &["login", "--no-browser"]);
         let back = consent(&waiting.url).await;
@@ -718,7 +814,10 @@ async fn a_redirect_port_that_somebody_else_has_is_named_and_the_login_not_begun
         let port = free_port();
         let squatter = TcpListener::bind((squatted, port)).unwrap();
         let config = config_toward(&sandbox, "");
-        let place = Place::new(&with_client(&config, &format!("redirect_uri = \"http://localhost:{port}/callback\"")));
+        let place = Place::new(&with_client(
+            &config,
+            &format!("redirect_uri = \"http://localhost:{port}/callback\""),
+        ));
         let done = place.run(&["login", "--no-browser"]);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(1), "{said}");
@@ -738,8 +837,12 @@ async fn a_redirect_port_that_somebody_else_has_is_named_and_the_login_not_begun
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_to_another_machine_is_pasted() {
     let uri = "https://connector.example/pleo/back";
-    let sandbox = sandbox_with(Options { redirect_uris: vec![uri.into()], ..Options::default() }).await;
-    let place = Place::new(&with_client(&config_toward(&sandbox, ""), &format!("redirect_uri = \"{uri}\"")));
+    let sandbox =
+        sandbox_with(Options { redirect_uris: vec![uri.into()], ..Options::default() }).await;
+    let place = Place::new(&with_client(
+        &config_toward(&sandbox, ""),
+        &format!("redirect_uri = \"{uri}\""),
+    ));
     let done = place.run(&["login", "--no-browser"]);
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(2), "{said}");
@@ -755,14 +858,20 @@ async fn a_redirect_to_another_machine_is_pasted() {
 async fn addresses_that_start_programs_are_refused() {
     let sandbox = sandbox().await;
     let honest = format!("authorize = \"{}\"", sandbox.authorize_url());
-    for hostile in ["file:///etc/passwd", "calc:", "smb://host/share", "http://evil.test/oauth/authorize"] {
-        let config = config_toward(&sandbox, "").replace(&honest, &format!("authorize = \"{hostile}\""));
+    for hostile in
+        ["file:///etc/passwd", "calc:", "smb://host/share", "http://evil.test/oauth/authorize"]
+    {
+        let config =
+            config_toward(&sandbox, "").replace(&honest, &format!("authorize = \"{hostile}\""));
         let place = Place::new(&config);
         for arguments in [&["login"][..], &["serve"], &["config", "check"]] {
             let done = place.run(arguments);
             let said = String::from_utf8_lossy(&done.stderr).into_owned();
             assert_eq!(done.status.code(), Some(2), "{hostile} {arguments:?}: {said}");
-            assert!(said.contains("endpoints.authorize") || said.contains("authorize ="), "{hostile}: {said}");
+            assert!(
+                said.contains("endpoints.authorize") || said.contains("authorize ="),
+                "{hostile}: {said}"
+            );
         }
     }
 }
@@ -777,9 +886,15 @@ async fn a_grant_is_used_only_where_it_was_issued() {
     let before = record(&place, "default");
     let here = config_toward(&sandbox, "");
     for config in [
-        here.replace(&format!("token = \"{}\"", sandbox.token_url()), &format!("token = \"{}\"", other.token_url())),
+        here.replace(
+            &format!("token = \"{}\"", sandbox.token_url()),
+            &format!("token = \"{}\"", other.token_url()),
+        ),
         here.replace("id = \"sandbox-client\"", "id = \"another-client\""),
-        here.replace(&format!("api = \"{}\"", sandbox.api_origin()), &format!("api = \"{}\"", other.api_origin())),
+        here.replace(
+            &format!("api = \"{}\"", sandbox.api_origin()),
+            &format!("api = \"{}\"", other.api_origin()),
+        ),
     ] {
         assert_ne!(config, here);
         place.configure(&config);
@@ -787,9 +902,13 @@ async fn a_grant_is_used_only_where_it_was_issued() {
         let proxy = place.serve();
         let (status, code) = support::problem(proxy.get("/v1/companies").await).await;
         assert_eq!((status, code.as_str()), (503, "login_required"));
-        let forced = proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+        let forced =
+            proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
         assert_eq!(forced.status(), 503);
-        assert_eq!((sandbox.counters().token_posts, sandbox.counters().api_requests), (posts, requests));
+        assert_eq!(
+            (sandbox.counters().token_posts, sandbox.counters().api_requests),
+            (posts, requests)
+        );
         assert_eq!((other.counters().token_posts, other.counters().api_requests), (0, 0));
         assert_eq!(record(&place, "default"), before);
         proxy.terminate();
@@ -799,7 +918,11 @@ async fn a_grant_is_used_only_where_it_was_issued() {
 }
 
 /// Logins on a clock that the test moves.
-async fn logins(sandbox: &Sandbox, folder: &std::path::Path, clock: &Clock) -> std::sync::Arc<Logins> {
+async fn logins(
+    sandbox: &Sandbox,
+    folder: &std::path::Path,
+    clock: &Clock,
+) -> std::sync::Arc<Logins> {
     let settings = oauth::Settings {
         client_id: Some("sandbox-client".into()),
         client_secret: SecretSource::Value(ClientSecret::new("sandbox-secret")),
@@ -810,7 +933,9 @@ async fn logins(sandbox: &Sandbox, folder: &std::path::Path, clock: &Clock) -> s
         introspect: None,
         api: oauth::endpoint::Origin::parse(&sandbox.api_origin()).unwrap(),
     };
-    let outbound = Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() }).unwrap();
+    let outbound =
+        Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })
+            .unwrap();
     let custody = tokens::Settings {
         drain: Duration::from_secs(2),
         hold: Duration::from_secs(15),
@@ -820,7 +945,9 @@ async fn logins(sandbox: &Sandbox, folder: &std::path::Path, clock: &Clock) -> s
     };
     let store = Store::open(&folder.join("records")).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();
-    Logins::new(Accounts::open(store, client, custody, clock.clone(), Care::OnDemand).await.unwrap())
+    Logins::new(
+        Accounts::open(store, client, custody, clock.clone(), Care::OnDemand).await.unwrap(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -835,7 +962,8 @@ async fn a_login_lasts_ten_minutes() {
     for _ in 0..2 {
         begun.push(logins.begin(&name, uri, false).await.unwrap().url);
     }
-    let after = |ms: u64| Now { wall: start.wall.saturating_add_unsigned(ms), boot: start.boot + ms };
+    let after =
+        |ms: u64| Now { wall: start.wall.saturating_add_unsigned(ms), boot: start.boot + ms };
 
     clock.set(after(599_999));
     let back = consent(&begun[0]).await;

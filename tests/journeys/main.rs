@@ -1,4 +1,5 @@
-//! What requests, refreshes, logins and records go through, with the real binary against the sandbox.
+//! What requests, refreshes, logins and records go through, with the real binary against the
+//! sandbox.
 
 #[path = "../support/mod.rs"]
 mod support;

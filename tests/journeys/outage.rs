@@ -1,5 +1,5 @@
-//! Times in which the token endpoint cannot be reached: nothing is lost, nobody knocks too often, and the first request
-//! afterwards is served.
+//! Times in which the token endpoint cannot be reached: nothing is lost, nobody knocks too often,
+//! and the first request afterwards is served.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -36,7 +36,8 @@ impl Line {
             open: Arc::default(),
             most_open: Arc::default(),
         };
-        let (server, own) = (sandbox.api_origin().strip_prefix("http://").unwrap().to_owned(), line.clone());
+        let (server, own) =
+            (sandbox.api_origin().strip_prefix("http://").unwrap().to_owned(), line.clone());
         tokio::spawn(async move {
             while let Ok((caller, _)) = listener.accept().await {
                 tokio::spawn(own.clone().carry(caller, server.clone()));
@@ -91,7 +92,8 @@ impl Line {
 const COLD: &str = "[tokens]\nkeep_warm = \"1ms\"\nhold = \"4s\"\n";
 
 async fn force(proxy: &Proxy) -> String {
-    let answer = proxy.admin(reqwest::Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+    let answer =
+        proxy.admin(reqwest::Method::POST, "/api/accounts/default/refresh?force=true", None).await;
     text(&answer.json::<serde_json::Value>().await.unwrap()["account"]["state"])
 }
 
@@ -100,7 +102,8 @@ async fn expire() {
     tokio::time::sleep(Duration::from_millis(1020)).await;
 }
 
-/// An account whose token has expired in an outage that has lasted so long that the next try is far away.
+/// An account whose token has expired in an outage that has lasted so long that the next try is far
+/// away.
 async fn in_a_long_outage(sandbox: &Sandbox, line: &Line) -> (Place, Proxy) {
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
     let place = line.place(sandbox, COLD);
@@ -146,7 +149,11 @@ async fn in_an_outage_callers_cost_a_try_a_second() {
     }
     callers.join_all().await;
     let most = start.elapsed().as_secs() as usize + 2;
-    assert!(line.knocks.load(Ordering::SeqCst) <= most, "{} tries", line.knocks.load(Ordering::SeqCst));
+    assert!(
+        line.knocks.load(Ordering::SeqCst) <= most,
+        "{} tries",
+        line.knocks.load(Ordering::SeqCst)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +197,10 @@ async fn patience_that_the_server_asked_for_is_kept() {
     expire().await;
     let before = sandbox.counters().token_posts;
     let refused = proxy.get("/v1/companies").await;
-    assert!(text(&refused.headers()["retry-after"].to_str().unwrap().into()).parse::<u64>().unwrap() > 30);
+    assert!(
+        text(&refused.headers()["retry-after"].to_str().unwrap().into()).parse::<u64>().unwrap()
+            > 30
+    );
     assert_eq!((problem(refused).await.0, sandbox.counters().token_posts), (503, before));
 }
 
@@ -198,7 +208,8 @@ async fn patience_that_the_server_asked_for_is_kept() {
 async fn connect(proxy: &Arc<Proxy>, names: &[String]) {
     let mut tasks = JoinSet::new();
     for first in 0..8 {
-        let (proxy, names) = (proxy.clone(), names.iter().skip(first).step_by(8).cloned().collect::<Vec<_>>());
+        let (proxy, names) =
+            (proxy.clone(), names.iter().skip(first).step_by(8).cloned().collect::<Vec<_>>());
         tasks.spawn(async move {
             for name in names {
                 proxy.login(&name).await;
@@ -212,7 +223,10 @@ async fn connect(proxy: &Arc<Proxy>, names: &[String]) {
 async fn ask_all(proxy: &Arc<Proxy>, names: &[String]) -> Vec<u16> {
     let mut tasks = JoinSet::new();
     for name in names {
-        let request = proxy.http.get(format!("{}/v1/companies", proxy.api)).header("pleo-account", name.as_str());
+        let request = proxy
+            .http
+            .get(format!("{}/v1/companies", proxy.api))
+            .header("pleo-account", name.as_str());
         tasks.spawn(async move { request.send().await.unwrap().status().as_u16() });
     }
     tasks.join_all().await
@@ -246,7 +260,9 @@ async fn accounts_that_another_process_is_busy_with_take_no_place_from_others() 
     connect(&proxy, &names).await;
     expire().await;
     sandbox.set_faults(Faults::default());
-    let open = |name: &String| std::fs::File::options().write(true).open(place.state().join(format!("{name}.lock")));
+    let open = |name: &String| {
+        std::fs::File::options().write(true).open(place.state().join(format!("{name}.lock")))
+    };
     let locks: Vec<_> = names[1..].iter().map(|name| open(name).unwrap()).collect();
     for lock in &locks {
         lock.lock().unwrap();
@@ -254,7 +270,14 @@ async fn accounts_that_another_process_is_busy_with_take_no_place_from_others() 
     let (own, busy) = (proxy.clone(), names[1..].to_vec());
     let waiting = tokio::spawn(async move { ask_all(&own, &busy).await });
     let held = format!("pleo_proxy_held_requests_total {}", names.len() - 1);
-    while !proxy.admin(reqwest::Method::GET, "/metrics", None).await.text().await.unwrap().contains(&held) {
+    while !proxy
+        .admin(reqwest::Method::GET, "/metrics", None)
+        .await
+        .text()
+        .await
+        .unwrap()
+        .contains(&held)
+    {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(ask_all(&proxy, &names[..1]).await, [200]);

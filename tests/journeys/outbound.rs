@@ -24,7 +24,8 @@ fn is(answer: &Answer, status: u16, code: &str) {
 
 // --- Early answers.
 
-const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge";
+const TOO_LARGE: &str =
+    "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge";
 
 /// Says that it is too much, and closes with the body unread, which makes a reset.
 fn refusing(visit: &mut Visit) -> After {
@@ -46,7 +47,12 @@ async fn an_answer_before_the_end_of_the_body_is_passed_on_whole_though_a_reset_
             caller.begin("POST", "/v1/up", &[&format!("Content-Length: {}", body.len())]);
             let _ = caller.try_send(&body);
             let answer = caller.answer();
-            assert_eq!((answer.status, answer.text().as_str()), (413, "large"), "{n} {}", upstream.origin);
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (413, "large"),
+                "{n} {}",
+                upstream.origin
+            );
         }
         assert_eq!(upstream.seen().len(), 25, "nothing is repeated");
     }
@@ -95,7 +101,8 @@ async fn the_limits_of_an_answers_head_are_exact_however_it_comes() {
     // Each is asked for by its place, and comes in one piece or in many.
     let upstream = Upstream::start(move |visit| {
         let _ = visit.body();
-        let mut parts = visit.target().split('/').skip(1).map(|part| part.parse::<usize>().unwrap());
+        let mut parts =
+            visit.target().split('/').skip(1).map(|part| part.parse::<usize>().unwrap());
         let (answer, piece) = (&told[parts.next().unwrap()].0, parts.next().unwrap());
         for piece in answer.chunks(piece) {
             visit.say(piece);
@@ -109,7 +116,12 @@ async fn the_limits_of_an_answers_head_are_exact_however_it_comes() {
             let seen = upstream.seen().len();
             let got = stage.caller().ask("POST", &format!("/{place}/{piece}"), &[], b"body");
             if *passes {
-                assert_eq!((got.status, got.text().as_str()), (200, "fine"), "{} bytes", answer.len());
+                assert_eq!(
+                    (got.status, got.text().as_str()),
+                    (200, "fine"),
+                    "{} bytes",
+                    answer.len()
+                );
             } else {
                 is(&got, 502, "upstream_broken");
                 assert!(got.told("detail").contains("64 KiB"), "{}", got.text());
@@ -141,7 +153,11 @@ async fn interim_answers_are_swallowed_and_a_flood_of_them_ends() {
         assert!(answer.told("detail").contains("1xx"), "{}", answer.text());
         assert_eq!(caller.get("/v1/few").text(), "fine");
     }
-    assert_eq!(upstream.seen().iter().filter(|it| it.target() == "/v1/many").count(), 2, "nothing is repeated");
+    assert_eq!(
+        upstream.seen().iter().filter(|it| it.target() == "/v1/many").count(),
+        2,
+        "nothing is repeated"
+    );
 }
 
 // --- Connections at rest.
@@ -149,7 +165,8 @@ async fn interim_answers_are_swallowed_and_a_flood_of_them_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_used_again_only_while_the_server_says_it_keeps_it() {
     for (hint, connections) in [("timeout=60", 1), ("timeout=5, max=0", 2), ("timeout=1", 2)] {
-        let answer = format!("HTTP/1.1 200 OK\r\nKeep-Alive: {hint}\r\nContent-Length: 4\r\n\r\nfine");
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nKeep-Alive: {hint}\r\nContent-Length: 4\r\n\r\nfine");
         let upstream = Upstream::saying(answer, After::Keep);
         let stage = stage(&upstream, "").await;
         let mut caller = stage.caller();
@@ -160,7 +177,8 @@ async fn a_connection_is_used_again_only_while_the_server_says_it_keeps_it() {
     }
 }
 
-const IDLE_TOO_LONG: &str = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 4\r\n\r\nidle";
+const IDLE_TOO_LONG: &str =
+    "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 4\r\n\r\nidle";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_408_that_meets_a_request_on_a_connection_that_rested_is_the_end_of_that_connection() {
@@ -207,9 +225,12 @@ fn certified(name: &str) -> (String, ServerConfig) {
     let pem = root.self_signed(&root_key).unwrap().pem();
     let issuer = Issuer::new(root, root_key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let leaf =
+        CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key);
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key);
     (pem, config.unwrap())
 }
 
@@ -246,7 +267,12 @@ impl Relay {
     }
 }
 
-async fn lead(mut near: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr, answer: &str, heads: &Mutex<Vec<String>>) {
+async fn lead(
+    mut near: impl AsyncRead + AsyncWrite + Unpin,
+    to: SocketAddr,
+    answer: &str,
+    heads: &Mutex<Vec<String>>,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match near.read_u8().await {
@@ -317,7 +343,11 @@ async fn a_proxy_that_is_not_who_it_says_gets_no_password() {
 async fn a_proxy_that_does_not_lead_on_is_told_with_what_to_change() {
     let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
     for (answer, detail, fix) in [
-        ("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "password", "percent-encoded"),
+        (
+            "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+            "password",
+            "percent-encoded",
+        ),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "answered 403", "let it through"),
         ("-ERR unknown command\r\n\r\n", "as an HTTP proxy", "HTTP proxy"),
     ] {
@@ -325,7 +355,11 @@ async fn a_proxy_that_does_not_lead_on_is_told_with_what_to_change() {
         let stage = behind(&relay, "http", &[&certified("x").0], "").await;
         let got = stage.caller().get("/v1/x");
         is(&got, 502, "upstream_unreachable");
-        assert!(got.told("detail").contains(detail) && got.told("detail").contains("upstream.proxy"), "{}", got.text());
+        assert!(
+            got.told("detail").contains(detail) && got.told("detail").contains("upstream.proxy"),
+            "{}",
+            got.text()
+        );
         assert!(got.told("fix").contains(fix), "{}", got.text());
     }
 }
@@ -333,7 +367,8 @@ async fn a_proxy_that_does_not_lead_on_is_told_with_what_to_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_variable_that_names_no_usable_proxy_is_an_error_at_the_start() {
     let sandbox = sandbox().await;
-    let place = Place::new(&support::upstream::config_before(&sandbox, "https://external.test", ""));
+    let place =
+        Place::new(&support::upstream::config_before(&sandbox, "https://external.test", ""));
     for value in ["socks5h://user:canary@127.0.0.1:1", "http://user:can/ary@127.0.0.1:1"] {
         let mut serving = place.command(&["serve"]).env("all_proxy", value).spawn().unwrap();
         let start = Instant::now();
@@ -367,7 +402,10 @@ async fn greeting(key_exchange: &str) -> usize {
     let stage = stage_at(&origin, "", &["--set", &set]).await;
     is(&Caller::of(&stage.proxy).get("/v1/x"), 502, "upstream_unreachable");
     let lengths = lengths.lock().unwrap();
-    assert!(lengths.len() >= 2 && lengths.iter().all(|length| length.abs_diff(lengths[0]) < 64), "{lengths:?}");
+    assert!(
+        lengths.len() >= 2 && lengths.iter().all(|length| length.abs_diff(lengths[0]) < 64),
+        "{lengths:?}"
+    );
     lengths[0]
 }
 

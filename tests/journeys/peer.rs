@@ -14,7 +14,9 @@ fn as_nobody(program: &str, arguments: &[&str]) -> Option<Command> {
     let is_root = rustix::process::geteuid().is_root();
     let has_setpriv = Command::new("setpriv").arg("--version").output().is_ok();
     if !is_root || !has_setpriv {
-        eprintln!("SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)");
+        eprintln!(
+            "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
+        );
         return None;
     }
     let mut command = Command::new("setpriv");
@@ -23,7 +25,8 @@ fn as_nobody(program: &str, arguments: &[&str]) -> Option<Command> {
 }
 
 fn answer_to_nobody(address: &str) -> Option<String> {
-    let output = as_nobody("curl", &["-s", "-i", "-m", "10", "--noproxy", "*", address])?.output().unwrap();
+    let output =
+        as_nobody("curl", &["-s", "-i", "-m", "10", "--noproxy", "*", address])?.output().unwrap();
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -38,7 +41,10 @@ async fn another_user_is_refused_by_both_listeners_and_named_in_the_log() {
     let (upstream, stage) = guarded("").await;
     for address in [format!("{}/v1/x", stage.proxy.api), format!("{}/connect", stage.proxy.admin)] {
         let Some(answer) = answer_to_nobody(&address) else { return };
-        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("forbidden_peer"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("forbidden_peer"),
+            "{answer}"
+        );
         assert!(answer.contains("guard.peer_check"), "{answer}");
     }
     assert!(upstream.seen().is_empty());
@@ -67,7 +73,10 @@ async fn the_owner_is_not_locked_out_by_a_list_that_leaves_it_out() {
     let status = stage.place.run(&["status"]);
     let text = String::from_utf8_lossy(&status.stdout).into_owned();
     assert_eq!(status.status.code(), Some(0), "{text}");
-    assert!(text.contains(&format!("these users in: [{other}], and its own user {me} all the same")), "{text}");
+    assert!(
+        text.contains(&format!("these users in: [{other}], and its own user {me} all the same")),
+        "{text}"
+    );
     let (_upstream, default) = guarded("").await;
     let Some(answer) = answer_to_nobody(&format!("{}/v1/x", default.proxy.api)) else { return };
     assert!(answer.contains(&format!("guard.peer_check = [{me}, 65534]")), "{answer}");
@@ -95,10 +104,16 @@ async fn a_kernel_that_does_not_say_who_calls_is_told_to_the_caller_the_log_and_
     assert_eq!(stage.caller().get("/v1/x").status, 200, "as soon as it is said again");
     let notes = stage.proxy.status().await["notes"].to_string();
     assert!(notes.contains("callers were refused: the kernel does not say"), "{notes}");
-    assert_eq!(stage.proxy.log().matches("callers are refused").count(), 1, "{}", stage.proxy.log());
+    assert_eq!(
+        stage.proxy.log().matches("callers are refused").count(),
+        1,
+        "{}",
+        stage.proxy.log()
+    );
 }
 
-/// A closed socket belongs to user 0 as far as the kernel tells: a proxy of root must not take that for root.
+/// A closed socket belongs to user 0 as far as the kernel tells: a proxy of root must not take that
+/// for root.
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_early_does_not_look_like_root() {
     let (upstream, stage) = guarded("").await;
@@ -107,9 +122,14 @@ async fn closing_early_does_not_look_like_root() {
         my $s = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port) or die $!; \
         print $s \"GET /v1/x HTTP/1.1\\r\\nHost: 127.0.0.1:$port\\r\\n\\r\\n\"; close $s; }";
     let port = stage.proxy.address().port().to_string();
-    let Some(mut perl) = as_nobody("perl", &["-e", script, &port, &rounds.to_string()]) else { return };
+    let Some(mut perl) = as_nobody("perl", &["-e", script, &port, &rounds.to_string()]) else {
+        return;
+    };
     let output = perl.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(stage.caller().get("/v1/mine").status, 200);
-    assert_eq!(upstream.seen().iter().map(|it| it.target().to_owned()).collect::<Vec<_>>(), ["/v1/mine"]);
+    assert_eq!(
+        upstream.seen().iter().map(|it| it.target().to_owned()).collect::<Vec<_>>(),
+        ["/v1/mine"]
+    );
 }

@@ -1,5 +1,5 @@
-//! One store, several processes: proxies that serve it side by side, commands beside them, and one that stands still
-//! with the lock in its hand.
+//! One store, several processes: proxies that serve it side by side, commands beside them, and one
+//! that stands still with the lock in its hand.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -42,7 +42,8 @@ async fn two(sandbox: &Sandbox) -> (Place, Proxy, Proxy) {
 
 /// The record on disk.
 fn stored(place: &Place) -> Value {
-    let envelope: Value = serde_json::from_slice(&fs::read(place.record("default")).unwrap()).unwrap();
+    let envelope: Value =
+        serde_json::from_slice(&fs::read(place.record("default")).unwrap()).unwrap();
     envelope["record"].clone()
 }
 
@@ -57,7 +58,12 @@ fn assert_unharmed(sandbox: &Sandbox) {
 }
 
 async fn force(proxy: &Proxy) -> Value {
-    proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.json().await.unwrap()
+    proxy
+        .admin(Method::POST, "/api/accounts/default/refresh?force=true", None)
+        .await
+        .json()
+        .await
+        .unwrap()
 }
 
 async fn logout(proxy: &Proxy) -> u16 {
@@ -66,7 +72,8 @@ async fn logout(proxy: &Proxy) -> u16 {
 
 /// The same call on a task, for something else to happen meanwhile.
 fn force_meanwhile(proxy: &Proxy) -> tokio::task::JoinHandle<u16> {
-    let request = proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
+    let request =
+        proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
     let request = request.bearer_auth(&proxy.key);
     tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
 }
@@ -92,7 +99,8 @@ async fn until_status(proxy: &Proxy, status: u16) {
     }
 }
 
-/// While this lives no command finds a running proxy, so that each works on the store itself, as one process more.
+/// While this lives no command finds a running proxy, so that each works on the store itself, as
+/// one process more.
 struct Alone(PathBuf);
 
 impl Alone {
@@ -110,7 +118,11 @@ impl Drop for Alone {
 }
 
 fn signal(child: &Child, name: &str) {
-    let sent = std::process::Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
+    let sent = std::process::Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(child.id().to_string())
+        .status()
+        .unwrap();
     assert!(sent.success());
 }
 
@@ -122,7 +134,8 @@ fn told(output: &Output) -> String {
 async fn callers(addresses: &[String], until: Instant, sent: &Arc<AtomicU64>) -> Vec<String> {
     let (http, mut tasks) = (client(), JoinSet::new());
     for number in 0..16 {
-        let (http, api, sent) = (http.clone(), addresses[number % addresses.len()].clone(), sent.clone());
+        let (http, api, sent) =
+            (http.clone(), addresses[number % addresses.len()].clone(), sent.clone());
         tasks.spawn(async move {
             let mut odd = Vec::new();
             while Instant::now() < until {
@@ -133,7 +146,11 @@ async fn callers(addresses: &[String], until: Instant, sent: &Arc<AtomicU64>) ->
                 let answer = request.send().await.unwrap();
                 sent.fetch_add(1, Ordering::Relaxed);
                 if answer.status() != 200 {
-                    odd.push(format!("{} {}", answer.status(), answer.text().await.unwrap_or_default()));
+                    odd.push(format!(
+                        "{} {}",
+                        answer.status(),
+                        answer.text().await.unwrap_or_default()
+                    ));
                 }
             }
             odd
@@ -142,7 +159,8 @@ async fn callers(addresses: &[String], until: Instant, sent: &Arc<AtomicU64>) ->
     tasks.join_all().await.into_iter().flatten().collect()
 }
 
-/// Commands one after another, half of them as processes of their own on the store; how many refreshes they forced.
+/// Commands one after another, half of them as processes of their own on the store; how many
+/// refreshes they forced.
 fn commands(place: &Place, until: Instant) -> u64 {
     let mut forced = 0;
     for number in 0.. {
@@ -182,11 +200,16 @@ async fn two_proxies_and_commands_redeem_each_token_once_and_no_caller_notices()
     assert!(odd.is_empty(), "{odd:?}\n{}\n{}", first.log(), second.log());
     let (counters, lasted) = (sandbox.counters(), started.elapsed().as_millis() as u64);
     let refreshes = counters.refreshes - before.refreshes;
-    // Nobody asks before two margins (of a fifth each) before expiry, and a token that lives cannot be avoided for ever.
+    // Nobody asks before two margins (of a fifth each) before expiry, and a token that lives cannot
+    // be avoided for ever.
     let most = lasted / (LIFE * 3 / 5) + forced + 2;
     let least = load().as_millis() as u64 / (4 * LIFE);
     assert!((least..=most).contains(&refreshes), "{refreshes} of {least}..={most}");
-    assert_eq!(counters.token_posts - before.token_posts, refreshes, "every token request was good for something");
+    assert_eq!(
+        counters.token_posts - before.token_posts,
+        refreshes,
+        "every token request was good for something"
+    );
     assert!(sent.load(Ordering::Relaxed) > 100 && forced > 0);
     assert_unharmed(&sandbox);
 }
@@ -196,7 +219,10 @@ async fn logins_and_logouts_in_one_process_reach_the_other() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
     let (first, second) = (place.serve(), place.serve());
-    assert_eq!(problem(second.get("/@default/v1/companies").await).await, (503, "login_required".into()));
+    assert_eq!(
+        problem(second.get("/@default/v1/companies").await).await,
+        (503, "login_required".into())
+    );
     first.login("default").await;
     until_status(&second, 200).await;
     assert_eq!(logout(&second).await, 200);
@@ -212,7 +238,10 @@ async fn logins_and_logouts_in_one_process_reach_the_other() {
         until_status(proxy, 503).await;
         assert_eq!(proxy.account("default").await["generation"], 4);
     }
-    assert!(!fs::read_to_string(place.record("default")).unwrap().contains("sbx-"), "no token is left");
+    assert!(
+        !fs::read_to_string(place.record("default")).unwrap().contains("sbx-"),
+        "no token is left"
+    );
     assert_unharmed(&sandbox);
 }
 
@@ -248,7 +277,11 @@ async fn a_backup_with_a_spent_token_ends_in_login_required_and_stays() {
     for _ in 0..3 {
         assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "login_required".into()));
     }
-    assert_eq!(posts(&sandbox, &before), 1, "nobody can know before it is tried, and then it is known for good");
+    assert_eq!(
+        posts(&sandbox, &before),
+        1,
+        "nobody can know before it is tried, and then it is known for good"
+    );
     let why = text(&proxy.account("default").await["why"]);
     assert!(why.contains("pleo-proxy login default"), "{why}");
     assert!(place.record("default").exists());
@@ -278,7 +311,11 @@ async fn a_stopped_process_that_goes_on_loses_nothing() {
     assert!(done.status.success(), "{}", told(&done));
     until_status(&proxy, 200).await;
     assert_eq!(proxy.account("default").await["generation"], 2);
-    assert_eq!(posts(&sandbox, &before), 1, "its answer was waiting for it, and the other adopts it");
+    assert_eq!(
+        posts(&sandbox, &before),
+        1,
+        "its answer was waiting for it, and the other adopts it"
+    );
     assert_unharmed(&sandbox);
 }
 
@@ -291,7 +328,12 @@ async fn a_stopped_process_is_named_and_its_death_frees_the_lock() {
     proxy.login("default").await;
     let before = sandbox.counters();
     let only_grant = Some(GrantType::RefreshToken);
-    let hang = TokenFault { kind: TokenFaultKind::Hang, count: Some(1), only_grant, ..TokenFault::default() };
+    let hang = TokenFault {
+        kind: TokenFaultKind::Hang,
+        count: Some(1),
+        only_grant,
+        ..TokenFault::default()
+    };
     sandbox.set_faults(Faults { token_answer: Some(hang), ..life(600_000) });
     let alone = Alone::new(&place);
     let mut holder = place.command(&["refresh", "--force"]).spawn().unwrap();
@@ -312,7 +354,9 @@ async fn a_stopped_process_is_named_and_its_death_frees_the_lock() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     // The server never looked at the token, introspection says so, and it is sent once more.
-    proxy.until("default", |account| account["state"] == "connected" && account["generation"] == 2).await;
+    proxy
+        .until("default", |account| account["state"] == "connected" && account["generation"] == 2)
+        .await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     assert_eq!(posts(&sandbox, &before), 2);
     assert_unharmed(&sandbox);
@@ -333,7 +377,8 @@ async fn a_login_during_a_refresh_wins_in_its_own_process_and_in_another() {
         sandbox.set_faults(Faults::default());
         let generation = asked.account("default").await["generation"].clone();
         for proxy in [&first, &second] {
-            let account = proxy.until("default", |account| account["generation"] == generation).await;
+            let account =
+                proxy.until("default", |account| account["generation"] == generation).await;
             assert_eq!(account["state"], "connected", "round {round}: {account}");
             assert_eq!(proxy.get("/v1/companies").await.status(), 200);
         }
@@ -341,7 +386,9 @@ async fn a_login_during_a_refresh_wins_in_its_own_process_and_in_another() {
         // What is on disk is the login's: it can be refreshed, and the other takes that over.
         assert_eq!(force(&second).await["outcome"], "refreshed");
         until_status(&first, 200).await;
-        first.until("default", |account| account["generation"].as_u64() > generation.as_u64()).await;
+        first
+            .until("default", |account| account["generation"].as_u64() > generation.as_u64())
+            .await;
     }
     assert_unharmed(&sandbox);
 }
@@ -357,10 +404,17 @@ async fn a_logout_during_another_processes_refresh_wins() {
     assert_eq!(logout(&second).await, 200);
     refreshing.await.unwrap();
     for proxy in [&first, &second] {
-        proxy.until("default", |account| account["state"] == "login_required" && account["generation"] == 3).await;
+        proxy
+            .until("default", |account| {
+                account["state"] == "login_required" && account["generation"] == 3
+            })
+            .await;
         assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "login_required".into()));
     }
-    assert!(!fs::read_to_string(place.record("default")).unwrap().contains("sbx-"), "no token is left");
+    assert!(
+        !fs::read_to_string(place.record("default")).unwrap().contains("sbx-"),
+        "no token is left"
+    );
     assert_eq!(posts(&sandbox, &before), 1);
 }
 
@@ -370,7 +424,8 @@ async fn logins_and_logouts_at_once_leave_one_truth_and_resurrect_nothing() {
     let (place, first, second) = two(&sandbox).await;
     let mut newest = 1;
     for round in 0..6 {
-        let (logs_in, logs_out) = if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
+        let (logs_in, logs_out) =
+            if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
         let (_, left) = tokio::join!(logs_in.login("default"), logout(logs_out));
         assert_eq!(left, 200);
         // The disk decides, and both come to see it.
@@ -380,7 +435,11 @@ async fn logins_and_logouts_at_once_leave_one_truth_and_resurrect_nothing() {
         newest += 2;
         let state = if granted { "connected" } else { "login_required" };
         for proxy in [&first, &second] {
-            proxy.until("default", |account| account["generation"] == *generation && account["state"] == state).await;
+            proxy
+                .until("default", |account| {
+                    account["generation"] == *generation && account["state"] == state
+                })
+                .await;
             assert_eq!(proxy.get("/v1/companies").await.status(), if granted { 200 } else { 503 });
         }
     }

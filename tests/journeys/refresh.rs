@@ -1,5 +1,6 @@
-//! The second journey: a refresh, under load, faults, crashes and siblings. The sandbox's counters are the judge: how
-//! many token requests there were, and whether a spent refresh token was ever sent.
+//! The second journey: a refresh, under load, faults, crashes and siblings. The sandbox's counters
+//! are the judge: how many token requests there were, and whether a spent refresh token was ever
+//! sent.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -8,7 +9,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pleo_proxy::sandbox::{Counters, ExpiresIn, Faults, GrantType, Introspection, Sandbox, TokenFault, TokenFaultKind};
+use pleo_proxy::sandbox::{
+    Counters, ExpiresIn, Faults, GrantType, Introspection, Sandbox, TokenFault, TokenFaultKind,
+};
 use serde_json::Value;
 use support::{Place, Proxy, client, problem, sandbox, text};
 use tokio::task::JoinSet;
@@ -21,7 +24,13 @@ fn life(milliseconds: u64) -> Faults {
 }
 
 fn refresh_fault(kind: TokenFaultKind, work: bool, count: Option<u32>) -> TokenFault {
-    TokenFault { kind, work, count, only_grant: Some(GrantType::RefreshToken), ..TokenFault::default() }
+    TokenFault {
+        kind,
+        work,
+        count,
+        only_grant: Some(GrantType::RefreshToken),
+        ..TokenFault::default()
+    }
 }
 
 async fn connected(sandbox: &Sandbox, more: &str) -> (Place, Proxy) {
@@ -37,7 +46,8 @@ fn posts(sandbox: &Sandbox, before: &Counters) -> u64 {
 }
 
 async fn force(proxy: &Proxy) -> Value {
-    let answer = proxy.admin(reqwest::Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+    let answer =
+        proxy.admin(reqwest::Method::POST, "/api/accounts/default/refresh?force=true", None).await;
     answer.json().await.unwrap()
 }
 
@@ -110,7 +120,8 @@ async fn a_caller_who_leaves_cancels_only_itself() {
     let sandbox = sandbox().await;
     let (place, proxy) = connected(&sandbox, COLD).await;
     sandbox.set_faults(Faults { token_latency_after_ms: 400, ..life(600_000) });
-    let forced = proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
+    let forced =
+        proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
     let gone = forced.bearer_auth(&proxy.key).timeout(Duration::from_millis(150)).send().await;
     assert!(gone.unwrap_err().is_timeout());
     proxy.until("default", |account| account["generation"] == 2).await;
@@ -127,7 +138,11 @@ async fn the_end_of_the_process_waits_for_a_token_request() {
     let before = sandbox.counters();
     let (admin, key) = (proxy.admin.clone(), proxy.key.clone());
     let asking = tokio::spawn(async move {
-        client().post(format!("{admin}/api/accounts/default/refresh?force=true")).bearer_auth(key).send().await
+        client()
+            .post(format!("{admin}/api/accounts/default/refresh?force=true"))
+            .bearer_auth(key)
+            .send()
+            .await
     });
     while sandbox.counters().token_posts == before.token_posts {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -180,11 +195,14 @@ async fn a_gateway_that_processed_nothing_logs_nobody_out() {
     let (_place, proxy) = connected(&sandbox, COLD).await;
     for kind in [TokenFaultKind::Html, TokenFaultKind::Status, TokenFaultKind::ErrorIn200] {
         let fault = TokenFault { status: Some(502), ..refresh_fault(kind, false, Some(2)) };
-        let fault = TokenFault { status: fault.status.filter(|_| kind == TokenFaultKind::Status), ..fault };
+        let fault =
+            TokenFault { status: fault.status.filter(|_| kind == TokenFaultKind::Status), ..fault };
         sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
         let generation = proxy.account("default").await["generation"].as_u64().unwrap();
         force(&proxy).await;
-        let well = |account: &Value| account["state"] == "connected" && account["generation"] == generation + 1;
+        let well = |account: &Value| {
+            account["state"] == "connected" && account["generation"] == generation + 1
+        };
         proxy.until("default", well).await;
         assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     }
@@ -196,7 +214,8 @@ async fn without_a_trusted_verdict_the_same_token_is_sent_again() {
     let sandbox = sandbox().await;
     sandbox.set_faults(Faults { introspect: Introspection::InactiveRefresh, ..Faults::default() });
     let (_place, proxy) = connected(&sandbox, COLD).await;
-    let fault = TokenFault { status: Some(500), ..refresh_fault(TokenFaultKind::Status, false, Some(1)) };
+    let fault =
+        TokenFault { status: Some(500), ..refresh_fault(TokenFaultKind::Status, false, Some(1)) };
     sandbox.set_faults(Faults {
         token_answer: Some(fault),
         introspect: Introspection::InactiveRefresh,
@@ -204,7 +223,9 @@ async fn without_a_trusted_verdict_the_same_token_is_sent_again() {
     });
     let before = sandbox.counters();
     force(&proxy).await;
-    proxy.until("default", |account| account["state"] == "connected" && account["generation"] == 2).await;
+    proxy
+        .until("default", |account| account["state"] == "connected" && account["generation"] == 2)
+        .await;
     assert_eq!((posts(&sandbox, &before), sandbox.counters().refresh_replays), (2, 0));
 }
 
@@ -231,7 +252,8 @@ async fn a_denied_grant_is_never_sent_again() {
 async fn a_refused_client_keeps_its_tokens_and_a_new_secret_heals() {
     let sandbox = sandbox().await;
     sandbox.set_faults(life(600_000));
-    let config = support::config_toward(&sandbox, COLD).replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
+    let config = support::config_toward(&sandbox, COLD)
+        .replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
     let place = Place::new(&config);
     support::write_private(&place.path().join("secret"), "sandbox-secret\n");
     let mut command = place.command(&["--json", "--set", "tokens.hold=\"3s\""]);
@@ -255,10 +277,16 @@ async fn a_refused_client_keeps_its_tokens_and_a_new_secret_heals() {
 async fn a_refusal_that_is_not_about_the_grant_never_stops_an_account() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, COLD).await;
-    let plain = |status| TokenFault { status: Some(status), ..refresh_fault(TokenFaultKind::Status, false, Some(1)) };
+    let plain = |status| TokenFault {
+        status: Some(status),
+        ..refresh_fault(TokenFaultKind::Status, false, Some(1))
+    };
     let html = |status| TokenFault { kind: TokenFaultKind::Html, ..plain(status) };
-    let coded =
-        |status, code: &str| TokenFault { kind: TokenFaultKind::Error, error: Some(code.into()), ..plain(status) };
+    let coded = |status, code: &str| TokenFault {
+        kind: TokenFaultKind::Error,
+        error: Some(code.into()),
+        ..plain(status)
+    };
     let passing = [
         (plain(400), "retrying"),
         (html(403), "retrying"),
@@ -283,8 +311,8 @@ async fn a_refusal_that_is_not_about_the_grant_never_stops_an_account() {
     assert_eq!((sandbox.counters().refresh_replays, sandbox.counters().families_revoked), (0, 0));
 }
 
-/// Whatever the token endpoint answers for ever, and however much is asked meanwhile: about one token request a second at
-/// most, and that only at first.
+/// Whatever the token endpoint answers for ever, and however much is asked meanwhile: about one
+/// token request a second at most, and that only at first.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_makes_a_storm_of_token_requests() {
     let fault = |kind, status| TokenFault { status, ..refresh_fault(kind, false, None) };
@@ -293,7 +321,10 @@ async fn no_answer_makes_a_storm_of_token_requests() {
         Faults { token_type: Some("mac".into()), ..life(1) },
         Faults { omit_refresh_token: true, token_type: Some("mac".into()), ..life(1) },
         answering(fault(TokenFaultKind::Error, Some(403))),
-        answering(TokenFault { error: Some("invalid_client".into()), ..fault(TokenFaultKind::Error, None) }),
+        answering(TokenFault {
+            error: Some("invalid_client".into()),
+            ..fault(TokenFaultKind::Error, None)
+        }),
         answering(fault(TokenFaultKind::Html, Some(404))),
         answering(fault(TokenFaultKind::Status, Some(500))),
         answering(fault(TokenFaultKind::ErrorIn200, None)),
@@ -311,11 +342,18 @@ async fn no_answer_makes_a_storm_of_token_requests() {
 async fn posts_in_four_seconds(faults: Faults) -> (Faults, u64) {
     let sandbox = sandbox().await;
     sandbox.set_faults(life(1));
-    let config = support::config_toward(&sandbox, COLD).replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
+    let config = support::config_toward(&sandbox, COLD)
+        .replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
     let place = Place::new(&config);
     let secret = place.path().join("secret");
     support::write_private(&secret, "sandbox-secret\n");
-    let mut command = place.command(&["--json", "--set", "tokens.hold=\"200ms\"", "--set", "tokens.drain=\"50ms\""]);
+    let mut command = place.command(&[
+        "--json",
+        "--set",
+        "tokens.hold=\"200ms\"",
+        "--set",
+        "tokens.drain=\"50ms\"",
+    ]);
     command.env_remove("PLEO_PROXY_CLIENT_SECRET");
     let proxy = Proxy::launch(command, &place.state());
     proxy.login("default").await;
@@ -371,7 +409,11 @@ async fn odd_answers_are_saved_first_and_used_if_they_can_be() {
     let odd = [
         Faults { expires_in: ExpiresIn::Milliseconds, ..Faults::default() },
         Faults { expires_in: ExpiresIn::String, scope_plus: true, ..Faults::default() },
-        Faults { expires_in: ExpiresIn::Missing, token_type: Some(String::new()), ..Faults::default() },
+        Faults {
+            expires_in: ExpiresIn::Missing,
+            token_type: Some(String::new()),
+            ..Faults::default()
+        },
         Faults { expires_in: ExpiresIn::Negative, omit_refresh_token: true, ..Faults::default() },
     ];
     for (number, faults) in odd.into_iter().enumerate() {
@@ -391,7 +433,10 @@ async fn a_whole_pair_in_a_damaged_answer_is_saved_and_used() {
     use TokenFaultKind::{Bom, Form, Junk, NotUtf8, TooShort, Unended};
     for (number, kind) in [Bom, NotUtf8, Junk, Unended, TooShort, Form].into_iter().enumerate() {
         // A damaged answer to a refresh, then one to a login's code.
-        sandbox.set_faults(Faults { token_answer: Some(refresh_fault(kind, true, None)), ..Faults::default() });
+        sandbox.set_faults(Faults {
+            token_answer: Some(refresh_fault(kind, true, None)),
+            ..Faults::default()
+        });
         let answer = force(&proxy).await;
         assert_eq!(answer["outcome"], "refreshed", "{kind:?}: {answer}");
         assert_eq!(proxy.get("/v1/companies").await.status(), 200, "{kind:?}");
@@ -411,7 +456,8 @@ async fn an_answer_that_came_while_the_process_was_stopped_is_used() {
     let (_place, proxy) = connected(&sandbox, COLD).await;
     sandbox.set_faults(Faults { token_latency_after_ms: 600, ..Faults::default() });
     let before = sandbox.counters();
-    let asking = proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
+    let asking =
+        proxy.http.post(format!("{}/api/accounts/default/refresh?force=true", proxy.admin));
     let asking = tokio::spawn(asking.bearer_auth(&proxy.key).send());
     while sandbox.counters().token_posts == before.token_posts {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -458,7 +504,8 @@ async fn a_siblings_refresh_is_adopted_without_a_token_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_store_is_waited_for_and_named() {
     let sandbox = sandbox().await;
-    let (place, proxy) = connected(&sandbox, &format!("{COLD}hold = \"400ms\"\ndrain = \"100ms\"\n")).await;
+    let (place, proxy) =
+        connected(&sandbox, &format!("{COLD}hold = \"400ms\"\ndrain = \"100ms\"\n")).await;
     sandbox.set_faults(life(300));
     force(&proxy).await;
     expire(300).await;
@@ -492,7 +539,15 @@ async fn a_killed_process_leaves_an_intent_that_its_successor_resolves() {
     let (place, proxy) = connected(&sandbox, COLD).await;
     sandbox.set_faults(Faults { token_latency_before_ms: 60_000, ..Faults::default() });
     let asking = Command::new("curl")
-        .args(["-s", "-m", "1", "-X", "POST", "-H", &format!("authorization: Bearer {}", proxy.key)])
+        .args([
+            "-s",
+            "-m",
+            "1",
+            "-X",
+            "POST",
+            "-H",
+            &format!("authorization: Bearer {}", proxy.key),
+        ])
         .arg(format!("{}/api/accounts/default/refresh?force=true", proxy.admin))
         .stdout(Stdio::null())
         .spawn();
@@ -518,7 +573,11 @@ async fn logout_during_a_refresh_wins() {
     let before = sandbox.counters();
     let (admin, key) = (proxy.admin.clone(), proxy.key.clone());
     let asking = tokio::spawn(async move {
-        client().post(format!("{admin}/api/accounts/default/refresh?force=true")).bearer_auth(key).send().await
+        client()
+            .post(format!("{admin}/api/accounts/default/refresh?force=true"))
+            .bearer_auth(key)
+            .send()
+            .await
     });
     while posts(&sandbox, &before) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,5 +1,5 @@
-//! The first journey: a plain request reaches Pleo with a fresh token. Who is let in, for which account, and what
-//! becomes of a 401.
+//! The first journey: a plain request reaches Pleo with a fresh token. Who is let in, for which
+//! account, and what becomes of a 401.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -11,7 +11,8 @@ use std::thread;
 use pleo_proxy::sandbox::{ApiFault, Faults, TokenFault, TokenFaultKind};
 use reqwest::Method;
 use support::upstream::{
-    After, Answer, Caller, DENIED, FINE, Stage, Upstream, Visit, config_before, eventually, stage, unconnected,
+    After, Answer, Caller, DENIED, FINE, Stage, Upstream, Visit, config_before, eventually, stage,
+    unconnected,
 };
 use support::{Place, Proxy, sandbox, write_private};
 
@@ -115,7 +116,9 @@ async fn unnamed_requests_go_to_the_only_account_then_to_default_then_to_the_con
 async fn without_a_login_the_answer_says_how_to_get_one() {
     let upstream = Upstream::fine();
     let stage = unconnected(&upstream, "").await;
-    for (target, lines) in [("/v1/x", &[][..]), ("/@default/v1/x", &[]), ("/v1/x", &["Pleo-Account: default"])] {
+    for (target, lines) in
+        [("/v1/x", &[][..]), ("/@default/v1/x", &[]), ("/v1/x", &["Pleo-Account: default"])]
+    {
         let answer = stage.caller().ask("GET", target, lines, b"");
         is(&answer, 503, "login_required");
         assert!(answer.told("fix").contains("pleo-proxy login"), "{}", answer.text());
@@ -133,8 +136,14 @@ async fn an_account_that_another_process_connects_is_found() {
     let second = stage.place.serve();
     second.login("acme").await;
     second.kill();
-    assert_eq!(stage.caller().get("/@acme/v1/x").status, 200, "a named account is looked for at once");
-    eventually("an unnamed request finds the new account", || stage.caller().get("/v1/x").status == 200);
+    assert_eq!(
+        stage.caller().get("/@acme/v1/x").status,
+        200,
+        "a named account is looked for at once"
+    );
+    eventually("an unnamed request finds the new account", || {
+        stage.caller().get("/v1/x").status == 200
+    });
 }
 
 // --- Both shapes, and the shapes that are refused.
@@ -145,15 +154,21 @@ async fn a_tool_may_use_it_as_its_http_proxy() {
     let stage = stage(&upstream, "").await;
     let (host, whole) = (upstream.address.ip().to_string(), upstream.address.to_string());
     let plain = format!("{host}:80");
-    for (authority, named) in [(&host, &host), (&whole, &whole), (&plain, &plain), (&plain, &host), (&host, &plain)] {
+    for (authority, named) in
+        [(&host, &host), (&whole, &whole), (&plain, &plain), (&plain, &host), (&host, &plain)]
+    {
         let mut caller = stage.caller();
-        caller.send(format!("GET http://{authority}/v1/x:search?a=%2F HTTP/1.1\r\nHost: {named}\r\n\r\n"));
+        caller.send(format!(
+            "GET http://{authority}/v1/x:search?a=%2F HTTP/1.1\r\nHost: {named}\r\n\r\n"
+        ));
         assert_eq!(caller.answer().status, 200, "{authority} {named}");
         assert_eq!(upstream.last().line(), "GET /v1/x:search?a=%2F HTTP/1.1");
         assert_eq!(upstream.last().all("host"), [whole.as_str()]);
     }
     let mut caller = stage.caller();
-    caller.send(format!("GET http://{host} HTTP/1.1\r\nHost: {host}\r\nProxy-Connection: keep-alive\r\n\r\n"));
+    caller.send(format!(
+        "GET http://{host} HTTP/1.1\r\nHost: {host}\r\nProxy-Connection: keep-alive\r\n\r\n"
+    ));
     assert_eq!(caller.answer().status, 200);
     assert_eq!(upstream.last().target(), "/");
     assert!(!upstream.last().names().contains(&"proxy-connection".to_owned()));
@@ -188,7 +203,12 @@ async fn what_cannot_be_forwarded_is_refused_with_a_way_out() {
         ("get /v1/x", "", 405, "method_not_allowed"),
         ("GET *", "", 400, "bad_request"),
         ("GET foo", "", 400, "bad_request"),
-        ("GET /ws", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n", 400, "bad_request"),
+        (
+            "GET /ws",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n",
+            400,
+            "bad_request",
+        ),
         ("GET /v1/x", "Expect: 200-ok\r\n", 417, "expectation_failed"),
     ] {
         let mut caller = stage.caller();
@@ -215,10 +235,19 @@ async fn what_cannot_be_forwarded_is_refused_with_a_way_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_port_has_no_admin_route() {
-    let upstream = Upstream::saying("HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\ntheir", After::Keep);
+    let upstream =
+        Upstream::saying("HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\ntheir", After::Keep);
     let stage = stage(&upstream, "").await;
     let key = format!("Authorization: Bearer {}", stage.proxy.key);
-    for target in ["/", "/health", "/ready", "/metrics", "/connect", "/callback?code=a&state=b", "/api/status"] {
+    for target in [
+        "/",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/connect",
+        "/callback?code=a&state=b",
+        "/api/status",
+    ] {
         let answer = stage.caller().ask("GET", target, &[&key], b"");
         assert_eq!((answer.status, answer.text().as_str()), (404, "their"), "{target}");
         assert_eq!(upstream.last().target(), target);
@@ -230,14 +259,17 @@ async fn the_data_port_has_no_admin_route() {
 
 // --- The guard, each refusal before anything is sent.
 
-/// Sends each head on a connection of its own; all are refused, the connections end, and the upstream is not bothered.
+/// Sends each head on a connection of its own; all are refused, the connections end, and the
+/// upstream is not bothered.
 fn refused(stage: &Stage, upstream: &Upstream, heads: &[(&str, u16, &str)]) {
     let (seen, posts) = (upstream.seen().len(), stage.sandbox.counters().token_posts);
     for (head, status, code) in heads {
         let mut caller = stage.caller();
         let host = stage.proxy.address().to_string();
         let port = stage.proxy.address().port().to_string();
-        caller.send(head.replace("HOST", &host).replace("PORT", &port).replace('\n', "\r\n") + "\r\n\r\n");
+        caller.send(
+            head.replace("HOST", &host).replace("PORT", &port).replace('\n', "\r\n") + "\r\n\r\n",
+        );
         let answer = caller.answer();
         assert_eq!(answer.problem(), (*status, (*code).to_owned()), "{head}\n{}", answer.text());
         assert!(answer.all("access-control-allow-origin").is_empty(), "{head}");
@@ -266,7 +298,11 @@ async fn web_pages_and_rebound_names_are_refused() {
         ("GET /v1/x HTTP/1.1\nHost: HOST\nSec-Fetch-Site: cross-site", 403, "forbidden_origin"),
         ("GET /v1/x HTTP/1.1\nHost: HOST\nSec-Fetch-Site: same-site", 403, "forbidden_origin"),
         ("GET /v1/x HTTP/1.1\nHost: HOST\nSec-Fetch-Site: same-origin", 403, "forbidden_origin"),
-        ("POST /v1/x HTTP/1.1\nHost: HOST\nSec-Fetch-Site: none\nContent-Length: 0", 403, "forbidden_origin"),
+        (
+            "POST /v1/x HTTP/1.1\nHost: HOST\nSec-Fetch-Site: none\nContent-Length: 0",
+            403,
+            "forbidden_origin",
+        ),
         ("GET /v1/x HTTP/1.1\nHost: HOST\nService-Worker: script", 403, "forbidden_origin"),
         (
             "OPTIONS /v1/x HTTP/1.1\nHost: HOST\nOrigin: http://evil.example\nAccess-Control-Request-Method: GET",
@@ -307,19 +343,26 @@ async fn a_request_with_two_lengths_smuggles_nothing() {
     let upstream = Upstream::fine();
     let stage = stage(&upstream, "").await;
     let own = stage.proxy.address();
-    for lengths in
-        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
-    {
+    for lengths in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ] {
         let before = upstream.seen().len();
         let mut caller = stage.caller();
         let inner = format!("GET /smuggled HTTP/1.1\r\nHost: {own}\r\n\r\n");
-        caller.send(format!("POST /v1/x HTTP/1.1\r\nHost: {own}\r\n{lengths}\r\n\r\n0\r\n\r\n{inner}"));
+        caller.send(format!(
+            "POST /v1/x HTTP/1.1\r\nHost: {own}\r\n{lengths}\r\n\r\n0\r\n\r\n{inner}"
+        ));
         let rest = caller.rest();
         assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "one answer, then the end: {rest}");
         // Refused, or forwarded by the chunks alone.
         for seen in &upstream.seen()[before..] {
             assert_eq!((seen.target(), seen.body.len()), ("/v1/x", 0));
-            assert!(seen.all("transfer-encoding").len() + seen.all("content-length").len() <= 1, "{}", seen.head);
+            assert!(
+                seen.all("transfer-encoding").len() + seen.all("content-length").len() <= 1,
+                "{}",
+                seen.head
+            );
         }
     }
 }
@@ -352,8 +395,12 @@ async fn bytes_that_are_no_request_are_turned_away() {
         format!("GET /v1/x HTTP/1.1\r\nHost: {own}\r\nX A: b\r\n\r\n"),
         format!("GET /v1/x HTTP/1.1\r\nHost: {own}\r\nX-A: a\0b\r\n\r\n"),
         format!("POST /v1/x HTTP/1.1\r\nHost: {own}\r\nContent-Length: +3\r\n\r\nabc"),
-        format!("POST /v1/x HTTP/1.1\r\nHost: {own}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
-        format!("POST /v1/x HTTP/1.0\r\nHost: {own}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!(
+            "POST /v1/x HTTP/1.1\r\nHost: {own}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"
+        ),
+        format!(
+            "POST /v1/x HTTP/1.0\r\nHost: {own}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         format!("G@T /v1/x y HTTP/1.1\r\nHost: {own}\r\n\r\n"),
     ] {
         let mut caller = stage.caller();
@@ -410,7 +457,11 @@ async fn read_only_lets_reads_and_searches_through() {
         ("POST /v1/vendors%3Asearch HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("POST /v1/vendors?x=:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("POST /v1/vendors;:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
-        ("POST /@default/v1/vendors/17;x:search HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
+        (
+            "POST /@default/v1/vendors/17;x:search HTTP/1.1\nHost: HOST\nContent-Length: 0",
+            403,
+            "read_only",
+        ),
         ("POST /v1/vendors/17:archive HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("PUT /@default/v1/x HTTP/1.1\nHost: HOST\nContent-Length: 0", 403, "read_only"),
         ("DELETE /v1/x HTTP/1.1\nHost: HOST", 403, "read_only"),
@@ -421,9 +472,11 @@ async fn read_only_lets_reads_and_searches_through() {
     assert_eq!(stage.caller().ask("GET", "/v1/x", &lines, b"").status, 200);
     assert!(!upstream.last().head.contains("DELETE"));
     assert_eq!(stage.caller().ask("HEAD", "/v1/x", &[], b"").status, 200);
-    for target in
-        ["/@default/v1/vendors:search?limit=1", "/v0/aggregations/tags", "/v0/tax-codes:calculate-tax-amounts"]
-    {
+    for target in [
+        "/@default/v1/vendors:search?limit=1",
+        "/v0/aggregations/tags",
+        "/v0/tax-codes:calculate-tax-amounts",
+    ] {
         assert_eq!(stage.caller().ask("POST", target, &[], b"{}").status, 200, "{target}");
     }
 }
@@ -454,14 +507,22 @@ async fn disconnecting_needs_a_setting_and_is_a_logout() {
 async fn a_local_key_is_asked_for_and_stays_here() {
     let upstream = Upstream::fine();
     let sandbox = sandbox().await;
-    let place = Place::new(&config_before(&sandbox, &upstream.origin, "[guard]\nlocal_key_file = \"local-key\"\n"));
+    let place = Place::new(&config_before(
+        &sandbox,
+        &upstream.origin,
+        "[guard]\nlocal_key_file = \"local-key\"\n",
+    ));
     write_private(&place.path().join("local-key"), "the-local-key-of-this-test-0123456789\n");
     let proxy = place.serve();
     proxy.login("default").await;
     let stage = Stage { proxy, place, sandbox };
     let heads = [
         ("GET /v1/x HTTP/1.1\nHost: HOST", 403, "local_key_required"),
-        ("GET /v1/x HTTP/1.1\nHost: HOST\nPleo-Proxy-Key: the-local-key", 403, "local_key_required"),
+        (
+            "GET /v1/x HTTP/1.1\nHost: HOST\nPleo-Proxy-Key: the-local-key",
+            403,
+            "local_key_required",
+        ),
         (
             "GET /v1/x HTTP/1.1\nHost: HOST\nPleo-Proxy-Key: the-local-key-of-this-test-0123456789\nX-Forwarded-For: 1.2.3.4",
             403,
@@ -482,7 +543,11 @@ async fn an_allow_listed_page_gets_its_exact_origin_and_nobody_elses() {
     let stage = stage(&upstream, "[guard]\nallow_origins = [\"http://localhost:3000\"]\n").await;
     let page = "Origin: http://localhost:3000";
 
-    let asked = ["Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: pleo-account", page];
+    let asked = [
+        "Access-Control-Request-Method: PUT",
+        "Access-Control-Request-Headers: pleo-account",
+        page,
+    ];
     let mut caller = stage.caller();
     let preflight = caller.ask("OPTIONS", "/v1/x", &asked, b"");
     assert_eq!(preflight.status, 204);
@@ -502,7 +567,11 @@ async fn an_allow_listed_page_gets_its_exact_origin_and_nobody_elses() {
 
     let ours = caller.ask("GET", "/@nobody/v1/x", &[page], b"");
     is(&ours, 404, "account_unknown");
-    assert_eq!(ours.all("access-control-allow-origin"), ["http://localhost:3000"], "the page may read why");
+    assert_eq!(
+        ours.all("access-control-allow-origin"),
+        ["http://localhost:3000"],
+        "the page may read why"
+    );
 
     let heads = [
         ("GET /v1/x HTTP/1.1\nHost: HOST\nOrigin: http://localhost:30001", 403, "forbidden_origin"),
@@ -527,7 +596,9 @@ async fn a_development_server_may_pass_on_what_a_listed_page_reads() {
         (&own, "", 403),
     ] {
         let mut caller = stage.caller();
-        caller.send(format!("GET /v1/x HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Site: same-origin\r\n{referer}\r\n"));
+        caller.send(format!(
+            "GET /v1/x HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Site: same-origin\r\n{referer}\r\n"
+        ));
         assert_eq!(caller.answer().status, status, "{host} {referer}");
     }
     let seen = upstream.seen();
@@ -718,7 +789,8 @@ async fn a_401_before_the_body_was_read_loses_nothing_of_it() {
         caller.begin("PUT", "/v1/x", &[framing]);
         let half = "h".repeat(1000);
         let chunked = framing.starts_with("Transfer");
-        let part = |text: &str| if chunked { format!("3e8\r\n{text}\r\n") } else { text.to_owned() };
+        let part =
+            |text: &str| if chunked { format!("3e8\r\n{text}\r\n") } else { text.to_owned() };
         caller.send(part(&half));
         waiting.recv().unwrap();
         caller.send(part(&half));
@@ -751,7 +823,11 @@ async fn two_hundred_401s_at_once_cost_one_refresh() {
     let stage = stage(&upstream, "").await;
     let address = stage.proxy.address();
     let callers: Vec<_> = (0..CALLERS)
-        .map(|n| thread::spawn(move || Caller::to(address).ask("POST", "/v1/x", &[], format!("{n}").as_bytes())))
+        .map(|n| {
+            thread::spawn(move || {
+                Caller::to(address).ask("POST", "/v1/x", &[], format!("{n}").as_bytes())
+            })
+        })
         .collect();
     for caller in callers {
         let answer = caller.join().unwrap();
@@ -791,11 +867,16 @@ async fn a_401_that_no_refresh_can_mend_says_why() {
 
     let upstream = Upstream::saying(DENIED, After::Keep);
     let stage = support::upstream::stage(&upstream, "").await;
-    let busy = TokenFault { kind: TokenFaultKind::Status, status: Some(503), ..TokenFault::default() };
+    let busy =
+        TokenFault { kind: TokenFaultKind::Status, status: Some(503), ..TokenFault::default() };
     stage.sandbox.set_faults(Faults { token_answer: Some(busy), ..Faults::default() });
     let answer = stage.caller().get("/v1/x");
     is(&answer, 503, "auth_unreachable");
-    assert!(answer.header("retry-after").is_some_and(|wait| wait.parse::<u32>().unwrap() >= 1), "{}", answer.head);
+    assert!(
+        answer.header("retry-after").is_some_and(|wait| wait.parse::<u32>().unwrap() >= 1),
+        "{}",
+        answer.head
+    );
     assert_eq!((upstream.seen().len(), stage.sandbox.counters().token_posts), (1, 2));
 }
 
@@ -806,7 +887,10 @@ async fn both_loopback_families_lead_to_it() {
     let upstream = Upstream::fine();
     let stage = stage(&upstream, "").await;
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
-        let address = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, stage.proxy.address().port()));
+        let address = std::net::SocketAddr::from((
+            std::net::Ipv6Addr::LOCALHOST,
+            stage.proxy.address().port(),
+        ));
         assert_eq!(Caller::to(address).get("/v1/x").status, 200);
     }
     assert_eq!(stage.caller().get("/v1/x").status, 200);
@@ -989,7 +1073,8 @@ async fn mixed_parallel_requests_never_mix_their_accounts() {
     let stage = unconnected(&upstream, "").await;
     stage.proxy.login("acme").await;
     stage.proxy.login("other").await;
-    let [acme, other] = ["acme", "other"].map(|name| stage.caller().get(&format!("/@{name}/v1/x")).text());
+    let [acme, other] =
+        ["acme", "other"].map(|name| stage.caller().get(&format!("/@{name}/v1/x")).text());
     let address = stage.proxy.address();
     let workers: Vec<_> = (0..8)
         .map(|worker| {
@@ -1015,7 +1100,10 @@ async fn the_first_login_of_a_sibling_is_noticed_by_callers_who_name_no_account(
     let sandbox = support::sandbox().await;
     let place = support::Place::toward(&sandbox, "");
     let (first, second) = (place.serve(), place.serve());
-    assert_eq!(support::problem(first.get("/v1/companies").await).await, (503, "login_required".into()));
+    assert_eq!(
+        support::problem(first.get("/v1/companies").await).await,
+        (503, "login_required".into())
+    );
     second.login("acme").await;
     let start = std::time::Instant::now();
     while first.get("/v1/companies").await.status() != 200 {

@@ -1,5 +1,5 @@
-//! No secret leaves but to where it belongs: every journey at the finest log level, and then every 12 characters of
-//! every secret, in every usual writing, looked for in all that the process wrote.
+//! No secret leaves but to where it belongs: every journey at the finest log level, and then every
+//! 12 characters of every secret, in every usual writing, looked for in all that the process wrote.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, Faults, GrantType, Options, Sandbox, TokenFault, TokenFaultKind};
+use pleo_proxy::sandbox::{
+    ApiFault, ApiFaultKind, Faults, GrantType, Options, Sandbox, TokenFault, TokenFaultKind,
+};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use support::upstream::eventually;
@@ -58,7 +60,12 @@ impl Vault {
         let mut slices = HashMap::new();
         for (secret, what) in &self.0 {
             for writing in writings(secret) {
-                slices.extend(writing.as_bytes().windows(SLICE).map(|slice| (slice.try_into().unwrap(), &**what)));
+                slices.extend(
+                    writing
+                        .as_bytes()
+                        .windows(SLICE)
+                        .map(|slice| (slice.try_into().unwrap(), &**what)),
+                );
             }
         }
         slices
@@ -69,14 +76,26 @@ impl Vault {
 fn writings(secret: &str) -> Vec<String> {
     let form = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let percent = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
-    let html = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+    let html = secret
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;");
     let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").unwrap();
         hex
     });
-    let mut all = vec![secret.to_owned(), form(secret), percent.to_ascii_lowercase(), percent, html, hex];
-    all.extend([json!(secret).to_string(), format!("{secret:?}")].map(|quoted| quoted.trim_matches('"').to_owned()));
-    let pairs = [format!("{CLIENT_ID}:{secret}"), format!("{CLIENT_ID}:{}", form(secret)), format!("Bearer {secret}")];
+    let mut all =
+        vec![secret.to_owned(), form(secret), percent.to_ascii_lowercase(), percent, html, hex];
+    all.extend(
+        [json!(secret).to_string(), format!("{secret:?}")]
+            .map(|quoted| quoted.trim_matches('"').to_owned()),
+    );
+    let pairs = [
+        format!("{CLIENT_ID}:{secret}"),
+        format!("{CLIENT_ID}:{}", form(secret)),
+        format!("Bearer {secret}"),
+    ];
     let shifted = (0..3).map(|shift| &secret[shift..]);
     for plain in shifted.chain(pairs.iter().map(String::as_str)) {
         all.extend([STANDARD.encode(plain), URL_SAFE_NO_PAD.encode(plain)]);
@@ -86,8 +105,11 @@ fn writings(secret: &str) -> Vec<String> {
 
 /// Where which secret shows in a text.
 fn leaks(slices: &HashMap<[u8; SLICE], &str>, place: &str, text: &[u8]) -> Vec<String> {
-    let hits = text.windows(SLICE).enumerate().filter_map(|(at, slice)| Some((at, slices.get(slice)?)));
-    let around = |at: usize| String::from_utf8_lossy(&text[at.saturating_sub(60)..(at + 60).min(text.len())]);
+    let hits =
+        text.windows(SLICE).enumerate().filter_map(|(at, slice)| Some((at, slices.get(slice)?)));
+    let around = |at: usize| {
+        String::from_utf8_lossy(&text[at.saturating_sub(60)..(at + 60).min(text.len())])
+    };
     hits.take(3).map(|(at, what)| format!("{what} in {place}: ...{}...", around(at))).collect()
 }
 
@@ -145,7 +167,8 @@ struct Run {
     said: Vec<(String, String)>,
 }
 
-/// A command of the binary that has the secret from its variable and a browser that writes down what it was given.
+/// A command of the binary that has the secret from its variable and a browser that writes down
+/// what it was given.
 fn command(place: &Place, arguments: &[&str]) -> Command {
     let mut command = place.command(&[&["--log", "trace"], arguments].concat());
     let path = std::env::var("PATH").unwrap_or_default();
@@ -157,7 +180,10 @@ fn command(place: &Place, arguments: &[&str]) -> Command {
 /// The same begun by a shell, after what it is told.
 fn after(shell: &str, inner: &Command) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.current_dir(inner.get_current_dir().unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -167,7 +193,10 @@ fn after(shell: &str, inner: &Command) -> Command {
 fn browser_that_writes_down(place: &Place) {
     let bin = place.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    let script = format!("#!/bin/sh\nenv >> '{0}/child.env'\necho \"$@\" >> '{0}/child.args'\n", bin.display());
+    let script = format!(
+        "#!/bin/sh\nenv >> '{0}/child.env'\necho \"$@\" >> '{0}/child.args'\n",
+        bin.display()
+    );
     for name in ["xdg-open", "gio", "wslview"] {
         fs::write(bin.join(name), &script).unwrap();
         fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -180,7 +209,12 @@ fn parameter(url: &str, name: &str) -> Option<String> {
 }
 
 fn refresh_fault(kind: TokenFaultKind, work: bool) -> Faults {
-    faulty(TokenFault { kind, work, only_grant: Some(GrantType::RefreshToken), ..TokenFault::default() })
+    faulty(TokenFault {
+        kind,
+        work,
+        only_grant: Some(GrantType::RefreshToken),
+        ..TokenFault::default()
+    })
 }
 
 fn faulty(fault: TokenFault) -> Faults {
@@ -189,12 +223,17 @@ fn faulty(fault: TokenFault) -> Faults {
 
 impl Run {
     async fn start() -> Self {
-        let sandbox = sandbox_with(Options { client_secret: CLIENT_SECRET.into(), ..Options::default() }).await;
+        let sandbox =
+            sandbox_with(Options { client_secret: CLIENT_SECRET.into(), ..Options::default() })
+                .await;
         let relay = Relay::before(sandbox.auth);
         let through = |config: String, url: String| {
             config.replace(
                 &format!("\"{url}\""),
-                &format!("\"{}\"", url.replace(&sandbox.auth.to_string(), &relay.address.to_string())),
+                &format!(
+                    "\"{}\"",
+                    url.replace(&sandbox.auth.to_string(), &relay.address.to_string())
+                ),
             )
         };
         let config = config_toward(&sandbox, "[guard]\nlocal_key_file = \"local-key\"\n");
@@ -214,7 +253,8 @@ impl Run {
 
     /// Keeps what was said. `needed` are the secrets that this very answer is there to hand over.
     fn hear(&mut self, place: &str, text: &str, needed: &[&str]) {
-        let text = needed.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(needed)"));
+        let text =
+            needed.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(needed)"));
         self.said.push((place.to_owned(), text));
     }
 
@@ -239,8 +279,10 @@ impl Run {
     /// A request of a caller who has secrets too.
     async fn ask(&mut self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
         let request = client().get(format!("{}{path}?token={}", self.proxy.api, CALLERS[1]));
-        let request = request.bearer_auth(CALLERS[0]).header("cookie", format!("sid={}", CALLERS[2]));
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            request.bearer_auth(CALLERS[0]).header("cookie", format!("sid={}", CALLERS[2]));
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let response = request.send().await.unwrap();
         // Pleo repeats a caller's query to that caller.
         let needed: &[&str] = if response.status() == 200 { &[CALLERS[1]] } else { &[] };
@@ -260,7 +302,11 @@ impl Run {
         for (stream, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
             let link = self.link_in(bytes);
             let needed: Vec<&str> = link.iter().map(String::as_str).collect();
-            self.hear(&format!("{stream} of {arguments:?}"), &String::from_utf8_lossy(bytes), &needed);
+            self.hear(
+                &format!("{stream} of {arguments:?}"),
+                &String::from_utf8_lossy(bytes),
+                &needed,
+            );
         }
         self.harvest();
         output
@@ -269,7 +315,12 @@ impl Run {
     /// The one-time key that `open` is there to print.
     fn link_in(&mut self, bytes: &[u8]) -> Option<String> {
         let text = String::from_utf8_lossy(bytes);
-        let key: String = text.split_once("#key=")?.1.chars().take_while(|c| !c.is_whitespace() && *c != '"').collect();
+        let key: String = text
+            .split_once("#key=")?
+            .1
+            .chars()
+            .take_while(|c| !c.is_whitespace() && *c != '"')
+            .collect();
         self.vault.keep("link key", &key);
         Some(key)
     }
@@ -332,7 +383,9 @@ impl Run {
     }
 
     async fn force(&mut self, account: &str) -> u16 {
-        self.admin(Method::POST, &format!("/api/accounts/{account}/refresh?force=true"), None).await.0
+        self.admin(Method::POST, &format!("/api/accounts/{account}/refresh?force=true"), None)
+            .await
+            .0
     }
 }
 
@@ -342,13 +395,19 @@ async fn logins(run: &mut Run) {
     assert_eq!(run.vault.count("access_token"), 1, "the record is read");
     let back = run.connect("failing").await;
     let state = parameter(&back, "state").unwrap();
-    for wrong in [back.replace(&state, &state[1..]), format!("{back}&state={state}"), format!("{back}x&iss=y")] {
+    for wrong in [
+        back.replace(&state, &state[1..]),
+        format!("{back}&state={state}"),
+        format!("{back}x&iss=y"),
+    ] {
         assert_eq!(run.visit(&wrong).await.0, 400);
     }
     let denied = format!("{}/callback?error=access_denied&state={state}", run.proxy.admin);
     assert_eq!(run.visit(&denied).await.0, 400);
     use TokenFaultKind as Kind;
-    for kind in [Kind::Truncated, Kind::Lost, Kind::Html, Kind::Status, Kind::Error, Kind::ErrorIn200] {
+    for kind in
+        [Kind::Truncated, Kind::Lost, Kind::Html, Kind::Status, Kind::Error, Kind::ErrorIn200]
+    {
         run.sandbox.set_faults(faulty(TokenFault { kind, work: true, ..TokenFault::default() }));
         let back = run.connect("failing").await;
         assert_eq!(run.visit(&back).await.0, 400, "{kind:?}");
@@ -368,7 +427,10 @@ async fn logins(run: &mut Run) {
         json!({"redirected_url": back}),
     );
     assert_eq!(run.admin(Method::POST, path, Some(wrong)).await.0, 400);
-    assert_eq!(run.admin(Method::POST, path, Some(json!({"redirected_url": back, "x": 1}))).await.0, 400);
+    assert_eq!(
+        run.admin(Method::POST, path, Some(json!({"redirected_url": back, "x": 1}))).await.0,
+        400
+    );
     assert_eq!(run.admin(Method::POST, path, Some(right)).await.0, 200);
 }
 
@@ -409,17 +471,26 @@ async fn imports(run: &mut Run) {
     assert_eq!(run.answer("/api/shutdown", ended, &[]).await.0, 202);
     assert!(lender.child.wait().unwrap().success());
     run.hear("log of one that was told to end", &lender.log(), &[]);
-    let record: Value = serde_json::from_slice(&fs::read(donor.record("default")).unwrap()).unwrap();
+    let record: Value =
+        serde_json::from_slice(&fs::read(donor.record("default")).unwrap()).unwrap();
     let token = text(&record["record"]["grant"]["refresh_token"]);
     run.vault.keep("refresh_token", &token);
     let done = run.command(&["login", "imported", "--import-refresh-token"], &format!("{token}\n"));
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     let bad = "sbx-refresh-that-nobody-ever-issued-K3v9TzQ1";
     run.vault.keep("refused refresh token", bad);
-    assert_eq!(run.command(&["login", "refused", "--import-refresh-token"], bad).status.code(), Some(1));
+    assert_eq!(
+        run.command(&["login", "refused", "--import-refresh-token"], bad).status.code(),
+        Some(1)
+    );
     let path = "/api/accounts/refused/login";
     assert!(run.admin(Method::POST, path, Some(json!({"refresh_token": bad}))).await.0 >= 400);
-    assert_eq!(run.admin(Method::POST, path, Some(json!({"refresh_token": bad, "redirected_url": ""}))).await.0, 400);
+    assert_eq!(
+        run.admin(Method::POST, path, Some(json!({"refresh_token": bad, "redirected_url": ""})))
+            .await
+            .0,
+        400
+    );
     assert_eq!(run.admin(Method::POST, path, Some(json!({"refreshtoken": bad}))).await.0, 400);
 }
 
@@ -469,10 +540,18 @@ async fn requests(run: &mut Run) {
     let nothing: &[(&str, &str)] = &[];
     assert_eq!(run.ask("/v1/companies", nothing).await.0, 403);
     assert_eq!(run.ask("/v1/companies", &[("pleo-proxy-key", CALLERS[3])]).await.0, 403);
-    for (name, value) in [("host", "rebind.test"), ("origin", "http://evil.test"), ("sec-fetch-site", "cross-site")] {
-        assert_eq!(run.ask("/v1/companies", &[(name, value), ("pleo-proxy-key", LOCAL_KEY)]).await.0, 403, "{name}");
+    for (name, value) in
+        [("host", "rebind.test"), ("origin", "http://evil.test"), ("sec-fetch-site", "cross-site")]
+    {
+        assert_eq!(
+            run.ask("/v1/companies", &[(name, value), ("pleo-proxy-key", LOCAL_KEY)]).await.0,
+            403,
+            "{name}"
+        );
     }
-    for (account, status) in [("nobody", 404), ("denied", 503), ("lost", 503), ("imported", 200), ("A", 400)] {
+    for (account, status) in
+        [("nobody", 404), ("denied", 503), ("lost", 503), ("imported", 200), ("A", 400)]
+    {
         let told = run.served(&format!("/@{account}/v1/companies")).await;
         assert!(told == status || account == "A" && told >= 400, "{account}: {told}");
     }
@@ -480,7 +559,16 @@ async fn requests(run: &mut Run) {
 
 /// Every route of the admin listener, with and without the key.
 async fn admin_routes(run: &mut Run) {
-    for path in ["/", "/health", "/ready", "/metrics", "/api/status", "/callback", "/nothing", "/api/nothing"] {
+    for path in [
+        "/",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/api/status",
+        "/callback",
+        "/nothing",
+        "/api/nothing",
+    ] {
         run.admin(Method::GET, path, None).await;
         let request = client().get(format!("{}{path}", run.proxy.admin)).bearer_auth(CALLERS[3]);
         let response = request.send().await.unwrap();
@@ -488,7 +576,10 @@ async fn admin_routes(run: &mut Run) {
     }
     for path in ["refresh", "logout", "login"] {
         assert_eq!(run.admin(Method::POST, &format!("/api/accounts/No/{path}"), None).await.0, 404);
-        assert_eq!(run.admin(Method::GET, &format!("/api/accounts/default/{path}"), None).await.0, 405);
+        assert_eq!(
+            run.admin(Method::GET, &format!("/api/accounts/default/{path}"), None).await.0,
+            405
+        );
     }
     let session = "/api/session";
     let response = run.proxy.admin(Method::POST, session, None).await;
@@ -496,20 +587,30 @@ async fn admin_routes(run: &mut Run) {
     let key = run.link_in(link.to_string().as_bytes()).unwrap();
     run.hear(session, &link.to_string(), &[&key]);
     for status in [200, 401] {
-        let request = client().post(format!("{}{session}", run.proxy.admin)).header("origin", &run.proxy.admin);
+        let request = client()
+            .post(format!("{}{session}", run.proxy.admin))
+            .header("origin", &run.proxy.admin);
         let response = request.json(&json!({"key": key})).send().await.unwrap();
         assert_eq!(response.status(), status);
-        let cookie = response.headers().get("set-cookie").map(|cookie| cookie.to_str().unwrap().to_owned());
-        let value = cookie.as_deref().and_then(|cookie| cookie.split(['=', ';']).nth(1)).unwrap_or("(none)").to_owned();
+        let cookie =
+            response.headers().get("set-cookie").map(|cookie| cookie.to_str().unwrap().to_owned());
+        let value = cookie
+            .as_deref()
+            .and_then(|cookie| cookie.split(['=', ';']).nth(1))
+            .unwrap_or("(none)")
+            .to_owned();
         if status == 200 {
             run.vault.keep("session cookie", &value);
         }
         run.answer(session, response, &[&value]).await;
-        let request = client().get(format!("{}/api/status", run.proxy.admin)).header("origin", &run.proxy.admin);
+        let request = client()
+            .get(format!("{}/api/status", run.proxy.admin))
+            .header("origin", &run.proxy.admin);
         let response = request.header("cookie", cookie.unwrap_or_default()).send().await.unwrap();
         run.answer("/api/status", response, &[]).await;
     }
-    let wrong = client().post(format!("{}{session}", run.proxy.admin)).json(&json!({"key": CALLERS[3]}));
+    let wrong =
+        client().post(format!("{}{session}", run.proxy.admin)).json(&json!({"key": CALLERS[3]}));
     let response = wrong.send().await.unwrap();
     run.answer(session, response, &[]).await;
 }
@@ -533,9 +634,12 @@ fn commands(run: &mut Run) {
     let secret = run.place.path().join("bad-secret");
     let file = "client.secret_file=bad-secret";
     let lines = format!("{CLIENT_SECRET}\n\u{1}{CLIENT_SECRET}\n");
-    for (mode, content) in
-        [(0o644, CLIENT_SECRET), (0o600, &*lines), (0o600, "\n"), (0o600, &*CLIENT_SECRET.repeat(2000))]
-    {
+    for (mode, content) in [
+        (0o644, CLIENT_SECRET),
+        (0o600, &*lines),
+        (0o600, "\n"),
+        (0o600, &*CLIENT_SECRET.repeat(2000)),
+    ] {
         fs::write(&secret, content).unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
         run.command(&["config", "check", "--set", file], "");
@@ -546,7 +650,10 @@ fn commands(run: &mut Run) {
     let path = run.place.path().join("proxy.toml");
     let config = fs::read_to_string(&path).unwrap();
     let quoted = json!(CLIENT_SECRET).to_string();
-    write_private(&path, &config.replacen("[client]\n", &format!("[client]\nsecret = {quoted}\n"), 1));
+    write_private(
+        &path,
+        &config.replacen("[client]\n", &format!("[client]\nsecret = {quoted}\n"), 1),
+    );
     let refused = run.command(&["config", "check"], "");
     assert_eq!(refused.status.code(), Some(2), "a secret in the configuration is refused");
     write_private(&path, &config);
@@ -555,7 +662,16 @@ fn commands(run: &mut Run) {
 /// What the system tells about the process, and its files.
 fn files_and_process(run: &mut Run, when: &str) {
     let mut folders = vec![run.place.path().to_owned()];
-    let own = ["proxy.toml", "admin.key", "local-key", "bad-secret", "xdg-open", "gio", "wslview", "child.args"];
+    let own = [
+        "proxy.toml",
+        "admin.key",
+        "local-key",
+        "bad-secret",
+        "xdg-open",
+        "gio",
+        "wslview",
+        "child.args",
+    ];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap().flatten() {
             let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
@@ -570,7 +686,11 @@ fn files_and_process(run: &mut Run, when: &str) {
                 false if is_record || own.contains(&&*name) => {}
                 false => {
                     let content = fs::read(&path).unwrap();
-                    run.hear(&format!("{} {when}", path.display()), &String::from_utf8_lossy(&content), &[]);
+                    run.hear(
+                        &format!("{} {when}", path.display()),
+                        &String::from_utf8_lossy(&content),
+                        &[],
+                    );
                     run.hear("the names of files", &name, &[]);
                 }
             }
@@ -606,14 +726,23 @@ async fn no_secret_is_in_anything_that_the_process_wrote() {
 
     run.proxy.signal("TERM");
     assert!(run.proxy.child.wait().unwrap().success());
-    for arguments in [&["status"][..], &["refresh", "--force"], &["logout", "by-command"], &["login", "x", "--paste"]] {
+    for arguments in [
+        &["status"][..],
+        &["refresh", "--force"],
+        &["logout", "by-command"],
+        &["login", "x", "--paste"],
+    ] {
         let output = command(&run.place, arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let url = said.lines().find_map(|line| line.trim().parse::<Url>().ok());
         let secrets = url.map(|url| run.asked(url.as_str())).unwrap_or_default();
         let needed: Vec<&str> = secrets.iter().map(String::as_str).collect();
         run.hear(&format!("stderr of {arguments:?} alone"), &said, &needed);
-        run.hear(&format!("stdout of {arguments:?} alone"), &String::from_utf8_lossy(&output.stdout), &needed);
+        run.hear(
+            &format!("stdout of {arguments:?} alone"),
+            &String::from_utf8_lossy(&output.stdout),
+            &needed,
+        );
         run.harvest();
     }
     commands(&mut run);
@@ -635,13 +764,31 @@ fn assert_clean(mut run: Run) {
     for (what, begin, ends) in from_wire {
         let values = run.relay.values(begin, ends);
         assert!(!values.is_empty(), "the relay heard no {what}");
-        values.iter().filter(|value| value.len() >= SLICE).for_each(|value| run.vault.keep(what, value));
+        values
+            .iter()
+            .filter(|value| value.len() >= SLICE)
+            .for_each(|value| run.vault.keep(what, value));
     }
-    for what in ["client secret", "local key", "admin key", "link key", "session cookie", "code", "state", "verifier"] {
+    for what in [
+        "client secret",
+        "local key",
+        "admin key",
+        "link key",
+        "session cookie",
+        "code",
+        "state",
+        "verifier",
+    ] {
         assert!(run.vault.count(what) >= 1, "no {what} was collected");
     }
     let log = run.proxy.log();
-    for told in ["connected account=default", "login failed", "refreshed account", "broke off", "logged out"] {
+    for told in [
+        "connected account=default",
+        "login failed",
+        "refreshed account",
+        "broke off",
+        "logged out",
+    ] {
         assert!(log.contains(told), "the log does not tell of {told:?}: {log}");
     }
     run.hear("log", &log, &[]);
@@ -654,12 +801,16 @@ fn assert_clean(mut run: Run) {
     found.dedup();
     assert!(found.is_empty(), "{} leaks\n{}", found.len(), found.join("\n"));
 
-    // The scan is no blind one: each secret, written in each way, would have been found in this very log.
+    // The scan is no blind one: each secret, written in each way, would have been found in this
+    // very log.
     for (secret, what) in &run.vault.0 {
         for writing in writings(secret) {
             let middle = (writing.len() - SLICE) / 2;
             let planted = format!("{log} path=/v1/x note={} ", &writing[middle..middle + SLICE]);
-            assert!(!leaks(&slices, "log", &planted.as_bytes()[log.len()..]).is_empty(), "{what}: {writing}");
+            assert!(
+                !leaks(&slices, "log", &planted.as_bytes()[log.len()..]).is_empty(),
+                "{what}: {writing}"
+            );
         }
     }
 }
@@ -744,7 +895,9 @@ async fn nobody_looks_into_the_process_and_it_leaves_no_core() {
     let ended = proxy.child.wait().unwrap();
     assert!(matches!(ended.signal(), Some(6 | 11)), "{ended}");
     assert!(!ended.core_dumped());
-    let names = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = fs::read_dir(place.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let cores: Vec<String> = names.filter(|name| name.starts_with("core")).collect();
     assert!(cores.is_empty(), "{cores:?}");
 }

@@ -1,4 +1,5 @@
-//! Hostile surroundings: nobody reads the log, every place is taken, files are few, a second signal comes.
+//! Hostile surroundings: nobody reads the log, every place is taken, files are few, a second signal
+//! comes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -14,7 +15,8 @@ use serde_json::Value;
 use support::{PATIENCE, Place, Proxy, raw, sandbox, text};
 
 /// Writes of a request whose body never ends: its place stays taken.
-const SLOW_UPLOAD: &str = "POST /v1/vendors HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: 100000\r\n\r\nx";
+const SLOW_UPLOAD: &str =
+    "POST /v1/vendors HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: 100000\r\n\r\nx";
 
 fn request(proxy: &Proxy, template: &str) -> Vec<u8> {
     template.replace("PORT", &proxy.address().port().to_string()).into_bytes()
@@ -66,7 +68,8 @@ async fn nobody_reads_stderr_and_requests_refreshes_and_the_end_go_on() {
     let proxy = Proxy::launch(command, &place.state());
     proxy.login("default").await;
     for _ in 0..20 {
-        let forced = proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
+        let forced =
+            proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
         assert!(forced.status().is_success() || forced.status() == 503, "{}", forced.status());
         assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     }
@@ -79,7 +82,9 @@ async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone()
     let sandbox = sandbox().await;
     let (place, proxy) = connected(&sandbox, "").await;
     drop(proxy);
-    place.configure(&support::config_toward(&sandbox, "").replace("[client]", "max_connections = 8\n[client]"));
+    place.configure(
+        &support::config_toward(&sandbox, "").replace("[client]", "max_connections = 8\n[client]"),
+    );
     let proxy = place.serve();
     let held = fill(&proxy, 8);
     let get = request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n");
@@ -90,10 +95,16 @@ async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone()
     }
     for caller in &mut callers {
         let answer = answer(caller);
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("pleo-proxy-error: overloaded"), "{answer:?}");
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("pleo-proxy-error: overloaded"),
+            "{answer:?}"
+        );
         assert!(answer.ends_with('}') && answer.contains("retry-after: 1"), "{answer:?}");
     }
-    assert_eq!(proxy.http.get(format!("{}/health", proxy.admin)).send().await.unwrap().status(), 200);
+    assert_eq!(
+        proxy.http.get(format!("{}/health", proxy.admin)).send().await.unwrap().status(),
+        200
+    );
     assert_eq!(place.run(&["status"]).status.code(), Some(0));
     drop(held);
     let start = Instant::now();
@@ -111,7 +122,8 @@ async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
     let mut few = Command::new("prlimit");
     few.args(["--nofile=256:256", env!("CARGO_BIN_EXE_pleo-proxy"), "--json", "--log", "debug"]);
     few.current_dir(place.path()).env_clear().env("HOME", place.path());
-    few.env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret").env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    few.env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret")
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     few.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if Command::new("prlimit").arg("--version").output().is_err() {
         return println!("skipped: prlimit is missing");
@@ -120,9 +132,16 @@ async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
     let mut resting = Vec::new();
     for number in 0..300 {
         let mut caller = connect(&proxy);
-        caller.write_all(&request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n")).unwrap();
+        caller
+            .write_all(&request(
+                &proxy,
+                "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
+            ))
+            .unwrap();
         let mut head = [0; 12];
-        caller.read_exact(&mut head).unwrap_or_else(|error| panic!("caller {number}: {error}\n{}", proxy.log()));
+        caller
+            .read_exact(&mut head)
+            .unwrap_or_else(|error| panic!("caller {number}: {error}\n{}", proxy.log()));
         assert_eq!(&head, b"HTTP/1.1 200", "caller {number}");
         resting.push(caller);
     }
@@ -131,8 +150,12 @@ async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
 
 /// A program of user 65534; none if this is not root, who alone can start one.
 fn as_nobody(program: &[&str]) -> Option<Command> {
-    if !rustix::process::geteuid().is_root() || Command::new("setpriv").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)");
+    if !rustix::process::geteuid().is_root()
+        || Command::new("setpriv").arg("--version").output().is_err()
+    {
+        eprintln!(
+            "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
+        );
         return None;
     }
     let mut command = Command::new("setpriv");
@@ -151,8 +174,10 @@ async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
     assert_eq!(codes.matches("403 ").count(), 300, "{codes}");
     let lines = proxy.log().matches("a program of another user was turned away").count();
     assert!((1..10).contains(&lines), "{lines} lines of 300");
-    let silent = "for i in {1..100}; do exec {fd}<>/dev/tcp/127.0.0.1/$0; done; echo; exec sleep 60";
-    let mut silent = as_nobody(&["bash", "-c", silent, &proxy.address().port().to_string()]).unwrap();
+    let silent =
+        "for i in {1..100}; do exec {fd}<>/dev/tcp/127.0.0.1/$0; done; echo; exec sleep 60";
+    let mut silent =
+        as_nobody(&["bash", "-c", silent, &proxy.address().port().to_string()]).unwrap();
     let mut silent = silent.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     silent.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
@@ -166,7 +191,8 @@ async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
     let (place, mut proxy) = connected(&sandbox, "").await;
     sandbox.set_faults(Faults { latency_ms: 60_000, ..Faults::default() });
     let mut held = connect(&proxy);
-    held.write_all(&request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n")).unwrap();
+    held.write_all(&request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"))
+        .unwrap();
     until("the request is under way", || sandbox.counters().api_requests > 0);
     proxy.signal("TERM");
     until("it drains", || proxy.log().contains("ending"));
@@ -182,7 +208,11 @@ async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
     assert_eq!(proxy.child.wait().unwrap().code(), Some(1));
     assert!(second.elapsed() < pleo_proxy::server::DRAIN / 2, "it waited for the drain");
     assert!(proxy.log().contains("ended at once"), "{}", proxy.log());
-    assert_eq!(std::fs::read_dir(place.state().join("run")).unwrap().count(), 0, "the run file is gone");
+    assert_eq!(
+        std::fs::read_dir(place.state().join("run")).unwrap().count(),
+        0,
+        "the run file is gone"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,16 +251,29 @@ async fn a_logins_own_listener_has_the_others_guard_and_peer_check() {
     let place = Place::toward(&sandbox, "");
     let ask = |fields: &str| {
         beside_a_login(&place, &sandbox, |port| {
-            let head = format!("GET /back?code=c&state=s HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{fields}\r\n");
-            raw(format!("127.0.0.1:{port}").parse().unwrap(), head.as_bytes(), Duration::from_secs(2))
+            let head = format!(
+                "GET /back?code=c&state=s HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{fields}\r\n"
+            );
+            raw(
+                format!("127.0.0.1:{port}").parse().unwrap(),
+                head.as_bytes(),
+                Duration::from_secs(2),
+            )
         })
     };
-    let person = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
+    let person =
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
     let answer = ask(person);
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("<title>"), "a person is let in: {answer:?}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("<title>"),
+        "a person is let in: {answer:?}"
+    );
     for (fields, code) in [
         ("Origin: https://evil.example\r\n", "forbidden_origin"),
-        ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n", "forbidden_origin"),
+        (
+            "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+            "forbidden_origin",
+        ),
         ("Host: evil.example\r\n", "bad_request"),
     ] {
         let answer = ask(fields);

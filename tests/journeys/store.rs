@@ -1,4 +1,5 @@
-//! The store's contract: whoever has the lock writes, what is written is whole, and what cannot be trusted is left alone.
+//! The store's contract: whoever has the lock writes, what is written is whole, and what cannot be
+//! trusted is left alone.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use std::collections::{HashMap, HashSet};
@@ -12,8 +13,8 @@ use std::time::Duration;
 use pleo_proxy::private_file::PrivateFileError;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{
-    AccountName, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked, OpenError, Record, RecordError,
-    Store,
+    AccountName, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked, OpenError,
+    Record, RecordError, Store,
 };
 
 /// Enough for a lock that nobody holds.
@@ -35,7 +36,11 @@ fn record(generation: u64) -> Record {
             expires_at: 1_800_000_000_000,
             life: 600_000,
             scope: vec!["companies:read".into()],
-            issued: Issued { token_endpoint: "t".into(), client_id: "c".into(), api_origin: "a".into() },
+            issued: Issued {
+                token_endpoint: "t".into(),
+                client_id: "c".into(),
+                api_origin: "a".into(),
+            },
             logged_in_at: 1,
             refreshed_at: 2,
             introspection_trusted: true,
@@ -71,7 +76,8 @@ async fn save(store: &Store, account: &str, record: Record) {
 /// All file names of a folder, sorted.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -128,7 +134,11 @@ async fn versions_are_told_apart() {
     let second = store.versions(vec![name("acme")]).await;
     assert_ne!(first.1, second.1, "even if the content is the same");
     fs::set_permissions(records.join("acme.json"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert_ne!(second.1, store.versions(vec![name("acme")]).await.1, "a mode that was changed is news");
+    assert_ne!(
+        second.1,
+        store.versions(vec![name("acme")]).await.1,
+        "a mode that was changed is news"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +148,9 @@ async fn the_lock_excludes_other_handles_and_names_the_holder() {
     let held = lock(store, "acme").await;
     for handle in [store, &other] {
         match handle.lock(&name("acme"), Duration::ZERO).await {
-            Err(LockError::Busy(Some(holder))) => assert_eq!(holder, format!("process {}", std::process::id())),
+            Err(LockError::Busy(Some(holder))) => {
+                assert_eq!(holder, format!("process {}", std::process::id()))
+            }
             taken => panic!("{taken:?}"),
         }
     }
@@ -162,7 +174,10 @@ async fn the_lock_excludes_other_processes_and_dies_with_them() {
     let pid = holder.id();
     wait_for("locked", &mut holder);
     let busy = store.lock(&name("acme"), Duration::ZERO).await.unwrap_err();
-    assert!(matches!(&busy, LockError::Busy(Some(named)) if *named == format!("process {pid}")), "{busy}");
+    assert!(
+        matches!(&busy, LockError::Busy(Some(named)) if *named == format!("process {pid}")),
+        "{busy}"
+    );
     assert!(busy.to_string().contains(&pid.to_string()), "{busy}");
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -199,21 +214,27 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
     let before = listing(records);
     let mut messages = HashMap::new();
     for account in [
-        "cut", "empty", "binary", "flipped", "newer", "large", "lax", "group", "linked", "symlink", "dangling",
-        "folder", "fifo",
+        "cut", "empty", "binary", "flipped", "newer", "large", "lax", "group", "linked", "symlink",
+        "dangling", "folder", "fifo",
     ] {
         let account_name = name(account);
         let load = store.load(&account_name);
-        let refused = tokio::time::timeout(PATIENCE, load).await.expect("never waits on a FIFO").unwrap_err();
+        let refused =
+            tokio::time::timeout(PATIENCE, load).await.expect("never waits on a FIFO").unwrap_err();
         let as_expected = matches!(
             (account, &refused),
-            ("cut" | "empty" | "binary" | "flipped", RecordError::Undecodable(_, DecodeError::Corrupt(_)))
-                | ("newer", RecordError::Undecodable(_, DecodeError::Version(3)))
+            (
+                "cut" | "empty" | "binary" | "flipped",
+                RecordError::Undecodable(_, DecodeError::Corrupt(_))
+            ) | ("newer", RecordError::Undecodable(_, DecodeError::Version(3)))
                 | ("large", RecordError::Refused(PrivateFileError::TooLarge(..)))
                 | ("lax", RecordError::Refused(PrivateFileError::Lax(_, 0o644)))
                 | ("group", RecordError::Refused(PrivateFileError::Lax(..)))
                 | ("linked", RecordError::Refused(PrivateFileError::Linked(_, 2)))
-                | ("symlink" | "dangling" | "folder" | "fifo", RecordError::Refused(PrivateFileError::NotRegular(_)))
+                | (
+                    "symlink" | "dangling" | "folder" | "fifo",
+                    RecordError::Refused(PrivateFileError::NotRegular(_))
+                )
         );
         assert!(as_expected, "{account}: {refused:?}");
         let message = refused.to_string();
@@ -226,7 +247,11 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
     let distinct: HashSet<_> = kinds.iter().map(|account| &messages[account]).collect();
     assert_eq!(distinct.len(), kinds.len(), "{messages:#?}");
     assert!(messages["lax"].contains("chmod 600"), "{}", messages["lax"]);
-    assert_eq!(store.load(&name("good")).await.unwrap().unwrap().generation, 1, "the others are fine");
+    assert_eq!(
+        store.load(&name("good")).await.unwrap().unwrap().generation,
+        1,
+        "the others are fine"
+    );
 }
 
 /// Name, mode, size and inode of all that is in a folder.
@@ -254,7 +279,9 @@ async fn only_a_call_for_it_puts_a_record_aside() {
 #[tokio::test]
 async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only() {
     let Place { records, .. } = &place();
-    for file in [".acme.abc123.tmp", ".acme-2.abc123.tmp", ".beta.abc123.tmp", "notes.tmp", ".other"] {
+    for file in
+        [".acme.abc123.tmp", ".acme-2.abc123.tmp", ".beta.abc123.tmp", "notes.tmp", ".other"]
+    {
         fs::write(records.join(file), "half a record").unwrap();
     }
     let store = Store::open(records).unwrap();
@@ -264,9 +291,13 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
     let held = lock(&store, "acme").await;
     let other = Store::open(records).unwrap();
     assert!(other.lock(&name("acme"), Duration::ZERO).await.is_err());
-    assert_eq!(names(records), [".acme-2.abc123.tmp", ".beta.abc123.tmp", ".other", "acme.lock", "notes.tmp"]);
+    assert_eq!(
+        names(records),
+        [".acme-2.abc123.tmp", ".beta.abc123.tmp", ".other", "acme.lock", "notes.tmp"]
+    );
 
-    // The file under way of whoever has the lock is no leftover, not even for one who looks meanwhile.
+    // The file under way of whoever has the lock is no leftover, not even for one who looks
+    // meanwhile.
     store.prepare(&held).await.unwrap();
     let looking = Store::open(records).unwrap();
     assert!(looking.lock(&name("acme"), Duration::ZERO).await.is_err());
@@ -288,7 +319,8 @@ async fn a_prepared_file_becomes_the_record() {
     assert!(fs::metadata(records.join(&temp)).unwrap().blocks() > 0, "its space is taken");
 
     // A note in between leaves it alone.
-    let intent = Intent { generation: 1, token: "abc".into(), sent_at: 1, first_sent_at: 1, resends: 0 };
+    let intent =
+        Intent { generation: 1, token: "abc".into(), sent_at: 1, first_sent_at: 1, resends: 0 };
     let noted = Record { intent: Some(intent.clone()), ..record(1) };
     store.note(&locked, &noted).await.unwrap();
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().open_intent(), Some(&intent));
@@ -299,7 +331,11 @@ async fn a_prepared_file_becomes_the_record() {
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().encode(), record(2).encode());
     store.prepare(&locked).await.unwrap();
     drop(locked);
-    assert_eq!(names(records), ["acme.json", "acme.lock"], "what was prepared and not used is gone with the lock");
+    assert_eq!(
+        names(records),
+        ["acme.json", "acme.lock"],
+        "what was prepared and not used is gone with the lock"
+    );
 }
 
 #[tokio::test]
@@ -363,7 +399,11 @@ async fn killed_between_any_two_saves_it_leaves_a_record_that_loads() {
         writer.wait().unwrap();
         let loaded = store.load(&name("acme")).await.unwrap().expect("the first save was reported");
         assert_eq!(loaded.encode(), record(loaded.generation).encode());
-        assert!(loaded.generation > last, "what was saved stays: {} after {last}", loaded.generation);
+        assert!(
+            loaded.generation > last,
+            "what was saved stays: {} after {last}",
+            loaded.generation
+        );
         last = loaded.generation;
     }
     let fresh = Store::open(records).unwrap();
@@ -374,7 +414,10 @@ async fn killed_between_any_two_saves_it_leaves_a_record_that_loads() {
 /// This test binary again, with one part to play.
 fn part(part: &str, records: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "store::child", "--nocapture", "--test-threads=1"]).env(PART, part).env(FOLDER, records);
+    command
+        .args(["--exact", "store::child", "--nocapture", "--test-threads=1"])
+        .env(PART, part)
+        .env(FOLDER, records);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -396,7 +439,8 @@ async fn child() {
             let _ = std::io::stdin().lines().next();
         }
         _ => {
-            let first = store.load(&name("acme")).await.unwrap().map_or(1, |record| record.generation + 1);
+            let first =
+                store.load(&name("acme")).await.unwrap().map_or(1, |record| record.generation + 1);
             // Bounded, should nobody kill it.
             for generation in first..first + 20_000 {
                 store.prepare(&locked).await.unwrap();

@@ -1,5 +1,5 @@
-//! Clients that tunnel to their HTTP proxy even for `http://` addresses (Node's): a tunnel to the API ends here, and what
-//! comes in it is served and guarded like any other request.
+//! Clients that tunnel to their HTTP proxy even for `http://` addresses (Node's): a tunnel to the
+//! API ends here, and what comes in it is served and guarded like any other request.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -14,7 +14,9 @@ fn plain(upstream: &Upstream) -> String {
 /// A connection in a tunnel to `target`.
 fn tunnel(stage: &Stage, target: &str) -> Caller {
     let mut caller = stage.caller();
-    caller.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Connection: keep-alive\r\n\r\n"));
+    caller.send(format!(
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Connection: keep-alive\r\n\r\n"
+    ));
     let answer = caller.head();
     assert_eq!(answer.status, 200, "{}", answer.head);
     for field in ["content-length", "transfer-encoding"] {
@@ -35,10 +37,14 @@ async fn requests_in_a_tunnel_to_the_api_are_served_like_any_other() {
         assert_eq!(upstream.last().line(), "GET /v1/x:search?a=%2F HTTP/1.1");
         assert_eq!(upstream.last().all("host"), [upstream.address.to_string()]);
         assert!(upstream.last().token().starts_with("Bearer "));
-        caller.send(format!("POST /@default/v1/y HTTP/1.1\r\nHost: {target}\r\nContent-Length: 4\r\n\r\nbody"));
+        caller.send(format!(
+            "POST /@default/v1/y HTTP/1.1\r\nHost: {target}\r\nContent-Length: 4\r\n\r\nbody"
+        ));
         assert_eq!(caller.answer().status, 200, "{target}");
         assert_eq!(upstream.last().target(), "/v1/y");
-        caller.send(format!("GET http://{target}/v1/z HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"));
+        caller.send(format!(
+            "GET http://{target}/v1/z HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"
+        ));
         assert_eq!(caller.answer().status, 200, "in absolute form");
         assert!(caller.is_closed());
     }
@@ -53,8 +59,9 @@ async fn a_request_right_behind_connect_is_the_tunnels_first() {
     let target = plain(&upstream);
     let mut caller = stage.caller();
     let connect = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-    let get =
-        format!("GET /v1/first HTTP/1.1\r\nHost: {target}\r\n\r\nGET /v1/second HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let get = format!(
+        "GET /v1/first HTTP/1.1\r\nHost: {target}\r\n\r\nGET /v1/second HTTP/1.1\r\nHost: {target}\r\n\r\n"
+    );
     caller.send(connect + &get);
     assert_eq!(caller.head().status, 200);
     assert_eq!((caller.answer().status, caller.answer().status), (200, 200));
@@ -113,7 +120,10 @@ async fn other_tunnels_are_refused_with_what_to_do_instead() {
         assert_eq!(answer.problem(), (status, code.to_owned()), "{target} {more}");
         if status == 405 {
             let fix = answer.told("fix");
-            assert!(fix.contains(&format!("Call http://{own}/v1/")) && fix.contains("not https://"), "{fix}");
+            assert!(
+                fix.contains(&format!("Call http://{own}/v1/")) && fix.contains("not https://"),
+                "{fix}"
+            );
         }
         assert!(caller.is_closed(), "{target} {more}");
     }

@@ -49,7 +49,11 @@ async fn connected(place: &Place) -> Proxy {
 async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
     let (sandbox, place, socket) = place().await;
     let proxy = connected(&place).await;
-    assert!(proxy.api.starts_with("unix:/") && proxy.api.ends_with("door/api.sock"), "{}", proxy.api);
+    assert!(
+        proxy.api.starts_with("unix:/") && proxy.api.ends_with("door/api.sock"),
+        "{}",
+        proxy.api
+    );
     assert_eq!(proxy.status().await["api"], proxy.api.as_str());
     let answer = companies(&socket);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"data\""), "{answer}");
@@ -59,7 +63,10 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
     for (head, code) in [
         ("GET /v1/companies HTTP/1.1\r\nHost: evil.example", "forbidden_host"),
         ("GET /v1/companies HTTP/1.1\r\nHost: localhost:8088", "forbidden_host"),
-        ("GET /v1/companies HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost", "forbidden_origin"),
+        (
+            "GET /v1/companies HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost",
+            "forbidden_origin",
+        ),
         ("GET /v1/../x HTTP/1.1\r\nHost: localhost", "bad_request"),
     ] {
         let answer = ask(&socket, head);
@@ -81,7 +88,11 @@ async fn the_socket_of_a_killed_process_is_taken_over_and_a_live_one_is_not() {
     let second = place.run(&SOCKET);
     let words = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{words}");
-    assert!(words.contains(&format!("process {}", proxy.child.id())) && words.contains("pleo-proxy stop"), "{words}");
+    assert!(
+        words.contains(&format!("process {}", proxy.child.id()))
+            && words.contains("pleo-proxy stop"),
+        "{words}"
+    );
     assert!(companies(&socket).starts_with("HTTP/1.1 200"), "the first one goes on");
 }
 
@@ -102,24 +113,44 @@ async fn a_folder_that_others_may_enter_or_own_is_refused() {
     drop(UnixListener::bind(&socket).unwrap());
     std::os::unix::fs::chown(&socket, Some(65534), Some(65534)).unwrap();
     let refused = place.run(&SOCKET);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("another user's socket"), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("another user's socket"),
+        "{refused:?}"
+    );
     assert_eq!(fs::symlink_metadata(&socket).unwrap().uid(), 65534, "and it is left alone");
     std::os::unix::fs::chown(folder, Some(65534), Some(65534)).unwrap();
     let refused = place.run(&SOCKET);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("belongs to user 65534"), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("belongs to user 65534"),
+        "{refused:?}"
+    );
 }
 
-/// The modes keep others out; should somebody widen them, the kernel's word about the caller still does.
+/// The modes keep others out; should somebody widen them, the kernel's word about the caller still
+/// does.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_user_is_refused_even_where_the_modes_would_let_it_in() {
-    if !rustix::process::geteuid().is_root() || Command::new("setpriv").arg("--version").output().is_err() {
-        return eprintln!("SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)");
+    if !rustix::process::geteuid().is_root()
+        || Command::new("setpriv").arg("--version").output().is_err()
+    {
+        return eprintln!(
+            "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
+        );
     }
     let (sandbox, place, socket) = place().await;
     let proxy = connected(&place).await;
     let as_nobody = || {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-s", "-i", "-m", "10"]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "curl",
+            "-s",
+            "-i",
+            "-m",
+            "10",
+        ]);
         command.arg("--unix-socket").arg(&socket).arg("http://localhost/v1/companies");
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
     };

@@ -26,7 +26,12 @@ type Headers<'a> = &'a [(&'a str, &'a str)];
 async fn ask(proxy: &Proxy, method: &str, path: &str, headers: Headers<'_>) -> Response {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let request = client().request(method, format!("{}{path}", proxy.admin));
-    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await.unwrap()
+    headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value))
+        .send()
+        .await
+        .unwrap()
 }
 
 async fn status_of(proxy: &Proxy, method: &str, path: &str, headers: Headers<'_>) -> u16 {
@@ -55,7 +60,13 @@ async fn link_key(proxy: &Proxy) -> String {
 
 async fn trade(proxy: &Proxy, key: &str) -> Response {
     let url = format!("{}/api/session", proxy.admin);
-    client().post(url).header("origin", &proxy.admin).json(&json!({"key": key})).send().await.unwrap()
+    client()
+        .post(url)
+        .header("origin", &proxy.admin)
+        .json(&json!({"key": key}))
+        .send()
+        .await
+        .unwrap()
 }
 
 /// A session cookie, as the browser sends it back.
@@ -80,25 +91,55 @@ async fn every_closed_route_needs_the_key_or_a_session_of_our_own_page() {
         ("key without its scheme", &[("authorization", &proxy.key)], Some(401)),
         ("basic", &[("authorization", "Basic a2V5")], Some(401)),
         ("cookie of nobody's page", &[("cookie", &cookie)], Some(401)),
-        ("key as cookie", &[("cookie", &format!("pleo_proxy_session={}", proxy.key)), ("origin", &own)], Some(401)),
-        ("cookie of another page", &[("cookie", &cookie), ("origin", "http://evil.test")], Some(403)),
-        ("cookie of another port", &[("cookie", &cookie), ("origin", "http://127.0.0.1:1")], Some(403)),
-        ("cookie of another site", &[("cookie", &cookie), ("sec-fetch-site", "cross-site")], Some(403)),
-        ("key of another page", &[("authorization", &key), ("origin", "http://evil.test")], Some(403)),
+        (
+            "key as cookie",
+            &[("cookie", &format!("pleo_proxy_session={}", proxy.key)), ("origin", &own)],
+            Some(401),
+        ),
+        (
+            "cookie of another page",
+            &[("cookie", &cookie), ("origin", "http://evil.test")],
+            Some(403),
+        ),
+        (
+            "cookie of another port",
+            &[("cookie", &cookie), ("origin", "http://127.0.0.1:1")],
+            Some(403),
+        ),
+        (
+            "cookie of another site",
+            &[("cookie", &cookie), ("sec-fetch-site", "cross-site")],
+            Some(403),
+        ),
+        (
+            "key of another page",
+            &[("authorization", &key), ("origin", "http://evil.test")],
+            Some(403),
+        ),
         ("key", &[("authorization", &key)], None),
-        ("session", &[("cookie", &cookie), ("sec-fetch-site", "same-origin"), ("origin", &own)], None),
+        (
+            "session",
+            &[("cookie", &cookie), ("sec-fetch-site", "same-origin"), ("origin", &own)],
+            None,
+        ),
     ];
     for (who, headers, refused) in cases {
-        for (method, path) in CLOSED.into_iter().chain([("POST", "/api/session"), ("GET", "/api/nothing")]) {
+        for (method, path) in
+            CLOSED.into_iter().chain([("POST", "/api/session"), ("GET", "/api/nothing")])
+        {
             let answer = ask(&proxy, method, path, headers).await;
             let status = answer.status().as_u16();
             match refused {
-                None => assert!(![401, 403, 405].contains(&status), "{who}: {method} {path}: {status}"),
+                None => {
+                    assert!(![401, 403, 405].contains(&status), "{who}: {method} {path}: {status}")
+                }
                 // Where there is no such route, nobody learns it without the key.
                 Some(refused) => assert_eq!(status, refused, "{who}: {method} {path}"),
             }
             if status == 401 {
-                assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+                assert!(
+                    answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer")
+                );
                 assert_eq!(answer.headers()["content-type"], "application/problem+json");
             }
         }
@@ -111,9 +152,21 @@ async fn without_the_key_no_method_of_any_path_does_or_tells_anything() {
     let (_place, proxy) = connected(&sandbox).await;
     let before = proxy.account("acme").await;
     let posts = sandbox.counters().token_posts;
-    let paths =
-        ["/api/status", "/api/shutdown", "/api/session", "/api", "/api/", "/metrics", "/api/accounts/acme/login"];
-    let more = ["/api/accounts/acme/refresh?force=true", "/api/accounts/acme/logout", "//api/status", "/API/status"];
+    let paths = [
+        "/api/status",
+        "/api/shutdown",
+        "/api/session",
+        "/api",
+        "/api/",
+        "/metrics",
+        "/api/accounts/acme/login",
+    ];
+    let more = [
+        "/api/accounts/acme/refresh?force=true",
+        "/api/accounts/acme/logout",
+        "//api/status",
+        "/API/status",
+    ];
     for path in paths.into_iter().chain(more) {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let answer = ask(&proxy, method, path, &[]).await;
@@ -129,7 +182,8 @@ async fn without_the_key_no_method_of_any_path_does_or_tells_anything() {
         }
     }
     for method in ["TRACE", "CONNECT", "FOO"] {
-        let request = format!("{method} /api/status HTTP/1.1\r\nhost: {}\r\n\r\n", proxy.admin_address());
+        let request =
+            format!("{method} /api/status HTTP/1.1\r\nhost: {}\r\n\r\n", proxy.admin_address());
         let answer = raw(proxy.admin_address(), request.as_bytes(), Duration::from_millis(200));
         assert!(answer.starts_with("HTTP/1.1 4"), "{method}: {answer}");
     }
@@ -141,21 +195,37 @@ async fn without_the_key_no_method_of_any_path_does_or_tells_anything() {
 async fn the_open_pages_say_up_or_down_and_nothing_else() {
     let sandbox = sandbox().await;
     let (place, proxy) = connected(&sandbox).await;
-    let record: Value = serde_json::from_slice(&std::fs::read(place.record("acme")).unwrap()).unwrap();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(place.record("acme")).unwrap()).unwrap();
     let subject = text(&record["record"]["subject"]);
     for path in OPEN {
         let body = ask(&proxy, "GET", path, &[]).await.text().await.unwrap();
-        for private in ["acme", "companies:read", &subject, "sandbox-client", "20", &place.path().display().to_string()]
-        {
-            assert!(path == "/" && private == "20" || !body.contains(private), "{path} tells {private}: {body}");
+        for private in [
+            "acme",
+            "companies:read",
+            &subject,
+            "sandbox-client",
+            "20",
+            &place.path().display().to_string(),
+        ] {
+            assert!(
+                path == "/" && private == "20" || !body.contains(private),
+                "{path} tells {private}: {body}"
+            );
         }
     }
-    assert_eq!(ask(&proxy, "GET", "/health", &[]).await.json::<Value>().await.unwrap(), json!({"status": "ok"}));
+    assert_eq!(
+        ask(&proxy, "GET", "/health", &[]).await.json::<Value>().await.unwrap(),
+        json!({"status": "ok"})
+    );
     // Without the key there is one page for everybody, whoever is connected.
     let page = ask(&proxy, "GET", "/", &[]).await.text().await.unwrap();
     let key = bearer(&proxy);
     proxy.admin(Method::POST, "/api/accounts/acme/logout", None).await;
-    assert_eq!(ask(&proxy, "GET", "/", &[("authorization", &key)]).await.text().await.unwrap(), page);
+    assert_eq!(
+        ask(&proxy, "GET", "/", &[("authorization", &key)]).await.text().await.unwrap(),
+        page
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +259,10 @@ async fn a_link_opens_one_session() {
     assert_eq!(trade(&proxy, &proxy.key).await.status(), 401, "the admin key is no link");
     assert_eq!(trade(&proxy, "").await.status(), 401);
     let as_bearer = format!("Bearer {}", link_key(&proxy).await);
-    assert_eq!(status_of(&proxy, "GET", "/api/status", &[("authorization", &as_bearer)]).await, 401);
+    assert_eq!(
+        status_of(&proxy, "GET", "/api/status", &[("authorization", &as_bearer)]).await,
+        401
+    );
     for path in [format!("/api/status?key={}", proxy.key), format!("/?key={key}")] {
         let body = ask(&proxy, "GET", &path, &[]).await.text().await.unwrap();
         assert!(!body.contains("acme"), "{path}: {body}");
@@ -205,11 +278,22 @@ async fn guessing_keys_is_barred_and_bars_nobody_else() {
     let mut seen = Vec::new();
     for guess in 0..60 {
         let url = format!("{}/api/status", proxy.admin);
-        seen.push(http.get(url).bearer_auth(format!("guess-{guess}")).send().await.unwrap().status().as_u16());
+        seen.push(
+            http.get(url)
+                .bearer_auth(format!("guess-{guess}"))
+                .send()
+                .await
+                .unwrap()
+                .status()
+                .as_u16(),
+        );
     }
     assert_eq!((seen[0], seen[59]), (401, 429), "{seen:?}");
     assert_eq!(trade(&proxy, "guess").await.status(), 429);
-    assert_eq!(status_of(&proxy, "GET", "/api/status", &[("authorization", &bearer(&proxy))]).await, 200);
+    assert_eq!(
+        status_of(&proxy, "GET", "/api/status", &[("authorization", &bearer(&proxy))]).await,
+        200
+    );
     let own: Headers<'_> = &[("cookie", &cookie), ("sec-fetch-site", "same-origin")];
     assert_eq!(status_of(&proxy, "GET", "/api/status", own).await, 200);
 }
@@ -224,20 +308,29 @@ async fn a_page_of_another_site_can_post_nothing() {
         &[("origin", "http://evil.test"), form],
         &[("origin", "null"), form],
         &[("origin", &proxy.api), form],
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document"), form],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+            form,
+        ],
         &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors"), form],
     ];
     let targets = ["refresh", "logout", "login"].map(|verb| format!("/api/accounts/acme/{verb}"));
     for path in targets.iter().map(String::as_str).chain(["/api/shutdown", "/api/session"]) {
         for page in pages {
             // Even with the key in hand.
-            let headers: Vec<_> = page.iter().copied().chain([("authorization", key.as_str())]).collect();
+            let headers: Vec<_> =
+                page.iter().copied().chain([("authorization", key.as_str())]).collect();
             let answer = ask(&proxy, "POST", path, &headers).await;
             assert_eq!(answer.status(), 403, "{path} {page:?}");
             assert_eq!(answer.headers()["pleo-proxy-error"], "forbidden_origin");
-            assert!(answer.headers().keys().all(|name| !name.as_str().starts_with("access-control")));
+            assert!(
+                answer.headers().keys().all(|name| !name.as_str().starts_with("access-control"))
+            );
         }
-        let rebound = ask(&proxy, "POST", path, &[("host", "rebind.test"), ("authorization", &key)]).await;
+        let rebound =
+            ask(&proxy, "POST", path, &[("host", "rebind.test"), ("authorization", &key)]).await;
         assert_eq!(rebound.headers()["pleo-proxy-error"], "forbidden_host", "{path}");
         assert_eq!(rebound.status(), 403);
     }
@@ -249,8 +342,11 @@ async fn other_sites_may_lead_a_person_to_three_pages_only() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
-    let navigation: Headers<'_> =
-        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    let navigation: Headers<'_> = &[
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-dest", "document"),
+    ];
     assert_eq!(status_of(&proxy, "GET", "/", navigation).await, 200);
     assert_eq!(status_of(&proxy, "GET", "/connect", navigation).await, 302);
     assert_eq!(status_of(&proxy, "GET", "/callback", navigation).await, 400);
@@ -259,7 +355,8 @@ async fn other_sites_may_lead_a_person_to_three_pages_only() {
     }
     for dest in ["iframe", "image", "script", "object", "empty"] {
         let mode = if dest == "iframe" || dest == "object" { "navigate" } else { "no-cors" };
-        let headers = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+        let headers =
+            [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
         for path in ["/", "/connect?account=x", "/callback?code=a&state=b"] {
             assert_eq!(status_of(&proxy, "GET", path, &headers).await, 403, "{dest} {path}");
         }
@@ -274,7 +371,8 @@ async fn no_get_changes_anything() {
     let before = std::fs::read(place.record("acme")).unwrap();
     let posts = sandbox.counters().token_posts;
     let key = bearer(&proxy);
-    let paths = ["refresh?force=true", "logout", "login"].map(|verb| format!("/api/accounts/acme/{verb}"));
+    let paths =
+        ["refresh?force=true", "logout", "login"].map(|verb| format!("/api/accounts/acme/{verb}"));
     for path in paths.iter().map(String::as_str).chain(["/api/shutdown", "/api/session"]) {
         for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH"] {
             let answer = ask(&proxy, method, path, &[("authorization", &key)]).await;
@@ -295,7 +393,14 @@ async fn what_is_not_there_is_told_so() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox).await;
     let key = bearer(&proxy);
-    for path in ["/nothing", "/api/metrics", "/api/nothing", "/api/requests", "/api/accounts/acme", "/favicon.ico"] {
+    for path in [
+        "/nothing",
+        "/api/metrics",
+        "/api/nothing",
+        "/api/requests",
+        "/api/accounts/acme",
+        "/favicon.ico",
+    ] {
         let answer = ask(&proxy, "GET", path, &[("authorization", &key)]).await;
         assert_eq!(answer.status(), 404, "{path}");
         assert_eq!(answer.headers()["pleo-proxy-error"], "not_found", "{path}");
@@ -325,7 +430,10 @@ async fn pages_are_kept_by_nobody_framed_by_nobody_and_load_nothing() {
         let answer = ask(&proxy, "GET", path, &[]).await;
         let headers = answer.headers();
         let policy = headers["content-security-policy"].to_str().unwrap();
-        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{path}: {policy}"
+        );
         assert!(!policy.contains("unsafe-") && !policy.contains("http"), "{path}: {policy}");
         assert_eq!(headers["cache-control"], "no-store", "{path}");
         assert_eq!(headers["referrer-policy"], "no-referrer", "{path}");
@@ -341,7 +449,9 @@ async fn answers_about_accounts_are_kept_by_no_cache() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox).await;
     let key = bearer(&proxy);
-    for (method, path) in [("GET", "/api/status"), ("POST", "/api/session"), ("POST", "/api/accounts/acme/login")] {
+    for (method, path) in
+        [("GET", "/api/status"), ("POST", "/api/session"), ("POST", "/api/accounts/acme/login")]
+    {
         let answer = ask(&proxy, method, path, &[("authorization", &key)]).await;
         assert!(answer.status().is_success());
         assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");
@@ -355,7 +465,8 @@ async fn no_answer_holds_a_token_or_a_secret() {
     let key = bearer(&proxy);
     let mut secrets = vec!["sandbox-secret".to_owned(), proxy.key.clone()];
     let tokens = || {
-        let record: Value = serde_json::from_slice(&std::fs::read(place.record("acme")).unwrap()).unwrap();
+        let record: Value =
+            serde_json::from_slice(&std::fs::read(place.record("acme")).unwrap()).unwrap();
         ["access_token", "refresh_token"].map(|name| text(&record["record"]["grant"][name]))
     };
     secrets.extend(tokens());
@@ -386,7 +497,10 @@ async fn no_answer_holds_a_token_or_a_secret() {
         for at in 0..=secret.len() - 12 {
             let Some(slice) = secret.get(at..at + 12) else { continue };
             // "sandbox-client" and "sandbox-secret" begin alike.
-            assert!(slice.starts_with("sandbox-") || !answers.contains(slice), "{slice} of a secret is in {answers}");
+            assert!(
+                slice.starts_with("sandbox-") || !answers.contains(slice),
+                "{slice} of a secret is in {answers}"
+            );
         }
     }
 }
@@ -438,10 +552,20 @@ async fn shutdown_ends_the_process_well() {
 async fn the_data_port_has_no_admin_routes() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox).await;
-    for path in ["/health", "/ready", "/", "/connect", "/callback", "/api/status", "/metrics", "/@acme/api/status"] {
+    for path in [
+        "/health",
+        "/ready",
+        "/",
+        "/connect",
+        "/callback",
+        "/api/status",
+        "/metrics",
+        "/@acme/api/status",
+    ] {
         let requests = sandbox.counters().api_requests;
         let url = format!("{}{path}", proxy.api);
-        let answer = client().get(url).header("authorization", bearer(&proxy)).send().await.unwrap();
+        let answer =
+            client().get(url).header("authorization", bearer(&proxy)).send().await.unwrap();
         let body = answer.text().await.unwrap();
         assert!(!body.contains("acme") && !body.contains("<script"), "{path}: {body}");
         let reached = sandbox.counters().api_requests + u64::from(path == "/");

@@ -1,4 +1,5 @@
-//! The command line: what each command says where, how it ends, and how it finds the proxy that runs.
+//! The command line: what each command says where, how it ends, and how it finds the proxy that
+//! runs.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -14,8 +15,12 @@ use std::time::{Duration, Instant};
 use pleo_proxy::sandbox::{Faults, Sandbox, TokenFault, TokenFaultKind};
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::command::{DEGRADED, FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout};
-use support::{PATIENCE, Place, Proxy, client, config_toward, problem, sandbox, text, write_private};
+use support::command::{
+    DEGRADED, FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout,
+};
+use support::{
+    PATIENCE, Place, Proxy, client, config_toward, problem, sandbox, text, write_private,
+};
 
 /// Connects an account and ends the proxy again.
 async fn connect(place: &Place, account: &str) {
@@ -59,14 +64,20 @@ fn help_names_the_commands_and_the_exit_codes() {
     let place = Place::new("environment = \"sandbox\"\n");
     let help = place.run(&["--help"]);
     assert_eq!(code(&help), FINE);
-    for said in ["Exit codes: 0 fine, 1 failed, 2 usage", "3 login required", "4 not running", "5 degraded"] {
+    for said in
+        ["Exit codes: 0 fine, 1 failed, 2 usage", "3 login required", "4 not running", "5 degraded"]
+    {
         assert!(stdout(&help).replace('\n', " ").contains(said), "{said}: {}", stdout(&help));
     }
-    for command in ["serve", "login", "logout", "status", "refresh", "open", "stop", "sandbox", "config"] {
+    for command in
+        ["serve", "login", "logout", "status", "refresh", "open", "stop", "sandbox", "config"]
+    {
         assert!(stdout(&help).contains(command), "{command}");
     }
     assert_eq!(code(&place.run(&["--version"])), FINE);
-    for wrong in [&["nonsense"][..], &["--nonsense"], &["status", "extra"], &["--log", "loud"], &["config"]] {
+    for wrong in
+        [&["nonsense"][..], &["--nonsense"], &["status", "extra"], &["--log", "loud"], &["config"]]
+    {
         let refused = place.run(wrong);
         assert_eq!(code(&refused), USAGE, "{wrong:?}");
         assert_eq!(stdout(&refused), "", "{wrong:?}");
@@ -84,7 +95,10 @@ async fn a_mistyped_key_is_pointed_at_without_color() {
         let refused = place.command(arguments).env("NO_COLOR", "1").output().unwrap();
         let said = stderr(&refused);
         assert_eq!(code(&refused), USAGE, "{arguments:?}: {said}");
-        assert!(said.contains("drian") && said.contains("drain") && said.contains("proxy.toml:"), "{said}");
+        assert!(
+            said.contains("drian") && said.contains("drain") && said.contains("proxy.toml:"),
+            "{said}"
+        );
         assert!(!said.contains('\u{1b}'), "{said:?}");
         assert_eq!(stdout(&refused), "");
     }
@@ -108,15 +122,20 @@ async fn the_configuration_is_checked_and_shown_without_its_secret() {
     set_mode(&lax, 0o644);
     let refused = place.run(&["config", "check", "--set", "client.secret_file=secret"]);
     assert_eq!(code(&refused), USAGE);
-    assert!(stderr(&refused).contains("chmod 600") && !stderr(&refused).contains("hush"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("chmod 600") && !stderr(&refused).contains("hush"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_client_secret_the_setting_is_named() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
-    let without =
-        |arguments: &[&str]| place.command(arguments).env_remove("PLEO_PROXY_CLIENT_SECRET").output().unwrap();
+    let without = |arguments: &[&str]| {
+        place.command(arguments).env_remove("PLEO_PROXY_CLIENT_SECRET").output().unwrap()
+    };
     for arguments in [&["login", "--no-browser"][..], &["login", "--paste"]] {
         let refused = without(arguments);
         assert_eq!(code(&refused), USAGE, "{}", stderr(&refused));
@@ -153,7 +172,10 @@ async fn status_tells_running_and_stored_accounts_and_exits_by_the_worst() {
     let place = Place::toward(&sandbox, "");
     let nothing = place.run(&["status", "--json"]);
     assert_eq!(code(&nothing), NOT_RUNNING);
-    assert_eq!((&answer(&nothing)["running"], &answer(&nothing)["accounts"]), (&json!(false), &json!([])));
+    assert_eq!(
+        (&answer(&nothing)["running"], &answer(&nothing)["accounts"]),
+        (&json!(false), &json!([]))
+    );
 
     let mut proxy = place.serve();
     assert_eq!(code(&place.run(&["status"])), LOGIN_REQUIRED, "nobody is connected");
@@ -167,7 +189,8 @@ async fn status_tells_running_and_stored_accounts_and_exits_by_the_worst() {
     assert!(human.contains("running (sandbox") && human.contains("default: connected"), "{human}");
 
     // Trouble with one account, then with its login.
-    let down = TokenFault { kind: TokenFaultKind::Status, status: Some(503), ..TokenFault::default() };
+    let down =
+        TokenFault { kind: TokenFaultKind::Status, status: Some(503), ..TokenFault::default() };
     sandbox.set_faults(Faults { token_answer: Some(down), ..Faults::default() });
     assert_eq!(code(&place.run(&["refresh", "--force"])), FAILED);
     assert_eq!(code(&place.run(&["status"])), DEGRADED);
@@ -177,7 +200,10 @@ async fn status_tells_running_and_stored_accounts_and_exits_by_the_worst() {
 
     let stopped = place.run(&["stop", "--json"]);
     assert_eq!(code(&stopped), FINE, "{}", stderr(&stopped));
-    assert_eq!((&answer(&stopped)["outcome"], &answer(&stopped)["pid"]), (&json!("stopped"), &json!(proxy.child.id())));
+    assert_eq!(
+        (&answer(&stopped)["outcome"], &answer(&stopped)["pid"]),
+        (&json!("stopped"), &json!(proxy.child.id()))
+    );
     assert_eq!(proxy.child.wait().unwrap().code(), Some(FINE));
     let after = place.run(&["status", "--json"]);
     assert_eq!(code(&after), NOT_RUNNING);
@@ -200,7 +226,12 @@ async fn open_prints_a_link_that_works_once() {
     let url = text(&answer(&opened)["url"]);
     let (page, key) = url.split_once("#key=").unwrap();
     assert_eq!(page, format!("{}/", proxy.admin));
-    let trade = client().post(format!("{}/api/session", proxy.admin)).json(&json!({"key": key})).send().await.unwrap();
+    let trade = client()
+        .post(format!("{}/api/session", proxy.admin))
+        .json(&json!({"key": key}))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(trade.status(), 200);
     let human = place.command(&["open"]).env("PATH", "").output().unwrap();
     assert!(stdout(&human).starts_with(&proxy.admin));
@@ -215,12 +246,25 @@ async fn refresh_works_with_and_without_a_running_proxy() {
         let proxy = with_proxy.then(|| place.serve());
         let before = sandbox.counters().refreshes;
         let fresh = place.run(&["refresh", "--json"]);
-        assert_eq!((code(&fresh), &answer(&fresh)["outcome"]), (FINE, &json!("fresh")), "{}", stderr(&fresh));
+        assert_eq!(
+            (code(&fresh), &answer(&fresh)["outcome"]),
+            (FINE, &json!("fresh")),
+            "{}",
+            stderr(&fresh)
+        );
         assert_eq!(sandbox.counters().refreshes, before);
         let forced = place.run(&["refresh", "default", "--force", "--json"]);
-        assert_eq!((code(&forced), &answer(&forced)["outcome"]), (FINE, &json!("refreshed")), "{}", stderr(&forced));
+        assert_eq!(
+            (code(&forced), &answer(&forced)["outcome"]),
+            (FINE, &json!("refreshed")),
+            "{}",
+            stderr(&forced)
+        );
         assert_eq!(sandbox.counters().refreshes, before + 1);
-        assert_eq!(answer(&forced)["account"]["generation"], record(&place, "default")["record"]["generation"]);
+        assert_eq!(
+            answer(&forced)["account"]["generation"],
+            record(&place, "default")["record"]["generation"]
+        );
         drop(proxy);
     }
     sandbox.revoke_all();
@@ -250,7 +294,12 @@ async fn an_account_that_is_not_there_is_told_so() {
             assert_eq!(code(&bad), USAGE, "{name}");
         }
         let fallback = place.run(&["refresh"]);
-        assert_eq!(code(&fallback), LOGIN_REQUIRED, "default is always known: {}", stderr(&fallback));
+        assert_eq!(
+            code(&fallback),
+            LOGIN_REQUIRED,
+            "default is always known: {}",
+            stderr(&fallback)
+        );
         drop(proxy);
     }
     assert!(!place.record("nobody").exists());
@@ -262,7 +311,12 @@ async fn a_logout_reaches_a_proxy_that_runs_later_and_one_that_cannot_be_asked()
     let place = Place::toward(&sandbox, "");
     connect(&place, "default").await;
     let out = place.run(&["logout", "--json"]);
-    assert_eq!((code(&out), &answer(&out)["outcome"]), (FINE, &json!("logged_out")), "{}", stderr(&out));
+    assert_eq!(
+        (code(&out), &answer(&out)["outcome"]),
+        (FINE, &json!("logged_out")),
+        "{}",
+        stderr(&out)
+    );
     let proxy = place.serve();
     assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "login_required".into()));
     proxy.terminate();
@@ -287,24 +341,39 @@ async fn ports_in_use_are_told_with_their_holder() {
     let sandbox = sandbox().await;
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
-    let taken = |setting: &str, address: &str| place.run(&["serve", "--set", &format!("{setting}={address}")]);
-    for (setting, address) in [("listen.api", proxy.address()), ("listen.admin", proxy.admin_address())] {
+    let taken = |setting: &str, address: &str| {
+        place.run(&["serve", "--set", &format!("{setting}={address}")])
+    };
+    for (setting, address) in
+        [("listen.api", proxy.address()), ("listen.admin", proxy.admin_address())]
+    {
         let refused = taken(setting, &address.to_string());
         let said = stderr(&refused);
         assert_eq!(code(&refused), FAILED, "{said}");
-        assert!(said.contains(&proxy.child.id().to_string()) && said.contains("pleo-proxy stop"), "{said}");
+        assert!(
+            said.contains(&proxy.child.id().to_string()) && said.contains("pleo-proxy stop"),
+            "{said}"
+        );
         assert!(said.contains(setting), "{said}");
     }
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let refused = taken("listen.api", &other.local_addr().unwrap().to_string());
     assert_eq!(code(&refused), FAILED);
     let said = stderr(&refused);
-    assert!(said.contains("end the program") && said.contains("listen.api") && !said.contains("(process"), "{said}");
+    assert!(
+        said.contains("end the program")
+            && said.contains("listen.api")
+            && !said.contains("(process"),
+        "{said}"
+    );
     // The other family counts too: `localhost` must not lead to somebody else.
     let sixth = TcpListener::bind("[::1]:0").unwrap();
     let twin = format!("127.0.0.1:{}", sixth.local_addr().unwrap().port());
     assert_eq!(code(&taken("listen.api", &twin)), FAILED);
-    assert_eq!(proxy.http.get(format!("{}/health", proxy.admin)).send().await.unwrap().status(), 200);
+    assert_eq!(
+        proxy.http.get(format!("{}/health", proxy.admin)).send().await.unwrap().status(),
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,7 +392,10 @@ async fn a_lax_folder_stops_the_start_and_a_lax_record_its_account_only() {
 
     set_mode(&place.record("default"), 0o644);
     let proxy = place.serve();
-    assert_eq!(problem(proxy.get("/@default/v1/companies").await).await, (503, "store_error".into()));
+    assert_eq!(
+        problem(proxy.get("/@default/v1/companies").await).await,
+        (503, "store_error".into())
+    );
     assert_eq!(proxy.get("/@other/v1/companies").await.status(), 200);
     let status = place.run(&["status", "--json"]);
     assert_eq!(code(&status), DEGRADED);
@@ -332,7 +404,8 @@ async fn a_lax_folder_stops_the_start_and_a_lax_record_its_account_only() {
     let login = proxy.admin(Method::POST, "/api/accounts/default/login", None).await;
     let begun: Value = login.json().await.unwrap();
     let consent = proxy.http.get(text(&begun["authorize_url"])).send().await.unwrap();
-    let page = proxy.http.get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
+    let page =
+        proxy.http.get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
     assert_eq!(page.status(), 400, "a record that may be somebody else's doing is not replaced");
     assert_eq!(fs::read(place.record("default")).unwrap(), before);
     set_mode(&place.record("default"), 0o600);
@@ -351,12 +424,17 @@ async fn a_corrupt_record_stays_until_a_login_puts_it_aside() {
     let proxy = place.serve();
     assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "store_error".into()));
     assert_eq!(code(&place.run(&["refresh", "--force"])), FAILED);
-    assert_eq!(fs::read(place.record("default")).unwrap(), whole[..whole.len() / 2], "it stays where it is");
+    assert_eq!(
+        fs::read(place.record("default")).unwrap(),
+        whole[..whole.len() / 2],
+        "it stays where it is"
+    );
 
     proxy.login("default").await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     let names = modes(&place.state()).into_iter().map(|(path, ..)| path);
-    let aside: Vec<_> = names.filter(|path| path.to_string_lossy().contains("default.json.corrupt-")).collect();
+    let aside: Vec<_> =
+        names.filter(|path| path.to_string_lossy().contains("default.json.corrupt-")).collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(fs::read(&aside[0]).unwrap(), whole[..whole.len() / 2]);
     let suffix = aside[0].to_str().unwrap().rsplit('-').next().unwrap();
@@ -425,7 +503,10 @@ async fn files_are_private_whatever_the_umask() {
     let open = |arguments: &str| {
         let mut command = Command::new("sh");
         let script = format!("umask 000; exec {} {arguments}", env!("CARGO_BIN_EXE_pleo-proxy"));
-        command.args(["-c", &script]).current_dir(place.path()).env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret");
+        command
+            .args(["-c", &script])
+            .current_dir(place.path())
+            .env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret");
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
         command.stderr(std::process::Stdio::null());
         command
@@ -434,7 +515,8 @@ async fn files_are_private_whatever_the_umask() {
     let ready = first_line(&mut child.0);
     let key = fs::read_to_string(place.state().join("admin.key")).unwrap();
     let admin = text(&ready["admin"]);
-    let begin = client().post(format!("{admin}/api/accounts/default/login")).bearer_auth(key.trim());
+    let begin =
+        client().post(format!("{admin}/api/accounts/default/login")).bearer_auth(key.trim());
     let begun: Value = begin.send().await.unwrap().json().await.unwrap();
     let consent = client().get(text(&begun["authorize_url"])).send().await.unwrap();
     let back = consent.headers()["location"].to_str().unwrap();
@@ -468,8 +550,15 @@ fn first_line(child: &mut Child) -> Value {
 async fn the_embedded_sandbox_serves_at_once_and_on_every_run() {
     let place = Place::new("environment = \"sandbox\"\n");
     let start = || {
-        let arguments =
-            ["--json", "--set", "listen.api=127.0.0.1:0", "--set", "listen.admin=127.0.0.1:0", "--log", "info"];
+        let arguments = [
+            "--json",
+            "--set",
+            "listen.api=127.0.0.1:0",
+            "--set",
+            "listen.admin=127.0.0.1:0",
+            "--log",
+            "info",
+        ];
         let mut command = place.command(&arguments);
         command.env_remove("PLEO_PROXY_CLIENT_SECRET").stderr(std::process::Stdio::null());
         let mut child = Ended(command.spawn().unwrap());
@@ -494,7 +583,10 @@ async fn the_embedded_sandbox_serves_at_once_and_on_every_run() {
         assert!(temporary.is_dir());
         // A second one beside it finds other ports for its sandbox.
         let (_second, other) = start();
-        assert_eq!(client().get(format!("{other}/v1/companies")).send().await.unwrap().status(), 200);
+        assert_eq!(
+            client().get(format!("{other}/v1/companies")).send().await.unwrap().status(),
+            200
+        );
         drop(_second);
         assert_eq!(code(&place.run(&["stop"])), FINE);
         assert_eq!(child.0.wait().unwrap().code(), Some(FINE));
@@ -549,16 +641,22 @@ struct Login {
 
 impl Login {
     fn begin(place: &Place, arguments: &[&str]) -> Self {
-        let mut child = place.command(&[&["login"], arguments].concat()).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            place.command(&[&["login"], arguments].concat()).stdin(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines.by_ref().map(Result::unwrap).find(|line| line.contains("/oauth/authorize?")).unwrap();
+        let address = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find(|line| line.contains("/oauth/authorize?"))
+            .unwrap();
         Self { child: Ended(child), lines, address: address.trim().to_owned() }
     }
 
     /// Where the browser is sent back to if the person says no.
     fn denied(&self) -> String {
         let address = url::Url::parse(&self.address).unwrap();
-        let given = |name: &str| address.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
+        let given =
+            |name: &str| address.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
         format!("{}?error=access_denied&state={}", given("redirect_uri"), given("state"))
     }
 
@@ -584,17 +682,26 @@ async fn a_login_that_fails_ends_its_command_at_once_with_the_reason() {
         let denied = Login::begin(&place, &["--no-browser", "fresh"]);
         client().get(denied.denied()).send().await.unwrap();
         let (code, said) = denied.end();
-        assert!(code == Some(FAILED) && said.contains("access_denied"), "{with_proxy} {code:?}: {said}");
+        assert!(
+            code == Some(FAILED) && said.contains("access_denied"),
+            "{with_proxy} {code:?}: {said}"
+        );
         assert!(!place.record("fresh").exists());
 
-        let code =
-            TokenFault { kind: TokenFaultKind::Error, error: Some("invalid_grant".into()), ..TokenFault::default() };
+        let code = TokenFault {
+            kind: TokenFaultKind::Error,
+            error: Some("invalid_grant".into()),
+            ..TokenFault::default()
+        };
         sandbox.set_faults(Faults { token_answer: Some(code), ..Faults::default() });
         let refused = Login::begin(&place, &["--no-browser", "fresh"]);
         let consent = client().get(&refused.address).send().await.unwrap();
         client().get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
         let (code, said) = refused.end();
-        assert!(code == Some(FAILED) && said.contains("invalid_grant"), "{with_proxy} {code:?}: {said}");
+        assert!(
+            code == Some(FAILED) && said.contains("invalid_grant"),
+            "{with_proxy} {code:?}: {said}"
+        );
         sandbox.set_faults(Faults::default());
         drop(proxy);
     }
@@ -607,13 +714,21 @@ async fn a_login_that_is_broken_off_is_given_back() {
     let proxy = place.serve();
     let patient = Login::begin(&place, &["--no-browser"]);
     // More than may be pending; with a paste awaited, and as a service manager ends things too.
-    let ways = [("--no-browser", "INT"), ("--paste", "INT"), ("--no-browser", "TERM"), ("--paste", "TERM")];
+    let ways = [
+        ("--no-browser", "INT"),
+        ("--paste", "INT"),
+        ("--no-browser", "TERM"),
+        ("--paste", "TERM"),
+    ];
     for (how, signal) in ways.into_iter().chain(ways) {
         let given_up = Login::begin(&place, &[how]);
         given_up.signal(signal);
         let address = given_up.denied();
         let (code, said) = given_up.end();
-        assert!(code == Some(FAILED) && said.contains("broken off"), "{how} {signal} {code:?}: {said}");
+        assert!(
+            code == Some(FAILED) && said.contains("broken off"),
+            "{how} {signal} {code:?}: {said}"
+        );
         let page = client().get(address).send().await.unwrap().text().await.unwrap();
         assert!(page.contains("not known"), "nobody waits for its callback any more: {page}");
     }
@@ -660,7 +775,10 @@ async fn data_that_cannot_be_written_is_an_error() {
         let ended = place.command(command).env("PATH", "").stdout(full()).output().unwrap();
         assert_eq!(code(&ended), FAILED, "{command:?}: {}", stderr(&ended));
         let said = stderr(&ended);
-        assert!(command[0].starts_with("--") || said.contains("stdout cannot be written"), "{command:?}: {said}");
+        assert!(
+            command[0].starts_with("--") || said.contains("stdout cannot be written"),
+            "{command:?}: {said}"
+        );
     }
     drop(proxy);
     let unheard = place.command(&["--json"]).stdout(full()).output().unwrap();
@@ -683,7 +801,17 @@ async fn every_command_answers_in_json() {
     ];
     // What serves prints one line, when it is ready.
     let not_ready: [(&[&str], i32); 2] = [
-        (&["serve", "--json", "--set", "listen.api=192.0.2.1:1", "--set", "guard.local_key_file=none"], USAGE),
+        (
+            &[
+                "serve",
+                "--json",
+                "--set",
+                "listen.api=192.0.2.1:1",
+                "--set",
+                "guard.local_key_file=none",
+            ],
+            USAGE,
+        ),
         (&["sandbox", "--json", "--listen", "192.0.2.1:1"], FAILED),
     ];
     for (command, exit) in not_ready {
@@ -693,7 +821,11 @@ async fn every_command_answers_in_json() {
     for (command, exit) in failing {
         let failed = place.run(command);
         let told = answer(&failed);
-        assert_eq!((code(&failed), &told["outcome"], &told["exit"]), (exit, &json!("failed"), &json!(exit)), "{told}");
+        assert_eq!(
+            (code(&failed), &told["outcome"], &told["exit"]),
+            (exit, &json!("failed"), &json!(exit)),
+            "{told}"
+        );
         assert!(stderr(&failed).contains(&text(&told["why"])), "{command:?}: {told}");
     }
     let check = answer(&place.run(&["config", "check", "--json"]));
@@ -703,7 +835,8 @@ async fn every_command_answers_in_json() {
     assert_eq!(show["settings"]["tokens.hold"], json!({"value": "20s", "origin": "flag"}));
     assert!(text(&show["settings"]["client.scopes"]["origin"]).contains("proxy.toml:"));
     assert!(!show.to_string().contains("sandbox-secret"), "{show}");
-    let faulty = place.run(&["config", "check", "--json", "--set", "client.id=", "--set", "client.scopes="]);
+    let faulty =
+        place.run(&["config", "check", "--json", "--set", "client.id=", "--set", "client.scopes="]);
     assert_eq!((code(&faulty), &answer(&faulty)["outcome"]), (USAGE, &json!("faulty")));
     assert_eq!(answer(&faulty)["problems"].as_array().unwrap().len(), 2);
 }
@@ -727,16 +860,23 @@ async fn the_start_says_what_is_missing_in_words_that_can_be_pasted() {
     drop(proxy);
     // What a login ended as is more than that one is missing.
     let again = place.serve_with(&mine);
-    until("the account's reason", || again.log().contains("No account can serve: account acme needs a login"));
+    until("the account's reason", || {
+        again.log().contains("No account can serve: account acme needs a login")
+    });
     assert!(again.log().contains(advice), "{}", again.log());
     drop(again);
     let served = place.serve_with(&[&mine[..], &["--set", "client.id="]].concat());
     until("the setting", || served.log().contains("client.id is not set"));
-    assert!(!served.log().contains("is connected yet"), "a login is not the next step: {}", served.log());
+    assert!(
+        !served.log().contains("is connected yet"),
+        "a login is not the next step: {}",
+        served.log()
+    );
 }
 
 async fn ready_fix(proxy: &Proxy) -> Value {
-    let ready: Value = client().get(format!("{}/ready", proxy.admin)).send().await.unwrap().json().await.unwrap();
+    let ready: Value =
+        client().get(format!("{}/ready", proxy.admin)).send().await.unwrap().json().await.unwrap();
     ready["fix"].clone()
 }
 
@@ -746,7 +886,8 @@ async fn files_of_windows_editors_are_read_as_they_are_meant() {
     let place = Place::toward(&sandbox, "");
     let config = fs::read_to_string(place.path().join("proxy.toml")).unwrap();
     let config = config.replace("[client]\n", "[client]\nsecret_file = \"secret\"\n");
-    let config = format!("\u{feff}{config}[guard]\nlocal_key_file = \"key\"\n").replace('\n', "\r\n");
+    let config =
+        format!("\u{feff}{config}[guard]\nlocal_key_file = \"key\"\n").replace('\n', "\r\n");
     write_private(&place.path().join("proxy.toml"), &config);
     write_private(&place.path().join("secret"), "\u{feff}sandbox-secret\r\n");
     write_private(&place.path().join("key"), "\u{feff}a-long-local-key\r\n");
@@ -757,8 +898,9 @@ async fn files_of_windows_editors_are_read_as_they_are_meant() {
     };
     let proxy = Proxy::launch(without(&["--json"]), &place.state());
     proxy.login("default").await;
-    let get =
-        |key: &'static str| client().get(format!("{}/v1/companies", proxy.api)).header("pleo-proxy-key", key).send();
+    let get = |key: &'static str| {
+        client().get(format!("{}/v1/companies", proxy.api)).header("pleo-proxy-key", key).send()
+    };
     assert_eq!(get("a-long-local-key").await.unwrap().status(), 200);
     assert_eq!(problem(get("").await.unwrap()).await, (403, "local_key_required".into()));
     let admin_key = place.state().join("admin.key");
@@ -770,22 +912,42 @@ async fn files_of_windows_editors_are_read_as_they_are_meant() {
     let mut paste = Login::begin(&place, &["--paste", "pasted"]);
     let consent = client().get(&paste.address).send().await.unwrap();
     let back = consent.headers()["location"].to_str().unwrap().to_owned();
-    paste.child.0.stdin.take().unwrap().write_all(format!("\u{feff}{back}\r\n").as_bytes()).unwrap();
+    paste
+        .child
+        .0
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(format!("\u{feff}{back}\r\n").as_bytes())
+        .unwrap();
     let (exit, said) = paste.end();
     assert_eq!(exit, Some(FINE), "{said}");
     let token = text(&record(&place, "pasted")["record"]["grant"]["refresh_token"]);
     assert_eq!(code(&place.run(&["logout", "pasted"])), FINE);
-    let import = place.run_with(&["login", "imported", "--import-refresh-token"], &format!("\u{feff}{token}\r\n"));
+    let import = place.run_with(
+        &["login", "imported", "--import-refresh-token"],
+        &format!("\u{feff}{token}\r\n"),
+    );
     assert_eq!(code(&import), FINE, "{}", stderr(&import));
-    let utf_16 = place.run_with(&["login", "imported", "--import-refresh-token"], "t\0o\0k\0e\0n\0");
+    let utf_16 =
+        place.run_with(&["login", "imported", "--import-refresh-token"], "t\0o\0k\0e\0n\0");
     assert!(code(&utf_16) == FAILED && stderr(&utf_16).contains("UTF-16"), "{}", stderr(&utf_16));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sandbox_prints_a_configuration_that_works() {
     let place = Place::new("");
-    let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--client-id", "it's \"mine\""];
-    let mut child = Ended(place.command(&[&arguments[..], &["--auto-consent"]].concat()).spawn().unwrap());
+    let arguments = [
+        "sandbox",
+        "--listen",
+        "127.0.0.1:0",
+        "--files",
+        "127.0.0.1:0",
+        "--client-id",
+        "it's \"mine\"",
+    ];
+    let mut child =
+        Ended(place.command(&[&arguments[..], &["--auto-consent"]].concat()).spawn().unwrap());
     let mut printed = String::new();
     for line in BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap) {
         printed += &format!("{line}\n");
@@ -793,7 +955,10 @@ async fn the_sandbox_prints_a_configuration_that_works() {
             break;
         }
     }
-    write_private(&place.path().join("proxy.toml"), &format!("{printed}[store]\npath = \"state\"\n"));
+    write_private(
+        &place.path().join("proxy.toml"),
+        &format!("{printed}[store]\npath = \"state\"\n"),
+    );
     let set = ["--set", "listen.api=127.0.0.1:0", "--set", "listen.admin=127.0.0.1:0"];
     let check = place.run(&["config", "check"]);
     assert_eq!(code(&check), FINE, "{printed}{}", stderr(&check));
@@ -807,6 +972,9 @@ async fn the_sandbox_prints_a_configuration_that_works() {
         let refused = place.run(&["sandbox", option, &taken, other, "127.0.0.1:0"]);
         let said = stderr(&refused);
         assert_eq!(code(&refused), FAILED, "{said}");
-        assert!(said.contains(&taken) && said.contains(&format!("with {option} 127.0.0.1:0")), "{said}");
+        assert!(
+            said.contains(&taken) && said.contains(&format!("with {option} 127.0.0.1:0")),
+            "{said}"
+        );
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use pleo_proxy::config::{Code, Config, ConfigError, Environment, Flags, Origin, SecretSource, Severity, load};
+use pleo_proxy::config::{
+    Code, Config, ConfigError, Environment, Flags, Origin, SecretSource, Severity, load,
+};
 use pleo_proxy::outbound::ProxyChoice;
 use pleo_proxy::proxy::peer::PeerCheck;
 
@@ -51,7 +53,11 @@ impl Place {
 
     fn variables(&self, more: &[(&str, &str)]) -> Variables {
         let home = ("HOME", self.path().to_str().unwrap());
-        [home].iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        [home]
+            .iter()
+            .chain(more)
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
     }
 
     fn load(&self, set: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -100,7 +106,8 @@ fn invalid_files_tell_what_is_wrong_where_and_how_to_fix_it() {
     let paths = examples("invalid");
     assert!(paths.len() >= 50, "{}", paths.len());
     for path in paths {
-        let (text, name) = (fs::read_to_string(&path).unwrap(), path.file_name().unwrap().to_str().unwrap());
+        let (text, name) =
+            (fs::read_to_string(&path).unwrap(), path.file_name().unwrap().to_str().unwrap());
         let error = match load_file(&path) {
             Ok(_) => panic!("{name} loads"),
             Err(error) => error.to_string(),
@@ -112,7 +119,10 @@ fn invalid_files_tell_what_is_wrong_where_and_how_to_fix_it() {
         for words in marks(&text, "# refuse: ") {
             assert!(!error.contains(words), "{name} shows {words:?}:\n{error}");
         }
-        let position = error.split(&format!("--> {name}:")).nth(1).unwrap_or_else(|| panic!("{name}:\n{error}"));
+        let position = error
+            .split(&format!("--> {name}:"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("{name}:\n{error}"));
         let line: usize = position.split(':').next().unwrap().parse().unwrap();
         // A text that never ends is an error behind the last line.
         assert!(line <= text.lines().count() + 1, "{name} has no line {line}");
@@ -156,7 +166,11 @@ fn a_renamed_key_and_its_variable_lead_to_the_new_name() {
     let variables = [("PLEO_PROXY_TOKENS_KEEP_ALIVE", "7d")];
     let error = place.load(&["tokens.keep_alive=7d"], &variables).unwrap_err().to_string();
     assert!(error.contains("unknown key `tokens.keep_alive`"), "{error}");
-    assert_eq!(error.matches("`tokens.keep_alive` is called `tokens.idle_refresh` now").count(), 2, "{error}");
+    assert_eq!(
+        error.matches("`tokens.keep_alive` is called `tokens.idle_refresh` now").count(),
+        2,
+        "{error}"
+    );
     assert!(error.contains("is called `PLEO_PROXY_TOKENS_IDLE_REFRESH` now"), "{error}");
 }
 
@@ -188,7 +202,10 @@ fn without_a_file_the_defaults_are_the_sandbox() {
     assert_eq!(config.upstream.replay_limit, 256 * 1024);
     assert_eq!(config.upstream.idle_timeout, Some(Duration::from_secs(60)));
     assert_eq!(config.state_root, Some(place.path().join(".local/state/pleo-proxy")));
-    assert!(matches!(config.oauth.client_secret, SecretSource::None) && config.oauth.client_id.is_none());
+    assert!(
+        matches!(config.oauth.client_secret, SecretSource::None)
+            && config.oauth.client_id.is_none()
+    );
 }
 
 #[test]
@@ -201,7 +218,10 @@ fn environments_stand_for_endpoints() {
         assert_eq!(config.environment().as_str(), name);
         assert_eq!(config.oauth.authorize.url().as_str(), format!("{auth}/oauth/authorize"));
         assert_eq!(config.oauth.token.url().as_str(), format!("{auth}/oauth/token"));
-        assert_eq!(config.oauth.introspect.unwrap().url().as_str(), format!("{auth}/oauth/token/introspect"));
+        assert_eq!(
+            config.oauth.introspect.unwrap().url().as_str(),
+            format!("{auth}/oauth/token/introspect")
+        );
         assert_eq!(config.oauth.api.to_string(), api);
         assert!(!config.embedded_sandbox);
     }
@@ -209,7 +229,8 @@ fn environments_stand_for_endpoints() {
 
 #[test]
 fn a_sandbox_of_ones_own_is_not_embedded_and_has_no_introspection() {
-    let path = examples("valid").into_iter().find(|path| path.ends_with("own_sandbox.toml")).unwrap();
+    let path =
+        examples("valid").into_iter().find(|path| path.ends_with("own_sandbox.toml")).unwrap();
     let config = load_file(&path).unwrap();
     assert!(!config.embedded_sandbox);
     assert!(config.oauth.introspect.is_none());
@@ -217,7 +238,9 @@ fn a_sandbox_of_ones_own_is_not_embedded_and_has_no_introspection() {
 
 #[test]
 fn flags_beat_variables_beat_the_file_beats_defaults() {
-    let place = Place::with("environment = \"staging\"\n[tokens]\ndrain = \"1s\"\nhold = \"3s\"\nkeep_warm = \"5m\"\n");
+    let place = Place::with(
+        "environment = \"staging\"\n[tokens]\ndrain = \"1s\"\nhold = \"3s\"\nkeep_warm = \"5m\"\n",
+    );
     let variables = [("PLEO_PROXY_TOKENS_DRAIN", "100ms"), ("PLEO_PROXY_TOKENS_HOLD", "4s")];
     let config = place.load(&["tokens.drain=50ms"], &variables).unwrap();
     let path = place.path().join("proxy.toml");
@@ -229,7 +252,8 @@ fn flags_beat_variables_beat_the_file_beats_defaults() {
     assert_eq!(config.origins["tokens.keep_warm"], Origin::File { path, line: 5 });
     assert_eq!(config.origins["tokens.idle_refresh"], Origin::Default);
 
-    let chosen = Flags { environment: Some("sandbox".into()), ..place.flags(&["environment=production"]) };
+    let chosen =
+        Flags { environment: Some("sandbox".into()), ..place.flags(&["environment=production"]) };
     let variables = place.variables(&[("PLEO_PROXY_ENVIRONMENT", "production")]);
     assert_eq!(load(&chosen, &variables).unwrap().environment(), Environment::Sandbox);
     assert_eq!(load(&place.flags(&[]), &variables).unwrap().environment(), Environment::Production);
@@ -239,7 +263,10 @@ fn flags_beat_variables_beat_the_file_beats_defaults() {
 fn a_bad_value_is_told_by_the_name_of_its_layer() {
     let place = Place::with("[listen]\napi = \"127.0.0.1:1\"\n");
     let error = place.load(&[], &[("PLEO_PROXY_LISTEN_API", "nowhere")]).unwrap_err().to_string();
-    assert!(error.contains("PLEO_PROXY_LISTEN_API=127.0.0.1:8088") && !error.contains("proxy.toml"), "{error}");
+    assert!(
+        error.contains("PLEO_PROXY_LISTEN_API=127.0.0.1:8088") && !error.contains("proxy.toml"),
+        "{error}"
+    );
     let error = place.load(&["guard.read_only=maybe"], &[]).unwrap_err().to_string();
     assert!(error.contains("--set guard.read_only=false"), "{error}");
 }
@@ -286,7 +313,10 @@ fn a_named_file_must_exist_and_be_text_of_a_sane_size() {
     for utf_16 in [&b"\xff\xfea\0=\0"[..], b"\xfe\xff\0a\0=", b"a\0=\x001\0"] {
         fs::write(&path, utf_16).unwrap();
         let said = error("latin1.toml");
-        assert!(said.contains("latin1.toml is UTF-16") && said.contains("save it as UTF-8"), "{said}");
+        assert!(
+            said.contains("latin1.toml is UTF-16") && said.contains("save it as UTF-8"),
+            "{said}"
+        );
     }
 }
 
@@ -296,11 +326,17 @@ fn a_byte_order_mark_is_no_problem() {
     assert_eq!(config.tokens.default_account.unwrap().as_str(), "acme");
     // Nor does it move what an error points at.
     let told = |mark: &str| {
-        let place = Place::with(&format!("{mark}default_account = \"-\"\r\n[tokens]\r\ndrian = \"2s\"\r\n"));
+        let place = Place::with(&format!(
+            "{mark}default_account = \"-\"\r\n[tokens]\r\ndrian = \"2s\"\r\n"
+        ));
         place.load(&[], &[]).unwrap_err().to_string()
     };
     assert_eq!(told("\u{feff}"), told(""));
-    assert!(told("").contains("proxy.toml:1:19") && told("").contains("proxy.toml:3:1"), "{}", told(""));
+    assert!(
+        told("").contains("proxy.toml:1:19") && told("").contains("proxy.toml:3:1"),
+        "{}",
+        told("")
+    );
 }
 
 #[test]
@@ -320,9 +356,14 @@ fn relative_paths_start_where_they_were_written() {
     let place = Place::new();
     let text = "[client]\nsecret_file = \"s\"\n[store]\npath = \"state\"\n[endpoints]\nca_file = \"/abs.pem\"\n";
     place.write("sub/proxy.toml", text, 0o600);
-    let flags = Flags { config: Some("sub/proxy.toml".into()), ..place.flags(&["guard.local_key_file=key"]) };
+    let flags = Flags {
+        config: Some("sub/proxy.toml".into()),
+        ..place.flags(&["guard.local_key_file=key"])
+    };
     let config = load(&flags, &place.variables(&[])).unwrap();
-    assert!(matches!(&config.oauth.client_secret, SecretSource::File(path) if *path == place.path().join("sub/s")));
+    assert!(
+        matches!(&config.oauth.client_secret, SecretSource::File(path) if *path == place.path().join("sub/s"))
+    );
     assert_eq!(config.store.path, Some(place.path().join("sub/state")));
     assert_eq!(config.state_root, config.store.path);
     assert_eq!(config.outbound.ca_file, Some("/abs.pem".into()));
@@ -356,8 +397,12 @@ fn variables_carry_lists_and_every_other_shape() {
 
 #[test]
 fn unknown_variables_are_errors_with_a_suggestion() {
-    let error = Place::new().load(&[], &[("PLEO_PROXY_LISTEN_APY", "hunter2")]).unwrap_err().to_string();
-    assert!(error.contains("did you mean `PLEO_PROXY_LISTEN_API`?") && !error.contains("hunter2"), "{error}");
+    let error =
+        Place::new().load(&[], &[("PLEO_PROXY_LISTEN_APY", "hunter2")]).unwrap_err().to_string();
+    assert!(
+        error.contains("did you mean `PLEO_PROXY_LISTEN_API`?") && !error.contains("hunter2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -421,11 +466,19 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     let variable = ("PLEO_PROXY_CLIENT_SECRET", "hunter2");
     assert_eq!(path(place.load(&[], &[]).unwrap()), "from-file");
     assert_eq!(path(place.load(&[], &[("PLEO_PROXY_CLIENT_SECRET_FILE", "v")]).unwrap()), "v");
-    assert_eq!(path(place.load(&["client.secret_file=from-flag"], &[variable]).unwrap()), "from-flag");
-    let SecretSource::Value(secret) = place.load(&[], &[variable]).unwrap().oauth.client_secret else { panic!() };
+    assert_eq!(
+        path(place.load(&["client.secret_file=from-flag"], &[variable]).unwrap()),
+        "from-flag"
+    );
+    let SecretSource::Value(secret) = place.load(&[], &[variable]).unwrap().oauth.client_secret
+    else {
+        panic!()
+    };
     assert_eq!(secret.expose(), "hunter2");
     let saved = [("PLEO_PROXY_CLIENT_SECRET", "\u{feff}hunter2\r\n")];
-    let SecretSource::Value(secret) = place.load(&[], &saved).unwrap().oauth.client_secret else { panic!() };
+    let SecretSource::Value(secret) = place.load(&[], &saved).unwrap().oauth.client_secret else {
+        panic!()
+    };
     assert_eq!(secret.expose(), "hunter2", "as `$(cat FILE)` brings it");
     let both = [variable, ("PLEO_PROXY_CLIENT_SECRET_FILE", "v")];
     let error = place.load(&[], &both).unwrap_err().to_string();
@@ -434,7 +487,10 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     let place = Place::new();
     let credentials = place.path().to_str().unwrap().to_owned();
     let credentials = [("CREDENTIALS_DIRECTORY", credentials.as_str())];
-    assert!(matches!(place.load(&[], &credentials).unwrap().oauth.client_secret, SecretSource::None));
+    assert!(matches!(
+        place.load(&[], &credentials).unwrap().oauth.client_secret,
+        SecretSource::None
+    ));
     place.write("client-secret", "hunter2", 0o600);
     let config = place.load(&[], &credentials).unwrap();
     assert_eq!(config.origins["client.secret"], Origin::Variable("CREDENTIALS_DIRECTORY".into()));
@@ -454,11 +510,15 @@ fn no_secret_is_ever_printed() {
     for shown in [format!("{config:?}"), format!("{config:#?}"), config.show()] {
         assert!(!shown.contains("canary"), "{shown}");
     }
-    assert!(matches!(&config.outbound.proxy, ProxyChoice::Url(url) if url.password() == Some("canary-p")));
+    assert!(
+        matches!(&config.outbound.proxy, ProxyChoice::Url(url) if url.password() == Some("canary-p"))
+    );
     assert_eq!(config.outbound.variables.get("HTTPS_PROXY"), "http://u:canary-v@p:1");
     assert_eq!(config.outbound.variables.get("ALL_PROXY"), "canary-a@h");
     assert!(config.show().contains("HTTPS_PROXY = http://p:1"), "{}", config.show());
-    assert!(config.show().contains("the client secret is set by variable PLEO_PROXY_CLIENT_SECRET"));
+    assert!(
+        config.show().contains("the client secret is set by variable PLEO_PROXY_CLIENT_SECRET")
+    );
 
     for (set, variable) in [
         ("client.secret=canary", ("HOME", "/")),
@@ -478,7 +538,9 @@ fn no_secret_is_ever_printed() {
 #[test]
 fn a_store_needs_a_place_outside_the_sandbox() {
     let place = Place::new();
-    let load = |environment: &str| load(&place.flags(&[&format!("environment={environment}")]), &Variables::new());
+    let load = |environment: &str| {
+        load(&place.flags(&[&format!("environment={environment}")]), &Variables::new())
+    };
     assert_eq!(load("sandbox").unwrap().state_root, None);
     let error = load("staging").unwrap_err().to_string();
     assert!(error.contains("store.path"), "{error}");
@@ -492,7 +554,9 @@ fn the_named_files_are_opened_on_demand_only() {
     assert!(error.contains("client.secret_file") && error.contains("does not exist"), "{error}");
     place.write("secret", "hunter2\n", 0o644);
     assert!(config.check().unwrap_err().to_string().contains("chmod 600"));
-    for (content, fault) in [("\r\n", "is empty"), ("hunter2\nhunter3\n", "one line"), ("h\0u\0", "UTF-16")] {
+    for (content, fault) in
+        [("\r\n", "is empty"), ("hunter2\nhunter3\n", "one line"), ("h\0u\0", "UTF-16")]
+    {
         place.write("secret", content, 0o600);
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("client.secret_file") && error.contains(fault), "{error}");
@@ -502,32 +566,53 @@ fn the_named_files_are_opened_on_demand_only() {
     assert_eq!(config.check().unwrap(), []);
     place.write("secret", "hunter2 \r\n", 0o600);
     let [space] = &config.check().unwrap()[..] else { panic!() };
-    assert!(space.title.contains("ends with a space") && !space.to_string().contains("hunter"), "{space}");
+    assert!(
+        space.title.contains("ends with a space") && !space.to_string().contains("hunter"),
+        "{space}"
+    );
     for (key, fault) in [("\u{feff}\r\n", "is empty"), ("k\0e\0y\0", "UTF-16")] {
         place.write("key", key, 0o600);
         let error = place.load(&["guard.local_key_file=key"], &[]).unwrap();
         assert!(error.check().unwrap_err().to_string().contains(fault));
-        assert!(error.guard().unwrap_err().to_string().contains(fault), "no key would let everybody in");
+        assert!(
+            error.guard().unwrap_err().to_string().contains(fault),
+            "no key would let everybody in"
+        );
     }
 }
 
 #[test]
 fn a_check_tells_all_that_a_login_would_miss() {
-    let missing = |text: &str| Place::with(text).load(&[], &[]).unwrap().check().err().map(|error| error.to_string());
-    assert_eq!(missing("environment = \"sandbox\"\n"), None, "the embedded sandbox brings everything");
+    let missing = |text: &str| {
+        Place::with(text).load(&[], &[]).unwrap().check().err().map(|error| error.to_string())
+    };
+    assert_eq!(
+        missing("environment = \"sandbox\"\n"),
+        None,
+        "the embedded sandbox brings everything"
+    );
     let own = "[endpoints]\nauthorize = \"http://127.0.0.1:1/a\"\ntoken = \"http://127.0.0.1:1/t\"\n\
                api = \"http://127.0.0.1:1\"\n";
     for text in ["environment = \"staging\"\n", "environment = \"production\"\n", own] {
         let told = missing(text).unwrap();
-        for wanted in ["`client.id` is not set", "client secret is not set", "`client.scopes` is empty"] {
+        for wanted in
+            ["`client.id` is not set", "client secret is not set", "`client.scopes` is empty"]
+        {
             assert!(told.contains(wanted), "{text}: {told}");
         }
     }
     for example in ["staging", "production"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{example}.toml"));
         let told = missing(&fs::read_to_string(file).unwrap()).unwrap();
-        assert!(told.contains("`client.id` is still the example's") && told.contains("client-secret"), "{told}");
-        assert_eq!(told.contains("`client.redirect_uri` is still"), example == "production", "{told}");
+        assert!(
+            told.contains("`client.id` is still the example's") && told.contains("client-secret"),
+            "{told}"
+        );
+        assert_eq!(
+            told.contains("`client.redirect_uri` is still"),
+            example == "production",
+            "{told}"
+        );
     }
 }
 
@@ -540,7 +625,8 @@ fn show_can_be_used_as_a_file() {
         let store = format!("store.path={}", config.state_root.as_ref().unwrap().display());
         let config = place.load(&[&store], &[]).unwrap();
         place.write("proxy.toml", &config.show(), 0o600);
-        let again = place.load(&[], &[]).unwrap_or_else(|error| panic!("{error}\n{}", config.show()));
+        let again =
+            place.load(&[], &[]).unwrap_or_else(|error| panic!("{error}\n{}", config.show()));
         assert_eq!(meaning(&config), meaning(&again), "{name}");
     }
 }
@@ -551,7 +637,9 @@ fn shipped() -> String {
 
 /// `#key = value` as `key = value`.
 fn uncommented(text: &str, examples: bool) -> String {
-    let is_key = |line: &str| line.starts_with('#') && line[1..].starts_with(|first: char| first.is_ascii_lowercase());
+    let is_key = |line: &str| {
+        line.starts_with('#') && line[1..].starts_with(|first: char| first.is_ascii_lowercase())
+    };
     let wanted = |line: &str| is_key(line) && (examples || !line.contains("# example"));
     let lines = text.lines().map(|line| if wanted(line) { &line[1..] } else { line });
     lines.map(|line| format!("{line}\n")).collect()
@@ -566,7 +654,8 @@ fn the_shipped_file_shows_the_real_defaults_and_every_key() {
     }
     let whole = uncommented(&shipped(), true);
     let config = Place::with(&whole).load(&["environment=staging"], &[]).unwrap();
-    let missing: Vec<_> = config.origins.iter().filter(|(_, origin)| **origin == Origin::Default).collect();
+    let missing: Vec<_> =
+        config.origins.iter().filter(|(_, origin)| **origin == Origin::Default).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 

@@ -1,4 +1,5 @@
-//! How commands find the proxy that runs, what they say when it cannot be asked, and to whom they never give the key.
+//! How commands find the proxy that runs, what they say when it cannot be asked, and to whom they
+//! never give the key.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -12,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use support::command::{FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout};
+use support::command::{
+    FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout,
+};
 use support::{Place, Proxy, sandbox, text, write_private};
 
 /// Names, times and contents of everything below a folder.
@@ -29,7 +32,12 @@ fn everything(folder: &Path) -> Vec<(PathBuf, i64, i64, Vec<u8>)> {
 }
 
 fn run_files(place: &Place) -> Vec<PathBuf> {
-    fs::read_dir(place.state().join("run")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fs::read_dir(place.state().join("run"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The run file of the only proxy.
@@ -65,7 +73,10 @@ async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
     assert_eq!(file.file_name().unwrap().to_str().unwrap(), name);
     assert_eq!((&named["pid"], &named["boot_id"]), (&json!(proxy.child.id()), &json!(boot.trim())));
     assert_eq!((&named["api"], &named["admin"]), (&json!(proxy.api), &json!(proxy.admin)));
-    assert_eq!(named["pid_namespace"], fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap());
+    assert_eq!(
+        named["pid_namespace"],
+        fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap()
+    );
     assert!(named["store"].is_string() && named["started"].as_u64().unwrap() > 0);
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     proxy.terminate();
@@ -84,7 +95,8 @@ async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
     assert_eq!(answer(&place.run(&["status", "--json"]))["pid"], next.child.id());
 }
 
-/// A program that took the port of a proxy that was killed, and what it heard. Challenges it hands on to `relay`.
+/// A program that took the port of a proxy that was killed, and what it heard. Challenges it hands
+/// on to `relay`.
 fn stranger(address: SocketAddr, relay: Option<SocketAddr>) -> Arc<Mutex<String>> {
     let listener = TcpListener::bind(address).unwrap();
     let heard = Arc::new(Mutex::new(String::new()));
@@ -115,8 +127,14 @@ fn stranger(address: SocketAddr, relay: Option<SocketAddr>) -> Arc<Mutex<String>
     heard
 }
 
-const TALKING: [&[&str]; 6] =
-    [&["status"], &["stop"], &["open"], &["refresh", "--force"], &["logout"], &["login", "--import-refresh-token"]];
+const TALKING: [&[&str]; 6] = [
+    &["status"],
+    &["stop"],
+    &["open"],
+    &["refresh", "--force"],
+    &["logout"],
+    &["login", "--import-refresh-token"],
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_on_the_port_never_gets_the_key() {
@@ -129,7 +147,8 @@ async fn a_stranger_on_the_port_never_gets_the_key() {
     proxy.kill();
     let heard = stranger(address, None);
 
-    // The id of the process belongs to another program of this user by now: for sure it is not the proxy.
+    // The id of the process belongs to another program of this user by now: for sure it is not the
+    // proxy.
     let mut reused = of_this_process(named.clone());
     reused["started"] = json!(reused["started"].as_u64().unwrap() + 1);
     write_private(&file, &reused.to_string());
@@ -144,7 +163,10 @@ async fn a_stranger_on_the_port_never_gets_the_key() {
         let refused = place.run_with(command, "refresh-token\n");
         assert_eq!(code(&refused), FAILED, "{command:?}: {}{}", stdout(&refused), stderr(&refused));
         let said = format!("{}{}", stdout(&refused), stderr(&refused));
-        assert!(said.contains("does not know the key") && said.contains(&address.to_string()), "{said}");
+        assert!(
+            said.contains("does not know the key") && said.contains(&address.to_string()),
+            "{said}"
+        );
     }
     let heard = heard.lock().unwrap().to_lowercase();
     assert!(heard.contains("pleo-proxy-challenge: "), "{heard}");
@@ -180,14 +202,20 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
     let place = Place::toward(&sandbox, "");
     let proxy = place.serve();
     let key = proxy.key.clone();
-    // The same challenge, answered rightly by a proxy that runs as another user with a copy of the key.
+    // The same challenge, answered rightly by a proxy that runs as another user with a copy of the
+    // key.
     let copy = Place::toward(&sandbox, "");
     let (_, mut named) = run_file(&place);
     proxy.kill();
     let lent = copy.serve();
     drop(lent);
     write_private(&copy.state().join("admin.key"), &key);
-    for path in [copy.path().to_owned(), copy.path().join("proxy.toml"), copy.path().join("state"), copy.state()] {
+    for path in [
+        copy.path().to_owned(),
+        copy.path().join("proxy.toml"),
+        copy.path().join("state"),
+        copy.state(),
+    ] {
         std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
     }
     for entry in fs::read_dir(copy.state()).unwrap() {
@@ -202,7 +230,10 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
     let refused = place.run(&["stop"]);
     assert_eq!(code(&refused), FAILED, "{}", stderr(&refused));
     assert!(stderr(&refused).contains("a program of user 65534 answers"), "{}", stderr(&refused));
-    assert_eq!(support::client().get(format!("{}/health", theirs.admin)).send().await.unwrap().status(), 200);
+    assert_eq!(
+        support::client().get(format!("{}/health", theirs.admin)).send().await.unwrap().status(),
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,9 +260,15 @@ async fn a_proxy_that_hangs_is_not_called_not_running() {
     assert_eq!(code(&status), FAILED, "{}", stderr(&status));
     let told = answer(&status);
     assert_eq!((&told["running"], &told["answers"]), (&json!(true), &json!(false)));
-    assert_eq!((&told["pid"], &told["accounts"][0]["account"]), (&json!(proxy.child.id()), &json!("default")));
+    assert_eq!(
+        (&told["pid"], &told["accounts"][0]["account"]),
+        (&json!(proxy.child.id()), &json!("default"))
+    );
     let human = stdout(&place.run(&["status"]));
-    assert!(human.contains("not answering") && human.contains(&format!("kill {}", proxy.child.id())), "{human}");
+    assert!(
+        human.contains("not answering") && human.contains(&format!("kill {}", proxy.child.id())),
+        "{human}"
+    );
     let stop = place.run(&["stop"]);
     assert_eq!(code(&stop), FAILED);
     assert!(stderr(&stop).contains(&format!("kill {}", proxy.child.id())), "{}", stderr(&stop));
@@ -246,10 +283,15 @@ async fn without_an_admin_listener_a_proxy_still_runs() {
     let first = place.serve();
     first.login("default").await;
     first.terminate();
-    let deaf = Proxy::launch(place.command(&["--json", "--set", "listen.admin=off"]), &place.state());
+    let deaf =
+        Proxy::launch(place.command(&["--json", "--set", "listen.admin=off"]), &place.state());
     let status = place.run(&["status", "--json"]);
     let told = answer(&status);
-    assert_eq!((code(&status), &told["running"], &told["admin"]), (FINE, &json!(true), &Value::Null), "{told}");
+    assert_eq!(
+        (code(&status), &told["running"], &told["admin"]),
+        (FINE, &json!(true), &Value::Null),
+        "{told}"
+    );
     assert_eq!((&told["pid"], &told["api"]), (&json!(deaf.child.id()), &json!(deaf.api)));
     let stop = place.run(&["stop"]);
     assert_eq!(code(&stop), FAILED);
@@ -269,15 +311,23 @@ async fn run_files_of_other_places_are_left_alone_and_said() {
         (named[key], named["host"]) = (value.into(), "box-of-theirs".into());
         named
     };
-    // In the container its process has an id that is free here, and the very name that a file of ours would have.
-    let container = plant(&place, own.file_name().unwrap().to_str().unwrap(), &other("pid_namespace", "pid:[1]"));
+    // In the container its process has an id that is free here, and the very name that a file of
+    // ours would have.
+    let container = plant(
+        &place,
+        own.file_name().unwrap().to_str().unwrap(),
+        &other("pid_namespace", "pid:[1]"),
+    );
     let machine = plant(&place, "machine.json", &other("boot_id", "another"));
     for _ in 0..2 {
         let status = place.run(&["status"]);
         assert_eq!(code(&status), NOT_RUNNING);
         let said = stdout(&status);
         assert!(said.contains("not running here") && said.contains("box-of-theirs"), "{said}");
-        assert_eq!(answer(&place.run(&["status", "--json"]))["elsewhere"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            answer(&place.run(&["status", "--json"]))["elsewhere"].as_array().unwrap().len(),
+            2
+        );
         assert!(stderr(&place.run(&["stop"])).contains("box-of-theirs"));
         let next = place.serve();
         assert_eq!(answer(&place.run(&["status", "--json"]))["pid"], next.child.id());
@@ -285,17 +335,21 @@ async fn run_files_of_other_places_are_left_alone_and_said() {
         assert!(container.exists() && machine.exists());
     }
     let before = other("boot_id", "another");
-    let before = json!({"host": named["host"], "boot_id": "another"}).as_object().unwrap().iter().fold(
-        before,
-        |mut all, (key, value)| {
+    let before = json!({"host": named["host"], "boot_id": "another"})
+        .as_object()
+        .unwrap()
+        .iter()
+        .fold(before, |mut all, (key, value)| {
             all[key] = value.clone();
             all
-        },
-    );
+        });
     fs::remove_file(container).unwrap();
     write_private(&machine, &before.to_string());
     let said = stdout(&place.run(&["status"]));
-    assert!(said.starts_with("not running (") && machine.exists(), "before a restart of this machine: {said}");
+    assert!(
+        said.starts_with("not running (") && machine.exists(),
+        "before a restart of this machine: {said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,13 +369,18 @@ async fn looking_makes_and_changes_nothing() {
     let killed = used.serve();
     killed.login("default").await;
     killed.kill();
-    // What a process that died in the middle of a save leaves; it is removed under the account's lock only.
+    // What a process that died in the middle of a save leaves; it is removed under the account's
+    // lock only.
     write_private(&used.state().join(".default.abcdefghijkl.tmp"), "half a record");
     for place in [&fresh, &used] {
         let before = everything(place.path());
         for command in looking {
             let looked = place.run(command);
-            assert!([FINE, USAGE, NOT_RUNNING].contains(&code(&looked)), "{command:?}: {}", stderr(&looked));
+            assert!(
+                [FINE, USAGE, NOT_RUNNING].contains(&code(&looked)),
+                "{command:?}: {}",
+                stderr(&looked)
+            );
             assert_eq!(everything(place.path()), before, "{command:?}");
         }
     }
@@ -330,7 +389,11 @@ async fn looking_makes_and_changes_nothing() {
     let status = embedded.command(&["status"]).env("TMPDIR", "/nowhere").output().unwrap();
     assert_eq!(code(&status), NOT_RUNNING, "{}", stderr(&status));
     assert!(stdout(&status).contains("start it with: pleo-proxy"), "{}", stdout(&status));
-    assert!(!stdout(&status).contains("login"), "there is nothing to log in to yet: {}", stdout(&status));
+    assert!(
+        !stdout(&status).contains("login"),
+        "there is nothing to log in to yet: {}",
+        stdout(&status)
+    );
     assert_eq!(everything(embedded.path()), before);
 }
 
@@ -343,18 +406,31 @@ async fn proxies_of_other_environments_and_stores_are_listed() {
     let told = answer(&status);
     assert_eq!((code(&status), &told["running"]), (NOT_RUNNING, &json!(false)));
     let other = &told["others"][0];
-    assert_eq!((&other["pid"], &other["environment"]), (&json!(proxy.child.id()), &json!("sandbox")));
+    assert_eq!(
+        (&other["pid"], &other["environment"]),
+        (&json!(proxy.child.id()), &json!("sandbox"))
+    );
     assert_eq!((&other["api"], &other["admin"]), (&json!(proxy.api), &json!(proxy.admin)));
     let human = stdout(&place.run(&["status", "--environment", "staging"]));
-    assert!(human.contains(&format!("also running (sandbox, process {})", proxy.child.id())), "{human}");
+    assert!(
+        human.contains(&format!("also running (sandbox, process {})", proxy.child.id())),
+        "{human}"
+    );
 
     // Of another folder's configuration: nothing here names it, but it answers where ours would.
     let admin = format!("listen.admin={}", proxy.admin_address());
-    let elsewhere = place.run(&["status", "--json", "--set", "store.path=elsewhere", "--set", &admin]);
+    let elsewhere =
+        place.run(&["status", "--json", "--set", "store.path=elsewhere", "--set", &admin]);
     assert_eq!(code(&elsewhere), NOT_RUNNING);
     let note = text(&answer(&elsewhere)["note"]);
     assert!(note.contains("a pleo-proxy of user") && note.contains(&proxy.admin), "{note}");
-    let taken = place.run(&["serve", "--environment", "staging", "--set", &format!("listen.api={}", proxy.address())]);
+    let taken = place.run(&[
+        "serve",
+        "--environment",
+        "staging",
+        "--set",
+        &format!("listen.api={}", proxy.address()),
+    ]);
     assert!(stderr(&taken).contains(&format!("kill {}", proxy.child.id())), "{}", stderr(&taken));
 }
 
@@ -371,12 +447,16 @@ async fn another_users_state_is_told_from_a_broken_one() {
     for mode in [0o700, 0o755] {
         fs::set_permissions(place.path().join("state"), fs::Permissions::from_mode(mode)).unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::set_permissions(place.path().join("proxy.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(place.path().join("proxy.toml"), fs::Permissions::from_mode(0o644))
+            .unwrap();
         for command in [&["status"][..], &["stop"], &["refresh"], &["login", "--paste"]] {
             let refused = place.command(command).uid(65534).gid(65534).output().unwrap();
             let said = stderr(&refused);
             assert_eq!(code(&refused), USAGE, "{command:?}: {said}");
-            assert!(said.contains("belongs to user 0") && said.contains("run this as user 0"), "{command:?}: {said}");
+            assert!(
+                said.contains("belongs to user 0") && said.contains("run this as user 0"),
+                "{command:?}: {said}"
+            );
             assert!(!said.contains("cannot be made") && !said.contains("chown"), "{said}");
         }
     }

@@ -5,9 +5,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rows of the map in `src/lib.rs`, lowest first. A file imports from lower rows and from its own folder only.
+/// The rows of the map in `src/lib.rs`, lowest first. A file imports from lower rows and from its
+/// own folder only.
 const ROWS: [&[&str]; 11] = [
-    &["secret", "clock", "alarm", "telemetry", "outbound", "private_file", "hardening", "supervise", "timeout"],
+    &[
+        "secret",
+        "clock",
+        "alarm",
+        "telemetry",
+        "outbound",
+        "private_file",
+        "hardening",
+        "supervise",
+        "timeout",
+    ],
     &["oauth", "operations"],
     &["store"],
     &["tokens"],
@@ -19,9 +30,11 @@ const ROWS: [&[&str]; 11] = [
     &["cli"],
     &["lib", "main"],
 ];
-/// Outside the rows, a crate of its own: imports nothing of ours, and only the command line starts it.
+/// Outside the rows, a crate of its own: imports nothing of ours, and only the command line starts
+/// it.
 const ASIDE: &str = "sandbox";
-/// Where the crates' sources are, and what their files are called here: those of the sandbox are parts of `sandbox/`.
+/// Where the crates' sources are, and what their files are called here: those of the sandbox are
+/// parts of `sandbox/`.
 const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "sandbox/")];
 /// Where a secret may leave its type, and as what.
 const EXPOSING: [(&str, &str); 11] = [
@@ -38,8 +51,18 @@ const EXPOSING: [(&str, &str); 11] = [
     ("tokens/snapshot.rs", "credential header"),
 ];
 /// Names that say nothing but "handy".
-const DRAWERS: [&str; 10] =
-    ["util", "utils", "helper", "helpers", "common", "misc", "types", "shared", "models", "constants"];
+const DRAWERS: [&str; 10] = [
+    "util",
+    "utils",
+    "helper",
+    "helpers",
+    "common",
+    "misc",
+    "types",
+    "shared",
+    "models",
+    "constants",
+];
 const MOST_LINES_IN_FILE: usize = 400;
 const MOST_LINES_IN_FUNCTION: usize = 80;
 /// So that a moved folder does not turn this test into one of nothing.
@@ -62,7 +85,8 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
-    let found: Vec<_> = CRATES.iter().flat_map(|(folder, prefix)| sources_below(folder, prefix)).collect();
+    let found: Vec<_> =
+        CRATES.iter().flat_map(|(folder, prefix)| sources_below(folder, prefix)).collect();
     assert!(found.len() >= LEAST_FILES, "only {} files", found.len());
     found
 }
@@ -94,7 +118,8 @@ fn without_tests(code: &str) -> &str {
 fn is_for_tests(path: &Path) -> bool {
     let parent = path.parent().unwrap().with_extension("rs");
     let name = path.file_stem().unwrap().to_str().unwrap();
-    fs::read_to_string(parent).is_ok_and(|parent| parent.contains(&format!("#[cfg(test)]\nmod {name};")))
+    fs::read_to_string(parent)
+        .is_ok_and(|parent| parent.contains(&format!("#[cfg(test)]\nmod {name};")))
 }
 
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -126,7 +151,9 @@ fn blank(text: &str) -> String {
             out.push(char::from(bytes[at]));
             at += 1;
         } else {
-            out.extend(bytes[at..at + length].iter().map(|byte| if *byte == b'\n' { '\n' } else { ' ' }));
+            out.extend(
+                bytes[at..at + length].iter().map(|byte| if *byte == b'\n' { '\n' } else { ' ' }),
+            );
             at += length;
         }
     }
@@ -188,10 +215,13 @@ fn character(rest: &[u8]) -> usize {
     }
 }
 
-/// The parts that a text names after `crate::`, in groups too; a name of the sandbox's crate is one of the sandbox.
+/// The parts that a text names after `crate::`, in groups too; a name of the sandbox's crate is one
+/// of the sandbox.
 fn imported(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for (at, prefix) in ["crate::", "pleo_proxy::"].iter().flat_map(|prefix| code.match_indices(prefix)) {
+    for (at, prefix) in
+        ["crate::", "pleo_proxy::"].iter().flat_map(|prefix| code.match_indices(prefix))
+    {
         let rest = &code[at + prefix.len()..];
         match rest.strip_prefix('{') {
             Some(group) => found.extend(group_heads(group)),
@@ -228,7 +258,9 @@ fn group_heads(group: &str) -> Vec<String> {
 }
 
 fn word(text: &str) -> String {
-    text.chars().take_while(|character| character.is_ascii_alphanumeric() || *character == '_').collect()
+    text.chars()
+        .take_while(|character| character.is_ascii_alphanumeric() || *character == '_')
+        .collect()
 }
 
 fn row(part: &str) -> Option<usize> {
@@ -242,11 +274,19 @@ fn assert_none(faults: &[String], rule: &str) {
 #[test]
 fn every_file_has_a_row() {
     let known = |part: &str| part == ASIDE || row(part).is_some();
-    let faults: Vec<_> =
-        sources().iter().filter(|source| !known(source.part())).map(|source| source.name.clone()).collect();
+    let faults: Vec<_> = sources()
+        .iter()
+        .filter(|source| !known(source.part()))
+        .map(|source| source.name.clone())
+        .collect();
     assert_none(&faults, "these files are in no row");
     let parts: BTreeSet<_> = sources().iter().map(|source| source.part().to_owned()).collect();
-    let gone: Vec<_> = ROWS.concat().into_iter().filter(|part| !parts.contains(*part)).map(str::to_owned).collect();
+    let gone: Vec<_> = ROWS
+        .concat()
+        .into_iter()
+        .filter(|part| !parts.contains(*part))
+        .map(str::to_owned)
+        .collect();
     assert_none(&gone, "these rows have no file");
 }
 
@@ -288,7 +328,10 @@ fn nobody_climbs_out_of_a_folder_by_super() {
             }
         }
     }
-    assert_none(&faults, "`super` leads out of the part; say `crate::` so that the direction can be checked");
+    assert_none(
+        &faults,
+        "`super` leads out of the part; say `crate::` so that the direction can be checked",
+    );
 }
 
 #[test]
@@ -298,7 +341,10 @@ fn every_test_file_is_a_module_of_a_binary() {
     collect(&tests, &mut files);
     let mut faults = Vec::new();
     let mut seen = 0;
-    for file in files.iter().filter(|file| file.parent() == Some(&tests) || file.with_file_name("main.rs").exists()) {
+    for file in files
+        .iter()
+        .filter(|file| file.parent() == Some(&tests) || file.with_file_name("main.rs").exists())
+    {
         let name = file.file_stem().unwrap().to_str().unwrap();
         let main = fs::read_to_string(file.with_file_name("main.rs")).unwrap_or_default();
         if name != "main" && !main.lines().any(|line| line == format!("mod {name};")) {
@@ -315,12 +361,17 @@ fn every_test_file_is_a_module_of_a_binary() {
 
 #[test]
 fn names_say_what_is_inside() {
-    let is_drawer =
-        |source: &&Source| source.name.trim_end_matches(".rs").split('/').any(|segment| DRAWERS.contains(&segment));
-    let faults: Vec<_> = sources().iter().filter(is_drawer).map(|source| source.name.clone()).collect();
+    let is_drawer = |source: &&Source| {
+        source.name.trim_end_matches(".rs").split('/').any(|segment| DRAWERS.contains(&segment))
+    };
+    let faults: Vec<_> =
+        sources().iter().filter(is_drawer).map(|source| source.name.clone()).collect();
     assert_none(&faults, "a name that says nothing");
-    let modules: Vec<_> =
-        sources().iter().filter(|source| source.name.ends_with("/mod.rs")).map(|source| source.name.clone()).collect();
+    let modules: Vec<_> = sources()
+        .iter()
+        .filter(|source| source.name.ends_with("/mod.rs"))
+        .map(|source| source.name.clone())
+        .collect();
     assert_none(&modules, "a folder's own file stands beside it, as x.rs beside x/");
 }
 
@@ -355,7 +406,11 @@ fn functions(code: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("fn ").filter(|(at, _)| !in_word(code.as_bytes(), *at)) {
         let name = word(&code[at + 3..]);
-        let Some(open) = code[at..].find(['{', ';']).filter(|end| code[at + end..].starts_with('{')) else { continue };
+        let Some(open) =
+            code[at..].find(['{', ';']).filter(|end| code[at + end..].starts_with('{'))
+        else {
+            continue;
+        };
         let mut depth = 0;
         let end = code[at + open..].char_indices().find_map(|(end, character)| {
             depth += i32::from(character == '{') - i32::from(character == '}');
@@ -387,7 +442,9 @@ fn nothing_unfinished_and_no_unwrap_in_the_product() {
     for source in sources() {
         for banned in [".unwrap()", "todo!", "unimplemented!", "dbg!", "unsafe ", "process::exit"] {
             let hits = source.product.lines().enumerate().filter(|(_, line)| line.contains(banned));
-            faults.extend(hits.map(|(number, _)| format!("{}:{}: {banned}", source.name, number + 1)));
+            faults.extend(
+                hits.map(|(number, _)| format!("{}:{}: {banned}", source.name, number + 1)),
+            );
         }
     }
     assert_none(&faults, "these have no place outside tests");
@@ -395,8 +452,7 @@ fn nothing_unfinished_and_no_unwrap_in_the_product() {
 
 #[test]
 fn the_reader_of_sources_tells_code_from_text() {
-    let text =
-        "a(\"crate::x \\\" //\", 'x', '\\n', '\\'', '{'); // crate::y\n/* crate::z /* */ */ b::<'a>(r#\"\"crate::q\"#)";
+    let text = "a(\"crate::x \\\" //\", 'x', '\\n', '\\'', '{'); // crate::y\n/* crate::z /* */ */ b::<'a>(r#\"\"crate::q\"#)";
     let code = blank(text);
     assert_eq!(code.len(), text.len());
     assert!(!code.contains("crate") && !code.contains('{'), "{code}");
@@ -404,5 +460,8 @@ fn the_reader_of_sources_tells_code_from_text() {
     let heads = imported("use crate::{a::b, c, d::{e, f}}; use crate::g::h; crate::i::j()");
     assert_eq!(heads.into_iter().collect::<String>(), "acdgi");
     assert_eq!(imported("use pleo_sandbox::Sandbox;"), BTreeSet::from([ASIDE.to_owned()]));
-    assert_eq!(functions("fn a() {\n}\nfn b();\nfn c() { if x {\n\n} }"), [("a".into(), 2), ("c".into(), 3)]);
+    assert_eq!(
+        functions("fn a() {\n}\nfn b();\nfn c() { if x {\n\n} }"),
+        [("a".into(), 2), ("c".into(), 3)]
+    );
 }

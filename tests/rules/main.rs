@@ -1,4 +1,5 @@
-//! What is written is true: documents, the shape of the source, the rules and the tests that show them.
+//! What is written is true: documents, the shape of the source, the rules and the tests that show
+//! them.
 
 #[path = "../support/mod.rs"]
 mod support;

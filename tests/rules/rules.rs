@@ -1,4 +1,5 @@
-//! Rules of refreshing that have no other home, and the tables of `tests/README.md`: every test they name exists.
+//! Rules of refreshing that have no other home, and the tables of `tests/README.md`: every test
+//! they name exists.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -33,9 +34,14 @@ async fn force(proxy: &Proxy, account: &str) -> Value {
 }
 
 /// The same on a task; returns once the token endpoint has it.
-async fn force_meanwhile(proxy: &Proxy, account: &str, sandbox: &Sandbox) -> tokio::task::JoinHandle<Value> {
+async fn force_meanwhile(
+    proxy: &Proxy,
+    account: &str,
+    sandbox: &Sandbox,
+) -> tokio::task::JoinHandle<Value> {
     let before = sandbox.counters();
-    let request = proxy.http.post(format!("{}/api/accounts/{account}/refresh?force=true", proxy.admin));
+    let request =
+        proxy.http.post(format!("{}/api/accounts/{account}/refresh?force=true", proxy.admin));
     let request = request.bearer_auth(&proxy.key);
     let asking = tokio::spawn(async move { request.send().await.unwrap().json().await.unwrap() });
     let started = Instant::now();
@@ -127,20 +133,28 @@ async fn answers_that_overtake_each_other_reach_their_own_accounts() {
 async fn a_redirect_of_the_token_endpoint_is_not_followed() {
     let sandbox = sandbox().await;
     let elsewhere = Upstream::fine();
-    let moved =
-        format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {}/token\r\nContent-Length: 0\r\n\r\n", elsewhere.origin);
+    let moved = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: {}/token\r\nContent-Length: 0\r\n\r\n",
+        elsewhere.origin
+    );
     let endpoint = Upstream::saying(moved, After::Keep);
     let config = config_toward(&sandbox, COLD);
     let config = config.replace(&sandbox.token_url(), &format!("{}/token", endpoint.origin));
     let place =
-        Place::new(&config.replace(&format!("introspect = \"{}\"", sandbox.introspect_url()), "introspect = \"\""));
+        Place::new(&config.replace(
+            &format!("introspect = \"{}\"", sandbox.introspect_url()),
+            "introspect = \"\"",
+        ));
     let proxy = place.serve();
     let imported = json!({ "refresh_token": "a-refresh-token" });
     let answer = proxy.admin(Method::POST, "/api/accounts/default/login", Some(imported)).await;
     assert!(!answer.status().is_success());
     let account = proxy.until("default", |account| account["state"] == "uncertain").await;
     assert!(text(&account["why"]).contains("redirect"), "{account}");
-    assert_eq!(endpoint.seen().iter().filter(|request| request.line().starts_with("POST")).count(), 1);
+    assert_eq!(
+        endpoint.seen().iter().filter(|request| request.line().starts_with("POST")).count(),
+        1
+    );
     assert!(elsewhere.seen().is_empty());
 }
 
@@ -155,17 +169,26 @@ async fn every_attempt_is_told_with_its_reason_and_outcome_and_without_its_token
     sandbox.set_faults(Faults { token_answer: Some(denied), ..Faults::default() });
     let account = force(&proxy, "default").await["account"].clone();
     let last = &account["last_refresh"];
-    assert_eq!((text(&last["reason"]), text(&last["outcome"])), ("asked".into(), "login_required".into()));
+    assert_eq!(
+        (text(&last["reason"]), text(&last["outcome"])),
+        ("asked".into(), "login_required".into())
+    );
     assert!(last["ms"].is_u64() && last["at"].is_string(), "{last}");
     let log = proxy.log();
-    for told in
-        ["refresh sent account=default reason=\"asked\" generation=1", "drained=", "generation=2", "invalid_grant"]
-    {
+    for told in [
+        "refresh sent account=default reason=\"asked\" generation=1",
+        "drained=",
+        "generation=2",
+        "invalid_grant",
+    ] {
         assert!(log.contains(told), "{told}: {log}");
     }
     let metrics = proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
     for outcome in ["fresh", "login_required"] {
-        assert!(metrics.contains(&format!("reason=\"asked\",outcome=\"{outcome}\"}} 1")), "{metrics}");
+        assert!(
+            metrics.contains(&format!("reason=\"asked\",outcome=\"{outcome}\"}} 1")),
+            "{metrics}"
+        );
     }
     assert!(!log.contains("sbx-") && !metrics.contains("sbx-"));
 }
@@ -223,10 +246,15 @@ async fn the_process_shows_no_secret_and_leaves_no_core() {
     shell.stdout(Stdio::piped()).stderr(Stdio::piped());
     let proxy = Proxy::launch(shell, &place.state());
     proxy.login("default").await;
-    let shown = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", proxy.child.id())).unwrap();
+    let shown =
+        |file: &str| fs::read_to_string(format!("/proc/{}/{file}", proxy.child.id())).unwrap();
     let limits = shown("limits");
     let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{limits}");
+    assert_eq!(
+        cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(),
+        ["0", "0"],
+        "{limits}"
+    );
     let arguments = shown("cmdline");
     assert!(!arguments.contains("secret") && !arguments.contains("sbx-"), "{arguments}");
 }
@@ -237,13 +265,15 @@ async fn the_process_shows_no_secret_and_leaves_no_core() {
 fn functions(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let is_source = path.extension().is_some_and(|extension| extension == "rs" || extension == "py");
+        let is_source =
+            path.extension().is_some_and(|extension| extension == "rs" || extension == "py");
         if path.is_dir() {
             functions(&path, found);
         } else if is_source {
             let source = fs::read_to_string(&path).unwrap();
             for line in source.lines() {
-                let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("async ");
+                let line =
+                    line.trim_start().trim_start_matches("pub ").trim_start_matches("async ");
                 let name = line.strip_prefix("fn ").or(line.strip_prefix("def "));
                 found.extend(name.and_then(|name| name.split('(').next()).map(str::to_owned));
             }
@@ -271,11 +301,14 @@ fn the_tables_name_tests_that_exist_and_leave_nothing_out() {
             assert!(known.contains(*name), "{number}: there is no {name}");
         }
     }
-    let all = (1..=50).map(|number| format!("R{number}")).chain((1..=152).map(|number| format!("T{number}")));
+    let all = (1..=50)
+        .map(|number| format!("R{number}"))
+        .chain((1..=152).map(|number| format!("T{number}")));
     assert_eq!(rows, all.collect());
     for line in readme.lines().filter(|line| line.starts_with("- T")) {
         let words = line.split(|letter: char| !letter.is_alphanumeric());
-        let is_number = |word: &&str| word.strip_prefix('T').is_some_and(|rest| rest.parse::<u16>().is_ok());
+        let is_number =
+            |word: &&str| word.strip_prefix('T').is_some_and(|rest| rest.parse::<u16>().is_ok());
         assert!(words.filter(is_number).all(|number| rows.contains(number)), "{line}");
     }
 }

@@ -26,7 +26,8 @@ pub fn stdout(output: &Output) -> String {
 /// The one line of JSON on stdout, of the known version.
 pub fn answer(output: &Output) -> Value {
     let out = stdout(output);
-    let answer: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out:?}\n{}", stderr(output)));
+    let answer: Value =
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out:?}\n{}", stderr(output)));
     assert_eq!(answer["version"], 1, "{answer}");
     answer
 }

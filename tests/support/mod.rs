@@ -1,5 +1,10 @@
-//! The real binary against the sandbox: started on free ports, with its state in a temporary folder, ended by `Drop`.
-#![allow(dead_code, unreachable_pub, reason = "each binary has this as a module of its own, and uses a part")]
+//! The real binary against the sandbox: started on free ports, with its state in a temporary
+//! folder, ended by `Drop`.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each binary has this as a module of its own, and uses a part"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 pub mod command;
@@ -18,7 +23,8 @@ use pleo_proxy::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longest wait for something that is expected within milliseconds; reached only by a test that fails.
+/// Longest wait for something that is expected within milliseconds; reached only by a test that
+/// fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A sandbox on free ports that consents by itself.
@@ -29,7 +35,9 @@ pub async fn sandbox() -> Sandbox {
 /// The same, with options of the test's own.
 pub async fn sandbox_with(options: Options) -> Sandbox {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    Sandbox::start(Options { auth_addr: any, files_addr: any, auto_consent: true, ..options }).await.unwrap()
+    Sandbox::start(Options { auth_addr: any, files_addr: any, auto_consent: true, ..options })
+        .await
+        .unwrap()
 }
 
 /// A folder with a configuration and a store.
@@ -66,7 +74,8 @@ impl Place {
         self.state().join(format!("{account}.json"))
     }
 
-    /// A command of the binary in this folder, with nothing of the caller's environment but the path.
+    /// A command of the binary in this folder, with nothing of the caller's environment but the
+    /// path.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pleo-proxy"));
         command.current_dir(self.path()).env_clear().env("HOME", self.path()).args(arguments);
@@ -155,7 +164,8 @@ impl Proxy {
         });
         assert_eq!((&ready["version"], &ready["event"]), (&json!(1), &json!("ready")));
         let key = fs::read_to_string(state.join("admin.key")).unwrap().trim().to_owned();
-        let (api, admin) = (text(&ready["api"]), ready["admin"].as_str().unwrap_or_default().to_owned());
+        let (api, admin) =
+            (text(&ready["api"]), ready["admin"].as_str().unwrap_or_default().to_owned());
         Self { child, api, admin, key, http: client(), log }
     }
 
@@ -178,8 +188,14 @@ impl Proxy {
     }
 
     /// A call of the admin listener with its key.
-    pub async fn admin(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> reqwest::Response {
-        let request = self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(&self.key);
+    pub async fn admin(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> reqwest::Response {
+        let request =
+            self.http.request(method, format!("{}{path}", self.admin)).bearer_auth(&self.key);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
@@ -200,7 +216,9 @@ impl Proxy {
 
     /// Connects an account through the whole code flow, as a browser would.
     pub async fn login(&self, account: &str) {
-        let begun = self.admin(reqwest::Method::POST, &format!("/api/accounts/{account}/login"), None).await;
+        let begun = self
+            .admin(reqwest::Method::POST, &format!("/api/accounts/{account}/login"), None)
+            .await;
         assert!(begun.status().is_success(), "{}", begun.text().await.unwrap());
         let begun: Value = begun.json().await.unwrap();
         let answer = self.http.get(text(&begun["authorize_url"])).send().await.unwrap();
@@ -223,7 +241,11 @@ impl Proxy {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -251,7 +273,10 @@ impl Drop for Proxy {
 /// A client that follows nothing, trusts nothing and has no outbound proxy.
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(PATIENCE);
     builder.build().unwrap()
 }
 
@@ -275,7 +300,8 @@ pub fn text(value: &Value) -> String {
 /// The code of an answer of the proxy itself; the header and the body agree, and it is never a 401.
 pub async fn problem(answer: reqwest::Response) -> (u16, String) {
     let status = answer.status().as_u16();
-    let header = answer.headers().get("pleo-proxy-error").map(|code| code.to_str().unwrap().to_owned());
+    let header =
+        answer.headers().get("pleo-proxy-error").map(|code| code.to_str().unwrap().to_owned());
     let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default();
     assert_eq!(body["code"].as_str(), header.as_deref(), "{status} {body}");
     assert_ne!(status, 401);

@@ -1,5 +1,10 @@
-//! System calls that are watched, refused or deadly: `strace` around a command or onto a running proxy.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; a test that cannot go on should panic")]
+//! System calls that are watched, refused or deadly: `strace` around a command or onto a running
+//! proxy.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses a part; a test that cannot go on should panic"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,10 +25,13 @@ pub fn wrapped(inner: &Command, outer: &[&str]) -> Command {
 
 /// True if strace is here and may trace; says so if not.
 pub fn may_trace(test: &str) -> bool {
-    let tried = Command::new("strace").args(["-o", "/dev/null", "-e", "trace=exit", "true"]).output();
+    let tried =
+        Command::new("strace").args(["-o", "/dev/null", "-e", "trace=exit", "true"]).output();
     let allowed = tried.is_ok_and(|output| output.status.success());
     if !allowed {
-        eprintln!("SKIPPED {test}: it needs strace, and the right to trace (apt-get install strace)");
+        eprintln!(
+            "SKIPPED {test}: it needs strace, and the right to trace (apt-get install strace)"
+        );
     }
     allowed
 }
@@ -41,7 +49,12 @@ impl Faulty {
     }
 
     /// The same for calls that have to do with one path only.
-    pub fn attach_to(pid: u32, log: &Path, path: Option<&Path>, expressions: &[&str]) -> Option<Self> {
+    pub fn attach_to(
+        pid: u32,
+        log: &Path,
+        path: Option<&Path>,
+        expressions: &[&str],
+    ) -> Option<Self> {
         let mut command = Command::new("strace");
         if let Some(path) = path {
             command.arg("-P").arg(path);
@@ -76,7 +89,8 @@ impl Faulty {
         if self.strace.try_wait().unwrap().is_some() {
             return;
         }
-        // SIGTERM: strace detaches; killed it would leave the fault in place for the call under way.
+        // SIGTERM: strace detaches; killed it would leave the fault in place for the call under
+        // way.
         let _ = Command::new("kill").arg(self.strace.id().to_string()).status();
         let _ = self.strace.wait();
     }

@@ -1,5 +1,5 @@
-//! Both ends of the wire, raw: an upstream that says what no library would say and keeps the bytes it was sent, and a
-//! caller that writes what no library would write.
+//! Both ends of the wire, raw: an upstream that says what no library would say and keeps the bytes
+//! it was sent, and a caller that writes what no library would write.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -37,7 +37,10 @@ impl Received {
 
     /// All values of a field, in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        fields(&self.head).filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+        fields(&self.head)
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .collect()
     }
 
     /// Names of all fields, in lower case.
@@ -54,7 +57,10 @@ impl Received {
 }
 
 fn fields(head: &str) -> impl Iterator<Item = (&str, &str)> {
-    head.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
+    head.lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name, value.trim()))
 }
 
 /// What becomes of the connection after an answer.
@@ -130,8 +136,10 @@ impl Visit {
     }
 }
 
-pub const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nfine";
-pub const DENIED: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 6\r\n\r\ndenied";
+pub const FINE: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nfine";
+pub const DENIED: &str =
+    "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 6\r\n\r\ndenied";
 
 #[derive(Default)]
 struct Record {
@@ -144,8 +152,8 @@ struct Record {
 
 type Script = dyn Fn(&mut Visit) -> After + Send + Sync;
 
-/// An API that follows a script. Asked whose a token is, it names a company, another one for each login, and does not
-/// count it: without an answer a login would ask again, and wait.
+/// An API that follows a script. Asked whose a token is, it names a company, another one for each
+/// login, and does not count it: without an answer a login would ask again, and wait.
 pub struct Upstream {
     pub address: SocketAddr,
     /// `http://` or `https://`, and where it listens.
@@ -159,7 +167,10 @@ impl Upstream {
     }
 
     /// Over TLS, with this server's certificate.
-    pub fn secure(config: ServerConfig, script: impl Fn(&mut Visit) -> After + Send + Sync + 'static) -> Self {
+    pub fn secure(
+        config: ServerConfig,
+        script: impl Fn(&mut Visit) -> After + Send + Sync + 'static,
+    ) -> Self {
         Self::run(Arc::new(script), Some(Arc::new(config)))
     }
 
@@ -192,7 +203,9 @@ impl Upstream {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     stream.set_nodelay(true).unwrap();
                     let wire: Box<dyn Wire> = match tls {
-                        Some(tls) => Box::new(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
+                        Some(tls) => {
+                            Box::new(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream))
+                        }
                         None => Box::new(stream),
                     };
                     converse(BufReader::new(wire), peer, &*script, &record);
@@ -227,17 +240,26 @@ impl Upstream {
 fn identity(record: &Record) -> String {
     let number = record.logins.fetch_add(1, Ordering::SeqCst);
     let body = format!("{{\"data\":{{\"subjectURN\":\"urn:pleo:company:{number}\"}}}}");
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
-fn converse(mut wire: BufReader<Box<dyn Wire>>, peer: SocketAddr, script: &Script, record: &Arc<Record>) {
+fn converse(
+    mut wire: BufReader<Box<dyn Wire>>,
+    peer: SocketAddr,
+    script: &Script,
+    record: &Arc<Record>,
+) {
     let mut connection = None;
     while let Some(head) = read_head(&mut wire) {
         if head.starts_with("GET /v1/introspect ") {
             let _ = wire.get_mut().write_all(identity(record).as_bytes());
             continue;
         }
-        let connection = *connection.get_or_insert_with(|| record.connections.fetch_add(1, Ordering::SeqCst));
+        let connection =
+            *connection.get_or_insert_with(|| record.connections.fetch_add(1, Ordering::SeqCst));
         let number = {
             let mut requests = record.requests.lock().unwrap();
             requests.push(Received { head: head.clone(), body: Vec::new(), connection, peer });
@@ -264,7 +286,9 @@ fn read_head(wire: &mut impl io::BufRead) -> Option<String> {
 
 /// The body that a head announces; an error if it breaks off.
 fn read_body(wire: &mut impl io::BufRead, head: &str, until_end: bool) -> io::Result<Vec<u8>> {
-    let value = |name: &str| fields(head).find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    let value = |name: &str| {
+        fields(head).find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    };
     let mut body = Vec::new();
     if value("transfer-encoding").is_some() {
         loop {
@@ -272,11 +296,13 @@ fn read_body(wire: &mut impl io::BufRead, head: &str, until_end: bool) -> io::Re
             if wire.read_line(&mut line)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let size = usize::from_str_radix(line.trim().split(';').next().unwrap(), 16).map_err(io::Error::other)?;
+            let size = usize::from_str_radix(line.trim().split(';').next().unwrap(), 16)
+                .map_err(io::Error::other)?;
             let start = body.len();
             body.resize(start + size, 0);
             wire.read_exact(&mut body[start..])?;
-            // The end of the chunk, or the trailer section, which is remembered as part of the body on purpose.
+            // The end of the chunk, or the trailer section, which is remembered as part of the body
+            // on purpose.
             let mut rest = String::new();
             wire.read_line(&mut rest)?;
             if size == 0 {
@@ -310,7 +336,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn all(&self, name: &str) -> Vec<&str> {
-        fields(&self.head).filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+        fields(&self.head)
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .collect()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -323,8 +352,8 @@ impl Answer {
 
     /// Status and code of an answer of the proxy itself, whose form is checked.
     pub fn problem(&self) -> (u16, String) {
-        let body: Value =
-            serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{} {}", self.head, self.text()));
+        let body: Value = serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("{} {}", self.head, self.text()));
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(body["code"].as_str(), self.header("pleo-proxy-error"), "{body}");
         assert_eq!(body["status"].as_u64(), Some(u64::from(self.status)), "{body}");

@@ -1,10 +1,14 @@
-//! Test aids under the API origin that Pleo does not have. Like the rest of the API they need a good token.
+//! Test aids under the API origin that Pleo does not have. Like the rest of the API they need a
+//! good token.
 //!
-//! - `ANY /v1/echo/...`: what arrived, as JSON. Header names come in lower case and equal names side by side, since
-//!   the HTTP library keeps no more; the value of `Authorization` is replaced by `ok`.
+//! - `ANY /v1/echo/...`: what arrived, as JSON. Header names come in lower case and equal names
+//!   side by side, since the HTTP library keeps no more; the value of `Authorization` is replaced
+//!   by `ok`.
 //! - `GET /v1/stream?events=N&gap_ms=M`: server-sent events, one at a time.
-//! - `GET /v1/bytes?n=N`: N bytes (2 GiB at most) with a `Content-Length`; byte i is `i % 251` of each 64 KiB piece.
-//! - `PUT,POST /v1/sink`: reads a body of any length in constant memory; answers its length and SHA-256.
+//! - `GET /v1/bytes?n=N`: N bytes (2 GiB at most) with a `Content-Length`; byte i is `i % 251` of
+//!   each 64 KiB piece.
+//! - `PUT,POST /v1/sink`: reads a body of any length in constant memory; answers its length and
+//!   SHA-256.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -58,7 +62,11 @@ async fn echo(request: Request) -> Result<Response, Problem> {
 fn shown(headers: &HeaderMap) -> Vec<[Value; 2]> {
     let show = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
         let secret = name == header::AUTHORIZATION;
-        let text = if secret { "ok".to_owned() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+        let text = if secret {
+            "ok".to_owned()
+        } else {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
         [json!(name.as_str()), json!(text)]
     };
     headers.iter().map(show).collect()
@@ -98,7 +106,8 @@ async fn stream(RawQuery(query): RawQuery) -> Result<Response, Problem> {
             }
         }
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, body).into_response())
 }
 
@@ -122,7 +131,10 @@ impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let size = self.0.min(PIECE as u64);
         self.0 -= size;
         let piece = || Bytes::from_static(&PATTERN[..size as usize]);

@@ -53,7 +53,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = bare(self.status, &json!({ "type": self.kind, "message": self.message }));
+        let mut response =
+            bare(self.status, &json!({ "type": self.kind, "message": self.message }));
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

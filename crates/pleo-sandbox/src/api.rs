@@ -65,12 +65,16 @@ async fn gate(
 }
 
 /// All that needs the lock, in one go.
-fn admit(state: &mut Inner, headers: &HeaderMap) -> (Result<Caller, Problem>, Option<ApiFault>, u64) {
+fn admit(
+    state: &mut Inner,
+    headers: &HeaderMap,
+) -> (Result<Caller, Problem>, Option<ApiFault>, u64) {
     state.counters.api_requests += 1;
     let admitted = judge(state, headers);
     state.counters.last_authorization_header_ok = Some(admitted.is_ok());
     let fault = if admitted.is_ok() { state.faults.take_api_fault() } else { None };
-    let unauthorized = admitted.is_err() || fault.as_ref().is_some_and(|fault| fault.status == Some(401));
+    let unauthorized =
+        admitted.is_err() || fault.as_ref().is_some_and(|fault| fault.status == Some(401));
     state.counters.api_unauthorized += u64::from(unauthorized);
     state.counters.api_faults += u64::from(fault.is_some());
     (admitted, fault, state.faults.latency_ms)
@@ -78,13 +82,16 @@ fn admit(state: &mut Inner, headers: &HeaderMap) -> (Result<Caller, Problem>, Op
 
 fn judge(state: &mut Inner, headers: &HeaderMap) -> Result<Caller, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or_else(|| Problem::unauthorized("the Authorization header is missing"))?;
+    let value = values
+        .next()
+        .ok_or_else(|| Problem::unauthorized("the Authorization header is missing"))?;
     if values.next().is_some() {
         state.counters.api_double_authorization += 1;
         return Err(Problem::unauthorized("more than one Authorization header"));
     }
     let token = value.to_str().ok().and_then(bearer);
-    let token = token.ok_or_else(|| Problem::unauthorized("the Authorization header has the wrong format"))?;
+    let token = token
+        .ok_or_else(|| Problem::unauthorized("the Authorization header has the wrong format"))?;
     match state.grants.standing(token) {
         Standing::Good { subject, scope } => Ok(Caller { subject, scope }),
         Standing::Superseded => {

@@ -36,7 +36,12 @@ impl Table {
         self.visible(subject).find(|row| row.id == id).ok_or_else(|| Problem::not_found(what))
     }
 
-    pub(crate) fn find_mut(&mut self, subject: Subject, id: &str, what: &str) -> Result<&mut Row, Problem> {
+    pub(crate) fn find_mut(
+        &mut self,
+        subject: Subject,
+        id: &str,
+        what: &str,
+    ) -> Result<&mut Row, Problem> {
         let mut visible = self.0.iter_mut().filter(|row| subject.sees(&row.company));
         visible.find(|row| row.id == id).ok_or_else(|| Problem::not_found(what))
     }
@@ -61,7 +66,14 @@ pub(crate) fn new_id() -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let digits = hex(&bytes);
-    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..]
+    )
 }
 
 /// The time in the form of the API, to the second.

@@ -1,4 +1,5 @@
-//! What the token and introspection endpoints share: form bodies, client authentication, errors (RFC 6749).
+//! What the token and introspection endpoints share: form bodies, client authentication, errors
+//! (RFC 6749).
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +20,11 @@ pub(crate) struct OauthError {
 }
 
 impl OauthError {
-    pub(crate) fn new(status: StatusCode, code: impl Into<String>, description: &'static str) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: impl Into<String>,
+        description: &'static str,
+    ) -> Self {
         Self { status, code: code.into(), description }
     }
 
@@ -50,8 +55,11 @@ impl IntoResponse for OauthError {
 
 /// JSON that no cache may keep (RFC 6749 section 5.1).
 pub(crate) fn unstored(status: StatusCode, body: &Value) -> Response {
-    let headers =
-        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store"), (header::PRAGMA, "no-cache")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::PRAGMA, "no-cache"),
+    ];
     (status, headers, body.to_string()).into_response()
 }
 
@@ -60,14 +68,19 @@ pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
     pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, OauthError> {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let content_type =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let media = content_type.split(';').next().unwrap_or("").trim();
         if !media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(OauthError::invalid_request("the body must be application/x-www-form-urlencoded"));
+            return Err(OauthError::invalid_request(
+                "the body must be application/x-www-form-urlencoded",
+            ));
         }
         let pairs: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
-        let doubled =
-            pairs.iter().enumerate().any(|(at, (name, _))| pairs[..at].iter().any(|(other, _)| other == name));
+        let doubled = pairs
+            .iter()
+            .enumerate()
+            .any(|(at, (name, _))| pairs[..at].iter().any(|(other, _)| other == name));
         match doubled {
             true => Err(OauthError::invalid_request("a parameter is given twice")),
             false => Ok(Self(pairs)),
@@ -86,7 +99,11 @@ impl Form {
 }
 
 /// Basic or body, never both (RFC 6749 section 2.3).
-pub(crate) fn authenticate(options: &Options, headers: &HeaderMap, form: &Form) -> Result<(), OauthError> {
+pub(crate) fn authenticate(
+    options: &Options,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<(), OauthError> {
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let basic = authorizations.next();
     if authorizations.next().is_some() || (basic.is_some() && form.get("client_secret").is_some()) {
@@ -99,16 +116,20 @@ pub(crate) fn authenticate(options: &Options, headers: &HeaderMap, form: &Form) 
         }
         None => {
             let (id, secret) = (form.get("client_id"), form.get("client_secret"));
-            equal(id.unwrap_or(""), &options.client_id) & equal(secret.unwrap_or(""), &options.client_secret)
+            equal(id.unwrap_or(""), &options.client_id)
+                & equal(secret.unwrap_or(""), &options.client_secret)
         }
     };
     known.then_some(()).ok_or_else(|| OauthError::invalid_client("client authentication failed"))
 }
 
-/// Form-encoded as section 2.3.1 wants it, or verbatim as many clients send it: Pleo's choice is not known.
+/// Form-encoded as section 2.3.1 wants it, or verbatim as many clients send it: Pleo's choice is
+/// not known.
 fn basic_fits(options: &Options, value: &HeaderValue) -> bool {
     let Some((id, secret)) = decode_basic(value) else { return false };
-    let fits = |id: &str, secret: &str| equal(id, &options.client_id) & equal(secret, &options.client_secret);
+    let fits = |id: &str, secret: &str| {
+        equal(id, &options.client_id) & equal(secret, &options.client_secret)
+    };
     fits(&id, &secret) | fits(&form_decode(&id), &form_decode(&secret))
 }
 
@@ -121,7 +142,10 @@ fn decode_basic(value: &HeaderValue) -> Option<(String, String)> {
 
 fn form_decode(encoded: &str) -> String {
     let pair = format!("v={encoded}");
-    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }
 
 fn equal(given: &str, wanted: &str) -> bool {

@@ -25,7 +25,10 @@ pub(crate) fn routes() -> Router<Arc<World>> {
         .route("/v1/installations/me", get(installation).delete(uninstall))
 }
 
-async fn introspect(State(world): State<Arc<World>>, Extension(caller): Extension<Caller>) -> Response {
+async fn introspect(
+    State(world): State<Arc<World>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
     let body = json!({
         "authMethod": "OAUTH2", "clientId": world.options.client_id, "scope": caller.scope,
         "applicationName": "Sandbox App", "subjectURN": caller.subject.urn(),

@@ -38,10 +38,17 @@ pub(crate) fn error_page(message: &str) -> Response {
 }
 
 fn hidden(query: &[u8]) -> String {
-    let carried = form_urlencoded::parse(query)
-        .filter(|(name, _)| !["subject", "urn_pleo_params_oauth_subject", "decision"].contains(&name.as_ref()));
+    let carried = form_urlencoded::parse(query).filter(|(name, _)| {
+        !["subject", "urn_pleo_params_oauth_subject", "decision"].contains(&name.as_ref())
+    });
     carried
-        .map(|(name, value)| format!("<input type=\"hidden\" name=\"{}\" value=\"{}\">", escape(&name), escape(&value)))
+        .map(|(name, value)| {
+            format!(
+                "<input type=\"hidden\" name=\"{}\" value=\"{}\">",
+                escape(&name),
+                escape(&value)
+            )
+        })
         .collect()
 }
 
@@ -64,8 +71,10 @@ fn html(status: StatusCode, body: &str) -> Response {
          <meta name=\"viewport\" content=\"width=device-width\"><title>Pleo sandbox</title>\
          <style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
     );
-    // No form-action: browsers apply it to the redirect that follows the form, whose host differs from login to login.
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
+    // No form-action: browsers apply it to the redirect that follows the form, whose host differs
+    // from login to login.
+    let policy =
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, policy),
@@ -79,5 +88,9 @@ fn html(status: StatusCode, body: &str) -> Response {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }

@@ -33,7 +33,8 @@ pub(crate) fn routes() -> Router<Arc<World>> {
 async fn needs_header(request: Request, next: Next) -> Response {
     match request.headers().get("x-sandbox-control").is_some_and(|value| value == "1") {
         true => next.run(request).await,
-        false => (StatusCode::FORBIDDEN, "the controls need the header X-Sandbox-Control: 1\n").into_response(),
+        false => (StatusCode::FORBIDDEN, "the controls need the header X-Sandbox-Control: 1\n")
+            .into_response(),
     }
 }
 

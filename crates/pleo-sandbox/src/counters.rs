@@ -21,7 +21,8 @@ pub struct Counters {
     pub client_auth_failures: u64,
     /// A superseded refresh token was presented.
     pub refresh_replays: u64,
-    /// Those of them whose successors nobody had used: what a client does that never got its answer.
+    /// Those of them whose successors nobody had used: what a client does that never got its
+    /// answer.
     pub lost_replays: u64,
     /// Authorizations revoked, for whatever reason.
     pub families_revoked: u64,

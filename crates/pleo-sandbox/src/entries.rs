@@ -37,14 +37,19 @@ pub(crate) fn json_body(body: &[u8]) -> Result<Value, Problem> {
 }
 
 /// The companies a search covers: one by `company_id`, or those of the organisation.
-pub(crate) fn covered(query: &Query, subject: Subject) -> Result<impl Fn(&str) -> bool + use<>, Problem> {
+pub(crate) fn covered(
+    query: &Query,
+    subject: Subject,
+) -> Result<impl Fn(&str) -> bool + use<>, Problem> {
     let company = query.get("company_id").map(str::to_owned);
     let organisation = query.get("organization_id");
     match (&company, organisation) {
         (Some(company), None) if subject.sees(company) => {}
         (None, Some(ORGANISATION_ID)) if subject == Subject::Organisation => {}
         (None, None) => return Err(Problem::invalid("company_id or organization_id is required")),
-        (Some(_), Some(_)) => return Err(Problem::invalid("company_id and organization_id exclude each other")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid("company_id and organization_id exclude each other"));
+        }
         _ => return Err(Problem::denied()),
     }
     Ok(move |id: &str| company.as_deref().is_none_or(|company| company == id))
@@ -59,7 +64,8 @@ async fn search(
     let query = Query::read(query.as_deref());
     let covers = covered(&query, caller.subject)?;
     let include_deleted = json_body(&body)?["includeDeleted"].as_bool();
-    let include_deleted = include_deleted.ok_or_else(|| Problem::invalid("includeDeleted is required"))?;
+    let include_deleted =
+        include_deleted.ok_or_else(|| Problem::invalid("includeDeleted is required"))?;
     let books = world.books();
     let rows = books.entries.visible(caller.subject).filter(|row| covers(&row.company));
     let rows = rows.filter(|row| include_deleted || row.body["deletedAt"].is_null()).collect();
@@ -90,7 +96,11 @@ async fn receipts(
     let query = Query::read(query.as_deref());
     let books = world.books();
     books.entries.find(caller.subject, &id, "accounting entry")?;
-    let rows = books.receipts.visible(caller.subject).filter(|row| row.has("accountingEntryId", &id)).collect();
+    let rows = books
+        .receipts
+        .visible(caller.subject)
+        .filter(|row| row.has("accountingEntryId", &id))
+        .collect();
     Ok(page(rows, &query, 10)?.answer(|row| with_url(&world, &row.id, &row.body)))
 }
 

@@ -39,7 +39,11 @@ async fn jobs(
         return Err(Problem::denied());
     }
     let books = world.books();
-    let rows = books.jobs.visible(caller.subject).filter(|row| company.is_none_or(|id| row.company == id)).collect();
+    let rows = books
+        .jobs
+        .visible(caller.subject)
+        .filter(|row| company.is_none_or(|id| row.company == id))
+        .collect();
     Ok(page(rows, &query, 20)?.plain())
 }
 
@@ -57,9 +61,14 @@ async fn create(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let asked = json_body(&body)?;
-    let company = asked["companyId"].as_str().ok_or_else(|| Problem::invalid("companyId is required"))?;
-    let entries: Vec<&str> =
-        asked["accountingEntryIds"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let company =
+        asked["companyId"].as_str().ok_or_else(|| Problem::invalid("companyId is required"))?;
+    let entries: Vec<&str> = asked["accountingEntryIds"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if !caller.subject.sees(company) {
         return Err(Problem::denied());
     }
@@ -117,24 +126,36 @@ async fn update(
 ) -> Result<Response, Problem> {
     let asked = json_body(&body)?;
     let changes = asked.as_array().filter(|changes| changes.len() <= BATCH);
-    let changes = changes.ok_or_else(|| Problem::invalid("the body must be an array of at most 100 items"))?;
+    let changes = changes
+        .ok_or_else(|| Problem::invalid("the body must be an array of at most 100 items"))?;
     let mut books = world.books();
     books.jobs.find(caller.subject, &id, "export job")?;
     let (mut updated, mut errors) = (Vec::new(), Vec::new());
     for change in changes {
         match apply(&mut books, caller.subject, &id, change) {
             Ok(item) => updated.push(item),
-            Err(why) => errors.push(json!({ "accountingEntryId": change["accountingEntryId"], "message": why })),
+            Err(why) => errors
+                .push(json!({ "accountingEntryId": change["accountingEntryId"], "message": why })),
         }
     }
     Ok(bare(StatusCode::OK, &json!({ "data": updated, "errors": errors })))
 }
 
-fn apply(books: &mut Books, subject: Subject, job: &str, change: &Value) -> Result<Value, &'static str> {
-    let status = change["status"].as_str().filter(|status| STATUSES.contains(status)).ok_or("unknown status")?;
+fn apply(
+    books: &mut Books,
+    subject: Subject,
+    job: &str,
+    change: &Value,
+) -> Result<Value, &'static str> {
+    let status = change["status"]
+        .as_str()
+        .filter(|status| STATUSES.contains(status))
+        .ok_or("unknown status")?;
     let entry = change["accountingEntryId"].as_str().ok_or("accountingEntryId is required")?;
-    let mut own = books.items.0.iter_mut().filter(|row| subject.sees(&row.company) && row.has("jobId", job));
-    let item = own.find(|row| row.has("accountingEntryId", entry)).ok_or("no such item in this job")?;
+    let mut own =
+        books.items.0.iter_mut().filter(|row| subject.sees(&row.company) && row.has("jobId", job));
+    let item =
+        own.find(|row| row.has("accountingEntryId", entry)).ok_or("no such item in this job")?;
     item.body["status"] = json!(status);
     for field in ["failureReason", "failureReasonType", "externalId", "exportedAt"] {
         if let Some(value) = change.get(field) {

@@ -20,13 +20,15 @@ pub struct Faults {
     pub refresh_life_s: Option<u64>,
     /// Wait before every answer of the API.
     pub latency_ms: u64,
-    /// Wait before the token endpoint does its work. It does it even if the caller leaves meanwhile.
+    /// Wait before the token endpoint does its work. It does it even if the caller leaves
+    /// meanwhile.
     pub token_latency_before_ms: u64,
     /// Wait between the work of the token endpoint and its answer.
     pub token_latency_after_ms: u64,
     /// How the life of the access token is told.
     pub expires_in: ExpiresIn,
-    /// Joins the scopes of a token answer by `+` instead of spaces, as Pleo's documentation shows it after a refresh.
+    /// Joins the scopes of a token answer by `+` instead of spaces, as Pleo's documentation shows
+    /// it after a refresh.
     pub scope_plus: bool,
     /// Leaves the scope out of token answers.
     pub scope_missing: bool,
@@ -45,9 +47,13 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Takes the fault of the token endpoint that this exchange suffers, counting it down. `family` is the
-    /// authorization whose refresh token is presented.
-    pub(crate) fn take_token_fault(&mut self, grant: Option<GrantType>, family: Option<usize>) -> Option<TokenFault> {
+    /// Takes the fault of the token endpoint that this exchange suffers, counting it down. `family`
+    /// is the authorization whose refresh token is presented.
+    pub(crate) fn take_token_fault(
+        &mut self,
+        grant: Option<GrantType>,
+        family: Option<usize>,
+    ) -> Option<TokenFault> {
         let fault = self.token_answer.as_mut()?;
         let meant = (fault.only_grant.is_none() || fault.only_grant == grant)
             && (fault.only_family.is_none() || fault.only_family == family);
@@ -108,26 +114,30 @@ pub enum GrantType {
     RefreshToken,
 }
 
-/// A fault of the token endpoint, for instance `{"kind": "status", "status": 503, "retry_after": "5", "count": 2}`.
+/// A fault of the token endpoint, for instance `{"kind": "status", "status": 503, "retry_after":
+/// "5", "count": 2}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFault {
     /// What the caller sees.
     pub kind: TokenFaultKind,
-    /// Does the exchange before the fault, so that the tokens presented are spent; otherwise nothing is done.
+    /// Does the exchange before the fault, so that the tokens presented are spent; otherwise
+    /// nothing is done.
     pub work: bool,
-    /// Status code of `status` (503), `error` (400; 401 for `invalid_client`), `html`, `huge` and `error_in_200` (200).
+    /// Status code of `status` (503), `error` (400; 401 for `invalid_client`), `html`, `huge` and
+    /// `error_in_200` (200).
     pub status: Option<u16>,
     /// Value of a `Retry-After` header, number or date, for the kinds that answer.
     pub retry_after: Option<String>,
-    /// The error code of `error` (`invalid_grant` if unset) and `error_in_200` (`server_error` if unset).
+    /// The error code of `error` (`invalid_grant` if unset) and `error_in_200` (`server_error` if
+    /// unset).
     pub error: Option<String>,
     /// How many exchanges suffer it; unset: all until the knobs are replaced.
     pub count: Option<u32>,
     /// Only exchanges of this grant type suffer it.
     pub only_grant: Option<GrantType>,
-    /// Only refreshes of this authorization suffer it. Authorizations are numbered from 0 in the order in which
-    /// their codes were exchanged.
+    /// Only refreshes of this authorization suffer it. Authorizations are numbered from 0 in the
+    /// order in which their codes were exchanged.
     pub only_family: Option<usize>,
 }
 
@@ -140,7 +150,8 @@ pub enum TokenFaultKind {
     Lost,
     /// No answer for 120 s, then the connection closes.
     Hang,
-    /// Half of the JSON under its full `Content-Length`, then the connection closes. Always does the work.
+    /// Half of the JSON under its full `Content-Length`, then the connection closes. Always does
+    /// the work.
     Truncated,
     /// The true answer behind a byte order mark. Always does the work, like the five that follow.
     Bom,
@@ -148,7 +159,8 @@ pub enum TokenFaultKind {
     NotUtf8,
     /// The true answer between NULs and junk.
     Junk,
-    /// The true answer without the end of its object, under a longer `Content-Length`; then the connection closes.
+    /// The true answer without the end of its object, under a longer `Content-Length`; then the
+    /// connection closes.
     Unended,
     /// The true answer under a longer `Content-Length`; the connection stays open.
     TooShort,
@@ -172,19 +184,27 @@ impl TokenFaultKind {
     pub(crate) fn spoils(self) -> bool {
         matches!(
             self,
-            Self::Truncated | Self::Bom | Self::NotUtf8 | Self::Junk | Self::Unended | Self::TooShort | Self::Form
+            Self::Truncated
+                | Self::Bom
+                | Self::NotUtf8
+                | Self::Junk
+                | Self::Unended
+                | Self::TooShort
+                | Self::Form
         )
     }
 }
 
-/// What `POST /oauth/token/introspect` does: `"normal"`, `"inactive_refresh"`, `"down"` or `{"status": 503}`.
+/// What `POST /oauth/token/introspect` does: `"normal"`, `"inactive_refresh"`, `"down"` or
+/// `{"status": 503}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Introspection {
     /// Tells the truth.
     #[default]
     Normal,
-    /// Calls every refresh token inactive, as RFC 7662 lets a server do that will not describe them.
+    /// Calls every refresh token inactive, as RFC 7662 lets a server do that will not describe
+    /// them.
     InactiveRefresh,
     /// Closes the connection without an answer.
     Down,
@@ -192,7 +212,8 @@ pub enum Introspection {
     Status(u16),
 }
 
-/// A fault of the API, for instance `{"kind": "status", "status": 429, "retry_after": "1", "count": 1}`.
+/// A fault of the API, for instance `{"kind": "status", "status": 429, "retry_after": "1", "count":
+/// 1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiFault {

@@ -8,7 +8,8 @@ use axum::body::{Body, Bytes, HttpBody};
 use http_body::Frame;
 use tokio::sync::mpsc;
 
-/// Where the task puts the pieces; sending fails once the caller has left. An error closes the connection.
+/// Where the task puts the pieces; sending fails once the caller has left. An error closes the
+/// connection.
 pub(crate) type Feeder = mpsc::Sender<io::Result<Bytes>>;
 
 struct Feed(mpsc::Receiver<io::Result<Bytes>>);
@@ -17,7 +18,10 @@ impl HttpBody for Feed {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }

@@ -1,4 +1,5 @@
-//! Codes, tokens and the families they belong to. A family is one authorization: every token descended from one code.
+//! Codes, tokens and the families they belong to. A family is one authorization: every token
+//! descended from one code.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -30,7 +31,8 @@ struct Family {
     scope: String,
     access: Option<String>,
     refresh: Option<String>,
-    /// The refresh token that bought the newest pair, until a token of that pair comes back: so long nobody may have it.
+    /// The refresh token that bought the newest pair, until a token of that pair comes back: so
+    /// long nobody may have it.
     unheard: Option<String>,
     revoked: bool,
 }
@@ -113,12 +115,14 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The first company that no live authorization speaks for, and that nobody was sent back with a moment ago: whoever
-    /// connects a further account means another one.
+    /// The first company that no live authorization speaks for, and that nobody was sent back with
+    /// a moment ago: whoever connects a further account means another one.
     pub(crate) fn first_free_company(&self) -> Subject {
         let now = Instant::now();
-        let live = self.families.iter().filter(|family| !family.revoked).map(|family| family.subject);
-        let asked = self.reserved.iter().filter(|(_, until)| now < *until).map(|(subject, _)| *subject);
+        let live =
+            self.families.iter().filter(|family| !family.revoked).map(|family| family.subject);
+        let asked =
+            self.reserved.iter().filter(|(_, until)| now < *until).map(|(subject, _)| *subject);
         let taken: HashSet<Subject> = live.chain(asked).collect();
         Subject::companies().find(|subject| !taken.contains(subject)).unwrap_or_default()
     }
@@ -137,7 +141,8 @@ impl Grants {
         code
     }
 
-    /// Takes the code whatever comes of the exchange; presented again it revokes the tokens it had bought.
+    /// Takes the code whatever comes of the exchange; presented again it revokes the tokens it had
+    /// bought.
     pub(crate) fn take_code(&mut self, code: &str) -> Result<CodeFor, Refused> {
         let Some(record) = self.codes.get_mut(code) else {
             return Err(Refused::alone(Refusal::Unknown));
@@ -158,7 +163,14 @@ impl Grants {
     pub(crate) fn begin(&mut self, code: &str, meant: &CodeFor, lives: Lives) -> Pair {
         let id = self.families.len();
         let (subject, scope) = (meant.subject, meant.scope.clone());
-        self.families.push(Family { subject, scope, access: None, refresh: None, unheard: None, revoked: false });
+        self.families.push(Family {
+            subject,
+            scope,
+            access: None,
+            refresh: None,
+            unheard: None,
+            revoked: false,
+        });
         if let Some(record) = self.codes.get_mut(code) {
             record.family = Some(id);
         }
@@ -166,8 +178,14 @@ impl Grants {
     }
 
     /// Rotates. A superseded or expired token takes its whole family down.
-    pub(crate) fn refresh(&mut self, token: &str, lives: Lives, keep_refresh: bool) -> Result<Pair, Refused> {
-        let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Refresh) else {
+    pub(crate) fn refresh(
+        &mut self,
+        token: &str,
+        lives: Lives,
+        keep_refresh: bool,
+    ) -> Result<Pair, Refused> {
+        let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Refresh)
+        else {
             return Err(Refused::alone(Refusal::Unknown));
         };
         let (id, expires) = (record.family, record.expires);
@@ -209,7 +227,8 @@ impl Grants {
 
     /// Whether the bearer of this access token may pass.
     pub(crate) fn standing(&mut self, token: &str) -> Standing {
-        let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Access) else {
+        let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Access)
+        else {
             return Standing::Bad;
         };
         let family = &mut self.families[record.family];
@@ -247,7 +266,10 @@ impl Grants {
 
     /// The authorization that a refresh token descends from.
     pub(crate) fn family_of(&self, token: &str) -> Option<usize> {
-        self.tokens.get(token).filter(|record| record.kind == Kind::Refresh).map(|record| record.family)
+        self.tokens
+            .get(token)
+            .filter(|record| record.kind == Kind::Refresh)
+            .map(|record| record.family)
     }
 
     /// Says whether there was anything to revoke.

@@ -9,10 +9,14 @@ use axum::response::{IntoResponse as _, Response};
 pub(crate) async fn loopback_only(request: Request, next: Next) -> Response {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next().and_then(|value| value.to_str().ok());
-    let target_fits = request.uri().authority().is_none_or(|authority| is_loopback(authority.as_str()));
+    let target_fits =
+        request.uri().authority().is_none_or(|authority| is_loopback(authority.as_str()));
     match (host, hosts.next()) {
         (Some(host), None) if is_loopback(host) && target_fits => next.run(request).await,
-        _ => (StatusCode::FORBIDDEN, "the sandbox answers to 127.0.0.1, localhost and [::1] only\n").into_response(),
+        _ => {
+            (StatusCode::FORBIDDEN, "the sandbox answers to 127.0.0.1, localhost and [::1] only\n")
+                .into_response()
+        }
     }
 }
 

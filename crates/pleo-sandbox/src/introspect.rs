@@ -40,21 +40,30 @@ async fn introspect(
         }
         Introspection::Normal | Introspection::InactiveRefresh => {
             let hides_refresh = behaviour == Introspection::InactiveRefresh;
-            describe(&world, &headers, &body, hides_refresh)
-                .map_or_else(|error| error.into_response(), |answer| unstored(StatusCode::OK, &answer))
+            describe(&world, &headers, &body, hides_refresh).map_or_else(
+                |error| error.into_response(),
+                |answer| unstored(StatusCode::OK, &answer),
+            )
         }
     }
 }
 
-fn describe(world: &World, headers: &HeaderMap, body: &[u8], hides_refresh: bool) -> Result<Value, OauthError> {
+fn describe(
+    world: &World,
+    headers: &HeaderMap,
+    body: &[u8],
+    hides_refresh: bool,
+) -> Result<Value, OauthError> {
     let form = Form::read(headers, body)?;
     let mut state = world.state();
     authenticate(&world.options, headers, &form).inspect_err(|error| {
         state.counters.client_auth_failures += u64::from(error.is_client_failure());
     })?;
     let token = form.need("token", "token is missing")?;
-    let described = state.grants.describe(token).filter(|token| !(hides_refresh && token.is_refresh));
-    Ok(described.map_or_else(|| json!({ "active": false }), |described| write(world, token, &described)))
+    let described =
+        state.grants.describe(token).filter(|token| !(hides_refresh && token.is_refresh));
+    Ok(described
+        .map_or_else(|| json!({ "active": false }), |described| write(world, token, &described)))
 }
 
 fn write(world: &World, token: &str, described: &Description) -> Value {
@@ -75,5 +84,12 @@ fn write(world: &World, token: &str, described: &Description) -> Value {
 /// The same for the same token, and no way back to it.
 fn token_id(token: &str) -> String {
     let digest = hex(&Sha256::digest(token.as_bytes()));
-    format!("{}-{}-4{}-8{}-{}", &digest[..8], &digest[8..12], &digest[12..15], &digest[15..18], &digest[18..30])
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        &digest[..8],
+        &digest[8..12],
+        &digest[12..15],
+        &digest[15..18],
+        &digest[18..30]
+    )
 }

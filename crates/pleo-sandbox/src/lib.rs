@@ -1,8 +1,10 @@
-//! A faithful fake of Pleo, for demos and tests: the authorization server, a slice of the API, presigned files.
+//! A faithful fake of Pleo, for demos and tests: the authorization server, a slice of the API,
+//! presigned files.
 //!
-//! It imports nothing else of this crate: a fake that shares our code would agree with our mistakes. What Pleo does
-//! is written down in the project's notes on Pleo; where they are silent, the sandbox takes the stricter reading, so
-//! that a client which lives with the sandbox lives with Pleo too.
+//! It imports nothing else of this crate: a fake that shares our code would agree with our
+//! mistakes. What Pleo does is written down in the project's notes on Pleo; where they are silent,
+//! the sandbox takes the stricter reading, so that a client which lives with the sandbox lives with
+//! Pleo too.
 //!
 //! | address | what |
 //! | --- | --- |
@@ -17,7 +19,8 @@
 //! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test aids that Pleo does not have |
 //! | `/sandbox/{faults,counters,subject,revoke}` | the controls; need the header `X-Sandbox-Control: 1` |
 //!
-//! Both listeners answer only to loopback `Host` names, so that no web page reaches them by a rebound name.
+//! Both listeners answer only to loopback `Host` names, so that no web page reaches them by a
+//! rebound name.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -76,7 +79,8 @@ pub struct Options {
     pub client_id: String,
     /// Its secret.
     pub client_secret: String,
-    /// Registered redirect URIs, compared exactly. Empty: any `http` URI of a loopback host is accepted.
+    /// Registered redirect URIs, compared exactly. Empty: any `http` URI of a loopback host is
+    /// accepted.
     pub redirect_uris: Vec<String>,
     /// Answers `GET /oauth/authorize` with the redirect at once instead of the consent page.
     pub auto_consent: bool,
@@ -100,7 +104,8 @@ impl Default for Options {
     }
 }
 
-/// A running sandbox. Dropping it stops it: the listeners close, and connections end at their next write.
+/// A running sandbox. Dropping it stops it: the listeners close, and connections end at their next
+/// write.
 pub struct Sandbox {
     /// Where the authorization server and the API listen.
     pub auth: SocketAddr,
@@ -163,8 +168,9 @@ impl Sandbox {
         self.world.state().revoke_all();
     }
 
-    /// Whom authorizations without a `subject` parameter speak for from now on (a URN; `None`: the first company).
-    /// An unknown URN is refused by the authorize endpoint, as one in the parameter would be.
+    /// Whom authorizations without a `subject` parameter speak for from now on (a URN; `None`: the
+    /// first company). An unknown URN is refused by the authorize endpoint, as one in the parameter
+    /// would be.
     pub fn set_next_subject(&self, subject: Option<String>) {
         self.world.state().next_subject = subject;
     }
@@ -195,7 +201,8 @@ fn auth_routes(world: &Arc<World>) -> Router {
         .layer(axum::middleware::from_fn(host::loopback_only))
 }
 
-/// Graceful by axum's means (idle connections end at once), abrupt by ours ([`Wires`] fails the writes of the rest).
+/// Graceful by axum's means (idle connections end at once), abrupt by ours ([`Wires`] fails the
+/// writes of the rest).
 fn serve(listener: TcpListener, routes: Router, stopped: &watch::Receiver<bool>) {
     let wires = Wires::new(listener, stopped.clone());
     let service = routes.into_make_service_with_connect_info::<Wire>();

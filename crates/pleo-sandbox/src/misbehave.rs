@@ -21,8 +21,7 @@ const BETWEEN_HALVES: Duration = Duration::from_millis(30);
 /// Answers that are cut or slowed are kept whole in memory.
 const KEPT: usize = 4 << 20;
 const HUGE: usize = 10 << 20;
-const PAGE: &str =
-    "<!doctype html><html><body><h1>This is not JSON</h1><p>A gateway was in the way.</p></body></html>\n";
+const PAGE: &str = "<!doctype html><html><body><h1>This is not JSON</h1><p>A gateway was in the way.</p></body></html>\n";
 
 /// Closes the connection without an answer; the answer given back here is what the wire swallows.
 pub(crate) fn lose(wire: &Wire) -> Response {
@@ -31,7 +30,12 @@ pub(crate) fn lose(wire: &Wire) -> Response {
 }
 
 /// Spoils the answer of the token endpoint.
-pub(crate) async fn spoil_token(world: &World, wire: &Wire, fault: TokenFault, truth: Response) -> Response {
+pub(crate) async fn spoil_token(
+    world: &World,
+    wire: &Wire,
+    fault: TokenFault,
+    truth: Response,
+) -> Response {
     let status = |default: StatusCode| status_or(fault.status, default);
     let error = |default: &str| fault.error.clone().unwrap_or_else(|| default.to_owned());
     let mut response = match fault.kind {
@@ -41,30 +45,43 @@ pub(crate) async fn spoil_token(world: &World, wire: &Wire, fault: TokenFault, t
             lose(wire)
         }
         TokenFaultKind::Truncated => halved(wire, truth).await,
-        TokenFaultKind::Bom => rewritten(wire, truth, |body| [b"\xef\xbb\xbf", body].concat()).await,
+        TokenFaultKind::Bom => {
+            rewritten(wire, truth, |body| [b"\xef\xbb\xbf", body].concat()).await
+        }
         TokenFaultKind::NotUtf8 => {
             let odd = b"{\"name\":\"caf\xe9\",\"score\":1e999,";
             rewritten(wire, truth, |body| [odd, &body[1..]].concat()).await
         }
-        TokenFaultKind::Junk => rewritten(wire, truth, |body| [b"\0\n", body, b"\0\0<!-- {junk} -->"].concat()).await,
+        TokenFaultKind::Junk => {
+            rewritten(wire, truth, |body| [b"\0\n", body, b"\0\0<!-- {junk} -->"].concat()).await
+        }
         TokenFaultKind::Unended => overstated(wire, truth, 1, After::Close).await,
         TokenFaultKind::TooShort => overstated(wire, truth, 0, After::Hang).await,
         TokenFaultKind::Form => rewritten(wire, truth, in_form).await,
         TokenFaultKind::Html => html(status(StatusCode::OK)),
-        TokenFaultKind::Status => (status(StatusCode::SERVICE_UNAVAILABLE), "sandbox: as you asked\n").into_response(),
+        TokenFaultKind::Status => {
+            (status(StatusCode::SERVICE_UNAVAILABLE), "sandbox: as you asked\n").into_response()
+        }
         TokenFaultKind::Error => {
             let code = error("invalid_grant");
-            let default = if code == "invalid_client" { StatusCode::UNAUTHORIZED } else { StatusCode::BAD_REQUEST };
+            let default = if code == "invalid_client" {
+                StatusCode::UNAUTHORIZED
+            } else {
+                StatusCode::BAD_REQUEST
+            };
             OauthError::new(status(default), code, "a fault of the sandbox").into_response()
         }
-        TokenFaultKind::ErrorIn200 => unstored(status(StatusCode::OK), &json!({ "error": error("server_error") })),
+        TokenFaultKind::ErrorIn200 => {
+            unstored(status(StatusCode::OK), &json!({ "error": error("server_error") }))
+        }
         TokenFaultKind::Huge => huge(status(StatusCode::OK)),
     };
     retry_after(&mut response, fault.retry_after.as_deref());
     response
 }
 
-/// What an API fault answers instead of running the handler; `None` for faults that spoil the true answer.
+/// What an API fault answers instead of running the handler; `None` for faults that spoil the true
+/// answer.
 pub(crate) fn instead_of_api(wire: &Wire, fault: &ApiFault) -> Option<Response> {
     let mut response = match fault.kind {
         ApiFaultKind::Drop => lose(wire),
@@ -85,7 +102,9 @@ pub(crate) fn instead_of_api(wire: &Wire, fault: &ApiFault) -> Option<Response> 
 pub(crate) async fn spoil_api(wire: &Wire, fault: &ApiFault, truth: Response) -> Response {
     match fault.kind {
         ApiFaultKind::ResetMidBody => halved(wire, truth).await,
-        ApiFaultKind::SlowBody => slowed(wire, truth, Duration::from_millis(fault.slow_body_ms)).await,
+        ApiFaultKind::SlowBody => {
+            slowed(wire, truth, Duration::from_millis(fault.slow_body_ms)).await
+        }
         ApiFaultKind::Status | ApiFaultKind::Drop => truth,
     }
 }
@@ -116,7 +135,11 @@ fn retry_after(response: &mut Response, value: Option<&str>) {
 }
 
 /// The true answer with another body.
-async fn rewritten(wire: &Wire, truth: Response, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Response {
+async fn rewritten(
+    wire: &Wire,
+    truth: Response,
+    change: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> Response {
     let Some((mut parts, body)) = taken_apart(truth).await else { return lose(wire) };
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, change(&body).into())
@@ -124,8 +147,11 @@ async fn rewritten(wire: &Wire, truth: Response, change: impl FnOnce(&[u8]) -> V
 
 /// A JSON object of texts and numbers in form encoding.
 fn in_form(body: &[u8]) -> Vec<u8> {
-    let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let members: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &serde_json::Value| {
+        value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+    };
     let pairs = members.iter().map(|(name, value)| (name, text(value)));
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes()
 }

@@ -39,7 +39,10 @@ impl Query {
 
     fn limit(&self, default: usize) -> Result<usize, Problem> {
         let limit = self.number("limit", default as u64)?;
-        usize::try_from(limit).ok().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| invalid("limit"))
+        usize::try_from(limit)
+            .ok()
+            .filter(|limit| (1..=MOST).contains(limit))
+            .ok_or_else(|| invalid("limit"))
     }
 
     /// What the client asked beside paging, as the answer repeats it.
@@ -76,7 +79,11 @@ impl Page<'_> {
 }
 
 /// Cuts the page that `query` asks for out of all rows that fit.
-pub(crate) fn page<'a>(mut rows: Vec<&'a Row>, query: &Query, default_limit: usize) -> Result<Page<'a>, Problem> {
+pub(crate) fn page<'a>(
+    mut rows: Vec<&'a Row>,
+    query: &Query,
+    default_limit: usize,
+) -> Result<Page<'a>, Problem> {
     let limit = query.limit(default_limit)?;
     let sorting = sort(&mut rows, query)?;
     let total = rows.len();
@@ -121,7 +128,9 @@ fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), 
             Ok((end.saturating_sub(limit), end))
         }
         (None, None, Some(_)) => {
-            let offset = usize::try_from(query.number("offset", 0)?).map_err(|_| invalid("offset"))?.min(total);
+            let offset = usize::try_from(query.number("offset", 0)?)
+                .map_err(|_| invalid("offset"))?
+                .min(total);
             Ok((offset, total.min(offset + limit)))
         }
         _ => Err(Problem::invalid_parameter("after, before and offset exclude each other")),
@@ -131,8 +140,10 @@ fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), 
 /// Sorts by the keys asked for, then by id; says what it sorted by.
 fn sort(rows: &mut [&Row], query: &Query) -> Result<Vec<(String, String)>, Problem> {
     let mut orders = query.all("sorting_order");
-    let mut sorting: Vec<(String, String)> =
-        query.all("sorting_keys").map(|key| (key.to_owned(), orders.next().unwrap_or("ASC").to_owned())).collect();
+    let mut sorting: Vec<(String, String)> = query
+        .all("sorting_keys")
+        .map(|key| (key.to_owned(), orders.next().unwrap_or("ASC").to_owned()))
+        .collect();
     if sorting.is_empty() {
         sorting.push(("id".to_owned(), query.get("sorting_order").unwrap_or("ASC").to_owned()));
     }

@@ -30,7 +30,12 @@ const VENDORS: [(&str, &str); 4] = [
 ];
 
 pub(crate) fn books() -> Books {
-    let mut books = Books { companies: companies(), employees: employees(), vendors: vendors(), ..Books::default() };
+    let mut books = Books {
+        companies: companies(),
+        employees: employees(),
+        vendors: vendors(),
+        ..Books::default()
+    };
     let first = (1..=LIVE_ENTRIES + DELETED_ENTRIES).map(|n| (n, COMPANY_ID));
     let second = (1001..=1000 + SECOND_COMPANY_ENTRIES).map(|n| (n, SECOND_COMPANY_ID));
     for (n, company) in first.chain(second) {
@@ -117,7 +122,8 @@ fn receipts_of(n: u64) -> u64 {
 }
 
 fn entry(n: u64, company: &str) -> Row {
-    let buyers: Vec<u64> = (1..).zip(PEOPLE).filter(|(_, person)| person.3 == company).map(|(k, _)| k).collect();
+    let buyers: Vec<u64> =
+        (1..).zip(PEOPLE).filter(|(_, person)| person.3 == company).map(|(k, _)| k).collect();
     let pick = n as usize;
     let hours = pick as i64 % 1000 * HOURS_BETWEEN;
     let receipts: Vec<String> = (0..receipts_of(n)).map(|k| receipt_id(n, k)).collect();

@@ -1,6 +1,7 @@
 //! Whom a token speaks for: a company or the organisation that holds both.
 
-/// The first company, which authorizations speak for unless they choose another. Fixed, so that examples can be copied.
+/// The first company, which authorizations speak for unless they choose another. Fixed, so that
+/// examples can be copied.
 pub const COMPANY_ID: &str = "c0a1e5ce-0000-4000-8000-000000000001";
 /// The second company.
 pub const SECOND_COMPANY_ID: &str = "c0a1e5ce-0000-4000-8000-000000000002";
@@ -27,12 +28,15 @@ impl Subject {
 
     /// All companies, in the order of their numbers.
     pub(crate) fn companies() -> impl Iterator<Item = Self> {
-        [Self::FirstCompany, Self::SecondCompany].into_iter().chain((3..=u16::MAX).map(Self::Company))
+        [Self::FirstCompany, Self::SecondCompany]
+            .into_iter()
+            .chain((3..=u16::MAX).map(Self::Company))
     }
 
     pub(crate) fn from_urn(urn: &str) -> Option<Self> {
         let number = urn.strip_prefix("urn:pleo:company:").and_then(|id| id.strip_prefix(COMPANY));
-        let further = number.filter(|number| number.len() == 12).and_then(|number| number.parse().ok());
+        let further =
+            number.filter(|number| number.len() == 12).and_then(|number| number.parse().ok());
         let further = further.filter(|number| *number >= 3).map(Self::Company);
         Self::ALL.into_iter().find(|subject| subject.urn() == urn).or(further)
     }

@@ -1,4 +1,5 @@
-//! `POST /oauth/token`: codes and refresh tokens become pairs (RFC 6749 sections 4.1.3 and 6, RFC 7636).
+//! `POST /oauth/token`: codes and refresh tokens become pairs (RFC 6749 sections 4.1.3 and 6, RFC
+//! 7636).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,9 @@ async fn exchange(world: &World, wire: &Wire, headers: &HeaderMap, body: &[u8]) 
 }
 
 fn begin(state: &mut Inner, form: Option<&Form>) -> (Option<super::TokenFault>, u64, u64) {
-    let family = form.and_then(|form| form.get("refresh_token")).and_then(|token| state.grants.family_of(token));
+    let family = form
+        .and_then(|form| form.get("refresh_token"))
+        .and_then(|token| state.grants.family_of(token));
     let fault = state.faults.take_token_fault(form.and_then(grant_type), family);
     state.counters.token_posts += 1;
     state.counters.token_faults += u64::from(fault.is_some());
@@ -84,7 +87,11 @@ fn work(world: &World, headers: &HeaderMap, form: &Form) -> Result<Value, OauthE
         Some(GrantType::RefreshToken) => rotate(&mut state, form)?,
         None => {
             let description = "authorization_code and refresh_token are known";
-            return Err(OauthError::new(StatusCode::BAD_REQUEST, "unsupported_grant_type", description));
+            return Err(OauthError::new(
+                StatusCode::BAD_REQUEST,
+                "unsupported_grant_type",
+                description,
+            ));
         }
     };
     Ok(write(&state.faults, pair))
@@ -117,7 +124,8 @@ fn rotate(state: &mut Inner, form: &Form) -> Result<Pair, OauthError> {
     let (lives, keep) = (lives(&state.faults), state.faults.omit_refresh_token);
     let pair = state.grants.refresh(token, lives, keep).map_err(|refused| {
         state.counters.refresh_replays += u64::from(refused.why == Refusal::Reused);
-        state.counters.lost_replays += u64::from(refused.why == Refusal::Reused && refused.was_lost);
+        state.counters.lost_replays +=
+            u64::from(refused.why == Refusal::Reused && refused.was_lost);
         refuse(state, &refused)
     })?;
     state.counters.refreshes += 1;
@@ -162,7 +170,8 @@ fn write(faults: &Faults, pair: Pair) -> Value {
 
 fn expires_in(faults: &Faults) -> Option<Value> {
     let millis = faults.access_life_ms.unwrap_or(ACCESS_LIFE_MS);
-    // Rounded down, so that the token lives at least as long as it says; but 0 would be another fault.
+    // Rounded down, so that the token lives at least as long as it says; but 0 would be another
+    // fault.
     let seconds = (millis / 1000).max(1);
     match faults.expires_in {
         ExpiresIn::Seconds => Some(json!(seconds)),

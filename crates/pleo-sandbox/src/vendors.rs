@@ -22,7 +22,8 @@ pub(crate) fn routes() -> Router<Arc<World>> {
     Router::new()
         .route("/v1/vendors", post(create))
         .route("/v1/vendors:search", post(search))
-        // The router knows whole segments only, so the action after the colon is taken apart by the handler.
+        // The router knows whole segments only, so the action after the colon is taken apart by the
+        // handler.
         .route("/v1/vendors/{id}", get(vendor).post(act))
 }
 
@@ -36,18 +37,23 @@ async fn create(
     let name = asked["name"].as_str().filter(|name| !name.trim().is_empty());
     let name = name.ok_or_else(|| Problem::invalid("name is required"))?;
     let own = (caller.subject != Subject::Organisation).then(|| caller.subject.id());
-    let company =
-        asked["companyId"].as_str().or(own.as_deref()).ok_or_else(|| Problem::invalid("companyId is required"))?;
+    let company = asked["companyId"]
+        .as_str()
+        .or(own.as_deref())
+        .ok_or_else(|| Problem::invalid("companyId is required"))?;
     if !caller.subject.sees(company) {
         return Err(Problem::denied());
     }
     let mut books = world.books();
     if books.vendors.0.iter().any(|row| row.company == company && row.has("name", name)) {
-        return Err(Problem::new(StatusCode::CONFLICT, "VENDOR_ALREADY_EXISTS", "a vendor of this name exists"));
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "VENDOR_ALREADY_EXISTS",
+            "a vendor of this name exists",
+        ));
     }
     let (id, now) = (new_id(), now());
-    let body =
-        json!({ "id": id, "companyId": company, "name": name, "status": "ACTIVE", "createdAt": now, "updatedAt": now });
+    let body = json!({ "id": id, "companyId": company, "name": name, "status": "ACTIVE", "createdAt": now, "updatedAt": now });
     books.vendors.0.push(Row { id, company: company.to_owned(), body: body.clone() });
     Ok(data(StatusCode::CREATED, &body))
 }
@@ -62,7 +68,8 @@ async fn search(
     let covers = covered(&query, caller.subject)?;
     let wanted = json_body(&body)?;
     let books = world.books();
-    let mut rows: Vec<_> = books.vendors.visible(caller.subject).filter(|row| covers(&row.company)).collect();
+    let mut rows: Vec<_> =
+        books.vendors.visible(caller.subject).filter(|row| covers(&row.company)).collect();
     for field in ["name", "status"] {
         if let Some(value) = wanted[field].as_str() {
             rows.retain(|row| row.has(field, value));

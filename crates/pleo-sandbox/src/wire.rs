@@ -1,4 +1,5 @@
-//! Connections that can be cut: a handler marks its wire, and the next write fails instead of sending an answer.
+//! Connections that can be cut: a handler marks its wire, and the next write fails instead of
+//! sending an answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -55,10 +56,11 @@ impl Listener for Wires {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    // Without it single server-sent events would wait for the peer's acknowledgement. A connection
-                    // that died since is noticed by its first read.
+                    // Without it single server-sent events would wait for the peer's
+                    // acknowledgement. A connection that died since is noticed by its first read.
                     let _ = stream.set_nodelay(true);
-                    let connection = Connection { stream, wire: Wire::default(), stopped: self.stopped.clone() };
+                    let connection =
+                        Connection { stream, wire: Wire::default(), stopped: self.stopped.clone() };
                     return (connection, peer);
                 }
                 // Out of file descriptors, mostly: some are given back in a moment.
@@ -89,13 +91,21 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

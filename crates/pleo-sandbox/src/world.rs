@@ -1,7 +1,9 @@
-//! The state all handlers share. Two locks, held for lookups and small changes only, never across an await.
+//! The state all handlers share. Two locks, held for lookups and small changes only, never across
+//! an await.
 
+use data_encoding::HEXLOWER;
+use parking_lot::{Mutex, MutexGuard};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -41,7 +43,12 @@ impl State {
 }
 
 impl World {
-    pub(crate) fn new(options: Options, auth: SocketAddr, files: SocketAddr, stopped: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(
+        options: Options,
+        auth: SocketAddr,
+        files: SocketAddr,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
         let state = State {
             grants: Grants::default(),
             faults: options.faults.clone(),
@@ -61,11 +68,11 @@ impl World {
 
     // A poisoned lock means that a handler panicked; the state is small enough to be usable still.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 
     /// Sleeps, but not longer than the sandbox lives.
@@ -90,5 +97,5 @@ pub(crate) fn random(kind: &str) -> String {
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(bytes)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pleo_sandbox::{
-    ApiFault, ApiFaultKind, COMPANY_ID, ExpiresIn, Faults, GrantType, Introspection, ORGANISATION_ID, Options,
-    SECOND_COMPANY_ID, Sandbox, TokenFault, TokenFaultKind,
+    ApiFault, ApiFaultKind, COMPANY_ID, ExpiresIn, Faults, GrantType, Introspection,
+    ORGANISATION_ID, Options, SECOND_COMPANY_ID, Sandbox, TokenFault, TokenFaultKind,
 };
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -79,7 +79,10 @@ impl Bench {
     }
 
     async fn post(&self, form: &[(&str, &str)]) -> reqwest::Result<Response> {
-        let request = self.http.post(self.sandbox.token_url()).basic_auth("sandbox-client", Some("sandbox-secret"));
+        let request = self
+            .http
+            .post(self.sandbox.token_url())
+            .basic_auth("sandbox-client", Some("sandbox-secret"));
         request.form(form).send().await
     }
 
@@ -106,13 +109,16 @@ impl Bench {
 
     async fn search(&self, token: &str, query: &str) -> Value {
         let url = self.api(&format!("/v1/accounting-entries:search?{query}"));
-        let request = self.http.post(url).bearer_auth(token).json(&json!({ "includeDeleted": false }));
+        let request =
+            self.http.post(url).bearer_auth(token).json(&json!({ "includeDeleted": false }));
         request.send().await.unwrap().json().await.unwrap()
     }
 
     async fn introspect(&self, token: &str) -> reqwest::Result<Response> {
-        let request =
-            self.http.post(self.sandbox.introspect_url()).basic_auth("sandbox-client", Some("sandbox-secret"));
+        let request = self
+            .http
+            .post(self.sandbox.introspect_url())
+            .basic_auth("sandbox-client", Some("sandbox-secret"));
         request.form(&[("token", token)]).send().await
     }
 
@@ -171,27 +177,37 @@ async fn wrong_verifier_redirect_and_reuse_are_refused() {
     let bench = Bench::new().await;
     let code = bench.code().await;
     let other = "another-verifier-of-at-least-forty-three-characters";
-    let base = [("grant_type", "authorization_code"), ("code", code.as_str()), ("redirect_uri", BACK)];
+    let base =
+        [("grant_type", "authorization_code"), ("code", code.as_str()), ("redirect_uri", BACK)];
     let answer = bench.post(&[&base[..], &[("code_verifier", other)]].concat()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     assert_eq!(error(answer).await, "invalid_grant");
 
     let code = bench.code().await;
-    let form = [("grant_type", "authorization_code"), ("code", &code), ("redirect_uri", "http://127.0.0.1:9/other")];
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("redirect_uri", "http://127.0.0.1:9/other"),
+    ];
     let answer = bench.post(&[&form[..], &[("code_verifier", VERIFIER)]].concat()).await.unwrap();
     assert_eq!(error(answer).await, "invalid_grant");
 
     let code = bench.code().await;
     let tokens = pair(bench.exchange(&code).await.unwrap()).await;
     assert_eq!(error(bench.exchange(&code).await.unwrap()).await, "invalid_grant");
-    assert_eq!(bench.get(&tokens.access, "/v1/introspect").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        bench.get(&tokens.access, "/v1/introspect").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(bench.sandbox.counters().families_revoked, 1);
 }
 
 #[tokio::test]
 async fn authorize_refuses_by_page_or_redirect() {
     let bench = Bench::new().await;
-    for bad in [("client_id", "other"), ("redirect_uri", "https://evil.example/"), ("redirect_uri", "")] {
+    for bad in
+        [("client_id", "other"), ("redirect_uri", "https://evil.example/"), ("redirect_uri", "")]
+    {
         let answer = bench.authorize(&[bad]).await;
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{bad:?}");
     }
@@ -206,7 +222,8 @@ async fn authorize_refuses_by_page_or_redirect() {
         assert_eq!(field(&answer, "error").as_deref(), Some(wanted), "{name}");
         assert_eq!(field(&answer, "state").as_deref(), Some("st&te"));
     }
-    let strict = Options { redirect_uris: vec!["https://app.example/back".to_owned()], ..options() };
+    let strict =
+        Options { redirect_uris: vec!["https://app.example/back".to_owned()], ..options() };
     let strict = Bench::with(strict).await;
     assert_eq!(strict.authorize(&[]).await.status(), StatusCode::BAD_REQUEST);
     let good = strict.authorize(&[("redirect_uri", "https://app.example/back")]).await;
@@ -218,7 +235,12 @@ async fn consent_page_allows_denies_and_is_guarded() {
     let bench = Bench::with(Options { auto_consent: false, ..options() }).await;
     let page = bench.authorize(&[("scope", "<b>\"x\"</b>")]).await;
     assert_eq!(page.status(), StatusCode::OK);
-    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    assert!(
+        page.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .starts_with("default-src 'none'")
+    );
     let html = page.text().await.unwrap();
     assert!(!html.contains("<b>\"x\"") && html.contains("&lt;b&gt;"));
 
@@ -265,7 +287,8 @@ async fn client_authentication() {
     let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let encoded = post().basic_auth("sandbox-client", Some(encoded)).send().await.unwrap();
     assert_eq!(error(encoded).await, "invalid_grant");
-    let in_body = [&form[..], &[("client_id", "sandbox-client"), ("client_secret", secret)]].concat();
+    let in_body =
+        [&form[..], &[("client_id", "sandbox-client"), ("client_secret", secret)]].concat();
     let body = bench.http.post(bench.sandbox.token_url()).form(&in_body);
     assert_eq!(error(body.try_clone().unwrap().send().await.unwrap()).await, "invalid_grant");
     let both = body.basic_auth("sandbox-client", Some(secret)).send().await.unwrap();
@@ -290,18 +313,28 @@ async fn rotation_kills_the_old_access_token_and_replay_the_family() {
     assert_eq!(bench.get(&second.access, "/v1/introspect").await.status(), StatusCode::OK);
 
     assert_eq!(error(bench.refresh(&first.refresh).await.unwrap()).await, "invalid_grant");
-    assert_eq!(bench.get(&second.access, "/v1/introspect").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        bench.get(&second.access, "/v1/introspect").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(error(bench.refresh(&second.refresh).await.unwrap()).await, "invalid_grant");
     assert_eq!(bench.get(&bystander.access, "/v1/introspect").await.status(), StatusCode::OK);
     let counters = bench.sandbox.counters();
-    assert_eq!((counters.refreshes, counters.refresh_replays, counters.families_revoked), (1, 1, 1));
+    assert_eq!(
+        (counters.refreshes, counters.refresh_replays, counters.families_revoked),
+        (1, 1, 1)
+    );
     assert_eq!(counters.api_superseded, 1);
 }
 
 #[tokio::test]
 async fn tokens_expire() {
     let bench = Bench::new().await;
-    bench.sandbox.set_faults(Faults { access_life_ms: Some(150), refresh_life_s: Some(0), ..Faults::default() });
+    bench.sandbox.set_faults(Faults {
+        access_life_ms: Some(150),
+        refresh_life_s: Some(0),
+        ..Faults::default()
+    });
     let tokens = bench.login().await;
     assert_eq!(bench.get(&tokens.access, "/v1/introspect").await.status(), StatusCode::OK);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -320,7 +353,10 @@ async fn introspection_and_its_faults() {
     assert_eq!(access["active"], true);
     assert_eq!(access["token_type"], "at+JWT");
     assert_eq!(access["exp"].as_i64().unwrap() - access["iat"].as_i64().unwrap(), 600);
-    assert_eq!(access["urn:pleo:params:oauth:subject_urn"], format!("urn:pleo:company:{COMPANY_ID}"));
+    assert_eq!(
+        access["urn:pleo:params:oauth:subject_urn"],
+        format!("urn:pleo:company:{COMPANY_ID}")
+    );
     let next = pair(bench.refresh(&tokens.refresh).await.unwrap()).await;
     for dead in [&tokens.access, &tokens.refresh] {
         let answer: Value = bench.introspect(dead).await.unwrap().json().await.unwrap();
@@ -334,7 +370,10 @@ async fn introspection_and_its_faults() {
     set(Introspection::Down);
     assert!(bench.introspect(&next.refresh).await.is_err());
     set(Introspection::Status(503));
-    assert_eq!(bench.introspect(&next.refresh).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        bench.introspect(&next.refresh).await.unwrap().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     let anonymous = bench.http.post(bench.sandbox.introspect_url()).form(&[("token", "x")]);
     set(Introspection::Normal);
     assert_eq!(anonymous.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
@@ -369,7 +408,11 @@ async fn token_answers_in_other_shapes() {
         assert_eq!(body["scope"], "users:read+vendors:write");
         assert!(body.get("token_type").is_none() && body.get("refresh_token").is_none());
     }
-    bench.sandbox.set_faults(Faults { scope_missing: true, token_type: Some("mac".to_owned()), ..Faults::default() });
+    bench.sandbox.set_faults(Faults {
+        scope_missing: true,
+        token_type: Some("mac".to_owned()),
+        ..Faults::default()
+    });
     let body: Value = bench.refresh(&tokens.refresh).await.unwrap().json().await.unwrap();
     assert!(body.get("scope").is_none());
     assert_eq!(body["token_type"], "mac");
@@ -379,7 +422,12 @@ async fn token_answers_in_other_shapes() {
 async fn lost_answers_before_and_after_the_work() {
     let bench = Bench::new().await;
     let tokens = bench.login().await;
-    let lost = |work| TokenFault { kind: TokenFaultKind::Lost, work, count: Some(1), ..TokenFault::default() };
+    let lost = |work| TokenFault {
+        kind: TokenFaultKind::Lost,
+        work,
+        count: Some(1),
+        ..TokenFault::default()
+    };
     bench.token_fault(lost(false));
     assert!(bench.refresh(&tokens.refresh).await.is_err());
     let next = pair(bench.refresh(&tokens.refresh).await.unwrap()).await;
@@ -394,12 +442,19 @@ async fn other_token_faults() {
     let bench = Bench::new().await;
     let tokens = bench.login().await;
     let fault = |kind| TokenFault { kind, ..TokenFault::default() };
-    bench.token_fault(TokenFault { retry_after: Some("5".to_owned()), ..fault(TokenFaultKind::Status) });
+    bench.token_fault(TokenFault {
+        retry_after: Some("5".to_owned()),
+        ..fault(TokenFaultKind::Status)
+    });
     let answer = bench.refresh(&tokens.refresh).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()["retry-after"], "5");
-    for code in ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_refresh_token"] {
-        bench.token_fault(TokenFault { error: Some(code.to_owned()), ..fault(TokenFaultKind::Error) });
+    for code in ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_refresh_token"]
+    {
+        bench.token_fault(TokenFault {
+            error: Some(code.to_owned()),
+            ..fault(TokenFaultKind::Error)
+        });
         assert_eq!(error(bench.refresh(&tokens.refresh).await.unwrap()).await, code);
     }
     bench.token_fault(fault(TokenFaultKind::ErrorIn200));
@@ -413,7 +468,8 @@ async fn other_token_faults() {
     let huge = bench.refresh(&tokens.refresh).await.unwrap().bytes().await.unwrap();
     assert!(huge.len() > 10 << 20);
     bench.token_fault(fault(TokenFaultKind::Hang));
-    let hung = tokio::time::timeout(Duration::from_millis(200), bench.refresh(&tokens.refresh)).await;
+    let hung =
+        tokio::time::timeout(Duration::from_millis(200), bench.refresh(&tokens.refresh)).await;
     assert!(hung.is_err());
     bench.token_fault(TokenFault { count: Some(1), ..fault(TokenFaultKind::Truncated) });
     let answer = bench.refresh(&tokens.refresh).await.unwrap();
@@ -427,10 +483,18 @@ async fn other_token_faults() {
 async fn a_fault_may_mean_one_grant_type_only() {
     let bench = Bench::new().await;
     let only_grant = Some(GrantType::RefreshToken);
-    bench.token_fault(TokenFault { kind: TokenFaultKind::Status, only_grant, count: Some(2), ..TokenFault::default() });
+    bench.token_fault(TokenFault {
+        kind: TokenFaultKind::Status,
+        only_grant,
+        count: Some(2),
+        ..TokenFault::default()
+    });
     let tokens = bench.login().await;
     for _ in 0..2 {
-        assert_eq!(bench.refresh(&tokens.refresh).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            bench.refresh(&tokens.refresh).await.unwrap().status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
     assert_eq!(bench.sandbox.faults().token_answer.unwrap().count, Some(0));
     pair(bench.refresh(&tokens.refresh).await.unwrap()).await;
@@ -440,9 +504,16 @@ async fn a_fault_may_mean_one_grant_type_only() {
 async fn a_fault_may_mean_one_authorization_only() {
     let bench = Bench::new().await;
     let (first, second) = (bench.login().await, bench.login().await);
-    bench.token_fault(TokenFault { kind: TokenFaultKind::Status, only_family: Some(1), ..TokenFault::default() });
+    bench.token_fault(TokenFault {
+        kind: TokenFaultKind::Status,
+        only_family: Some(1),
+        ..TokenFault::default()
+    });
     let first = pair(bench.refresh(&first.refresh).await.unwrap()).await;
-    assert_eq!(bench.refresh(&second.refresh).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        bench.refresh(&second.refresh).await.unwrap().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     pair(bench.refresh(&first.refresh).await.unwrap()).await;
     bench.login().await;
     assert_eq!(bench.sandbox.counters().token_faults, 1);
@@ -451,7 +522,8 @@ async fn a_fault_may_mean_one_authorization_only() {
 #[tokio::test]
 async fn a_replay_after_a_lost_answer_is_told_from_others() {
     let bench = Bench::new().await;
-    let counted = || (bench.sandbox.counters().refresh_replays, bench.sandbox.counters().lost_replays);
+    let counted =
+        || (bench.sandbox.counters().refresh_replays, bench.sandbox.counters().lost_replays);
     let lost = bench.login().await;
     pair(bench.refresh(&lost.refresh).await.unwrap()).await;
     bench.refresh(&lost.refresh).await.unwrap();
@@ -475,7 +547,8 @@ async fn the_work_is_done_although_the_caller_left() {
     let bench = Bench::new().await;
     let tokens = bench.login().await;
     bench.sandbox.set_faults(Faults { token_latency_before_ms: 200, ..Faults::default() });
-    let gone = tokio::time::timeout(Duration::from_millis(80), bench.refresh(&tokens.refresh)).await;
+    let gone =
+        tokio::time::timeout(Duration::from_millis(80), bench.refresh(&tokens.refresh)).await;
     assert!(gone.is_err());
     assert_eq!(bench.sandbox.counters().refreshes, 0);
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -493,8 +566,12 @@ async fn api_faults() {
     bench.sandbox.set_faults(Faults { api_401: 1, ..Faults::default() });
     assert_eq!(bench.get(&token, "/v1/introspect").await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(bench.get(&token, "/v1/introspect").await.status(), StatusCode::OK);
-    let limited =
-        ApiFault { status: Some(429), retry_after: Some("1".to_owned()), count: Some(1), ..ApiFault::default() };
+    let limited = ApiFault {
+        status: Some(429),
+        retry_after: Some("1".to_owned()),
+        count: Some(1),
+        ..ApiFault::default()
+    };
     bench.api_fault(limited);
     let answer = bench.get(&token, "/v1/introspect").await;
     assert_eq!(
@@ -511,7 +588,11 @@ async fn api_faults() {
     let answer = bench.get(&token, "/v1/companies").await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert!(answer.bytes().await.is_err());
-    bench.api_fault(ApiFault { kind: ApiFaultKind::SlowBody, slow_body_ms: 40, ..ApiFault::default() });
+    bench.api_fault(ApiFault {
+        kind: ApiFaultKind::SlowBody,
+        slow_body_ms: 40,
+        ..ApiFault::default()
+    });
     let started = std::time::Instant::now();
     let body: Value = bench.json(&token, "/v1/companies").await;
     assert!(body["data"].is_array() && started.elapsed() >= Duration::from_millis(120));
@@ -527,16 +608,27 @@ async fn bearer_is_required_and_only_one() {
     let token = bench.login().await.access;
     let url = bench.api("/v1/introspect");
     assert_eq!(bench.http.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    let twice = bench.http.get(&url).bearer_auth(&token).header("authorization", "Bearer x").send().await.unwrap();
+    let twice = bench
+        .http
+        .get(&url)
+        .bearer_auth(&token)
+        .header("authorization", "Bearer x")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(twice.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(bench.get("guess", "/v1/introspect").await.status(), StatusCode::UNAUTHORIZED);
     let counters = bench.sandbox.counters();
-    assert_eq!((counters.api_requests, counters.api_unauthorized, counters.api_double_authorization), (3, 3, 1));
+    assert_eq!(
+        (counters.api_requests, counters.api_unauthorized, counters.api_double_authorization),
+        (3, 3, 1)
+    );
     assert_eq!(counters.last_authorization_header_ok, Some(false));
     let unknown = bench.get(&token, "/v1/expenses").await;
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
     assert_eq!(unknown.json::<Value>().await.unwrap()["type"], "NOT_FOUND");
-    let method = bench.http.delete(bench.api("/v1/companies")).bearer_auth(&token).send().await.unwrap();
+    let method =
+        bench.http.delete(bench.api("/v1/companies")).bearer_auth(&token).send().await.unwrap();
     assert_eq!(method.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
@@ -544,7 +636,8 @@ async fn bearer_is_required_and_only_one() {
 async fn entries_page_to_the_end_and_back() {
     let bench = Bench::new().await;
     let token = bench.login().await.access;
-    let base = format!("company_id={COMPANY_ID}&limit=10&sorting_keys=performedAt&sorting_order=DESC");
+    let base =
+        format!("company_id={COMPANY_ID}&limit=10&sorting_keys=performedAt&sorting_order=DESC");
     let (mut seen, mut query) = (Vec::new(), base.clone());
     let last = loop {
         let page = bench.search(&token, &query).await;
@@ -553,7 +646,10 @@ async fn entries_page_to_the_end_and_back() {
         let info = page["pagination"].clone();
         assert_eq!(info["total"], 45);
         let cursor = info["endCursor"].as_str().unwrap();
-        assert!(cursor.ends_with('=') && cursor.bytes().all(|b| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567=".contains(&b)));
+        assert!(
+            cursor.ends_with('=')
+                && cursor.bytes().all(|b| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567=".contains(&b))
+        );
         if info["hasNextPage"] == false {
             break info;
         }
@@ -564,8 +660,13 @@ async fn entries_page_to_the_end_and_back() {
     let before = last["startCursor"].as_str().unwrap().replace('=', "%3D");
     let back = bench.search(&token, &format!("{base}&before={before}")).await;
     assert_eq!(back["data"][0]["performedAt"], seen[30]);
-    assert_eq!(back["pagination"]["currentRequestPagination"]["parameters"]["company_id"][0], COMPANY_ID);
-    for bad in ["limit=0", "limit=101", "after=AAAA====", "sorting_keys=nonsense", "after=A&before=B"] {
+    assert_eq!(
+        back["pagination"]["currentRequestPagination"]["parameters"]["company_id"][0],
+        COMPANY_ID
+    );
+    for bad in
+        ["limit=0", "limit=101", "after=AAAA====", "sorting_keys=nonsense", "after=A&before=B"]
+    {
         let answer = bench.search(&token, &format!("company_id={COMPANY_ID}&{bad}")).await;
         assert_eq!(answer["type"], "PARAMETER_VALIDATION_FAILED", "{bad}");
     }
@@ -576,7 +677,10 @@ async fn search_needs_company_and_include_deleted() {
     let bench = Bench::new().await;
     let token = bench.login().await.access;
     assert_eq!(bench.search(&token, "").await["type"], "VALIDATION_FAILED");
-    assert_eq!(bench.search(&token, &format!("company_id={SECOND_COMPANY_ID}")).await["type"], "ACCESS_DENIED");
+    assert_eq!(
+        bench.search(&token, &format!("company_id={SECOND_COMPANY_ID}")).await["type"],
+        "ACCESS_DENIED"
+    );
     let url = bench.api(&format!("/v1/accounting-entries:search?company_id={COMPANY_ID}"));
     let post = |body: Value| bench.http.post(&url).bearer_auth(&token).json(&body).send();
     assert_eq!(post(json!({})).await.unwrap().status(), StatusCode::BAD_REQUEST);
@@ -592,13 +696,23 @@ async fn another_subject_sees_other_data() {
     let code = field(&bench.authorize(&[("subject", &urn)]).await, "code").unwrap();
     let second = pair(bench.exchange(&code).await.unwrap()).await.access;
     assert_eq!(bench.json(&second, "/v1/companies").await["data"][0]["id"], SECOND_COMPANY_ID);
-    assert_eq!(bench.get(&second, &format!("/v1/companies/{COMPANY_ID}")).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        bench.get(&second, &format!("/v1/companies/{COMPANY_ID}")).await.status(),
+        StatusCode::NOT_FOUND
+    );
     bench.sandbox.set_next_subject(Some(format!("urn:pleo:organisation:{ORGANISATION_ID}")));
     let both = bench.login().await.access;
-    assert_eq!(bench.search(&both, &format!("organization_id={ORGANISATION_ID}")).await["pagination"]["total"], 57);
+    assert_eq!(
+        bench.search(&both, &format!("organization_id={ORGANISATION_ID}")).await["pagination"]["total"],
+        57
+    );
     assert_eq!(bench.json(&both, "/v2/employees").await["pagination"]["total"], 5);
-    let mine = bench.json(&both, &format!("/v2/employees?companyId={SECOND_COMPANY_ID}&limit=1")).await;
-    assert_eq!((&mine["pagination"]["total"], &mine["pagination"]["hasNextPage"]), (&json!(2), &json!(true)));
+    let mine =
+        bench.json(&both, &format!("/v2/employees?companyId={SECOND_COMPANY_ID}&limit=1")).await;
+    assert_eq!(
+        (&mine["pagination"]["total"], &mine["pagination"]["hasNextPage"]),
+        (&json!(2), &json!(true))
+    );
 }
 
 #[tokio::test]
@@ -606,13 +720,24 @@ async fn receipts_are_presigned_files_elsewhere() {
     let bench = Bench::new().await;
     let token = bench.login().await.access;
     let page = bench.search(&token, &format!("company_id={COMPANY_ID}&limit=100")).await;
-    let with_receipt = page["data"].as_array().unwrap().iter().find(|row| row["receiptIds"][1].is_string()).unwrap();
+    let with_receipt = page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["receiptIds"][1].is_string())
+        .unwrap();
     let entry = with_receipt["id"].as_str().unwrap();
-    assert_eq!(bench.json(&token, &format!("/v1/accounting-entries/{entry}")).await["data"], *with_receipt);
+    assert_eq!(
+        bench.json(&token, &format!("/v1/accounting-entries/{entry}")).await["data"],
+        *with_receipt
+    );
     let receipts = bench.json(&token, &format!("/v1/accounting-entries/{entry}/receipts")).await;
     let receipt = &receipts["data"][0];
     let url = receipt["url"].as_str().unwrap();
-    assert!(url.starts_with(&format!("http://{}/", bench.sandbox.files)) && url.contains("X-Signature="));
+    assert!(
+        url.starts_with(&format!("http://{}/", bench.sandbox.files))
+            && url.contains("X-Signature=")
+    );
     let file = bench.http.get(url).send().await.unwrap();
     assert_eq!(file.status(), StatusCode::OK);
     assert_eq!(file.bytes().await.unwrap().len() as u64, receipt["sizeInBytes"].as_u64().unwrap());
@@ -636,20 +761,38 @@ async fn export_jobs() {
     let job = made.json::<Value>().await.unwrap()["data"]["id"].as_str().unwrap().to_owned();
     assert_eq!(bench.json(&token, "/v3/export-jobs").await["pagination"]["total"], 2);
     let items = format!("{url}/{job}/items");
-    let changes = json!([{ "accountingEntryId": ids[0], "status": "successful" }, { "status": "odd" }]);
-    let put: Value =
-        bench.http.put(&items).bearer_auth(&token).json(&changes).send().await.unwrap().json().await.unwrap();
+    let changes =
+        json!([{ "accountingEntryId": ids[0], "status": "successful" }, { "status": "odd" }]);
+    let put: Value = bench
+        .http
+        .put(&items)
+        .bearer_auth(&token)
+        .json(&changes)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(put["data"][0]["status"], "successful");
     assert_eq!(put["errors"].as_array().unwrap().len(), 1);
-    assert_eq!(bench.json(&token, &format!("/v3/export-jobs/{job}/items")).await["pagination"]["total"], 2);
-    assert_eq!(bench.json(&token, &format!("/v3/export-jobs/{job}")).await["data"]["numberOfItems"], 2);
+    assert_eq!(
+        bench.json(&token, &format!("/v3/export-jobs/{job}/items")).await["pagination"]["total"],
+        2
+    );
+    assert_eq!(
+        bench.json(&token, &format!("/v3/export-jobs/{job}")).await["data"]["numberOfItems"],
+        2
+    );
 }
 
 #[tokio::test]
 async fn vendors() {
     let bench = Bench::new().await;
     let token = bench.login().await.access;
-    let post = |path: String, body: Value| bench.http.post(bench.api(&path)).bearer_auth(&token).json(&body).send();
+    let post = |path: String, body: Value| {
+        bench.http.post(bench.api(&path)).bearer_auth(&token).json(&body).send()
+    };
     let made = post("/v1/vendors".to_owned(), json!({ "name": "Mill" })).await.unwrap();
     assert_eq!(made.status(), StatusCode::CREATED);
     let id = made.json::<Value>().await.unwrap()["data"]["id"].as_str().unwrap().to_owned();
@@ -661,7 +804,10 @@ async fn vendors() {
     }
     let unknown = post(format!("/v1/vendors/{id}:explode"), json!({})).await.unwrap();
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
-    let found = post(format!("/v1/vendors:search?company_id={COMPANY_ID}"), json!({ "name": "Mill" })).await.unwrap();
+    let found =
+        post(format!("/v1/vendors:search?company_id={COMPANY_ID}"), json!({ "name": "Mill" }))
+            .await
+            .unwrap();
     assert_eq!(found.json::<Value>().await.unwrap()["pagination"]["total"], 1);
     assert_eq!(bench.json(&token, &format!("/v1/vendors/{id}")).await["data"]["name"], "Mill");
 }
@@ -686,7 +832,9 @@ async fn controls_need_their_header() {
     let bench = Bench::new().await;
     let url = bench.api("/sandbox/faults");
     assert_eq!(bench.http.get(&url).send().await.unwrap().status(), StatusCode::FORBIDDEN);
-    let post = |url: String, body: Value| bench.http.post(url).header("x-sandbox-control", "1").json(&body).send();
+    let post = |url: String, body: Value| {
+        bench.http.post(url).header("x-sandbox-control", "1").json(&body).send()
+    };
     let knobs = json!({
         "access_life_ms": 2000, "expires_in": "milliseconds", "introspect": { "status": 503 },
         "token_answer": { "kind": "error_in_200", "count": 1, "only_grant": "refresh_token" },
@@ -703,8 +851,13 @@ async fn controls_need_their_header() {
     assert_eq!(odd.status(), StatusCode::BAD_REQUEST);
     let reset = post(bench.api("/sandbox/subject"), json!({ "subject": null })).await.unwrap();
     assert_eq!(reset.status(), StatusCode::OK);
-    let counters =
-        bench.http.get(bench.api("/sandbox/counters")).header("x-sandbox-control", "1").send().await.unwrap();
+    let counters = bench
+        .http
+        .get(bench.api("/sandbox/counters"))
+        .header("x-sandbox-control", "1")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(counters.json::<Value>().await.unwrap()["api_requests"], 0);
     let revoked = post(bench.api("/sandbox/revoke"), json!({})).await.unwrap();
     assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
@@ -719,7 +872,8 @@ async fn only_loopback_hosts() {
         let url = format!("http://{origin}/");
         let foreign = bench.http.get(&url).header("host", "rebound.example").send().await.unwrap();
         assert_eq!(foreign.status(), StatusCode::FORBIDDEN);
-        let other = bench.http.get(&url).header("host", "localhost.evil.example").send().await.unwrap();
+        let other =
+            bench.http.get(&url).header("host", "localhost.evil.example").send().await.unwrap();
         assert_eq!(other.status(), StatusCode::FORBIDDEN);
     }
     let local = bench.http.get(bench.api("/")).header("host", "localhost:1").send().await.unwrap();
@@ -731,18 +885,30 @@ async fn aids_echo_and_sink() {
     let bench = Bench::new().await;
     let token = bench.login().await.access;
     let url = bench.api("/v1/echo/a%2Fb/c:search?x=1&x=2&cursor=AB%3D%3D");
-    let echo = bench.http.patch(url).bearer_auth(&token).header("x-one", "1").body("hello").send().await.unwrap();
+    let echo = bench
+        .http
+        .patch(url)
+        .bearer_auth(&token)
+        .header("x-one", "1")
+        .body("hello")
+        .send()
+        .await
+        .unwrap();
     let echo = echo.text().await.unwrap();
     assert!(!echo.contains(&token));
     let echo: Value = serde_json::from_str(&echo).unwrap();
-    assert_eq!((&echo["method"], &echo["path"]), (&json!("PATCH"), &json!("/v1/echo/a%2Fb/c:search")));
+    assert_eq!(
+        (&echo["method"], &echo["path"]),
+        (&json!("PATCH"), &json!("/v1/echo/a%2Fb/c:search"))
+    );
     assert_eq!(echo["query"], "x=1&x=2&cursor=AB%3D%3D");
     assert_eq!(echo["body"]["length"], 5);
     assert!(echo["headers"].as_array().unwrap().contains(&json!(["authorization", "ok"])));
     assert!(echo["headers"].as_array().unwrap().contains(&json!(["x-one", "1"])));
     let body = vec![7; 5 << 20];
     let wanted: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    let sunk = bench.http.put(bench.api("/v1/sink")).bearer_auth(&token).body(body).send().await.unwrap();
+    let sunk =
+        bench.http.put(bench.api("/v1/sink")).bearer_auth(&token).body(body).send().await.unwrap();
     assert_eq!(sunk.json::<Value>().await.unwrap(), json!({ "length": 5 << 20, "sha256": wanted }));
 }
 
@@ -769,7 +935,8 @@ async fn aids_stream_and_bytes() {
 #[tokio::test]
 async fn taken_ports_fall_back_and_a_dropped_sandbox_is_gone() {
     let bench = Bench::new().await;
-    let taken = Options { auth_addr: bench.sandbox.auth, files_addr: bench.sandbox.files, ..options() };
+    let taken =
+        Options { auth_addr: bench.sandbox.auth, files_addr: bench.sandbox.files, ..options() };
     let second = Sandbox::start(taken.clone()).await.unwrap();
     assert_ne!(second.auth, bench.sandbox.auth);
     assert!(Sandbox::start(Options { fallback: false, ..taken }).await.is_err());

@@ -70,7 +70,8 @@ pub struct LastRefresh {
     pub ms: u64,
 }
 
-/// The states of an account that the command line acts on; all others need attention, whatever they are called.
+/// The states of an account that the command line acts on; all others need attention, whatever they
+/// are called.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -171,7 +172,10 @@ mod tests {
     fn the_states_have_the_names_that_custody_gives_them() {
         for word in ["connected", "login_required", "misconfigured"] {
             let state = State::named(word);
-            assert_eq!((state.to_string(), serde_json::to_value(&state).unwrap()), (word.to_owned(), json!(word)));
+            assert_eq!(
+                (state.to_string(), serde_json::to_value(&state).unwrap()),
+                (word.to_owned(), json!(word))
+            );
             assert_eq!(serde_json::from_value::<State>(json!(word)).unwrap(), state);
         }
     }

@@ -24,7 +24,8 @@ impl LoginQuery {
     }
 }
 
-/// The body of `POST /api/accounts/NAME/login`: empty begins, one of the two ends a login. It holds secrets.
+/// The body of `POST /api/accounts/NAME/login`: empty begins, one of the two ends a login. It holds
+/// secrets.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoginBody {

@@ -32,7 +32,9 @@ fn check(context: &Context) -> Result<Exit, Failure> {
             let file = config.file.as_ref().map(|file| file.display().to_string());
             warnings.iter().for_each(|warning| status!("warning: {warning}"));
             if context.json {
-                output::json(&json!({"version": 1, "outcome": "fine", "file": file, "warnings": warnings}))?;
+                output::json(
+                    &json!({"version": 1, "outcome": "fine", "file": file, "warnings": warnings}),
+                )?;
             } else {
                 out!("{}: fine", file.as_deref().unwrap_or("the built-in defaults"))?;
             }

@@ -10,7 +10,9 @@ use tokio::time::sleep;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::admin::protocol::{Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, Versioned};
+use crate::admin::protocol::{
+    Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, Versioned,
+};
 use crate::cli::account_argument::AccountArgument;
 use crate::cli::admin_client::{AdminClient, CallError};
 use crate::cli::context::Context;
@@ -30,7 +32,8 @@ use crate::store::AccountName;
 
 /// How often a login that happens in the browser is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// Longest wait for a login: a person's patience, and the exchange of a code that comes in its last moment.
+/// Longest wait for a login: a person's patience, and the exchange of a code that comes in its last
+/// moment.
 const MAX_WAIT: Duration = PATIENCE.saturating_add(Duration::from_secs(60));
 /// Longest input that is read from stdin, in bytes: a pasted address or a token.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -83,8 +86,10 @@ impl Login {
         let waiting = async {
             self.present(&Url::parse(&begun.authorize_url)?)?;
             if self.paste {
-                let redirected_url = Some(read_address(&begun.redirect_uri).await?.trim().to_owned());
-                return finish(proxy, name, LoginBody { redirected_url, ..LoginBody::default() }).await;
+                let redirected_url =
+                    Some(read_address(&begun.redirect_uri).await?.trim().to_owned());
+                return finish(proxy, name, LoginBody { redirected_url, ..LoginBody::default() })
+                    .await;
             }
             status!("Waiting for the login to come back to {} ...", begun.redirect_uri);
             until_ended(proxy, &begun.id).await
@@ -101,7 +106,12 @@ impl Login {
     }
 
     /// In this process, on the store, while no proxy runs.
-    async fn on_store(&self, config: &Config, state: &State, name: &AccountName) -> Result<(), Failure> {
+    async fn on_store(
+        &self,
+        config: &Config,
+        state: &State,
+        name: &AccountName,
+    ) -> Result<(), Failure> {
         let operator = open_store::to_change(config, state).await?;
         operator.accounts().oauth().credentials().map_err(Failure::usage)?;
         let done = self.log_in(config, &operator, name).await;
@@ -110,7 +120,12 @@ impl Login {
         done
     }
 
-    async fn log_in(&self, config: &Config, operator: &Operator, account: &AccountName) -> Result<(), Failure> {
+    async fn log_in(
+        &self,
+        config: &Config,
+        operator: &Operator,
+        account: &AccountName,
+    ) -> Result<(), Failure> {
         if self.import_refresh_token {
             return Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?);
         }
@@ -138,7 +153,8 @@ impl Login {
     /// Shows where to log in, and opens a browser there if that is safe and wanted.
     fn present(&self, url: &Url) -> Result<(), Failure> {
         // Only what is fit for secrets is opened: never a file, never another program's scheme.
-        Endpoint::new(url.clone()).map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
+        Endpoint::new(url.clone())
+            .map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
         status!("Open this address to log in:\n\n  {url}\n");
         if !self.no_browser && !self.paste && !browser::open(url.as_str()) {
             status!("No browser could be opened; copy the address into one.");
@@ -162,8 +178,10 @@ async fn until_ended(proxy: &AdminClient, id: &str) -> Result<(), Failure> {
             Ok(LoginState::Pending) => {}
             Ok(LoginState::Connected) => return Ok(()),
             Ok(LoginState::Failed { why }) => return Err(anyhow!(why).into()),
-            // Busy, or stopped for a moment: the person in the browser need not begin again for that.
-            Err(CallError::NoAnswer(_)) if proxy.instance.process.standing() == Standing::Alive => {}
+            // Busy, or stopped for a moment: the person in the browser need not begin again for
+            // that.
+            Err(CallError::NoAnswer(_)) if proxy.instance.process.standing() == Standing::Alive => {
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -189,14 +207,16 @@ fn redirect_uri(config: &Config) -> Result<Url, Failure> {
     if let Some(configured) = &config.login.redirect_uri {
         return Ok(configured.clone());
     }
-    let admin = config.listen.admin.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
+    let admin =
+        config.listen.admin.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
     Ok(Url::parse(&format!("http://{admin}/callback"))?)
 }
 
 async fn read_address(redirect_uri: &str) -> anyhow::Result<Zeroizing<String>> {
     status!("Then paste the address that the browser was sent to ({redirect_uri}?code=...):");
     let (sender, line) = oneshot::channel();
-    // A thread of its own, so that one which waits for a person does not keep the process from ending.
+    // A thread of its own, so that one which waits for a person does not keep the process from
+    // ending.
     std::thread::Builder::new().name("paste".into()).spawn(move || {
         let mut line = Zeroizing::new(Vec::new());
         let read = stdin().lock().take(MAX_INPUT).read_until(b'\n', &mut line);

@@ -8,10 +8,13 @@ use crate::cli::{browser, locate, output};
 
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let state = State::locate(&context.config()?)?;
-    let none = format!("no pleo-proxy is running for this store; start it with: {}", context.program);
+    let none =
+        format!("no pleo-proxy is running for this store; start it with: {}", context.program);
     let proxy = locate::required(&state, &none).await?;
     let asked = proxy.post::<SessionLink>("/api/session").await;
-    let link = Versioned::from(asked.map_err(|error| Failure::from(error).context("the proxy gave no link"))?);
+    let link = Versioned::from(
+        asked.map_err(|error| Failure::from(error).context("the proxy gave no link"))?,
+    );
     if context.json {
         output::json(&link)?;
     } else {

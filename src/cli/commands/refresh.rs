@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use crate::admin::protocol::{RefreshOutcome, RefreshQuery, Refreshed, State as AccountState, Versioned};
+use crate::admin::protocol::{
+    RefreshOutcome, RefreshQuery, Refreshed, State as AccountState, Versioned,
+};
 use crate::cli::account_argument::AccountArgument;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -50,7 +52,12 @@ fn exit(refreshed: &Refreshed) -> Exit {
     }
 }
 
-async fn on_store(config: &Config, state: &State, name: &AccountName, force: bool) -> Result<Refreshed, Failure> {
+async fn on_store(
+    config: &Config,
+    state: &State,
+    name: &AccountName,
+    force: bool,
+) -> Result<Refreshed, Failure> {
     let operator = open_store::to_change(config, state).await?;
     let refreshed = operator.refresh(name, force).await.map_err(Failure::usage)?;
     open_store::close(&operator, name).await?;

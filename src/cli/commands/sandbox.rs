@@ -45,9 +45,8 @@ pub(crate) struct SandboxCommand {
 impl SandboxCommand {
     fn options(self) -> Result<Options, Failure> {
         let mut faults: Faults = match &self.faults {
-            Some(faults) => {
-                serde_json::from_str(faults).map_err(|error| Failure::usage(format!("--faults: {error}")))?
-            }
+            Some(faults) => serde_json::from_str(faults)
+                .map_err(|error| Failure::usage(format!("--faults: {error}")))?,
             None => Faults::default(),
         };
         faults.access_life_ms = self.access_life_ms.or(faults.access_life_ms);
@@ -68,7 +67,8 @@ impl SandboxCommand {
         let mut signals = Signals::new()?;
         let options = self.options()?;
         let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
-        for (option, address) in [("--listen", options.auth_addr), ("--files", options.files_addr)] {
+        for (option, address) in [("--listen", options.auth_addr), ("--files", options.files_addr)]
+        {
             ensure_can_listen(option, address)?;
         }
         let sandbox = Sandbox::start(options).await.context("the sandbox cannot listen")?;
@@ -77,13 +77,21 @@ impl SandboxCommand {
         status!("The fake Pleo is at {api} (files at http://{}).", sandbox.files);
         status!("Its client id is {id}, its client secret {secret}.");
         if context.json {
-            output::json(&json!({"version": 1, "event": "ready", "api": api, "authorize": authorize, "token": token,
+            output::json(
+                &json!({"version": 1, "event": "ready", "api": api, "authorize": authorize, "token": token,
                    "introspect": introspect, "files": format!("http://{}", sandbox.files), "client_id": id,
-                   "client_secret": secret}))?;
+                   "client_secret": secret}),
+            )?;
         } else {
-            status!("A configuration for it; run the proxy with PLEO_PROXY_CLIENT_SECRET={}:\n", quoted(&secret));
+            status!(
+                "A configuration for it; run the proxy with PLEO_PROXY_CLIENT_SECRET={}:\n",
+                quoted(&secret)
+            );
             let scopes = SCOPES.map(|scope| format!("\"{scope}\"")).join(", ");
-            out!("environment = \"sandbox\"\n\n[client]\nid = {}\nscopes = [{scopes}]", toml::Value::from(id))?;
+            out!(
+                "environment = \"sandbox\"\n\n[client]\nid = {}\nscopes = [{scopes}]",
+                toml::Value::from(id)
+            )?;
             out!("\n[endpoints]\nauthorize = \"{authorize}\"\ntoken = \"{token}\"")?;
             out!("introspect = \"{introspect}\"\napi = \"{api}\"")?;
         }
@@ -97,10 +105,15 @@ fn ensure_can_listen(option: &str, address: SocketAddr) -> Result<(), Failure> {
     let tried = std::net::TcpListener::bind(address).map(drop);
     tried.map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "end the program that listens there, or choose another address with",
+            std::io::ErrorKind::AddrInUse => {
+                "end the program that listens there, or choose another address with"
+            }
             _ => "choose another address with",
         };
         let free = SocketAddr::new(address.ip(), 0);
-        Failure::new(Exit::Failed, format!("{address} cannot be listened on: {error}; {advice} {option} {free}"))
+        Failure::new(
+            Exit::Failed,
+            format!("{address} cannot be listened on: {error}; {advice} {option} {free}"),
+        )
     })
 }

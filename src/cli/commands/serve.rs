@@ -51,7 +51,8 @@ struct Opened {
     sandbox: Option<Sandbox>,
 }
 
-/// Runs until told to end; every step that can fail for a foreseeable reason comes before the first request.
+/// Runs until told to end; every step that can fail for a foreseeable reason comes before the first
+/// request.
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let (config, program) = (context.config()?, &context.program);
@@ -62,11 +63,18 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     };
     let mut running = serve(&mut opened)?;
     let instance = opened.instance();
-    let run_file = RunFile::write(&opened.state.folder, &instance).context("the run file cannot be written")?;
+    let run_file = RunFile::write(&opened.state.folder, &instance)
+        .context("the run file cannot be written")?;
     if opened.sandbox.is_some() {
-        embedded_sandbox::connect(opened.operator.logins(), &opened.default_account(), &opened.redirect_uri()).await?;
+        embedded_sandbox::connect(
+            opened.operator.logins(),
+            &opened.default_account(),
+            &opened.redirect_uri(),
+        )
+        .await?;
     }
-    // Whoever waits for the ready line and cannot get it is not left with a proxy that it knows nothing of.
+    // Whoever waits for the ready line and cannot get it is not left with a proxy that it knows
+    // nothing of.
     let announced = opened.announce(&instance, context.json, program);
     tokio::select! {
         () = std::future::ready(()), if announced.is_err() => {}
@@ -108,7 +116,11 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     if let Some(listener) = bound.admin.or(bound.api.tcp()) {
         peers.probe(listener);
     }
-    let sandbox = if config.embedded_sandbox { Some(embedded_sandbox::embed(&mut config).await?) } else { None };
+    let sandbox = if config.embedded_sandbox {
+        Some(embedded_sandbox::embed(&mut config).await?)
+    } else {
+        None
+    };
     let outbound = wiring::outbound(&config)?;
     let accounts = wiring::accounts(&config, &state, &outbound, Care::Scheduled).await?;
     let key = key::load_or_create(&state.folder.join("admin.key"))?;
@@ -141,29 +153,46 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
         Address::Unix(_) => error.address.origin(),
     };
     let is_there = |origin: &String| origin.ends_with(&end);
-    let is_at = |instance: &Instance| is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there);
-    let folders = Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
+    let is_at = |instance: &Instance| {
+        is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there)
+    };
+    let folders =
+        Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
     let holder = folders.flat_map(|folder| run_file::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
         Some(holder) if is_taken && holder.environment == config.environment().as_str() => {
-            format!("pleo-proxy (process {}) is running there; end it with `{program} stop`", holder.process.pid)
+            format!(
+                "pleo-proxy (process {}) is running there; end it with `{program} stop`",
+                holder.process.pid
+            )
         }
         Some(holder) if is_taken => {
             let (pid, environment) = (holder.process.pid, holder.environment);
-            format!("pleo-proxy (process {pid}, {environment}) is running there; end it with `kill {pid}`")
+            format!(
+                "pleo-proxy (process {pid}, {environment}) is running there; end it with `kill {pid}`"
+            )
         }
         None if is_taken => "end the program that listens there".to_owned(),
-        _ => return Failure::new(Exit::Failed, format!("{error}; or choose another address for {}", error.setting)),
+        _ => {
+            return Failure::new(
+                Exit::Failed,
+                format!("{error}; or choose another address for {}", error.setting),
+            );
+        }
     };
-    Failure::new(Exit::Failed, format!("{error}; {advice}, or choose another address for {}", error.setting))
+    Failure::new(
+        Exit::Failed,
+        format!("{error}; {advice}, or choose another address for {}", error.setting),
+    )
 }
 
 fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let settings = &opened.config.upstream;
     let origin = opened.config.oauth.api.clone();
     let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
-    let way = Way::new(origin, &opened.outbound, settings, Clock::system()).map_err(Failure::usage)?;
+    let way =
+        Way::new(origin, &opened.outbound, settings, Clock::system()).map_err(Failure::usage)?;
     let budget = Arc::new(Budget::default());
     let accounts = opened.accounts.clone();
     let forwarder = || {
@@ -173,13 +202,16 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
     let bound = opened.listeners.take().context("the listeners are in use already")?;
     let serving = bound.serve(forwarder, admin, opened.accounts.supervisor());
-    Ok(serving.context("no data worker can be started (threads: ulimit -u, TasksMax; files: ulimit -n)")?)
+    Ok(serving.context(
+        "no data worker can be started (threads: ulimit -u, TasksMax; files: ulimit -n)",
+    )?)
 }
 
 impl Opened {
     fn admin(&self) -> Admin {
         let own = self.admin.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-        let (guard, origin) = (Guard::admin(&self.guard, own), self.admin_origin().unwrap_or_default());
+        let (guard, origin) =
+            (Guard::admin(&self.guard, own), self.admin_origin().unwrap_or_default());
         let beside = server::Settings { peers: self.peers.clone(), ..self.config.server() };
         let redirect = Redirect::beside_admin(
             self.config.login.redirect_uri.clone(),
@@ -231,18 +263,25 @@ impl Opened {
         self.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback)
     }
 
-    /// Where a login comes back to. The embedded sandbox takes any loopback address, so none has to be listening.
+    /// Where a login comes back to. The embedded sandbox takes any loopback address, so none has to
+    /// be listening.
     fn redirect_uri(&self) -> String {
         match &self.config.login.redirect_uri {
             Some(configured) => configured.to_string(),
-            None => format!("{}/callback", self.admin_origin().unwrap_or_else(|| "http://127.0.0.1".into())),
+            None => format!(
+                "{}/callback",
+                self.admin_origin().unwrap_or_else(|| "http://127.0.0.1".into())
+            ),
         }
     }
 
     /// The ready line, what is loosened, and what to do next.
     fn announce(&self, instance: &Instance, json: bool, program: &str) -> Result<(), Failure> {
         let oddities = self.config.oddities();
-        for note in notes(&self.config, &self.guard).into_iter().chain(oddities.iter().map(Diagnostic::sentence)) {
+        for note in notes(&self.config, &self.guard)
+            .into_iter()
+            .chain(oddities.iter().map(Diagnostic::sentence))
+        {
             warn!("{note}");
         }
         let credentials = self.accounts.oauth().credentials();
@@ -297,10 +336,14 @@ impl Opened {
         };
         // The key's file, not the key: the line lands in logs and in the shell's history.
         let key = self.config.callers.local_key_file.as_ref();
-        let key = key.map(|file| format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string())));
+        let key = key.map(|file| {
+            format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string()))
+        });
         let key = key.unwrap_or_default();
         let name = self.default_account();
-        status!("\nThis is a fake Pleo with made-up data, and the account \"{name}\" is connected to it. Try:\n");
+        status!(
+            "\nThis is a fake Pleo with made-up data, and the account \"{name}\" is connected to it. Try:\n"
+        );
         status!("  {curl} {api}/v1/companies{key}");
         status!(
             "  {curl} -X POST '{api}/v1/accounting-entries:search?company_id={COMPANY_ID}' \
@@ -319,11 +362,16 @@ fn notes(config: &Config, guard: &guard::Settings) -> Vec<String> {
     let everybody = "any user of this machine can use the proxy";
     match &config.callers.peer_check {
         PeerCheck::Off => notes.push(format!("guard.peer_check is off: {everybody}")),
-        _ if !peer::IS_SUPPORTED => notes.push(format!("guard.peer_check does not work on this system: {everybody}")),
+        _ if !peer::IS_SUPPORTED => {
+            notes.push(format!("guard.peer_check does not work on this system: {everybody}"))
+        }
         PeerCheck::Users(users) => {
             let own = rustix::process::geteuid().as_raw();
-            let and =
-                if users.contains(&own) { String::new() } else { format!(", and its own user {own} all the same") };
+            let and = if users.contains(&own) {
+                String::new()
+            } else {
+                format!(", and its own user {own} all the same")
+            };
             notes.push(format!("guard.peer_check lets these users in: {users:?}{and}"));
         }
         PeerCheck::SameUser => {}
@@ -332,7 +380,10 @@ fn notes(config: &Config, guard: &guard::Settings) -> Vec<String> {
         notes.push(format!("guard.allow_hosts lets in: {}", guard.allow_hosts.join(", ")));
     }
     if !guard.allow_origins.is_empty() {
-        notes.push(format!("guard.allow_origins lets pages of these origins in: {}", guard.allow_origins.join(", ")));
+        notes.push(format!(
+            "guard.allow_origins lets pages of these origins in: {}",
+            guard.allow_origins.join(", ")
+        ));
     }
     if guard.allow_disconnect {
         notes.push("guard.allow_disconnect lets DELETE /v1/installations/me through".into());

@@ -73,11 +73,14 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let (process, accounts) = match locate::find(&state).await? {
         Found::Running(proxy) => {
             let asked = proxy.get::<Status>("/api/status").await;
-            let status = asked.map_err(|error| Failure::from(error).context("the status request failed"))?;
+            let status =
+                asked.map_err(|error| Failure::from(error).context("the status request failed"))?;
             let Status { ending, stopped_tasks, accounts, about, .. } = status;
             (Process::Answering { ending, stopped_tasks, about }, accounts)
         }
-        Found::AdminOff(instance) => (unasked(&config, instance, None), stored(&config, &state).await?),
+        Found::AdminOff(instance) => {
+            (unasked(&config, instance, None), stored(&config, &state).await?)
+        }
         Found::Silent(instance, why) => {
             let silence = Silence { answers: false, why: format!("{why:#}") };
             (unasked(&config, instance, Some(silence)), stored(&config, &state).await?)
@@ -110,7 +113,14 @@ async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Fa
 
 fn unasked(config: &Config, instance: Instance, silence: Option<Silence>) -> Process {
     let Instance { process, api, admin, store, .. } = instance;
-    Process::Unasked { environment: config.environment().as_str(), pid: process.pid, api, admin, store, silence }
+    Process::Unasked {
+        environment: config.environment().as_str(),
+        pid: process.pid,
+        api,
+        admin,
+        store,
+        silence,
+    }
 }
 
 async fn absent(config: &Config, state: &State) -> Process {
@@ -120,7 +130,8 @@ async fn absent(config: &Config, state: &State) -> Process {
 }
 
 fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Instance> {
-    let siblings = Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
+    let siblings =
+        Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
     let folders = siblings.filter(|folder| *folder != state.folder).chain([state.folder.clone()]);
     let all = folders.flat_map(|folder| run_file::alive(&folder));
     all.filter(|instance| shown != Some(instance.process.pid)).collect()
@@ -143,7 +154,9 @@ impl Report {
         match &self.process {
             Process::Absent { .. } => Exit::NotRunning,
             Process::Unasked { silence: Some(_), .. } => Exit::Failed,
-            _ if states().all(|state| *state != AccountState::LoginRequired) && !self.accounts.is_empty() => {
+            _ if states().all(|state| *state != AccountState::LoginRequired)
+                && !self.accounts.is_empty() =>
+            {
                 let is_well = states().all(|state| *state == AccountState::Connected);
                 if is_well { Exit::Fine } else { Exit::Degraded }
             }
@@ -182,7 +195,8 @@ impl Report {
                 out!("{}; {}", silence.why, way_out(pid))
             }
             Process::Absent { environment, store, note } => {
-                let store = store.as_ref().map(|store| format!(", store {store}")).unwrap_or_default();
+                let store =
+                    store.as_ref().map(|store| format!(", store {store}")).unwrap_or_default();
                 let here = if self.elsewhere.is_empty() { "" } else { " here" };
                 out!("not running{here} ({environment}{store})")?;
                 for Instance { process, .. } in &self.elsewhere {
@@ -210,7 +224,11 @@ fn print_account(account: &AccountStatus, program: &str) -> Result<(), Failure> 
     let Some(refreshed_at) = &account.refreshed_at else { return Ok(()) };
     out!("  company     {}", text(&account.subject))?;
     out!("  scopes      {}", account.scope.join(" "))?;
-    out!("  token       until {} (generation {})", text(&account.access_expires_at), account.generation)?;
+    out!(
+        "  token       until {} (generation {})",
+        text(&account.access_expires_at),
+        account.generation
+    )?;
     out!("  refreshed   {refreshed_at}")?;
     out!("  logged in   {}", text(&account.logged_in_at))?;
     if let Some(next) = &account.next_try {

@@ -1,4 +1,5 @@
-//! Under which names the listener is called, and how a request names the API when it treats this as an HTTP proxy.
+//! Under which names the listener is called, and how a request names the API when it treats this as
+//! an HTTP proxy.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -27,20 +28,28 @@ impl Hosts {
     pub(super) fn new(settings: &Settings, own: SocketAddr, api: Option<&Origin>) -> Self {
         let port = own.port();
         let loopback = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
-        // An address literal cannot be rebound, and browsers mark what pages send to loopback; any other address needs
-        // a local key. The unspecified address is the name of no host, and pages reach it unmarked.
-        let bound = Some(own.ip().to_canonical()).filter(|ip| !ip.is_unspecified()).map(|ip| SocketAddr::new(ip, port));
+        // An address literal cannot be rebound, and browsers mark what pages send to loopback; any
+        // other address needs a local key. The unspecified address is the name of no host, and
+        // pages reach it unmarked.
+        let bound = Some(own.ip().to_canonical())
+            .filter(|ip| !ip.is_unspecified())
+            .map(|ip| SocketAddr::new(ip, port));
         let address = bound.map_or_else(|| loopback[0].clone(), |bound| bound.to_string());
         let mut hosts: Vec<String> = loopback.into();
         hosts.extend(bound.map(|bound| bound.to_string()).filter(|bound| !hosts.contains(bound)));
         hosts.extend(settings.allow_hosts.iter().cloned());
         // Clients leave a default port out (RFC 9110 section 4.2.3).
-        let own = hosts.into_iter().flat_map(|host| [Some(host.clone()), without_default_port(&host)]).flatten();
+        let own = hosts
+            .into_iter()
+            .flat_map(|host| [Some(host.clone()), without_default_port(&host)])
+            .flatten();
         let plain = |api: &Origin| format!("{}:80", api.host);
         Self {
             own: own.collect(),
             address: format!("http://{address}"),
-            api: api.map(|api| vec![api.host.clone(), plain(api), api.authority_with_port()]).unwrap_or_default(),
+            api: api
+                .map(|api| vec![api.host.clone(), plain(api), api.authority_with_port()])
+                .unwrap_or_default(),
             // A tunnel to a TLS port would carry TLS, into which no credential can be put.
             tunnels: api
                 .map(|api| [Some(plain(api)), (!api.tls).then(|| api.authority_with_port())])
@@ -64,15 +73,20 @@ impl Hosts {
         has(&self.tunnels, authority)
     }
 
-    /// One Host: ours, and in absolute-form the API's. There, target and Host may spell the API differently: with its
-    /// port, with `:80`, or without.
+    /// One Host: ours, and in absolute-form the API's. There, target and Host may spell the API
+    /// differently: with its port, with `:80`, or without.
     pub(super) fn check(&self, parts: &Parts) -> Result<(), Problem> {
         let host = host(parts)?;
         let Some(authority) = parts.uri.authority() else {
             let is_api = || parts.extensions.get::<Tunnelled>().is_some() && has(&self.api, host);
-            return if has(&self.own, host) || is_api() { Ok(()) } else { Err(self.forbidden(host)) };
+            return if has(&self.own, host) || is_api() {
+                Ok(())
+            } else {
+                Err(self.forbidden(host))
+            };
         };
-        let is_http = parts.uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme));
+        let is_http =
+            parts.uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme));
         if !is_http || authority.as_str().contains('@') {
             return Err(bad("the request target is neither a path nor an absolute URL of the API"));
         }
@@ -95,7 +109,9 @@ impl Hosts {
         let fix = match allowable(host) {
             Some(host) => {
                 let hosts = list(&self.allowed, &host);
-                format!("{call}, or, if that name leads to this proxy on purpose, set guard.allow_hosts = {hosts}.")
+                format!(
+                    "{call}, or, if that name leads to this proxy on purpose, set guard.allow_hosts = {hosts}."
+                )
             }
             None => format!("{call}."),
         };
@@ -106,7 +122,9 @@ impl Hosts {
     pub(super) fn elsewhere(&self, authority: &str) -> Problem {
         let shown = shown(authority);
         let fix = match self.api() {
-            Some(api) => format!("Use it for http://{api} only, and let the tool reach {shown} without it (NO_PROXY)."),
+            Some(api) => format!(
+                "Use it for http://{api} only, and let the tool reach {shown} without it (NO_PROXY)."
+            ),
             None => format!("Call {} itself.", self.address),
         };
         Problem::new(Code::ForbiddenHost, format!("this proxy forwards nothing to {shown}"), fix)
@@ -132,8 +150,9 @@ fn without_default_port(host: &str) -> Option<String> {
     host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).map(str::to_owned)
 }
 
-/// A Host as `guard.allow_hosts` takes it; none if that would take no such name, or should not: web pages reach the
-/// unspecified address, and loopback written as IPv6, without a mark that they are pages.
+/// A Host as `guard.allow_hosts` takes it; none if that would take no such name, or should not: web
+/// pages reach the unspecified address, and loopback written as IPv6, without a mark that they are
+/// pages.
 fn allowable(host: &str) -> Option<String> {
     let host = host.to_ascii_lowercase();
     let (name, port) = host.rsplit_once(':').unwrap_or((&host, "80"));
@@ -152,7 +171,9 @@ fn shown(host: &str) -> String {
 /// # Errors
 /// What is wrong with it, and what to write.
 pub fn allowed_host(text: &str) -> Result<String, String> {
-    let refuse = |problem| Err(format!("{problem}; write a host and its port, such as \"proxy.internal:8088\""));
+    let refuse = |problem| {
+        Err(format!("{problem}; write a host and its port, such as \"proxy.internal:8088\""))
+    };
     if text.contains('*') {
         return refuse("must be exact: wildcards are not supported");
     }
@@ -163,10 +184,15 @@ pub fn allowed_host(text: &str) -> Result<String, String> {
         Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
         None => is_name(host),
     };
-    if valid && numeric { Ok(text.to_ascii_lowercase()) } else { refuse("must be host:port, without a scheme or path") }
+    if valid && numeric {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        refuse("must be host:port, without a scheme or path")
+    }
 }
 
 /// True for the characters of a host name or an IPv4 address.
 pub(super) fn is_name(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }

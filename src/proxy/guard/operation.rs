@@ -1,18 +1,20 @@
-//! What a request would do at Pleo. Servers read paths differently: some drop `;parameters`, collapse slashes or decode
-//! escapes before they look for the operation. A request passes only if it is harmless however it is read.
+//! What a request would do at Pleo. Servers read paths differently: some drop `;parameters`,
+//! collapse slashes or decode escapes before they look for the operation. A request passes only if
+//! it is harmless however it is read.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::operations::{self, Kind};
 
-/// True for `DELETE /v1/installations/me` however its path is written: a server may decode what we pass on as it is.
+/// True for `DELETE /v1/installations/me` however its path is written: a server may decode what we
+/// pass on as it is.
 pub fn is_disconnect(method: &Method, path: &str) -> bool {
     method == Method::DELETE && plain(path).ends_with("/installations/me")
 }
 
-/// True if the operation changes nothing, by the table of Pleo's operations; one that is not in it reads if its method is
-/// GET or HEAD, or POST on a path that ends in `:search`.
+/// True if the operation changes nothing, by the table of Pleo's operations; one that is not in it
+/// reads if its method is GET or HEAD, or POST on a path that ends in `:search`.
 pub(super) fn is_read(method: &Method, path: &str) -> bool {
     let is_plain = !path.contains(['%', ';', '\\']) && !path.contains("//");
     // No read that is sent by POST has parameters or anything to escape: its path is all literal.
@@ -31,7 +33,8 @@ fn reads(method: &Method, path: &str) -> bool {
     }
 }
 
-/// Lower-case, decoded as often as it can be, without parameters, empty or dot segments: for comparison only.
+/// Lower-case, decoded as often as it can be, without parameters, empty or dot segments: for
+/// comparison only.
 fn plain(path: &str) -> String {
     let mut decoded = path.to_owned();
     for _ in 0..4 {
@@ -41,7 +44,9 @@ fn plain(path: &str) -> String {
     for segment in decoded.split(['/', '\\']) {
         // A decoded `?`, `#` or NUL ends the path for some.
         let segment = segment.split([';', '?', '#', '\0']).next().unwrap_or_default();
-        match segment.trim_matches(|character: char| character.is_whitespace() || character.is_control()) {
+        match segment
+            .trim_matches(|character: char| character.is_whitespace() || character.is_control())
+        {
             "" | "." => {}
             ".." => drop(segments.pop()),
             segment => segments.push(segment.to_ascii_lowercase()),
@@ -56,7 +61,8 @@ mod tests {
 
     use super::*;
 
-    /// How servers may read a path before they look for its operation; any of these, in any order, several times.
+    /// How servers may read a path before they look for its operation; any of these, in any order,
+    /// several times.
     fn drop_parameters(path: &str) -> String {
         let segments = path.split('/').map(|segment| segment.split(';').next().unwrap());
         segments.collect::<Vec<_>>().join("/")
@@ -79,7 +85,13 @@ mod tests {
     }
 
     fn readings(path: &str) -> Vec<String> {
-        let steps = [drop_parameters, collapse_slashes, decode, without_last_slash, str::to_ascii_lowercase];
+        let steps = [
+            drop_parameters,
+            collapse_slashes,
+            decode,
+            without_last_slash,
+            str::to_ascii_lowercase,
+        ];
         let mut all = vec![path.to_owned()];
         for _ in 0..4 {
             let next: Vec<_> = all.iter().flat_map(|path| steps.map(|step| step(path))).collect();
@@ -185,7 +197,8 @@ mod tests {
             "me",
         ]);
         let end = prop::sample::select(vec!["", "", ":search", ":search", "/v0/aggregations/tags"]);
-        (prop::collection::vec(piece, 0..7), end).prop_map(|(pieces, end)| format!("/{}{end}", pieces.concat()))
+        (prop::collection::vec(piece, 0..7), end)
+            .prop_map(|(pieces, end)| format!("/{}{end}", pieces.concat()))
     }
 
     proptest! {

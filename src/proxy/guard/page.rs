@@ -38,11 +38,15 @@ impl Pages {
 
     fn check_origin(&self, parts: &Parts) -> Result<Page, Problem> {
         let Some(origin) = single(&parts.headers, &ORIGIN)? else { return Ok(Page::None) };
-        let is_in = |list: &[String]| list.iter().any(|known| known.as_bytes() == origin.as_bytes());
+        let is_in =
+            |list: &[String]| list.iter().any(|known| known.as_bytes() == origin.as_bytes());
         match origin {
             _ if is_in(&self.listed) => Ok(Page::Listed),
             _ if is_in(&self.own) => Ok(Page::Own),
-            _ => Err(forbidden("a page of another origin sent this request", self.fix(origin.to_str().ok()))),
+            _ => Err(forbidden(
+                "a page of another origin sent this request",
+                self.fix(origin.to_str().ok()),
+            )),
         }
     }
 
@@ -59,7 +63,8 @@ impl Pages {
                 let detail = "a page's server passed this request on, and guard.allow_origins does not list the page";
                 Err(forbidden(detail, self.fix(origin)))
             }
-            // The three addresses that other sites may lead a person to check the navigation themselves.
+            // The three addresses that other sites may lead a person to check the navigation
+            // themselves.
             _ if self.takes_navigations && reads && is_navigation(parts) => Ok(()),
             _ => {
                 let fix = "Call from a program, or with fetch() from a page whose origin guard.allow_origins lists.";
@@ -68,18 +73,22 @@ impl Pages {
         }
     }
 
-    /// A read of a listed page that its own server passed on, as development servers do. With such a read a browser
-    /// sends no Origin, and `same-origin` only where page and address have the same origin: so it was sent to the page's
-    /// own server, or to us by a page of ours, which are never listed here (what Pleo answers is sandboxed when it is
-    /// shown). Which of the two is told by the Referer, which no page can forge, or by a Host that the server left as it
-    /// was. A write has an Origin, which is judged as always.
+    /// A read of a listed page that its own server passed on, as development servers do. With such
+    /// a read a browser sends no Origin, and `same-origin` only where page and address have the
+    /// same origin: so it was sent to the page's own server, or to us by a page of ours, which are
+    /// never listed here (what Pleo answers is sandboxed when it is shown). Which of the two is
+    /// told by the Referer, which no page can forge, or by a Host that the server left as it was. A
+    /// write has an Origin, which is judged as always.
     fn is_relayed(&self, parts: &Parts) -> bool {
         let mut referers = parts.headers.get_all(REFERER).iter();
         if let (Some(referer), None) = (referers.next(), referers.next()) {
-            return origin_of(referer).is_some_and(|origin| self.listed.iter().any(|listed| listed == origin));
+            return origin_of(referer)
+                .is_some_and(|origin| self.listed.iter().any(|listed| listed == origin));
         }
         let host = host::host(parts).unwrap_or_default();
-        let is_of = |origin: &String| origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
+        let is_of = |origin: &String| {
+            origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host))
+        };
         self.listed.iter().any(is_of)
     }
 
@@ -87,7 +96,9 @@ impl Pages {
         match origin.filter(|origin| is_listable(origin)) {
             Some(origin) if !self.takes_navigations => {
                 let origins = list(&self.listed, origin);
-                format!("Call from a program, or, if that page is yours, set guard.allow_origins = {origins}.")
+                format!(
+                    "Call from a program, or, if that page is yours, set guard.allow_origins = {origins}."
+                )
             }
             _ => "Call from a program.".into(),
         }
@@ -109,7 +120,8 @@ fn origin_of(referer: &HeaderValue) -> Option<&str> {
 }
 
 fn is_navigation(parts: &Parts) -> bool {
-    let is = |name: &str, expected: &str| parts.headers.get(name).is_none_or(|value| value == expected);
+    let is =
+        |name: &str, expected: &str| parts.headers.get(name).is_none_or(|value| value == expected);
     is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document")
         && matches!(parts.uri.path(), "/" | "/connect" | "/callback")
@@ -124,8 +136,8 @@ pub(super) fn forbidden(detail: &str, fix: String) -> Problem {
 /// Schemes whose pages have the origin `null`, or that no page has.
 const PAGELESS: [&str; 8] = ["file", "data", "blob", "about", "javascript", "ftp", "ws", "wss"];
 
-/// Reads an item of `guard.allow_origins`: an origin exactly as browsers send it (RFC 6454 section 6.2), a web page's, or
-/// an app's or extension's with a scheme of its own.
+/// Reads an item of `guard.allow_origins`: an origin exactly as browsers send it (RFC 6454 section
+/// 6.2), a web page's, or an app's or extension's with a scheme of its own.
 ///
 /// # Errors
 /// What is wrong with it, and what to write.

@@ -15,9 +15,13 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// Only what can be forwarded; `CONNECT` is judged elsewhere.
 pub(super) fn check_method(method: &Method) -> Result<(), Problem> {
     match *method {
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
-            Ok(())
-        }
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS => Ok(()),
         _ => Err(Problem::new(
             Code::MethodNotAllowed,
             format!("the method {} is not forwarded", method.as_str().escape_default()),
@@ -26,7 +30,8 @@ pub(super) fn check_method(method: &Method) -> Result<(), Problem> {
     }
 }
 
-/// What hyper lets through and we do not: transfer codings but `chunked`, both lengths, foreign expectations.
+/// What hyper lets through and we do not: transfer codings but `chunked`, both lengths, foreign
+/// expectations.
 pub(super) fn check_framing(parts: &Parts) -> Result<(), Problem> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -38,11 +43,13 @@ pub(super) fn check_framing(parts: &Parts) -> Result<(), Problem> {
         }
     }
     match single(&parts.headers, &EXPECT)? {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Problem::new(
-            Code::ExpectationFailed,
-            "the only expectation that can be met is 100-continue",
-            "Leave the Expect header out.",
-        )),
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(Problem::new(
+                Code::ExpectationFailed,
+                "the only expectation that can be met is 100-continue",
+                "Leave the Expect header out.",
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -70,7 +77,9 @@ pub(super) fn check_target(parts: &Parts) -> Result<(), Problem> {
     if path.split('/').any(is_dot_segment) {
         return Err(bad("the path holds a dot segment, which servers resolve differently"));
     }
-    let names_token = |query: &str| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token");
+    let names_token = |query: &str| {
+        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")
+    };
     match parts.uri.query().is_some_and(names_token) {
         true => Err(bad("the query holds access_token; the proxy adds the credential itself")),
         false => Ok(()),
@@ -93,12 +102,17 @@ fn is_dot_segment(segment: &str) -> bool {
     dots == 1 || dots == 2
 }
 
-/// Websockets and service workers have no use here. An offer of h2c is ignored, as RFC 9110 section 7.8 allows.
+/// Websockets and service workers have no use here. An offer of h2c is ignored, as RFC 9110 section
+/// 7.8 allows.
 pub(super) fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key(SERVICE_WORKER) {
-        return Err(forbidden("a browser asks for a service worker", "Call from a program.".into()));
+        return Err(forbidden(
+            "a browser asks for a service worker",
+            "Call from a program.".into(),
+        ));
     }
-    let other = headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    let other =
+        headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
     match other || headers.contains_key(SEC_WEBSOCKET_KEY) {
         true => Err(bad("connections are not upgraded; the API speaks plain HTTP requests")),
         false => Ok(()),

@@ -1,6 +1,7 @@
-//! From a name to a connection that speaks TLS. Each address of the name gets its try within the connect timeout, one a
-//! moment after the other (RFC 8305), and what counts is a finished handshake: one dead machine behind a name costs a
-//! moment, whether it refuses, swallows packets or accepts and says nothing.
+//! From a name to a connection that speaks TLS. Each address of the name gets its try within the
+//! connect timeout, one a moment after the other (RFC 8305), and what counts is a finished
+//! handshake: one dead machine behind a name costs a moment, whether it refuses, swallows packets
+//! or accepts and says nothing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,8 @@ use crate::outbound::{NameError, Names, Outbound, OutboundProxy, TunnelError, tu
 
 /// Time until the next address is tried as well (RFC 8305 section 5, "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
-/// The same once one has accepted: a handshake takes a few round trips, and is not worth a second one.
+/// The same once one has accepted: a handshake takes a few round trips, and is not worth a second
+/// one.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// Why no address led to a connection.
@@ -77,10 +79,15 @@ impl Dialer {
     ) -> Result<Self, String> {
         let connector = TlsConnector::from(outbound.tls.clone());
         let name = |host: &str| {
-            ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| format!("{host}: {error}"))
+            ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+                .map_err(|error| format!("{host}: {error}"))
         };
-        let tls = origin.tls.then(|| name(&origin.host).map(|name| (connector.clone(), name))).transpose()?;
-        let proxy = outbound.proxy_to(&origin.host, origin.port).map_err(|error| error.to_string())?;
+        let tls = origin
+            .tls
+            .then(|| name(&origin.host).map(|name| (connector.clone(), name)))
+            .transpose()?;
+        let proxy =
+            outbound.proxy_to(&origin.host, origin.port).map_err(|error| error.to_string())?;
         let proxy = proxy.map(|proxy| {
             let name = proxy.is_tls().then(|| name(proxy.host())).transpose()?;
             Ok::<_, String>((proxy, name))
@@ -102,12 +109,17 @@ impl Dialer {
             Ok(addresses) => addresses?,
             Err(_) => return Err(NameError::Late { host: host.to_owned() }.into()),
         };
-        let addresses = alternating(&addresses).into_iter().map(|address| (address, port).into()).collect();
+        let addresses =
+            alternating(&addresses).into_iter().map(|address| (address, port).into()).collect();
         self.race(addresses, deadline).await
     }
 
     /// The first address that leads to a finished handshake.
-    async fn race(&self, addresses: Vec<SocketAddr>, deadline: Instant) -> Result<(Wire, Arc<Signals>), DialError> {
+    async fn race(
+        &self,
+        addresses: Vec<SocketAddr>,
+        deadline: Instant,
+    ) -> Result<(Wire, Arc<Signals>), DialError> {
         let limit = self.0.limit;
         let share = limit / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
         let (stagger, handshake) = (STAGGER.min(share), HANDSHAKE.min(share));
@@ -224,7 +236,8 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
 /// The families in turn, the first one first (RFC 8305 section 4).
 fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first = addresses.first().is_some_and(IpAddr::is_ipv6);
-    let (mut same, mut other): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv6() == first);
+    let (mut same, mut other): (Vec<_>, Vec<_>) =
+        addresses.iter().partition(|address| address.is_ipv6() == first);
     same.reverse();
     other.reverse();
     let turns = std::iter::from_fn(|| {
@@ -261,7 +274,9 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let parse = |texts: &[&str]| {
+            texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>()
+        };
         let mixed = parse(&["::1", "::2", "::3", "127.0.0.1"]);
         assert_eq!(alternating(&mixed), parse(&["::1", "127.0.0.1", "::2", "::3"]));
         assert_eq!(alternating(&parse(&["127.0.0.1", "::1"])), parse(&["127.0.0.1", "::1"]));
@@ -293,7 +308,9 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(600);
         let error = dialer.race(vec![silent, other], deadline).await.err().unwrap();
         assert!(matches!(&error, DialError::Late { .. } | DialError::Address { .. }), "{error}");
-        let visited = tokio::time::timeout(Duration::from_secs(10), visited).await.expect("the next was tried");
+        let visited = tokio::time::timeout(Duration::from_secs(10), visited)
+            .await
+            .expect("the next was tried");
         assert_eq!(visited.unwrap(), 22, "a TLS record of a handshake");
     }
 

@@ -1,9 +1,11 @@
-//! Connections at rest: one shelf for each worker, most recently used first. A worker that has none borrows another's,
-//! and one is kept ready while requests come: few of them ever wait for a handshake.
+//! Connections at rest: one shelf for each worker, most recently used first. A worker that has none
+//! borrows another's, and one is kept ready while requests come: few of them ever wait for a
+//! handshake.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Request, Response};
@@ -20,15 +22,18 @@ use crate::clock::{Clock, millis};
 use crate::proxy::body::Outgoing;
 use crate::proxy::reply::Problem;
 
-/// Connections idle for longer are not used again: shorter than what load balancers commonly allow (60 s).
+/// Connections idle for longer are not used again: shorter than what load balancers commonly allow
+/// (60 s).
 const IDLE: u64 = 45_000;
 /// One that will not be good for that much longer is replaced before it is needed.
 const AHEAD: u64 = 10_000;
-/// No connection is older, however busy: an address that has moved is noticed within about a minute.
+/// No connection is older, however busy: an address that has moved is noticed within about a
+/// minute.
 const OLDEST: u64 = 60_000;
 /// Up to that much is added, so that those which were made together do not end together.
 const SPREAD: u64 = 15_000;
-/// A server that keeps connections for less than that gets none kept ready: it would be a new one every few seconds.
+/// A server that keeps connections for less than that gets none kept ready: it would be a new one
+/// every few seconds.
 const WORTH_KEEPING: u64 = 10_000;
 /// Clocks that drift apart by more between two looks: the machine slept.
 const SLEPT: u64 = 1000;
@@ -39,7 +44,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Idle connections that a worker keeps.
 const MOST_IDLE: usize = 512;
 
-/// How long a server keeps a connection that rests (RFC 2068 section 19.7.1; common, never standardised again).
+/// How long a server keeps a connection that rests (RFC 2068 section 19.7.1; common, never
+/// standardised again).
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// What the pools of all workers have in common.
@@ -50,7 +56,8 @@ pub(super) struct Shelves {
     used: AtomicU64,
     /// What rested before this boot time is not used again.
     fresh_since: AtomicU64,
-    /// How far the boot clock, which counts sleep, is ahead of the one that does not, in milliseconds.
+    /// How far the boot clock, which counts sleep, is ahead of the one that does not, in
+    /// milliseconds.
     ahead: AtomicU64,
     /// The start of the clock that does not count sleep.
     start: Instant,
@@ -88,7 +95,8 @@ pub(super) struct Line {
     pub(super) end: u64,
 }
 
-/// A connection in use; given back when the response body has ended, else torn down, whatever its task waits for.
+/// A connection in use; given back when the response body has ended, else torn down, whatever its
+/// task waits for.
 pub struct Connection {
     /// None once it was given back.
     line: Option<Line>,
@@ -232,7 +240,9 @@ impl Shelves {
     }
 
     fn is_usable(&self, idle: &Idle, now: u64) -> bool {
-        now <= idle.until && idle.since >= self.fresh_since.load(Ordering::Relaxed) && !idle.line.sender.is_closed()
+        now <= idle.until
+            && idle.since >= self.fresh_since.load(Ordering::Relaxed)
+            && !idle.line.sender.is_closed()
     }
 
     /// A connection of whichever worker has one.
@@ -261,7 +271,10 @@ impl Connection {
     ///
     /// # Errors
     /// [`SendError`] tells whether any of it was written.
-    pub fn send(&mut self, request: Request<Outgoing>) -> impl Future<Output = Result<Response<Incoming>, SendError>> {
+    pub fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> {
         if let Some(line) = &self.line {
             line.signals.await_head(true);
         }
@@ -313,7 +326,8 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// How long a server says that it keeps a connection at rest, less a margin for what is on its way, in milliseconds.
+/// How long a server says that it keeps a connection at rest, less a margin for what is on its way,
+/// in milliseconds.
 fn kept_for(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let parameter = |wanted: &str| {
@@ -329,7 +343,7 @@ fn kept_for(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock()
 }
 
 #[cfg(test)]
@@ -352,7 +366,8 @@ mod tests {
             idle_timeout: None,
             replay_limit: 0,
         };
-        let outbound = Outbound::new(&outbound::Settings { plain_only: true, ..Default::default() }).unwrap();
+        let outbound =
+            Outbound::new(&outbound::Settings { plain_only: true, ..Default::default() }).unwrap();
         let clock = Clock::manual(Now { wall: 0, boot: 1_000_000 });
         let way = Way::new(origin, &outbound, &settings, clock.clone()).unwrap();
         (listener, way, clock)
@@ -374,7 +389,7 @@ mod tests {
         let borrowed = other.reuse().unwrap();
         assert!(one.reuse().is_none(), "it is in use");
         borrowed.give_back();
-        assert!(one.idle.lock().unwrap().len() == 1 && other.idle.lock().unwrap().is_empty(), "it went home");
+        assert!(one.idle.lock().len() == 1 && other.idle.lock().is_empty(), "it went home");
     }
 
     #[tokio::test]
@@ -391,7 +406,7 @@ mod tests {
         let connection = pool.connect().await.unwrap();
         pass(&way, &clock, OLDEST + SPREAD);
         connection.give_back();
-        assert!(pool.idle.lock().unwrap().is_empty(), "too old in use");
+        assert!(pool.idle.lock().is_empty(), "too old in use");
     }
 
     #[tokio::test]

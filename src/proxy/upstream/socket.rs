@@ -1,6 +1,6 @@
-//! A TCP connection to the API, below TLS. It knows three things that the layers above it do not: an answer may still
-//! wait in the receive buffer when a write fails; what comes before the head of an answer is bounded; and a server that
-//! takes a large body slowly is not a dead one.
+//! A TCP connection to the API, below TLS. It knows three things that the layers above it do not:
+//! an answer may still wait in the receive buffer when a write fails; what comes before the head of
+//! an answer is bounded; and a server that takes a large body slowly is not a dead one.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -16,15 +16,17 @@ use tokio::net::TcpStream;
 
 use crate::outbound::{ASK_AGAIN, SILENT, UNACKNOWLEDGED};
 
-/// Bytes that may come before the head of an answer ends: interim responses (1xx) and the head. Above what is read at
-/// once (hyper's read buffer), so that no body is ever counted.
+/// Bytes that may come before the head of an answer ends: interim responses (1xx) and the head.
+/// Above what is read at once (hyper's read buffer), so that no body is ever counted.
 const MOST_BEFORE_HEAD: usize = 1024 * 1024;
-/// A request of more bytes may fill the server's receive window. A window that stays closed looks to the kernel like
-/// bytes that nobody acknowledges, so the limit for those is then the one for a body that rests.
+/// A request of more bytes may fill the server's receive window. A window that stays closed looks
+/// to the kernel like bytes that nobody acknowledges, so the limit for those is then the one for a
+/// body that rests.
 const WINDOW: usize = 64 * 1024;
 
-/// Most bytes of one read while much comes. hyper makes its buffers as large as what comes at once, and several of them
-/// are full while a caller does not read. A power of two would make it reserve the next one.
+/// Most bytes of one read while much comes. hyper makes its buffers as large as what comes at once,
+/// and several of them are full while a caller does not read. A power of two would make it reserve
+/// the next one.
 const SIP: usize = 8 * 1024 - 1;
 
 /// Too much came before the head of an answer.
@@ -62,16 +64,27 @@ pub(super) struct Socket {
     is_bulk: bool,
     /// Bytes that were written since the last read.
     written: usize,
-    /// Limit for bytes that nobody acknowledges while a large body is sent; none = the system's own.
+    /// Limit for bytes that nobody acknowledges while a large body is sent; none = the system's
+    /// own.
     patience: Option<Duration>,
 }
 
 impl Socket {
     /// Connects.
-    pub(super) async fn connect(address: SocketAddr, patience: Option<Duration>) -> io::Result<Self> {
+    pub(super) async fn connect(
+        address: SocketAddr,
+        patience: Option<Duration>,
+    ) -> io::Result<Self> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let socket = Self { tcp, signals: Arc::default(), before_head: 0, is_bulk: false, written: 0, patience };
+        let socket = Self {
+            tcp,
+            signals: Arc::default(),
+            before_head: 0,
+            is_bulk: false,
+            written: 0,
+            patience,
+        };
         // A system without these ends dead connections later.
         let _ = sockopt::set_socket_keepalive(&socket.tcp, true);
         let _ = sockopt::set_tcp_keepidle(&socket.tcp, SILENT);
@@ -112,9 +125,13 @@ impl Socket {
         self.written = 0;
     }
 
-    /// A write that failed has no consequence of its own: what came in before is still there to be read, and then the
-    /// end or the error. Whoever sends goes on until that is read.
-    fn after_write(&mut self, wanted: usize, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// A write that failed has no consequence of its own: what came in before is still there to be
+    /// read, and then the end or the error. Whoever sends goes on until that is read.
+    fn after_write(
+        &mut self,
+        wanted: usize,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Ready(Ok(written)) => {
                 self.before_head = 0;
@@ -135,7 +152,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.before_head > MOST_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Flood)));
         }
@@ -153,7 +174,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.signals.is_lost() {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -196,7 +221,9 @@ mod tests {
 
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ours = Socket::connect(listener.local_addr().unwrap(), Some(Duration::from_secs(60))).await.unwrap();
+        let ours = Socket::connect(listener.local_addr().unwrap(), Some(Duration::from_secs(60)))
+            .await
+            .unwrap();
         (ours, listener.accept().await.unwrap().0)
     }
 
@@ -241,7 +268,8 @@ mod tests {
                 }
             }
         };
-        let error = tokio::time::timeout(Duration::from_secs(10), flooded).await.expect("it is bounded");
+        let error =
+            tokio::time::timeout(Duration::from_secs(10), flooded).await.expect("it is bounded");
         assert!(error.get_ref().is_some_and(|inner| inner.is::<Flood>()), "{error}");
     }
 

@@ -48,10 +48,14 @@ pub enum ChangeError {
         other: AccountName,
     },
     /// An import would put a working login at risk.
-    #[error("account {0} is connected; log it out before importing a refresh token, or import under another name")]
+    #[error(
+        "account {0} is connected; log it out before importing a refresh token, or import under another name"
+    )]
     Connected(AccountName),
     /// The login brought no refresh token.
-    #[error("the authorization server sent no refresh token, so the login would end within minutes; nothing was saved")]
+    #[error(
+        "the authorization server sent no refresh token, so the login would end within minutes; nothing was saved"
+    )]
     NoRefreshToken,
     /// Another process is at work on the account.
     #[error(transparent)]
@@ -71,13 +75,16 @@ pub enum ChangeError {
     /// The server refused an imported token for good.
     #[error("the authorization server does not take this refresh token, so it was not kept: {0}")]
     Refused(String),
-    /// Nobody knows yet whether an imported token belongs to the company that the account is bound to.
+    /// Nobody knows yet whether an imported token belongs to the company that the account is bound
+    /// to.
     #[error(
         "the token was saved, and whose it is cannot be read yet: {0}; the account serves nobody until that is known, and the proxy asks again by itself"
     )]
     ImportUnconfirmed(String),
     /// The newest pair is not on disk yet.
-    #[error("the newest tokens of account {0} are not saved yet ({1}); make room or give write access first")]
+    #[error(
+        "the newest tokens of account {0} are not saved yet ({1}); make room or give write access first"
+    )]
     Unsaved(AccountName, String),
     /// A refresh takes longer than any should.
     #[error("a refresh of account {0} does not end; try again")]

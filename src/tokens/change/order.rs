@@ -1,7 +1,8 @@
-//! The order in which logins and logouts of one account were asked for: the last one to be asked wins.
+//! The order in which logins and logouts of one account were asked for: the last one to be asked
+//! wins.
 
-/// Numbers what is asked for. A login counts once it is saved, so that one that fails takes no earlier one's place; a
-/// logout counts from the moment it is asked for until it is given up.
+/// Numbers what is asked for. A login counts once it is saved, so that one that fails takes no
+/// earlier one's place; a logout counts from the moment it is asked for until it is given up.
 #[derive(Debug, Default)]
 pub(in crate::tokens) struct Order {
     last: u64,
@@ -53,13 +54,19 @@ mod tests {
         assert!(!order.is_superseded(first), "the second may fail");
         let logout = order.ask();
         order.logout_began(logout);
-        assert!(order.is_superseded(second) && order.is_logging_out() && !order.is_superseded(logout));
+        assert!(
+            order.is_superseded(second) && order.is_logging_out() && !order.is_superseded(logout)
+        );
         let third = order.ask();
         assert!(!order.is_superseded(third));
         order.logout_ended(logout);
         assert!(!order.is_superseded(first) && !order.is_logging_out(), "it was given up");
         order.saved(second);
         order.saved(first);
-        assert!(order.is_superseded(first) && !order.is_superseded(second) && !order.is_superseded(third));
+        assert!(
+            order.is_superseded(first)
+                && !order.is_superseded(second)
+                && !order.is_superseded(third)
+        );
     }
 }

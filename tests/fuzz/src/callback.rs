@@ -1,5 +1,5 @@
-//! Whatever a browser brings back or a person pastes: what is taken for an answer has one state and one code of
-//! visible characters, and a refusal is a short line that moves no cursor.
+//! Whatever a browser brings back or a person pastes: what is taken for an answer has one state and
+//! one code of visible characters, and a refusal is a short line that moves no cursor.
 
 #![no_main]
 
@@ -16,7 +16,12 @@ fuzz_target!(|data: &[u8]| {
     match Callback::from_address(&text) {
         Ok(callback) => {
             // Quotes around a pasted address, and its fragment, are not the query's.
-            let address = text.trim().trim_matches(['"', '\'', '<', '>']).split('#').next().unwrap_or_default();
+            let address = text
+                .trim()
+                .trim_matches(['"', '\'', '<', '>'])
+                .split('#')
+                .next()
+                .unwrap_or_default();
             let (_, query) = address.split_once('?').expect("an address with a query");
             is_what_the_query_says(&callback, query);
         }
@@ -43,7 +48,10 @@ fn is_what_the_query_says(callback: &Callback, query: &str) {
         Callback::Error { message, .. } => {
             assert_eq!(values(query, "error").len(), 1);
             assert!(message.chars().count() <= 200);
-            assert!(!message.contains(|c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)));
+            assert!(
+                !message
+                    .contains(|c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c))
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Whatever is in a configuration file: reading it never panics, and what is said about it never holds a secret that
-//! stands in it.
+//! Whatever is in a configuration file: reading it never panics, and what is said about it never
+//! holds a secret that stands in it.
 //!
-//! Input: a byte that chooses which secret to put in, and how; then the file. The secret goes to the first NUL in it,
-//! else to its end.
+//! Input: a byte that chooses which secret to put in, and how; then the file. The secret goes to
+//! the first NUL in it, else to its end.
 
 #![no_main]
 
@@ -70,7 +70,11 @@ fn read(content: &[u8], environment: &BTreeMap<String, String>) -> Option<String
         Ok(config) => Some(config.show() + &format!("{config:?}")),
         Err(error) => {
             let said = error.to_string();
-            assert!(!said.contains(CANARY), "said of\n{}\n{said}", String::from_utf8_lossy(content));
+            assert!(
+                !said.contains(CANARY),
+                "said of\n{}\n{said}",
+                String::from_utf8_lossy(content)
+            );
             None
         }
     }

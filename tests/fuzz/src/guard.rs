@@ -1,7 +1,8 @@
-//! Whatever a head says: no foreign Host or Origin passes the guard, and what passes is a plain path.
+//! Whatever a head says: no foreign Host or Origin passes the guard, and what passes is a plain
+//! path.
 //!
-//! Input: a byte whose lower six bits choose the settings, then a head. Every judgement is made again here, in other
-//! words.
+//! Input: a byte whose lower six bits choose the settings, then a head. Every judgement is made
+//! again here, in other words.
 
 #![no_main]
 
@@ -37,7 +38,14 @@ struct Setup {
 impl Setup {
     fn of(choice: u8) -> Self {
         let bit = |at: u8| choice >> at & 1 == 1;
-        Self { admin: bit(0), hosts: bit(1), page: bit(2), key: bit(3), read_only: bit(4), disconnect: bit(5) }
+        Self {
+            admin: bit(0),
+            hosts: bit(1),
+            page: bit(2),
+            key: bit(3),
+            read_only: bit(4),
+            disconnect: bit(5),
+        }
     }
 
     fn guard(&self) -> Guard {
@@ -52,7 +60,11 @@ impl Setup {
         let own = SocketAddr::from(([127, 0, 0, 1], 8088));
         match self.admin {
             true => Guard::admin(&settings, own),
-            false => Guard::data(&settings, own, &Origin::parse("https://external.pleo.io").expect("an origin")),
+            false => Guard::data(
+                &settings,
+                own,
+                &Origin::parse("https://external.pleo.io").expect("an origin"),
+            ),
         }
     }
 
@@ -65,7 +77,10 @@ impl Setup {
         if !self.admin {
             return Vec::new();
         }
-        self.own_hosts().iter().flat_map(|host| [format!("http://{host}"), format!("https://{host}")]).collect()
+        self.own_hosts()
+            .iter()
+            .flat_map(|host| [format!("http://{host}"), format!("https://{host}")])
+            .collect()
     }
 }
 
@@ -97,8 +112,13 @@ fn a_tunnel_leads_to_the_api(setup: &Setup, parts: &Parts) {
     let target = parts.uri.authority().expect("a tunnel leads somewhere").as_str();
     assert!(target.eq_ignore_ascii_case("external.pleo.io:80"), "{target}");
     let hosts = head::all(&parts.headers, "host");
-    assert!(hosts.len() == 1 && API.iter().any(|api| api.as_bytes().eq_ignore_ascii_case(hosts[0])), "{hosts:?}");
-    for name in ["origin", "sec-fetch-site", "transfer-encoding", "sec-websocket-key", "service-worker"] {
+    assert!(
+        hosts.len() == 1 && API.iter().any(|api| api.as_bytes().eq_ignore_ascii_case(hosts[0])),
+        "{hosts:?}"
+    );
+    for name in
+        ["origin", "sec-fetch-site", "transfer-encoding", "sec-websocket-key", "service-worker"]
+    {
         assert!(head::all(&parts.headers, name).is_empty(), "{name}");
     }
 }
@@ -111,7 +131,10 @@ fn the_host_is_ours(setup: &Setup, parts: &Parts) {
         None => assert!(setup.own_hosts().contains(&host.as_str()), "foreign: {host}"),
         Some(authority) => {
             assert!(!setup.admin && API.contains(&host.as_str()), "foreign: {host}");
-            assert!(API.contains(&authority.as_str().to_ascii_lowercase().as_str()), "foreign: {authority}");
+            assert!(
+                API.contains(&authority.as_str().to_ascii_lowercase().as_str()),
+                "foreign: {authority}"
+            );
         }
     }
 }
@@ -119,8 +142,12 @@ fn the_host_is_ours(setup: &Setup, parts: &Parts) {
 fn the_page_is_known(setup: &Setup, parts: &Parts, admitted: &Admitted) {
     let origins = head::all(&parts.headers, "origin");
     assert!(origins.len() <= 1);
-    let is_listed = origins.first().is_some_and(|origin| setup.page && !setup.admin && *origin == PAGE.as_bytes());
-    let is_own = origins.first().is_some_and(|origin| setup.own_pages().iter().any(|own| own.as_bytes() == *origin));
+    let is_listed = origins
+        .first()
+        .is_some_and(|origin| setup.page && !setup.admin && *origin == PAGE.as_bytes());
+    let is_own = origins
+        .first()
+        .is_some_and(|origin| setup.own_pages().iter().any(|own| own.as_bytes() == *origin));
     assert!(origins.is_empty() || is_listed || is_own, "foreign: {origins:?}");
     assert_eq!(admitted.origin.is_some(), is_listed);
     assert!(!admitted.preflight || (is_listed && parts.method == Method::OPTIONS));
@@ -134,15 +161,20 @@ fn the_page_is_known(setup: &Setup, parts: &Parts, admitted: &Admitted) {
     match sites.first() {
         None => {}
         Some(_) if is_listed || leads_a_person => {}
-        Some(site) if *site == b"same-origin" && !setup.admin => assert!(reads && is_relayed(setup, parts), "{site:?}"),
+        Some(site) if *site == b"same-origin" && !setup.admin => {
+            assert!(reads && is_relayed(setup, parts), "{site:?}")
+        }
         Some(site) => assert!(*site == b"none" && reads || *site == b"same-origin", "{site:?}"),
     }
 }
 
-/// A listed page's read, passed on by its own server. No setup allows the page's host, so the Referer must tell.
+/// A listed page's read, passed on by its own server. No setup allows the page's host, so the
+/// Referer must tell.
 fn is_relayed(setup: &Setup, parts: &Parts) -> bool {
     let referers = head::all(&parts.headers, "referer");
-    let is_listed = |referer: &[u8]| referer.strip_prefix(PAGE.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
+    let is_listed = |referer: &[u8]| {
+        referer.strip_prefix(PAGE.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+    };
     setup.page && referers.len() == 1 && is_listed(referers[0])
 }
 
@@ -152,19 +184,30 @@ fn the_head_is_plain(parts: &Parts) {
     for name in ["service-worker", "sec-websocket-key"] {
         assert!(head::all(&parts.headers, name).is_empty());
     }
-    for (name, only) in [("upgrade", "h2c"), ("transfer-encoding", "chunked"), ("expect", "100-continue")] {
+    for (name, only) in
+        [("upgrade", "h2c"), ("transfer-encoding", "chunked"), ("expect", "100-continue")]
+    {
         let values = head::all(&parts.headers, name);
-        assert!(values.iter().all(|value| value.eq_ignore_ascii_case(only.as_bytes())), "{name}: {values:?}");
+        assert!(
+            values.iter().all(|value| value.eq_ignore_ascii_case(only.as_bytes())),
+            "{name}: {values:?}"
+        );
         assert!(values.len() <= 1 || name == "upgrade");
     }
     if parts.headers.contains_key("transfer-encoding") {
-        assert!(!parts.headers.contains_key("content-length") && parts.version == http::Version::HTTP_11);
+        assert!(
+            !parts.headers.contains_key("content-length")
+                && parts.version == http::Version::HTTP_11
+        );
     }
 }
 
 fn the_target_is_plain(target: &[u8]) {
     let target = std::str::from_utf8(target).expect("visible ASCII");
-    assert!(target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#'), "{target}");
+    assert!(
+        target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#'),
+        "{target}"
+    );
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     for segment in path.split('/') {
         let decoded = segment.replace("%2e", ".").replace("%2E", ".");
@@ -178,7 +221,10 @@ fn the_target_is_plain(target: &[u8]) {
 fn the_key_was_sent(setup: &Setup, parts: &Parts, admitted: &Admitted) {
     if setup.key && !setup.admin && !admitted.preflight {
         assert_eq!(head::all(&parts.headers, "pleo-proxy-key"), [KEY.as_bytes()]);
-        assert!(!parts.headers.contains_key("forwarded") && !parts.headers.contains_key("x-forwarded-for"));
+        assert!(
+            !parts.headers.contains_key("forwarded")
+                && !parts.headers.contains_key("x-forwarded-for")
+        );
     }
 }
 
@@ -186,7 +232,10 @@ fn what_is_forwarded_is_what_was_sent(setup: &Setup, guard: &Guard, parts: &Part
     let Ok(route) = Route::of(parts) else { return };
     let target = route.target.as_str();
     assert!(target.starts_with('/') && (sent.ends_with(&target.as_bytes()[1..])), "{target}");
-    assert!(route.prefixed || parts.uri.authority().is_some() || sent == target.as_bytes(), "{target}");
+    assert!(
+        route.prefixed || parts.uri.authority().is_some() || sent == target.as_bytes(),
+        "{target}"
+    );
     let path = route.target.path();
     if setup.admin || guard.check_operation(&parts.method, path).is_err() {
         return;
@@ -194,7 +243,10 @@ fn what_is_forwarded_is_what_was_sent(setup: &Setup, guard: &Guard, parts: &Part
     let searches = parts.method == Method::POST
         && !path.split('/').next_back().is_some_and(|last| last.contains(['%', ';']))
         && (path.ends_with(":search") || READS.contains(&path));
-    assert!(!setup.read_only || [Method::GET, Method::HEAD].contains(&parts.method) || searches, "{path}");
+    assert!(
+        !setup.read_only || [Method::GET, Method::HEAD].contains(&parts.method) || searches,
+        "{path}"
+    );
     if parts.method == Method::DELETE && !setup.disconnect {
         let (once, twice) = (decoded(path), decoded(&decoded(path)));
         for path in [path, &once, &twice] {

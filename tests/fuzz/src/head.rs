@@ -1,5 +1,5 @@
-//! Message heads as text, so that seeds can be written and findings read by hand: `METHOD TARGET`, then a field a
-//! line.
+//! Message heads as text, so that seeds can be written and findings read by hand: `METHOD TARGET`,
+//! then a field a line.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -29,7 +29,8 @@ pub(crate) fn fields(text: &[u8]) -> HeaderMap {
     let mut fields = HeaderMap::new();
     for line in text.split(|byte| *byte == b'\n').take(90) {
         let (name, value) = cut(line, b':');
-        let (name, value) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.trim_ascii()));
+        let (name, value) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.trim_ascii()));
         if let (Ok(name), Ok(value)) = (name, value) {
             fields.append(name, value);
         }

@@ -1,8 +1,8 @@
-//! Whatever fields come in: what a hop, a caller or a browser must not carry over is gone, what else there is passes
-//! as it is, and the one credential is ours.
+//! Whatever fields come in: what a hop, a caller or a browser must not carry over is gone, what
+//! else there is passes as it is, and the one credential is ours.
 //!
-//! Input: a byte whose lower bits choose what the answer is an answer to, the head of a request, an empty line, the
-//! fields of an answer.
+//! Input: a byte whose lower bits choose what the answer is an answer to, the head of a request, an
+//! empty line, the fields of an answer.
 
 #![no_main]
 
@@ -50,7 +50,10 @@ fn going_up(parts: &Parts) {
     }
     for name in parts.headers.keys().filter(|name| *name != "authorization" && *name != "host") {
         let stays = is_of(name, HOP) || is_of(name, CALLERS) || is_nominated(name, &nominated);
-        assert!(stays || head::all(&sent, name.as_str()) == head::all(&parts.headers, name.as_str()), "{name}");
+        assert!(
+            stays || head::all(&sent, name.as_str()) == head::all(&parts.headers, name.as_str()),
+            "{name}"
+        );
     }
 }
 
@@ -60,14 +63,26 @@ fn coming_down(parts: &Parts, from: &HeaderMap, prefixed: bool, page: bool) {
     let api = Origin::parse("https://external.pleo.io").expect("an origin");
     let allowed = PAGE;
     let origin = page.then_some(&allowed);
-    let got = to_client(from.clone(), &Exchange { request: parts, route: &route, api: &api, origin });
+    let got =
+        to_client(from.clone(), &Exchange { request: parts, route: &route, api: &api, origin });
     let nominated = nominated(from);
-    let ours = ["x-content-type-options", "cross-origin-resource-policy", "content-security-policy", "vary"];
+    let ours = [
+        "x-content-type-options",
+        "cross-origin-resource-policy",
+        "content-security-policy",
+        "vary",
+    ];
     for name in got.keys().filter(|name| !ours.contains(&name.as_str())) {
-        let allows = page && ["access-control-allow-origin", "access-control-expose-headers"].contains(&name.as_str());
+        let allows = page
+            && ["access-control-allow-origin", "access-control-expose-headers"]
+                .contains(&name.as_str());
         assert!(allows || !is_of(name, HOP) && !is_of(name, BROWSERS), "{name} comes down");
         assert!(allows || !is_nominated(name, &nominated), "{name} is for the other hop only");
-        assert!(allows || name == "location" || head::all(&got, name.as_str()) == head::all(from, name.as_str()));
+        assert!(
+            allows
+                || name == "location"
+                || head::all(&got, name.as_str()) == head::all(from, name.as_str())
+        );
     }
     assert_eq!(head::all(&got, "x-content-type-options"), [b"nosniff"]);
     let policy = if page { "cross-origin" } else { "same-origin" };
@@ -91,12 +106,17 @@ fn coming_down(parts: &Parts, from: &HeaderMap, prefixed: bool, page: bool) {
 fn location_is_kept_or_local(location: &[u8], parts: &Parts, from: &HeaderMap, prefixed: bool) {
     let was = head::all(from, "location");
     let prefix = if prefixed { "/@acme" } else { "" };
-    let own = head::all(&parts.headers, "host").first().map(|host| [b"http://", *host].concat()).unwrap_or_default();
+    let own = head::all(&parts.headers, "host")
+        .first()
+        .map(|host| [b"http://", *host].concat())
+        .unwrap_or_default();
     let local = location.strip_prefix(own.as_slice()).unwrap_or(location);
     let rest = local.strip_prefix(prefix.as_bytes());
     // Behind an authority comes a path, a query or a fragment; where there is nothing, the root.
-    let is_same = |was: &[u8], rest: &[u8]| rest == b"/" || b"/?#".contains(&rest[0]) && was.ends_with(rest);
-    let is_local = rest.is_some_and(|rest| !rest.is_empty() && was.iter().any(|was| is_same(was, rest)));
+    let is_same =
+        |was: &[u8], rest: &[u8]| rest == b"/" || b"/?#".contains(&rest[0]) && was.ends_with(rest);
+    let is_local =
+        rest.is_some_and(|rest| !rest.is_empty() && was.iter().any(|was| is_same(was, rest)));
     assert!(is_local || was.contains(&location), "{location:?} of {was:?}");
 }
 
@@ -113,7 +133,8 @@ fn is_nominated(name: &HeaderName, nominated: &[Vec<u8>]) -> bool {
 
 /// True if a list has the name, or one that a server may take for it.
 fn is_of(name: &HeaderName, list: &str) -> bool {
-    let plain: String = name.as_str().chars().map(|c| if "_.".contains(c) { '-' } else { c }).collect();
+    let plain: String =
+        name.as_str().chars().map(|c| if "_.".contains(c) { '-' } else { c }).collect();
     list.split_whitespace().any(|entry| match entry.strip_suffix('*') {
         Some(start) => plain.starts_with(start),
         None => plain == entry,

@@ -1,5 +1,5 @@
-//! Whatever is in a record's place: nothing is read but what has its own checksum, all of it is read, and it is written
-//! and read again the same.
+//! Whatever is in a record's place: nothing is read but what has its own checksum, all of it is
+//! read, and it is written and read again the same.
 //!
 //! Each input is tried as a whole file, and as the content of one whose checksum is right.
 
@@ -18,7 +18,9 @@ fuzz_target!(|data: &[u8]| {
     if let Some(written) = survives(whole(&sum, content).as_bytes()) {
         let (mut read, mut written) = (value(content.as_bytes()), value(&written));
         // The sentence of version 1 is written as a reason; that it survives is asserted below.
-        for ended in [read.get_mut("ended"), written["record"].get_mut("ended")].into_iter().flatten() {
+        for ended in
+            [read.get_mut("ended"), written["record"].get_mut("ended")].into_iter().flatten()
+        {
             *ended = Value::Null;
         }
         assert!(is_all_of(&read, &written["record"]), "{read}\n{written}");
@@ -39,7 +41,9 @@ fn value(json: &[u8]) -> Value {
 fn is_all_of(read: &Value, written: &Value) -> bool {
     match (read, written) {
         (Value::Object(read), Value::Object(written)) => {
-            written.iter().all(|(name, value)| is_all_of(read.get(name).unwrap_or(&Value::Null), value))
+            written
+                .iter()
+                .all(|(name, value)| is_all_of(read.get(name).unwrap_or(&Value::Null), value))
                 && read.keys().all(|name| written.contains_key(name))
         }
         _ => read == written,
@@ -68,14 +72,23 @@ fn survives(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn is_same(one: &Record, other: &Record) {
-    assert_eq!((one.generation, &one.subject, &one.intent), (other.generation, &other.subject, &other.intent));
+    assert_eq!(
+        (one.generation, &one.subject, &one.intent),
+        (other.generation, &other.subject, &other.intent)
+    );
     assert_eq!(one.ended, other.ended);
     assert_eq!(one.open_intent(), other.open_intent());
     assert_eq!(one.grant.is_some(), other.grant.is_some());
     let (Some(one), Some(other)) = (&one.grant, &other.grant) else { return };
-    assert_eq!(one.access.as_ref().map(|token| token.expose()), other.access.as_ref().map(|token| token.expose()));
+    assert_eq!(
+        one.access.as_ref().map(|token| token.expose()),
+        other.access.as_ref().map(|token| token.expose())
+    );
     assert_eq!(one.refresh.expose(), other.refresh.expose());
-    assert_eq!((one.expires_at, one.life, &one.scope), (other.expires_at, other.life, &other.scope));
+    assert_eq!(
+        (one.expires_at, one.life, &one.scope),
+        (other.expires_at, other.life, &other.scope)
+    );
     assert_eq!(
         (&one.issued, one.logged_in_at, one.refreshed_at),
         (&other.issued, other.logged_in_at, other.refreshed_at)

@@ -1,7 +1,8 @@
-//! Whatever the token endpoint answers: only a definite code is `Dead`, a token that is used fits a header, and its
-//! life is between a millisecond and a day.
+//! Whatever the token endpoint answers: only a definite code is `Dead`, a token that is used fits a
+//! header, and its life is between a millisecond and a day.
 //!
-//! Input: a line with the status and, if there is more on it, the value of `Retry-After`; then the body.
+//! Input: a line with the status and, if there is more on it, the value of `Retry-After`; then the
+//! body.
 
 #![no_main]
 
@@ -28,14 +29,18 @@ fuzz_target!(|data: &[u8]| {
     }
     let json: Option<Value> = serde_json::from_slice(body).ok();
     if !json.as_ref().is_some_and(Value::is_object) {
-        // What strict parsing does not read is compared with nothing; its tokens are usable ones all the same.
+        // What strict parsing does not read is compared with nothing; its tokens are usable ones
+        // all the same.
         for end in [End::Whole, End::TooLong, End::BrokenOff] {
             if let Outcome::Fresh(tokens) = token::read(status, &headers, body, end) {
                 assert!(status.is_success());
                 fit_their_places(&tokens);
             }
             if let Ok(false) = introspect::active(body, end) {
-                assert!(body.contains(&b'}') || body.contains(&0), "inactive by a part of an answer");
+                assert!(
+                    body.contains(&b'}') || body.contains(&0),
+                    "inactive by a part of an answer"
+                );
             }
             let _ = introspect::subject(body, end);
         }
@@ -65,7 +70,11 @@ fuzz_target!(|data: &[u8]| {
 
 fn is_usable(tokens: &Tokens, status: StatusCode, json: Option<&Value>) {
     assert!(status.is_success());
-    assert!(tokens.access.is_some() || field(json, "access_token").is_some() || tokens.refresh.is_some());
+    assert!(
+        tokens.access.is_some()
+            || field(json, "access_token").is_some()
+            || tokens.refresh.is_some()
+    );
     fit_their_places(tokens);
     if let Some(access) = &tokens.access {
         assert_eq!(field(json, "access_token"), Some(access.expose()));
@@ -80,7 +89,10 @@ fn fit_their_places(tokens: &Tokens) {
     if let Some(access) = &tokens.access {
         let token = access.expose();
         let stem = token.trim_end_matches('=');
-        assert!(!stem.is_empty() && stem.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c)));
+        assert!(
+            !stem.is_empty()
+                && stem.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c))
+        );
         assert!(HeaderValue::from_str(&format!("Bearer {token}")).is_ok());
     }
     if let Some(refresh) = &tokens.refresh {
@@ -94,8 +106,11 @@ fn fit_their_places(tokens: &Tokens) {
 }
 
 fn is_definite(code: &str, status: StatusCode, json: Option<&Value>) {
-    assert!(status.is_success() || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS);
-    let by_code = field(json, "error") == Some(code) && ["invalid_grant", "invalid_refresh_token"].contains(&code);
+    assert!(
+        status.is_success() || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+    );
+    let by_code = field(json, "error") == Some(code)
+        && ["invalid_grant", "invalid_refresh_token"].contains(&code);
     let by_description = field(json, "error").is_some_and(|code| !code.is_empty())
         && code == "invalid_refresh_token"
         && field(json, "error_description") == Some(code);

@@ -1,10 +1,13 @@
 //! The proxy's gate, its source unchanged, compiled against loom.
 //!
-//! In this crate the names `std` and `tokio` mean the crate itself, so that the gate's imports find loom's atomics
-//! and the stand-ins below. Loom runs every order of their operations, and every value the memory model lets a load
-//! see.
+//! In this crate the names `std` and `tokio` mean the crate itself, so that the gate's imports find
+//! loom's atomics and the stand-ins below. Loom runs every order of their operations, and every
+//! value the memory model lets a load see.
 #![no_std]
-#![allow(clippy::unwrap_used, reason = "loom's locks are poisoned only by a scenario that has failed")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "loom's locks are poisoned only by a scenario that has failed"
+)]
 
 extern crate alloc;
 extern crate self as std;

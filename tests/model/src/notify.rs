@@ -1,5 +1,5 @@
-//! Tokio's `Notify` as far as `notify_waiters` goes, with its orderings: a counter of calls that a future reads when
-//! it is made, and a list of wakers under a lock.
+//! Tokio's `Notify` as far as `notify_waiters` goes, with its orderings: a counter of calls that a
+//! future reads when it is made, and a list of wakers under a lock.
 
 use alloc::vec::Vec;
 use core::future::Future;

@@ -1,5 +1,5 @@
-//! Time that does not pass: a deadline is over already or never comes. A wait for what never comes is a deadlock,
-//! which loom reports; so a missed wake-up cannot hide behind a deadline.
+//! Time that does not pass: a deadline is over already or never comes. A wait for what never comes
+//! is a deadlock, which loom reports; so a missed wake-up cannot hide behind a deadline.
 
 use core::future::{Future, poll_fn};
 use core::ops::Add;

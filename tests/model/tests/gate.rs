@@ -1,11 +1,14 @@
-//! The gate in every order of its steps: requests that come and go, one exchange that closes and opens.
+//! The gate in every order of its steps: requests that come and go, one exchange that closes and
+//! opens.
 //!
-//! The clock is in the arguments: every call gets an epoch, and the scenarios run through the epochs that a clock
-//! could have shown, also the stale ones. They straddle the turn of the twelve bits.
+//! The clock is in the arguments: every call gets an epoch, and the scenarios run through the
+//! epochs that a clock could have shown, also the stale ones. They straddle the turn of the twelve
+//! bits.
 //!
-//! The token is a cell that requests read inside and the exchange writes while the gate is closed. Loom refuses a
-//! read and a write that no ordering separates: so the cell proves both that nobody is inside during the exchange and
-//! that the orderings of the atomics suffice. A wake-up that gets lost is a deadlock, which loom refuses too.
+//! The token is a cell that requests read inside and the exchange writes while the gate is closed.
+//! Loom refuses a read and a write that no ordering separates: so the cell proves both that nobody
+//! is inside during the exchange and that the orderings of the atomics suffice. A wake-up that gets
+//! lost is a deadlock, which loom refuses too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use std::future::{Future, poll_fn};
@@ -24,8 +27,8 @@ use pleo_proxy_model::gate::{Gate, Ticket};
 const E: u64 = 4095;
 const FOREVER: Duration = Duration::MAX;
 
-/// A gate and what is behind it. The plain atomics are the test's own notes: loom does not see them, and between a
-/// step of the gate and the note about it nothing else runs.
+/// A gate and what is behind it. The plain atomics are the test's own notes: loom does not see
+/// them, and between a step of the gate and the note about it nothing else runs.
 struct World {
     gate: Gate,
     token: UnsafeCell<()>,
@@ -40,7 +43,8 @@ struct World {
 impl World {
     fn new() -> Arc<Self> {
         let gate = Gate::default();
-        // Brings the clock of the gate near the turn; more than half a turn at once would count as going back.
+        // Brings the clock of the gate near the turn; more than half a turn at once would count as
+        // going back.
         for epoch in [E / 2, E - 1] {
             assert!(gate.leave(gate.enter(epoch).unwrap()));
         }
@@ -100,17 +104,21 @@ impl World {
         drop(guard);
     }
 
-    /// Everybody has gone: the counts are zero, the gate is open, and somebody was told to be the last.
+    /// Everybody has gone: the counts are zero, the gate is open, and somebody was told to be the
+    /// last.
     fn finish(&self, epoch: u64) {
         assert_eq!(self.inside.load(SeqCst), 0);
-        assert!(self.entered.load(SeqCst) == 0 || self.last.load(SeqCst) > 0, "nobody was the last");
+        assert!(
+            self.entered.load(SeqCst) == 0 || self.last.load(SeqCst) > 0,
+            "nobody was the last"
+        );
         let ticket = self.gate.enter(epoch).expect("the gate stayed closed");
         assert!(self.gate.leave(ticket), "a count did not return to zero");
     }
 }
 
-/// Runs all schedules of the scenario for each case: all there are, or all with at most so many preemptions. The
-/// environment variable LOOM_MAX_PREEMPTIONS sets another bound for all scenarios.
+/// Runs all schedules of the scenario for each case: all there are, or all with at most so many
+/// preemptions. The environment variable LOOM_MAX_PREEMPTIONS sets another bound for all scenarios.
 fn check<C: Copy + Send + Sync + 'static>(
     name: &str,
     most: Option<usize>,
@@ -135,7 +143,10 @@ fn check<C: Copy + Send + Sync + 'static>(
         count += 1;
     }
     let bound = bound.map_or("all".to_owned(), |most| format!("up to {most} preemptions"));
-    println!("model: {name}: {total} schedules ({bound}) of {count} cases in {:.1?}", start.elapsed());
+    println!(
+        "model: {name}: {total} schedules ({bound}) of {count} cases in {:.1?}",
+        start.elapsed()
+    );
 }
 
 fn spawn(world: &Arc<World>, act: impl FnOnce(&World) + 'static) -> thread::JoinHandle<()> {
@@ -152,10 +163,12 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 #[test]
 fn young_requests_are_waited_for_and_held_ones_are_woken() {
     // Whatever the three read, as long as no reading makes a lease old.
-    let cases = (E..E + 2).flat_map(|a| (a..E + 2).flat_map(move |b| (E..E + 2).map(move |c| (a, b, c))));
+    let cases =
+        (E..E + 2).flat_map(|a| (a..E + 2).flat_map(move |b| (E..E + 2).map(move |c| (a, b, c))));
     check("two requests, an exchange", Some(2), cases, |(a, b, c)| {
         let world = World::new();
-        let others = [spawn(&world, move |it| it.request(a)), spawn(&world, move |it| it.request(b))];
+        let others =
+            [spawn(&world, move |it| it.request(a)), spawn(&world, move |it| it.request(b))];
         world.exchange(c);
         join(others);
         world.finish(c);
@@ -242,7 +255,8 @@ fn an_impatient_exchange_leaves_nobody_behind() {
 fn an_exchange_given_up_opens_the_gate() {
     check("two requests, an exchange given up", Some(2), [(E, E), (E, E + 1)], |(a, c)| {
         let world = World::new();
-        let others = [spawn(&world, move |it| it.request(a)), spawn(&world, move |it| it.request(a))];
+        let others =
+            [spawn(&world, move |it| it.request(a)), spawn(&world, move |it| it.request(a))];
         block_on(async {
             let mut closing = pin!(world.gate.close(c, FOREVER));
             poll_fn(|context| Poll::Ready(closing.as_mut().poll(context).is_ready())).await;
@@ -285,8 +299,12 @@ fn the_last_is_told_so() {
         let world = World::new();
         let visit = |it: &World, epoch| {
             let ticket = it.enter(epoch).unwrap();
-            // An open gate tells nobody, so nothing runs between the last step of `leave` and this look.
-            assert!(!it.leave(ticket) || it.inside.load(SeqCst) == 0, "told to be the last, but somebody is inside");
+            // An open gate tells nobody, so nothing runs between the last step of `leave` and this
+            // look.
+            assert!(
+                !it.leave(ticket) || it.inside.load(SeqCst) == 0,
+                "told to be the last, but somebody is inside"
+            );
         };
         let others = [spawn(&world, move |it| visit(it, a)), spawn(&world, move |it| visit(it, b))];
         visit(&world, E + 1);
