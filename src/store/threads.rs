@@ -100,7 +100,7 @@ mod tests {
         let (mut waiting, mut look) = (Vec::new(), Context::from_waker(Waker::noop()));
         let refused = loop {
             let held = held.clone();
-            let mut run = Box::pin(threads.run(move || drop(held.lock().recv())));
+            let mut run = Box::pin(threads.run(move || held.lock().recv().is_err()));
             match run.as_mut().poll(&mut look) {
                 Poll::Ready(refused) => break refused,
                 Poll::Pending => waiting.push(run),
