@@ -30,7 +30,7 @@ use crate::server;
 pub use diagnostics::{Code, ConfigError, Diagnostic, Place, Severity};
 use diagnostics::{Diagnostics, InvalidValue};
 use file::{ConfigFile, xdg_folder};
-use layers::{Layer, Layers, Reader};
+use layers::{Layer, Reader};
 pub use settings::{Callers, Config, DefaultValue, General, Listen, Login, Row, Store, rows};
 
 /// The one way to hand the client secret over without a file.
@@ -60,7 +60,8 @@ pub struct Flags {
 }
 
 /// A set of endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Environment {
     /// The imitation of Pleo on this machine.
     Sandbox,
@@ -71,16 +72,9 @@ pub enum Environment {
 }
 
 impl Environment {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Sandbox, Self::Staging, Self::Production];
-
     /// The name as written in the configuration.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sandbox => "sandbox",
-            Self::Staging => "staging",
-            Self::Production => "production",
-        }
+        self.into()
     }
 
     /// Where its authorization server is, and its API.
@@ -131,14 +125,13 @@ impl fmt::Display for Origin {
 pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let file = file::find(flags, environment)?;
     let source = file.as_ref().map(|file| &file.source);
-    let mut diagnostics = Diagnostics::new(source);
-    let layers = Layers::read(source, environment, flags, &mut diagnostics)?;
-    let mut reader = Reader { layers, source, working_dir: &flags.working_dir, diagnostics };
+    let mut reader = Reader::new(source, environment, flags)?;
     let embedded_sandbox = endpoint_defaults(&mut reader);
     let mut config = Config::read(&mut reader);
     config.file = source.map(|source| source.path.clone());
     config.embedded_sandbox = embedded_sandbox;
-    config.origins = rows().map(|row| (row.name, reader.origin(row.name))).collect();
+    let names = config.settings().into_iter().map(|(name, ..)| name);
+    config.origins = names.map(|name| (name.clone(), reader.origin(&name))).collect();
     config.outbound.variables = ProxyVariables::of(environment);
     config.warnings = warnings(environment);
     config.take_secret(environment, &mut reader);
@@ -222,7 +215,7 @@ impl Config {
                 None => return,
             },
         };
-        self.origins.insert("client.secret", Origin::Variable(came_from.to_owned()));
+        self.origins.insert("client.secret".to_owned(), Origin::Variable(came_from.to_owned()));
     }
 
     fn find_state_root(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {

@@ -86,7 +86,8 @@ impl SecretSource {
 }
 
 /// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ClientAuth {
     /// HTTP Basic, id and secret form-encoded first.
     Basic,
@@ -94,20 +95,6 @@ pub enum ClientAuth {
     BasicRaw,
     /// In the form.
     Post,
-}
-
-impl ClientAuth {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Basic, Self::BasicRaw, Self::Post];
-
-    /// The name as written in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Basic => "basic",
-            Self::BasicRaw => "basic-raw",
-            Self::Post => "post",
-        }
-    }
 }
 
 /// Reads a client id (RFC 6749 appendix A.1).

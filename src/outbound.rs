@@ -45,26 +45,14 @@ pub struct Settings {
 }
 
 /// How TLS keys are exchanged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum KeyExchange {
     /// With a post-quantum group (X25519MLKEM768) first: the greeting fills two packets.
     #[default]
     Hybrid,
     /// Without: the greeting fits one packet, for devices on the way that drop a second one.
     Classic,
-}
-
-impl KeyExchange {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Hybrid, Self::Classic];
-
-    /// The name as written in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hybrid => "hybrid",
-            Self::Classic => "classic",
-        }
-    }
 }
 
 /// Why TLS or the outbound proxy could not be set up.

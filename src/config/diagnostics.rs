@@ -229,19 +229,27 @@ impl<'a> Diagnostics<'a> {
         self.push(Diagnostic { place, ..Diagnostic::error(Code::Syntax, title, fix) });
     }
 
-    /// A value that will not do, wherever it came from.
-    pub(super) fn invalid(&mut self, row: &Row, layer: &Layer, invalid: &InvalidValue) {
-        let (name, example) = match layer {
-            Layer::Variable(variable) => {
-                (variable.clone(), format!("{variable}={}", row.bare_example()))
+    /// A table with a free name that its section does not take.
+    pub(super) fn table(&mut self, heading: &str, layer: &Layer, error: &impl Display) {
+        let error = Diagnostic::of(Code::InvalidValue, format!("`{heading}`: the name {error}"));
+        let place = match (layer, self.source) {
+            (Layer::File(spans), Some(source)) => {
+                Some(place(source, spans.key.start, source.key_only(&spans.key)))
             }
-            Layer::Flag("--set") => (
-                format!("--set {}", row.name),
-                format!("--set {}={}", row.name, row.bare_example()),
-            ),
-            Layer::Flag(flag) => ((*flag).to_owned(), format!("{flag} {}", row.bare_example())),
+            _ => None,
+        };
+        self.push(Diagnostic { place, ..error });
+    }
+
+    /// A value that its setting does not take, from any layer.
+    pub(super) fn invalid(&mut self, name: &str, row: &Row, layer: &Layer, invalid: &InvalidValue) {
+        let bare = row.bare_example();
+        let (name, example) = match layer {
+            Layer::Variable(variable) => (variable.clone(), format!("{variable}={bare}")),
+            Layer::Flag("--set") => (format!("--set {name}"), format!("--set {name}={bare}")),
+            Layer::Flag(flag) => ((*flag).to_owned(), format!("{flag} {bare}")),
             Layer::Default | Layer::File(_) => {
-                (row.name.to_owned(), format!("{} = {}", row.short(), row.example()))
+                (name.to_owned(), format!("{} = {}", row.short(), row.example()))
             }
         };
         let by_example = || match (row.shape)() {

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use jiff::fmt::friendly::SpanPrinter;
 use jiff::{SignedDuration, SpanRelativeTo};
+use strum::VariantArray;
 use toml::Value;
 
-use super::Environment;
 use super::diagnostics::InvalidValue;
 use super::suggest::nearest;
-use crate::oauth::{ClientAuth, SecretSource};
-use crate::outbound::KeyExchange;
+use crate::oauth::SecretSource;
 use crate::server::Address;
 
 /// How a setting of type `T` is read and shown.
@@ -174,45 +173,26 @@ impl<T, K: Kind<T>> Kind<T> for Hidden<K> {
     }
 }
 
-/// A type whose values have names.
-pub(super) trait Named: Copy + 'static {
-    const ALL: &'static [Self];
-    fn name(self) -> &'static str;
-}
-
-macro_rules! named {
-    ($($type:ty),+) => {$(
-        impl Named for $type {
-            const ALL: &'static [Self] = &Self::ALL;
-
-            fn name(self) -> &'static str {
-                self.as_str()
-            }
-        }
-    )+};
-}
-
-named!(Environment, ClientAuth, KeyExchange);
-
-/// One of several names.
+/// One of the names of an enum's variants.
 pub(super) struct Word;
 
-impl<T: Named> Kind<T> for Word {
+impl<T: Copy + VariantArray + Into<&'static str>> Kind<T> for Word {
     fn read(&self, value: &Value, _: &Path) -> Result<T, InvalidValue> {
         let word = bare(value);
-        if let Some(known) = T::ALL.iter().find(|known| known.name() == word) {
-            return Ok(*known);
+        let names = || T::VARIANTS.iter().map(|variant| (*variant).into());
+        if let Some(known) = T::VARIANTS.iter().zip(names()).find(|(_, name)| *name == word) {
+            return Ok(*known.0);
         }
-        let names: Vec<&str> = T::ALL.iter().map(|value| value.name()).collect();
-        let invalid = InvalidValue::new(format!("must be {}", names.join(" or ")));
-        Err(match nearest(&word, names.into_iter()) {
+        let all = names().collect::<Vec<&str>>().join(" or ");
+        let invalid = InvalidValue::new(format!("must be {all}"));
+        Err(match nearest(&word, names()) {
             Some(near) => invalid.fix(format!("did you mean \"{near}\"?")),
             None => invalid,
         })
     }
 
     fn show(&self, value: &T) -> Value {
-        value.name().into()
+        Value::from(Into::<&str>::into(*value))
     }
 }
 

@@ -2,8 +2,10 @@
 //! earlier one said.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::str::FromStr;
 
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
@@ -40,44 +42,28 @@ pub(super) struct Setting {
 
 /// All settings by their full names.
 pub(super) struct Layers {
-    defaults: BTreeMap<String, Value>,
+    defaults: BTreeMap<&'static str, Value>,
     given: BTreeMap<String, Setting>,
+    /// Tables with free names, such as `accounts.acme`, with or without keys.
+    tables: BTreeMap<String, Layer>,
 }
 
 impl Layers {
     fn new() -> Self {
-        let default = |row: &Row| {
-            (row.name.to_owned(), row.fixed_default().and_then(parse).unwrap_or_else(nothing))
-        };
-        Self { defaults: settings::rows().map(default).collect(), given: BTreeMap::new() }
-    }
-
-    /// Reads all layers; what is unknown or of the wrong type becomes a diagnostic.
-    ///
-    /// # Errors
-    /// The file is no TOML, and nothing more can be said about it.
-    pub(super) fn read(
-        source: Option<&Source>,
-        environment: &BTreeMap<String, String>,
-        flags: &Flags,
-        diagnostics: &mut Diagnostics<'_>,
-    ) -> Result<Self, ConfigError> {
-        let mut builder = Builder { layers: Self::new(), diagnostics };
-        if let Some(source) = source {
-            builder.file(source)?;
-        }
-        builder.variables(environment);
-        builder.flags(flags);
-        Ok(builder.layers)
+        let default =
+            |row: &Row| (row.name, row.fixed_default().and_then(parse).unwrap_or_else(unset));
+        let defaults = settings::rows().map(default).collect();
+        Self { defaults, given: BTreeMap::new(), tables: BTreeMap::new() }
     }
 
     /// Replaces a default, for those that depend on the environment.
-    pub(super) fn set_default(&mut self, name: &str, text: String) {
-        self.defaults.insert(name.to_owned(), text.into());
+    pub(super) fn set_default(&mut self, name: &'static str, text: String) {
+        self.defaults.insert(name, text.into());
     }
 
     fn default(&self, name: &str) -> &Value {
-        self.defaults.get(name).expect("only names from the table of settings are asked for")
+        let default = find(name).and_then(|row| self.defaults.get(row.name));
+        default.expect("only names from the table of settings are asked for")
     }
 
     pub(super) fn get(&self, name: &str) -> Setting {
@@ -90,8 +76,8 @@ impl Layers {
     }
 }
 
-/// What a setting holds that is not set.
-fn nothing() -> Value {
+/// The value of a setting that is not set and has no default.
+fn unset() -> Value {
     Value::String(String::new())
 }
 
@@ -114,20 +100,48 @@ fn plain(value: &DeValue<'_>) -> Value {
     }
 }
 
-struct Builder<'a, 'd> {
-    layers: Layers,
-    diagnostics: &'a mut Diagnostics<'d>,
+/// Collects the layers, then reads each setting as its type. A bad value becomes a diagnostic, and
+/// reading goes on with the default.
+pub(super) struct Reader<'a> {
+    pub(super) layers: Layers,
+    pub(super) source: Option<&'a Source>,
+    pub(super) working_dir: &'a Path,
+    pub(super) diagnostics: Diagnostics<'a>,
 }
 
-impl Builder<'_, '_> {
-    /// Takes a value of the right shape over; none could not even be read.
-    fn set(&mut self, row: &'static Row, value: Option<Value>, layer: Layer) {
+impl<'a> Reader<'a> {
+    /// Reads all layers; unknown names and wrong types become diagnostics.
+    ///
+    /// # Errors
+    /// The file is not TOML, and nothing more can be said about it.
+    pub(super) fn new(
+        source: Option<&'a Source>,
+        environment: &BTreeMap<String, String>,
+        flags: &'a Flags,
+    ) -> Result<Self, ConfigError> {
+        let (layers, diagnostics) = (Layers::new(), Diagnostics::new(source));
+        let mut reader = Self { layers, source, working_dir: &flags.working_dir, diagnostics };
+        if let Some(source) = source {
+            reader.file(source)?;
+        }
+        reader.variables(environment);
+        reader.flags(flags);
+        Ok(reader)
+    }
+
+    /// Stores a value if it has the shape of its setting; `None` could not even be read.
+    fn set(&mut self, name: &str, row: &Row, value: Option<Value>, layer: Layer) {
         let shape = (row.shape)();
         match value.filter(|value| shape.accepts(value)) {
             Some(value) => {
-                drop(self.layers.given.insert(row.name.to_owned(), Setting { value, layer }))
+                if let Some((table, _)) = name.rsplit_once('.').filter(|_| row.name != name) {
+                    self.layers.tables.entry(table.to_owned()).or_insert_with(|| layer.clone());
+                }
+                self.layers.given.insert(name.to_owned(), Setting { value, layer });
             }
-            None => self.diagnostics.invalid(row, &layer, &InvalidValue::new(shape.expected())),
+            None => {
+                self.diagnostics.invalid(name, row, &layer, &InvalidValue::new(shape.expected()));
+            }
         }
     }
 
@@ -143,62 +157,70 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
+    /// What stands at the top of the file: a section or a key.
     fn top(&mut self, name: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
-        match (value.get_ref(), SECTIONS.contains(&name)) {
-            (DeValue::Table(keys), true) => {
-                for (key, value) in keys {
-                    self.entry(&format!("{name}.{}", key.get_ref()), key.span(), value);
+        match value.get_ref() {
+            DeValue::Table(tables) if settings::has_tables(name) => {
+                for (table, value) in tables {
+                    self.named_table(&format!("{name}.{}", table.get_ref()), table.span(), value);
                 }
             }
-            (_, true) => {
+            DeValue::Table(keys) if SECTIONS.contains(&name) => self.keys(name, keys),
+            DeValue::Table(_) if find(name).is_none() => {
+                let title = format!("unknown section `{name}`");
+                self.diagnostics.key(span, &title, &suggest::key(name));
+            }
+            _ if SECTIONS.contains(&name) => {
                 let fix = format!("write [{name}] on a line of its own, its keys below");
                 self.diagnostics.key(span, &format!("`{name}` is a section, not a key"), &fix);
             }
-            (DeValue::Table(_), false) if find(name).is_none() => {
-                self.diagnostics.key(
-                    span,
-                    &format!("unknown section `{name}`"),
-                    &suggest::key(name),
-                );
-            }
-            (_, false) => self.entry(name, span, value),
+            _ => self.entry(name, span, value),
+        }
+    }
+
+    /// A table with a free name, such as `accounts.acme`.
+    fn named_table(&mut self, name: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Table(keys) = value.get_ref() else {
+            let fix = format!("write [{name}] on a line of its own, its keys below");
+            return self.diagnostics.key(span, &format!("`{name}` is a table, not a key"), &fix);
+        };
+        let spans = Spans { key: span.clone(), value: span, items: Vec::new() };
+        self.layers.tables.insert(name.to_owned(), Layer::File(spans));
+        self.keys(name, keys);
+    }
+
+    fn keys(&mut self, heading: &str, keys: &DeTable<'_>) {
+        for (key, value) in keys {
+            self.entry(&format!("{heading}.{}", key.get_ref()), key.span(), value);
         }
     }
 
     fn entry(&mut self, name: &str, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
         let Some(row) = find(name) else {
-            return self.diagnostics.key(
-                key,
-                &format!("unknown key `{name}`"),
-                &suggest::key(name),
-            );
+            let title = format!("unknown key `{name}`");
+            return self.diagnostics.key(key, &title, &suggest::key(name));
         };
-        let items = value
-            .get_ref()
-            .as_array()
-            .into_iter()
-            .flat_map(|items| items.iter().map(Spanned::span))
-            .collect();
-        self.set(
-            row,
-            Some(plain(value.get_ref())),
-            Layer::File(Spans { key, value: value.span(), items }),
-        );
+        let items = value.get_ref().as_array().into_iter().flatten();
+        let items = items.map(Spanned::span).collect();
+        let layer = Layer::File(Spans { key, value: value.span(), items });
+        self.set(name, row, Some(plain(value.get_ref())), layer);
     }
 
     fn variables(&mut self, environment: &BTreeMap<String, String>) {
-        let ours = |name: &str| {
+        let is_ours = |name: &str| {
             name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE
         };
-        for (name, raw) in environment.iter().filter(|(name, _)| ours(name)) {
-            match settings::rows().find(|row| row.variable() == *name) {
-                Some(row) => {
-                    self.set(row, (row.shape)().of_bare(raw), Layer::Variable(name.clone()))
+        for (variable, raw) in environment.iter().filter(|(name, _)| is_ours(name)) {
+            match settings::rows().find_map(|row| Some((row.set_by(variable)?, row))) {
+                Some((name, row)) => {
+                    let layer = Layer::Variable(variable.clone());
+                    self.set(&name, row, (row.shape)().of_bare(raw), layer);
                 }
-                None if is_service_link(name, raw) => {}
-                None => self
-                    .diagnostics
-                    .unknown(&format!("unknown variable `{name}`"), &suggest::variable(name)),
+                None if is_service_link(variable, raw) => {}
+                None => {
+                    let title = format!("unknown variable `{variable}`");
+                    self.diagnostics.unknown(&title, &suggest::variable(variable));
+                }
             }
         }
     }
@@ -208,8 +230,9 @@ impl Builder<'_, '_> {
         for set in &flags.set {
             self.assignment(set);
         }
-        if let (Some(name), Some(row)) = (&flags.environment, find("environment")) {
-            self.set(row, Some(name.as_str().into()), Layer::Flag("--environment"));
+        let name = "environment";
+        if let (Some(value), Some(row)) = (&flags.environment, find(name)) {
+            self.set(name, row, Some(value.as_str().into()), Layer::Flag("--environment"));
         }
     }
 
@@ -217,23 +240,73 @@ impl Builder<'_, '_> {
     /// place.
     fn assignment(&mut self, text: &str) {
         let Some((name, raw)) = text.split_once('=') else {
-            return self.diagnostics.unknown(
-                "`--set` needs KEY=VALUE",
-                "write for example: --set listen.api=127.0.0.1:0",
-            );
+            let fix = "write for example: --set listen.api=127.0.0.1:0";
+            return self.diagnostics.unknown("`--set` needs KEY=VALUE", fix);
         };
         let (name, raw) = (name.trim(), raw.trim());
-        match find(name) {
-            Some(row) => {
-                let shape = (row.shape)();
-                // As TOML if that fits the key, else as bare text: shells eat quotes.
-                let value =
-                    parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.of_bare(raw));
-                self.set(row, value, Layer::Flag("--set"));
+        let Some(row) = find(name) else {
+            let title = format!("`--set {name}`: unknown key");
+            return self.diagnostics.unknown(&title, &suggest::key(name));
+        };
+        // As TOML if that fits the key, else as bare text: shells remove quotes.
+        let shape = (row.shape)();
+        let value = parse(raw).filter(|value| shape.accepts(value)).or_else(|| shape.of_bare(raw));
+        self.set(name, row, value, Layer::Flag("--set"));
+    }
+
+    /// The names of the tables of a section, as written and as what they mean.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no section holds tables yet"))]
+    pub(super) fn tables<N: FromStr<Err: Display>>(&mut self, section: &str) -> Vec<(String, N)> {
+        let mut named = Vec::new();
+        for (heading, layer) in &self.layers.tables {
+            let Some((_, name)) = heading.split_once('.').filter(|(own, _)| *own == section) else {
+                continue;
+            };
+            match name.parse() {
+                Ok(parsed) => named.push((name.to_owned(), parsed)),
+                Err(error) => self.diagnostics.table(heading, layer, &error),
             }
-            None => self
-                .diagnostics
-                .unknown(&format!("`--set {name}`: unknown key"), &suggest::key(name)),
+        }
+        named
+    }
+
+    /// The value of a setting.
+    pub(super) fn get<T>(&mut self, name: &str, kind: &impl Kind<T>) -> T {
+        let Setting { value, layer } = self.layers.get(name);
+        kind.read(&value, self.base(&layer)).unwrap_or_else(|invalid| {
+            self.invalid(name, &invalid);
+            let default = kind.read(self.layers.default(name), self.working_dir);
+            default.map_err(|invalid| invalid.problem).expect("built-in defaults are valid")
+        })
+    }
+
+    /// The same; a bad value is reported when it is read by [`get`](Self::get).
+    pub(super) fn peek<T>(&self, name: &str, kind: &impl Kind<T>) -> Option<T> {
+        kind.read(&self.layers.get(name).value, self.working_dir).ok()
+    }
+
+    /// Reports what is wrong with the value of a setting.
+    pub(super) fn invalid(&mut self, name: &str, invalid: &InvalidValue) {
+        let row = find(name).expect("only names from the table of settings are asked for");
+        self.diagnostics.invalid(name, row, &self.layers.get(name).layer, invalid);
+    }
+
+    /// The folder that relative paths start at.
+    fn base(&self, layer: &Layer) -> &'a Path {
+        match (layer, self.source) {
+            (Layer::File(_), Some(source)) => source.path.parent().unwrap_or(Path::new("")),
+            _ => self.working_dir,
+        }
+    }
+
+    pub(super) fn origin(&self, name: &str) -> Origin {
+        match (self.layers.get(name).layer, self.source) {
+            (Layer::File(spans), Some(source)) => {
+                Origin::File { path: source.path.clone(), line: source.position(spans.key.start).0 }
+            }
+            (Layer::Variable(name), _) => Origin::Variable(name),
+            (Layer::Flag(_), _) => Origin::Flag,
+            (Layer::Default | Layer::File(_), _) => Origin::Default,
         }
     }
 }
@@ -241,9 +314,9 @@ impl Builder<'_, '_> {
 /// The variables that a cluster sets in every container for a service called `pleo-proxy` (or
 /// `pleo-proxy-...`), and that are none of ours.
 pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<String> {
-    let unknown = |name: &str| !settings::rows().any(|row| row.variable() == name);
+    let is_unknown = |name: &str| !settings::rows().any(|row| row.set_by(name).is_some());
     let links =
-        environment.iter().filter(|(name, value)| unknown(name) && is_service_link(name, value));
+        environment.iter().filter(|(name, value)| is_unknown(name) && is_service_link(name, value));
     links.map(|(name, _)| name.clone()).collect()
 }
 
@@ -259,56 +332,4 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || rest.contains("_SERVICE_PORT")
         || rest.split_once("_PORT_").is_some_and(|(_, after)| is_port(after));
     is_own || is_longer || (rest.ends_with("_PORT") && is_address)
-}
-
-/// Reads settings as what they mean; a bad one becomes a diagnostic, and its default is used to go
-/// on.
-pub(super) struct Reader<'a> {
-    pub(super) layers: Layers,
-    pub(super) source: Option<&'a Source>,
-    pub(super) working_dir: &'a Path,
-    pub(super) diagnostics: Diagnostics<'a>,
-}
-
-impl Reader<'_> {
-    pub(super) fn get<T>(&mut self, name: &str, kind: &impl Kind<T>) -> T {
-        let Setting { value, layer } = self.layers.get(name);
-        kind.read(&value, &self.base(&layer)).unwrap_or_else(|invalid| {
-            self.invalid(name, &invalid);
-            let default = kind.read(self.layers.default(name), self.working_dir);
-            default.map_err(|invalid| invalid.problem).expect("built-in defaults are valid")
-        })
-    }
-
-    /// The same without saying what is wrong with it.
-    pub(super) fn peek<T>(&self, name: &str, kind: &impl Kind<T>) -> Option<T> {
-        kind.read(&self.layers.get(name).value, self.working_dir).ok()
-    }
-
-    /// Says what is wrong with the value of a setting.
-    pub(super) fn invalid(&mut self, name: &str, invalid: &InvalidValue) {
-        let row = find(name).expect("only names from the table of settings are asked for");
-        self.diagnostics.invalid(row, &self.layers.get(name).layer, invalid);
-    }
-
-    /// What a relative path starts at.
-    fn base(&self, layer: &Layer) -> PathBuf {
-        match (layer, self.source) {
-            (Layer::File(_), Some(source)) => {
-                source.path.parent().unwrap_or(Path::new("")).to_owned()
-            }
-            _ => self.working_dir.to_owned(),
-        }
-    }
-
-    pub(super) fn origin(&self, name: &str) -> Origin {
-        match (self.layers.get(name).layer, self.source) {
-            (Layer::File(spans), Some(source)) => {
-                Origin::File { path: source.path.clone(), line: source.position(spans.key.start).0 }
-            }
-            (Layer::Variable(name), _) => Origin::Variable(name),
-            (Layer::Flag(_), _) => Origin::Flag,
-            (Layer::Default | Layer::File(_), _) => Origin::Default,
-        }
-    }
 }

@@ -2,15 +2,14 @@
 //!
 //! A row is `"key" field: type = kind, default, "documentation";`. From it come the field of
 //! [`Config`], the reading of file, variable and flag, the line of `config show`, and, checked by
-//! tests, the line of `proxy.toml` and the row of the README's table. A block is one value of
-//! `Config`: `new` makes the struct out of its rows, `of` fills the settings that a part has
-//! already, so that the part gets them as they are.
+//! tests, the line of `proxy.toml` and the row of the README's table. A block is one field of
+//! `Config`:
 //!
-//! There is no table with free names yet. One such as `[accounts.acme]` would be a block of a third
-//! sort, `each`, whose field is a `BTreeMap<AccountName, Account>` and whose keys are written
-//! `accounts.*.label`: the layers keep settings by their full names already, so [`find`] would let
-//! `*` stand for one name, the reader of the file go one table deeper, and the block read its rows
-//! for each name that was given.
+//! - `new Struct` declares the struct from its rows;
+//! - `of part::Settings` fills a struct that a part declares itself and takes as it is;
+//! - `each Struct by Name` is a section of tables with free names, such as `[accounts.acme]`. Its
+//!   keys are written `accounts.*.label`, the block is called like the section, and its field is a
+//!   `BTreeMap<Name, Struct>`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +40,7 @@ use crate::tokens;
 
 /// One setting, without the type of its value.
 pub struct Row {
-    /// `section.key`, or `key` at the top.
+    /// `section.key`, `section.*.key` in tables with free names, or `key` at the top.
     pub name: &'static str,
     /// What it is without being set, and what it may look like; both as TOML.
     pub default: DefaultValue,
@@ -50,8 +49,8 @@ pub struct Row {
     pub(super) shape: fn() -> Shape,
     /// Whether a value in the wrong place here may be a secret: it is then never part of an error.
     pub(super) hides: fn() -> bool,
-    /// The value in effect, without secrets.
-    pub(super) show: fn(&Config) -> Value,
+    /// The values in effect by their full names, without secrets: one, or one for each table.
+    pub(super) show: fn(&Config) -> Vec<(String, Value)>,
 }
 
 /// What a setting is when nobody sets it.
@@ -80,6 +79,39 @@ impl Row {
         self.name.rsplit('.').next().unwrap_or(self.name)
     }
 
+    /// The heading of its table, with NAME for a free name; none at the top.
+    pub(super) fn heading(&self) -> Option<String> {
+        self.name.rsplit_once('.').map(|(heading, _)| heading.replace('*', "NAME"))
+    }
+
+    /// True if this is the row of the setting `name`: `*` stands for one name.
+    fn is_row_of(&self, name: &str) -> bool {
+        let Some((start, end)) = self.name.split_once('*') else { return self.name == name };
+        let table = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        table.is_some_and(|table| !table.is_empty() && !table.contains('.'))
+    }
+
+    /// The full name of this setting below a heading, if it belongs there.
+    pub(super) fn below(&self, heading: &str) -> Option<String> {
+        let name = match heading {
+            "" => self.short().to_owned(),
+            _ => format!("{heading}.{}", self.short()),
+        };
+        self.is_row_of(&name).then_some(name)
+    }
+
+    /// The full name of the setting that a variable sets, if it is one of this row. Names of tables
+    /// are in lower case, with hyphens.
+    pub(super) fn set_by(&self, variable: &str) -> Option<String> {
+        let own = self.variable();
+        let Some((start, end)) = own.split_once('*') else {
+            return (own == variable).then(|| self.name.to_owned());
+        };
+        let table = variable.strip_prefix(start)?.strip_suffix(end)?;
+        let table = table.to_ascii_lowercase().replace('_', "-");
+        (!table.is_empty()).then(|| in_table(self.name, &table))
+    }
+
     /// The default as TOML, if it is a fixed one.
     pub fn fixed_default(&self) -> Option<&'static str> {
         match self.default {
@@ -95,7 +127,7 @@ impl Row {
         }
     }
 
-    /// The variable that sets it.
+    /// The variable that sets it; `*` stands for the name of a table.
     pub fn variable(&self) -> String {
         format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
@@ -110,35 +142,48 @@ impl Row {
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 
 /// The sections in the order of `proxy.toml`.
-pub(super) const SECTIONS: [&str; 7] =
-    ["listen", "client", "endpoints", "tokens", "store", "guard", "upstream"];
+pub(super) const SECTIONS: &[&str] = &[
+    "listen",
+    "client",
+    "endpoints",
+    "tokens",
+    "store",
+    "guard",
+    "upstream",
+    #[cfg(test)]
+    "offices",
+];
 
 /// Keys that have another name now.
 pub(super) const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
 
 macro_rules! settings {
-    ($($vis:vis $part:ident: $how:ident $($path:ident)::+ {
+    ($($(#[$meta:meta])* $vis:vis $part:ident: $how:ident $($path:ident)::+ $(by $key:ty)? {
         $($name:literal $field:ident: $type:ty = $kind:expr, $default:expr, $doc:literal;)+
         $(..$rest:expr)?
     })+) => {
-        $(settings!(@$how $($path)::+ { $($field: $type, $doc;)+ });)+
+        $($(#[$meta])* settings!(@struct $how $vis $($path)::+ { $($field: $type, $doc;)+ });)+
 
         /// Everything that can be configured, validated.
         #[derive(Clone, Debug)]
         pub struct Config {
-            $(#[doc = concat!("`", stringify!($part), "`")] $vis $part: $($path)::+,)+
+            $(
+                #[doc = concat!("`", stringify!($part), "`")]
+                $(#[$meta])*
+                $vis $part: settings!(@type $how $($path)::+ $(by $key)?),
+            )+
             /// The one file that was read.
             pub file: Option<PathBuf>,
             /// The folder of the store in effect. `None` only in the sandbox, when neither
             /// `store.path` nor a home is known.
             pub state_root: Option<PathBuf>,
             /// Nobody configured endpoints: `serve` starts its own sandbox, and these are where it
-            /// goes by default.
+            /// listens by default.
             pub embedded_sandbox: bool,
-            /// Where each key's value came from; also `client.secret` when it came from a variable
-            /// or a credential.
-            pub origins: BTreeMap<&'static str, Origin>,
-            /// What is odd and works, from the environment.
+            /// Where each setting's value came from, by its full name; also `client.secret` when it
+            /// came from a variable or a credential.
+            pub origins: BTreeMap<String, Origin>,
+            /// Oddities of the environment that do not keep anything from working.
             pub warnings: Vec<Diagnostic>,
         }
 
@@ -146,10 +191,12 @@ macro_rules! settings {
             /// The values of all rows.
             pub(super) fn read(reader: &mut Reader<'_>) -> Self {
                 Self {
-                    $($part: $($path)::+ {
-                        $($field: reader.get($name, &$kind),)+
-                        $(..$rest)?
-                    },)+
+                    $(
+                        $(#[$meta])*
+                        $part: settings!(@read $how reader, $part, $($path)::+ {
+                            $($name $field $kind;)+ $(..$rest)?
+                        }),
+                    )+
                     file: None,
                     state_root: None,
                     embedded_sandbox: false,
@@ -159,23 +206,55 @@ macro_rules! settings {
             }
         }
 
-        static ROWS: &[Row] = &[$($(Row {
-            name: $name,
-            default: $default,
-            doc: $doc,
-            shape: || Kind::<$type>::shape(&$kind),
-            hides: || Kind::<$type>::hides(&$kind),
-            show: |config| $kind.show(&config.$part.$field),
-        },)+)+];
+        static BLOCKS: &[&[Row]] = &[$(
+            $(#[$meta])*
+            &[$(Row {
+                name: $name,
+                default: $default,
+                doc: $doc,
+                shape: || Kind::<$type>::shape(&$kind),
+                hides: || Kind::<$type>::hides(&$kind),
+                show: |config| settings!(@show $how config, $part, $name $field $kind),
+            },)+],
+        )+];
     };
-    (@new $struct:ident { $($field:ident: $type:ty, $doc:literal;)+ }) => {
-        /// Settings that no part takes as they are.
+    (@struct of $vis:vis $($path:ident)::+ { $($fields:tt)+ }) => {};
+    (@struct $how:ident $vis:vis $struct:ident { $($field:ident: $type:ty, $doc:literal;)+ }) => {
+        /// Settings that no part declares itself.
         #[derive(Clone, Debug)]
-        pub struct $struct {
-            $(#[doc = $doc] pub $field: $type,)+
+        $vis struct $struct {
+            $(#[doc = $doc] $vis $field: $type,)+
         }
     };
-    (@of $($path:ident)::+ { $($fields:tt)+ }) => {};
+    (@type each $struct:ident by $key:ty) => { BTreeMap<$key, $struct> };
+    (@type $how:ident $($path:ident)::+) => { $($path)::+ };
+    (@read each $reader:ident, $part:ident, $struct:ident {
+        $($name:literal $field:ident $kind:expr;)+
+    }) => {{
+        let tables = $reader.tables(stringify!($part)).into_iter();
+        tables.map(|(table, key)| {
+            (key, $struct { $($field: $reader.get(&in_table($name, &table), &$kind),)+ })
+        }).collect()
+    }};
+    (@read $how:ident $reader:ident, $part:ident, $($path:ident)::+ {
+        $($name:literal $field:ident $kind:expr;)+ $(..$rest:expr)?
+    }) => {
+        $($path)::+ { $($field: $reader.get($name, &$kind),)+ $(..$rest)? }
+    };
+    (@show each $config:ident, $part:ident, $name:literal $field:ident $kind:expr) => {{
+        let tables = $config.$part.iter();
+        tables.map(|(table, settings)| {
+            (in_table($name, &table.to_string()), $kind.show(&settings.$field))
+        }).collect()
+    }};
+    (@show $how:ident $config:ident, $part:ident, $name:literal $field:ident $kind:expr) => {
+        vec![($name.to_owned(), $kind.show(&$config.$part.$field))]
+    };
+}
+
+/// The full name of a setting in one of the tables of its section.
+fn in_table(name: &str, table: &str) -> String {
+    name.replacen('*', table, 1)
 }
 
 settings! {
@@ -277,6 +356,13 @@ settings! {
         "upstream.replay_limit" replay_limit: usize = By(Size, body::replay_limit), Is(r#""256KiB""#),
             "bodies up to this size are kept and can be sent again after a 401";
     }
+    // Shows that a section may hold tables with free names.
+    #[cfg(test)]
+    offices: each Office by AccountName {
+        "offices.*.floors" floors: usize = By(Integer, usize::from_str), Is("1"), "how many floors";
+        "offices.*.key_file" key_file: Option<PathBuf> = Hidden(Or("", FilePath)), Unset(r#""key""#),
+            "a file with the key of the front door";
+    }
 }
 
 fn admin_listener(text: &str) -> Result<SocketAddr, &'static str> {
@@ -285,13 +371,22 @@ fn admin_listener(text: &str) -> Result<SocketAddr, &'static str> {
 
 /// All rows, in the order of `proxy.toml`.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    let sections = [None].into_iter().chain(SECTIONS.into_iter().map(Some));
-    sections.flat_map(|section| ROWS.iter().filter(move |row| row.section() == section))
+    let sections = [None].into_iter().chain(SECTIONS.iter().copied().map(Some));
+    sections.flat_map(|section| all().filter(move |row| row.section() == section))
 }
 
-/// The row of that name.
+fn all() -> impl Iterator<Item = &'static Row> {
+    BLOCKS.iter().copied().flatten()
+}
+
+/// The row of the setting of that name.
 pub(super) fn find(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.name == name)
+    all().find(|row| row.is_row_of(name))
+}
+
+/// True if a section holds tables with free names and no keys.
+pub(super) fn has_tables(section: &str) -> bool {
+    all().any(|row| row.section() == Some(section) && row.name.contains('*'))
 }
 
 impl fmt::Debug for Row {
@@ -304,17 +399,74 @@ impl fmt::Debug for Row {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::{ConfigError, Flags};
     use super::*;
 
     #[test]
     fn every_row_has_a_name_of_its_own_and_a_known_section() {
-        let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), ROWS.len());
-        assert_eq!(rows().count(), ROWS.len(), "a section is missing in SECTIONS");
+        let names: BTreeSet<_> = all().map(|row| row.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert_eq!(rows().count(), all().count(), "a section is missing in SECTIONS");
     }
 
     #[test]
     fn renamed_keys_lead_to_keys_that_exist() {
         assert!(RENAMED.iter().all(|(old, new)| find(old).is_none() && find(new).is_some()));
+    }
+
+    fn load(file: &str, set: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("proxy.toml"), file).unwrap();
+        let set = set.iter().map(ToString::to_string).collect();
+        let flags = Flags { set, working_dir: folder.path().into(), ..Flags::default() };
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        super::super::load(&flags, &variables.collect())
+    }
+
+    #[test]
+    fn tables_with_free_names_are_read_from_every_layer_and_shown() {
+        let file =
+            "[offices.berlin]\nfloors = 4\n[offices]\nrome.key_file = \"k\"\n[offices.oslo]\n";
+        let variables = [("PLEO_PROXY_OFFICES_SAO_PAULO_FLOORS", "9")];
+        let config = load(file, &["offices.rome.floors=2"], &variables).unwrap();
+        let floors: Vec<_> =
+            config.offices.iter().map(|(name, office)| (name.as_str(), office.floors)).collect();
+        assert_eq!(floors, [("berlin", 4), ("oslo", 1), ("rome", 2), ("sao-paulo", 9)]);
+        let key = config.offices.values().find_map(|office| office.key_file.as_ref());
+        assert!(key.unwrap().is_absolute(), "a path starts at the file's folder");
+        let shown = config.show();
+        let shown = &shown[shown.find("[offices.berlin]").unwrap()..];
+        for line in [
+            "floors = 4  # ",
+            "[offices.oslo]\nfloors = 1  # default\n# key_file: not set",
+            "floors = 2  # flag",
+            "[offices.sao-paulo]\nfloors = 9  # variable PLEO_PROXY_OFFICES_SAO_PAULO_FLOORS",
+        ] {
+            assert!(shown.contains(line), "{line:?} is not in:\n{shown}");
+        }
+        assert!(config.show_json()["settings"]["offices.rome.floors"]["value"] == 2);
+    }
+
+    #[test]
+    fn mistakes_in_tables_with_free_names_are_reported_with_a_caret() {
+        let file = "[offices.berlin]\nfloors = \"many\"\nkey_fil = \"hush\"\n[offices.\"No Name\"]\n\
+                    [offices]\nparis = 3\n";
+        let error = load(file, &["offices.rome.windows=2"], &[]).unwrap_err().to_string();
+        for part in [
+            "error: `offices.berlin.floors` must be a whole number\n --> proxy.toml:2:10",
+            "2 | floors = \"many\"\n  |          ^^^^^^\n",
+            "= help: write for example: floors = 1",
+            "error: unknown key `offices.berlin.key_fil`\n --> proxy.toml:3:1",
+            "= help: did you mean `offices.berlin.key_file`?",
+            "error: `offices.No Name`: the name must",
+            "--> proxy.toml:4:10",
+            "error: `offices.paris` is a table, not a key\n --> proxy.toml:6:1",
+            "= help: write [offices.paris] on a line of its own, its keys below",
+            "error: `--set offices.rome.windows`: unknown key",
+            "= help: the keys of [offices.rome] are: floors, key_file",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+        assert!(!error.contains("hush"), "{error}");
     }
 }

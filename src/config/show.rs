@@ -4,7 +4,7 @@ use serde_json::json;
 use toml::Value;
 
 use super::diagnostics::Diagnostic;
-use super::settings::{self, Config, DefaultValue, Row};
+use super::settings::{self, Config, DefaultValue, Row, SECTIONS};
 use super::{Origin, SecretSource, one_line};
 use crate::outbound::ProxyChoice;
 
@@ -24,13 +24,14 @@ impl Config {
             Some(file) => format!("# from {}\n", one_line(&file.display().to_string())),
             None => "# no file was found\n".to_owned(),
         };
-        let mut section = None;
-        for row in settings::rows() {
-            if row.section() != section {
-                section = row.section();
-                text += &section.map(|name| format!("\n[{name}]\n")).unwrap_or_default();
+        let mut heading = None;
+        for (name, row, value) in self.settings() {
+            let own = name.rsplit_once('.').map(|(heading, _)| heading.to_owned());
+            if own != heading {
+                text += &own.as_ref().map(|name| format!("\n[{name}]\n")).unwrap_or_default();
+                heading = own;
             }
-            text += &self.line(row);
+            text += &self.line(&name, row, value);
         }
         text + &self.outside()
     }
@@ -38,44 +39,57 @@ impl Config {
     /// `config show --json`: every key with its value in effect and where it came from, or a remark
     /// where there is no value to be read again; no secret in it.
     pub fn show_json(&self) -> serde_json::Value {
-        let setting = |row: &Row| {
-            let origin = self.origin(row);
-            let shown = match self.shown(row) {
+        let setting = |(name, row, value): (String, &Row, Value)| {
+            let origin = self.origin(&name);
+            let shown = match self.shown(&name, row, value) {
                 Shown::Value(value) => json!({"value": value, "origin": origin}),
                 Shown::Comment(remark) => {
                     json!({"value": null, "remark": remark, "origin": origin})
                 }
             };
-            (row.name.to_owned(), shown)
+            (name, shown)
         };
-        let settings: serde_json::Map<_, _> = settings::rows().map(setting).collect();
+        let settings: serde_json::Map<_, _> = self.settings().into_iter().map(setting).collect();
         let file = self.file.as_ref().map(|file| file.display().to_string());
         let warnings: Vec<_> = self.warnings.iter().map(Diagnostic::sentence).collect();
         json!({"version": 1, "file": file, "settings": settings, "warnings": warnings})
     }
 
-    fn origin(&self, row: &Row) -> String {
-        self.origins.get(row.name).map(ToString::to_string).unwrap_or_default()
+    /// All settings by their full names, in the order of `proxy.toml`.
+    pub(super) fn settings(&self) -> Vec<(String, &'static Row, Value)> {
+        let values = |row: &'static Row| {
+            (row.show)(self).into_iter().map(move |(name, value)| (name, row, value))
+        };
+        let mut settings: Vec<_> = settings::rows().flat_map(values).collect();
+        // Table by table, where a section has several.
+        settings.sort_by_key(|(name, row, _)| {
+            let section = SECTIONS.iter().position(|section| row.section() == Some(section));
+            (section, name.rsplit_once('.').map(|(heading, _)| heading.to_owned()))
+        });
+        settings
     }
 
-    fn line(&self, row: &Row) -> String {
-        let is_cut = row.name == "upstream.proxy" && self.outbound.proxy.has_password();
+    fn origin(&self, name: &str) -> String {
+        self.origins.get(name).map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn line(&self, name: &str, row: &Row, value: Value) -> String {
+        let is_cut = name == "upstream.proxy" && self.outbound.proxy.has_password();
         let remark = if is_cut { "user and password are not shown; " } else { "" };
-        match self.shown(row) {
+        match self.shown(name, row, value) {
             Shown::Value(value) => {
-                format!("{} = {value}  # {remark}{}\n", row.short(), self.origin(row))
+                format!("{} = {value}  # {remark}{}\n", row.short(), self.origin(name))
             }
             Shown::Comment(comment) => format!("# {}: {comment}\n", row.short()),
         }
     }
 
-    fn shown(&self, row: &Row) -> Shown {
-        let value = (row.show)(self);
-        let is_by_default = self.origins.get(row.name) == Some(&Origin::Default);
+    fn shown(&self, name: &str, row: &Row, value: Value) -> Shown {
+        let is_by_default = self.origins.get(name) == Some(&Origin::Default);
         let is_unset = value.as_str() == Some("");
         match row.default {
-            _ if row.name == "client.secret_file" => self.shown_secret(value),
-            _ if row.name == "store.path" => {
+            _ if name == "client.secret_file" => self.shown_secret(value),
+            _ if name == "store.path" => {
                 let folder = self.state_root.as_ref().map(|folder| folder.display().to_string());
                 Shown::Value(folder.unwrap_or_default().into())
             }

@@ -23,20 +23,23 @@ pub(super) fn key(name: &str) -> String {
         );
     }
     if let Some(row) = rows().find(|row| row.short() == short) {
-        return match row.section() {
-            Some(section) => format!("`{short}` belongs into [{section}]"),
-            None => format!("`{short}` belongs to the top, before the first section"),
+        return match row.heading() {
+            Some(heading) => format!("`{short}` belongs below [{heading}]"),
+            None => format!("`{short}` belongs at the top, before the first section"),
         };
     }
-    let siblings = || rows().filter(|row| row.section().unwrap_or_default() == section);
-    match nearest(name, siblings().map(|row| row.name).chain(SECTIONS)) {
+    let siblings: Vec<String> = rows().filter_map(|row| row.below(section)).collect();
+    let names = siblings.iter().map(String::as_str);
+    match nearest(name, names.chain(SECTIONS.iter().copied())) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => listing(section, &siblings().map(Row::short).collect::<Vec<_>>()),
+        None => listing(section, &siblings),
     }
 }
 
-fn listing(section: &str, keys: &[&str]) -> String {
-    let (keys, sections) = (keys.join(", "), SECTIONS.join(", "));
+fn listing(section: &str, names: &[String]) -> String {
+    let short = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let keys = names.iter().map(short).collect::<Vec<_>>().join(", ");
+    let sections = SECTIONS.join(", ");
     match (keys.is_empty(), section.is_empty()) {
         (true, _) => format!("the sections are: {sections}"),
         (false, true) => format!("the keys at the top are {keys}; the sections are {sections}"),

@@ -669,8 +669,8 @@ proptest! {
 
     #[test]
     fn any_value_of_any_key_loads_or_fails_in_words(key in 0_usize..33, value in r#"\PC{0,20}|[a-z]{1,5}://[a-z@:/?#\[\]%.0-9-]{0,20}|[0-9]{1,20}[a-zA-Z]{0,3}"#) {
-        let names: Vec<&str> = Place::new().load(&[], &[]).unwrap().origins.into_keys().collect();
-        let name = names[key % names.len()];
+        let names: Vec<String> = Place::new().load(&[], &[]).unwrap().origins.into_keys().collect();
+        let name = &names[key % names.len()];
         let text = format!("{name} = {}\n", toml::Value::from(value.clone()));
         for outcome in [Place::with(&text).load(&[], &[]), Place::new().load(&[&format!("{name}={value}")], &[])] {
             if let Err(error) = outcome {

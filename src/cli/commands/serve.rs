@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
+use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -156,8 +157,10 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let is_at = |instance: &Instance| {
         is_there(&instance.api) || instance.admin.as_ref().is_some_and(is_there)
     };
-    let folders =
-        Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
+    let folders = Environment::VARIANTS
+        .iter()
+        .copied()
+        .filter_map(|environment| config.state_folder_of(environment));
     let holder = folders.flat_map(|folder| run_file::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {

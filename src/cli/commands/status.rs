@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use strum::VariantArray as _;
 
 use crate::admin::protocol::{About, AccountStatus, State as AccountState, Status, Versioned};
 use crate::cli::context::Context;
@@ -130,8 +131,10 @@ async fn absent(config: &Config, state: &State) -> Process {
 }
 
 fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Instance> {
-    let siblings =
-        Environment::ALL.into_iter().filter_map(|environment| config.state_folder_of(environment));
+    let siblings = Environment::VARIANTS
+        .iter()
+        .copied()
+        .filter_map(|environment| config.state_folder_of(environment));
     let folders = siblings.filter(|folder| *folder != state.folder).chain([state.folder.clone()]);
     let all = folders.flat_map(|folder| run_file::alive(&folder));
     all.filter(|instance| shown != Some(instance.process.pid)).collect()
