@@ -1,4 +1,4 @@
-//! The API: its routes, and the gate every request passes (token, then faults, then the handler).
+//! The API: its routes, and the checks before every handler (token, then faults).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 
-use super::answer::Problem;
+use super::connection::ConnectionHandle;
+use super::fault_injection::{corrupt_api_response, replace_api_response};
 use super::faults::ApiFault;
-use super::grants::Standing;
-use super::misbehave::{instead_of_api, spoil_api};
+use super::grants::TokenStatus;
+use super::response::Problem;
+use super::state::{LiveState, SandboxState};
 use super::subject::Subject;
-use super::wire::Wire;
-use super::world::{State as Inner, World};
-use super::{aids, company, entries, exports, vendors};
+use super::{company, entries, exports, test_routes, vendors};
 
-/// Who called; every handler behind the gate finds it in the request's extensions.
+/// Who called; `authorize` adds it to the request's extensions for the handlers.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) subject: Subject,
     pub(crate) scope: String,
 }
 
-pub(crate) fn routes(world: &Arc<World>) -> Router<Arc<World>> {
+pub(crate) fn routes(sandbox: &Arc<SandboxState>) -> Router<Arc<SandboxState>> {
     Router::new()
         .merge(company::routes())
         .merge(entries::routes())
         .merge(exports::routes())
         .merge(vendors::routes())
-        .merge(aids::routes())
+        .merge(test_routes::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(from_fn_with_state(Arc::clone(world), gate))
+        .layer(from_fn_with_state(Arc::clone(sandbox), authorize))
 }
 
 async fn not_found() -> Problem {
@@ -45,28 +45,28 @@ async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method not allowed")
 }
 
-async fn gate(
-    State(world): State<Arc<World>>,
-    ConnectInfo(wire): ConnectInfo<Wire>,
+async fn authorize(
+    State(sandbox): State<Arc<SandboxState>>,
+    ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let (admitted, fault, latency) = admit(&mut world.state(), request.headers());
-    world.pause(Duration::from_millis(latency)).await;
+    let (admitted, fault, latency) = admit(&mut sandbox.live(), request.headers());
+    sandbox.pause(Duration::from_millis(latency)).await;
     match admitted {
         Err(problem) => return problem.into_response(),
         Ok(caller) => request.extensions_mut().insert(caller),
     };
     let Some(fault) = fault else { return next.run(request).await };
-    match instead_of_api(&wire, &fault) {
-        Some(answer) => answer,
-        None => spoil_api(&wire, &fault, next.run(request).await).await,
+    match replace_api_response(&connection, &fault) {
+        Some(response) => response,
+        None => corrupt_api_response(&connection, &fault, next.run(request).await).await,
     }
 }
 
-/// All that needs the lock, in one go.
+/// Checks the token, takes the fault and counts both under one lock.
 fn admit(
-    state: &mut Inner,
+    state: &mut LiveState,
     headers: &HeaderMap,
 ) -> (Result<Caller, Problem>, Option<ApiFault>, u64) {
     state.counters.api_requests += 1;
@@ -80,7 +80,7 @@ fn admit(
     (admitted, fault, state.faults.latency_ms)
 }
 
-fn judge(state: &mut Inner, headers: &HeaderMap) -> Result<Caller, Problem> {
+fn judge(state: &mut LiveState, headers: &HeaderMap) -> Result<Caller, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values
         .next()
@@ -92,14 +92,14 @@ fn judge(state: &mut Inner, headers: &HeaderMap) -> Result<Caller, Problem> {
     let token = value.to_str().ok().and_then(bearer);
     let token = token
         .ok_or_else(|| Problem::unauthorized("the Authorization header has the wrong format"))?;
-    match state.grants.standing(token) {
-        Standing::Good { subject, scope } => Ok(Caller { subject, scope }),
-        Standing::Superseded => {
+    match state.grants.status(token) {
+        TokenStatus::Active { subject, scope } => Ok(Caller { subject, scope }),
+        TokenStatus::Superseded => {
             state.counters.api_superseded += 1;
             Err(Problem::unauthorized("JWT is invalid"))
         }
-        Standing::Expired => Err(Problem::unauthorized("JWT is expired")),
-        Standing::Bad => Err(Problem::unauthorized("JWT is invalid")),
+        TokenStatus::Expired => Err(Problem::unauthorized("JWT is expired")),
+        TokenStatus::Invalid => Err(Problem::unauthorized("JWT is invalid")),
     }
 }
 

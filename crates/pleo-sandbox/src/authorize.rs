@@ -1,5 +1,5 @@
-//! `/oauth/authorize`: checks the request, asks the person, sends them back with a code (RFC 6749,
-//! RFC 7636, RFC 9207).
+//! `/oauth/authorize`: checks the request, asks the person to consent, redirects back with a code
+//! (RFC 6749, RFC 7636, RFC 9207).
 
 use std::sync::Arc;
 
@@ -12,81 +12,97 @@ use axum::routing::get;
 use url::Url;
 
 use super::client::Form;
-use super::grants::CodeFor;
+use super::fixtures;
+use super::grants::CodeRequest;
 use super::host::is_loopback;
-use super::seed;
+use super::state::SandboxState;
 use super::subject::Subject;
-use super::world::World;
 use super::{Options, consent};
 
-pub(crate) fn routes() -> Router<Arc<World>> {
-    Router::new().route("/oauth/authorize", get(ask).post(decide))
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
+    Router::new().route("/oauth/authorize", get(authorize).post(decide))
 }
 
-/// An authorization request whose client and redirect URI are good.
-struct Asked {
+/// An authorization request that passed every check.
+struct ValidRequest {
     redirect_uri: Url,
     state: Option<String>,
-    meant: CodeFor,
+    code: CodeRequest,
 }
 
-/// Why a request is refused: with a page if the redirect URI is not to be trusted, by redirect
-/// otherwise.
+/// A refused authorization request.
 enum Refused {
+    /// Told to the person, because the redirect URI cannot be trusted.
     Page(&'static str),
-    Redirect(Box<(Url, Option<String>)>, &'static str, &'static str),
+    /// Told to the client, by redirect.
+    Redirect(Box<RedirectError>),
+}
+
+struct RedirectError {
+    redirect_uri: Url,
+    state: Option<String>,
+    error: &'static str,
+    description: &'static str,
 }
 
 impl Refused {
-    fn answer(self, issuer: &str) -> Response {
+    fn into_response(self, issuer: &str) -> Response {
         match self {
             Self::Page(message) => consent::error_page(message),
-            Self::Redirect(back, error, description) => redirect(
-                &back.0,
-                back.1.as_deref(),
+            Self::Redirect(refused) => redirect(
+                &refused.redirect_uri,
+                refused.state.as_deref(),
                 issuer,
-                &[("error", error), ("error_description", description)],
+                &[("error", refused.error), ("error_description", refused.description)],
             ),
         }
     }
 }
 
-async fn ask(State(world): State<Arc<World>>, RawQuery(query): RawQuery) -> Response {
+async fn authorize(
+    State(sandbox): State<Arc<SandboxState>>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query = query.unwrap_or_default();
-    match check(&world.options, query.as_bytes(), &Preset::of(&world)) {
-        Err(refused) => refused.answer(&world.issuer),
-        Ok(asked) => {
-            world.state().counters.authorizations += 1;
-            match world.options.auto_consent {
-                true => allow(&world, asked),
-                false => consent::page(query.as_bytes(), &asked.meant),
+    match check(&sandbox.options, query.as_bytes(), &DefaultSubject::of(&sandbox)) {
+        Err(refused) => refused.into_response(&sandbox.issuer),
+        Ok(request) => {
+            sandbox.live().counters.authorizations += 1;
+            if sandbox.options.auto_consent {
+                allow(&sandbox, request)
+            } else {
+                consent::consent_page(query.as_bytes(), &request.code)
             }
         }
     }
 }
 
-/// Whom an authorization is for that names nobody.
+/// The subject of an authorization request that names none.
 #[derive(Default)]
-struct Preset {
-    /// Chosen for the next ones by whoever controls the sandbox; goes before the hint of the app.
+struct DefaultSubject {
+    /// Set by `POST /sandbox/subject`; takes precedence over the app's hint.
     chosen: Option<String>,
-    /// The next company that is not connected.
+    /// The first company that is not connected; used if there is no hint either.
     free: Subject,
 }
 
-impl Preset {
-    fn of(world: &World) -> Self {
-        let mut state = world.state();
-        let preset =
+impl DefaultSubject {
+    fn of(sandbox: &SandboxState) -> Self {
+        let mut state = sandbox.live();
+        let subject =
             Self { chosen: state.next_subject.clone(), free: state.grants.first_free_company() };
-        if world.options.auto_consent && preset.chosen.is_none() {
-            state.grants.reserve(preset.free);
+        if sandbox.options.auto_consent && subject.chosen.is_none() {
+            state.grants.reserve(subject.free);
         }
-        preset
+        subject
     }
 }
 
-async fn decide(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn decide(
+    State(sandbox): State<Arc<SandboxState>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if !same_origin(&headers) {
         return (StatusCode::FORBIDDEN, "this form belongs to the sandbox's own page\n")
             .into_response();
@@ -94,19 +110,19 @@ async fn decide(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes
     let Ok(form) = Form::read(&headers, &body) else {
         return consent::error_page("The form is not readable.");
     };
-    match (check(&world.options, &body, &Preset::default()), form.get("decision")) {
-        (Err(refused), _) => refused.answer(&world.issuer),
-        (Ok(asked), Some("allow")) => allow(&world, asked),
-        (Ok(asked), _) => redirect(
-            &asked.redirect_uri,
-            asked.state.as_deref(),
-            &world.issuer,
+    match (check(&sandbox.options, &body, &DefaultSubject::default()), form.get("decision")) {
+        (Err(refused), _) => refused.into_response(&sandbox.issuer),
+        (Ok(request), Some("allow")) => allow(&sandbox, request),
+        (Ok(request), _) => redirect(
+            &request.redirect_uri,
+            request.state.as_deref(),
+            &sandbox.issuer,
             &[("error", "access_denied")],
         ),
     }
 }
 
-/// Browsers name the origin of every form they post; other clients need not.
+/// Browsers send the `Origin` of every form they post; other clients need not.
 fn same_origin(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     headers
@@ -114,14 +130,14 @@ fn same_origin(headers: &HeaderMap) -> bool {
         .is_none_or(|origin| origin.as_bytes() == format!("http://{host}").as_bytes())
 }
 
-fn allow(world: &World, asked: Asked) -> Response {
-    seed::add_company(&mut world.books().companies, asked.meant.subject);
+fn allow(sandbox: &SandboxState, request: ValidRequest) -> Response {
+    fixtures::add_company(&mut sandbox.dataset().companies, request.code.subject);
     let code = {
-        let mut state = world.state();
+        let mut state = sandbox.live();
         state.counters.codes_issued += 1;
-        state.grants.issue_code(asked.meant)
+        state.grants.issue_code(request.code)
     };
-    redirect(&asked.redirect_uri, asked.state.as_deref(), &world.issuer, &[("code", &code)])
+    redirect(&request.redirect_uri, request.state.as_deref(), &sandbox.issuer, &[("code", &code)])
 }
 
 fn redirect(to: &Url, state: Option<&str>, issuer: &str, fields: &[(&str, &str)]) -> Response {
@@ -136,7 +152,11 @@ fn redirect(to: &Url, state: Option<&str>, issuer: &str, fields: &[(&str, &str)]
     (StatusCode::FOUND, headers).into_response()
 }
 
-fn check(options: &Options, encoded: &[u8], preset: &Preset) -> Result<Asked, Refused> {
+fn check(
+    options: &Options,
+    encoded: &[u8],
+    default: &DefaultSubject,
+) -> Result<ValidRequest, Refused> {
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(encoded).into_owned().collect();
     let all = |name: &str| {
         pairs.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
@@ -153,7 +173,10 @@ fn check(options: &Options, encoded: &[u8], preset: &Preset) -> Result<Asked, Re
     let url = registered(options, redirect_uri)
         .ok_or(Refused::Page("redirect_uri is not registered."))?;
     let state = one("state").map(str::to_owned);
-    let refuse = |error, why| Refused::Redirect(Box::new((url.clone(), state.clone())), error, why);
+    let refuse = |error, description| {
+        let (redirect_uri, state) = (url.clone(), state.clone());
+        Refused::Redirect(Box::new(RedirectError { redirect_uri, state, error, description }))
+    };
     let challenge = one("code_challenge").unwrap_or_default();
     if one("response_type") != Some("code") {
         return Err(refuse("unsupported_response_type", "response_type must be code"));
@@ -163,17 +186,17 @@ fn check(options: &Options, encoded: &[u8], preset: &Preset) -> Result<Asked, Re
     }
     let scope = one("scope").filter(|scope| !scope.trim().is_empty());
     let scope = scope.ok_or_else(|| refuse("invalid_scope", "scope is missing"))?;
-    let wanted =
-        one("subject").or(preset.chosen.as_deref()).or(one("urn_pleo_params_oauth_subject"));
-    let subject = wanted.map_or(Some(preset.free), Subject::from_urn);
+    let requested =
+        one("subject").or(default.chosen.as_deref()).or(one("urn_pleo_params_oauth_subject"));
+    let subject = requested.map_or(Some(default.free), Subject::from_urn);
     let subject = subject.ok_or_else(|| refuse("invalid_request", "no such subject"))?;
-    let meant = CodeFor {
+    let code = CodeRequest {
         redirect_uri: redirect_uri.to_owned(),
         challenge: challenge.to_owned(),
         scope: scope.to_owned(),
         subject,
     };
-    Ok(Asked { redirect_uri: url, state, meant })
+    Ok(ValidRequest { redirect_uri: url, state, code })
 }
 
 fn is_challenge(value: &str) -> bool {

@@ -44,7 +44,7 @@ impl OauthError {
 impl IntoResponse for OauthError {
     fn into_response(self) -> Response {
         let body = json!({ "error": self.code, "error_description": self.description });
-        let mut response = unstored(self.status, &body);
+        let mut response = no_store(self.status, &body);
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"sandbox\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -54,7 +54,7 @@ impl IntoResponse for OauthError {
 }
 
 /// JSON that no cache may keep (RFC 6749 section 5.1).
-pub(crate) fn unstored(status: StatusCode, body: &Value) -> Response {
+pub(crate) fn no_store(status: StatusCode, body: &Value) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/json"),
         (header::CACHE_CONTROL, "no-store"),
@@ -63,7 +63,7 @@ pub(crate) fn unstored(status: StatusCode, body: &Value) -> Response {
     (status, headers, body.to_string()).into_response()
 }
 
-/// A form body whose names are all different.
+/// A form body in which every name occurs once.
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -81,10 +81,10 @@ impl Form {
             .iter()
             .enumerate()
             .any(|(at, (name, _))| pairs[..at].iter().any(|(other, _)| other == name));
-        match doubled {
-            true => Err(OauthError::invalid_request("a parameter is given twice")),
-            false => Ok(Self(pairs)),
+        if doubled {
+            return Err(OauthError::invalid_request("a parameter is given twice"));
         }
+        Ok(Self(pairs))
     }
 
     /// Empty values count as absent (RFC 6749 section 3.2).
@@ -98,7 +98,7 @@ impl Form {
     }
 }
 
-/// Basic or body, never both (RFC 6749 section 2.3).
+/// Checks the client's credentials, by Basic or in the body, never both (RFC 6749 section 2.3).
 pub(crate) fn authenticate(
     options: &Options,
     headers: &HeaderMap,
@@ -123,14 +123,14 @@ pub(crate) fn authenticate(
     known.then_some(()).ok_or_else(|| OauthError::invalid_client("client authentication failed"))
 }
 
-/// Form-encoded as section 2.3.1 wants it, or verbatim as many clients send it: Pleo's choice is
-/// not known.
+/// Accepts the form encoding of section 2.3.1, and verbatim values as many clients send them: which
+/// of them Pleo expects is not known.
 fn basic_fits(options: &Options, value: &HeaderValue) -> bool {
     let Some((id, secret)) = decode_basic(value) else { return false };
-    let fits = |id: &str, secret: &str| {
+    let matches = |id: &str, secret: &str| {
         equal(id, &options.client_id) & equal(secret, &options.client_secret)
     };
-    fits(&id, &secret) | fits(&form_decode(&id), &form_decode(&secret))
+    matches(&id, &secret) | matches(&form_decode(&id), &form_decode(&secret))
 }
 
 fn decode_basic(value: &HeaderValue) -> Option<(String, String)> {
@@ -148,6 +148,6 @@ fn form_decode(encoded: &str) -> String {
         .unwrap_or_default()
 }
 
-fn equal(given: &str, wanted: &str) -> bool {
-    given.as_bytes().ct_eq(wanted.as_bytes()).into()
+fn equal(given: &str, requested: &str) -> bool {
+    given.as_bytes().ct_eq(requested.as_bytes()).into()
 }

@@ -1,4 +1,5 @@
-//! Who the caller is and whom they see: introspection, companies, employees, the installation.
+//! What a token stands for and gives access to: introspection, companies, employees, the
+//! installation.
 
 use std::sync::Arc;
 
@@ -9,13 +10,13 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use serde_json::json;
 
-use super::answer::{Problem, bare, data};
 use super::api::Caller;
-use super::books::now;
+use super::dataset::now;
 use super::paging::{Query, page};
-use super::world::World;
+use super::response::{Problem, data, json_response};
+use super::state::SandboxState;
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new()
         .route("/v1/introspect", get(introspect))
         .route("/v1/companies", get(companies))
@@ -26,39 +27,43 @@ pub(crate) fn routes() -> Router<Arc<World>> {
 }
 
 async fn introspect(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
 ) -> Response {
     let body = json!({
-        "authMethod": "OAUTH2", "clientId": world.options.client_id, "scope": caller.scope,
+        "authMethod": "OAUTH2", "clientId": sandbox.options.client_id, "scope": caller.scope,
         "applicationName": "Sandbox App", "subjectURN": caller.subject.urn(),
     });
     data(StatusCode::OK, &body)
 }
 
 async fn companies(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let query = Query::read(query.as_deref());
-    let books = world.books();
-    let wanted = query.get("organization_id");
-    let rows = books.companies.visible(caller.subject);
-    let rows = rows.filter(|row| wanted.is_none_or(|id| row.has("organizationId", id))).collect();
-    Ok(page(rows, &query, 20)?.plain())
+    let dataset = sandbox.dataset();
+    let requested = query.get("organization_id");
+    let rows = dataset.companies.visible(caller.subject);
+    let rows =
+        rows.filter(|row| requested.is_none_or(|id| row.has("organizationId", id))).collect();
+    Ok(page(rows, &query, 20)?.response())
 }
 
 async fn company(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &world.books().companies.find(caller.subject, &id, "company")?.body))
+    Ok(data(
+        StatusCode::OK,
+        &sandbox.dataset().companies.find(caller.subject, &id, "company")?.body,
+    ))
 }
 
 async fn employees(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -66,35 +71,38 @@ async fn employees(
     if query.get("companyId").is_some_and(|id| !caller.subject.sees(id)) {
         return Err(Problem::denied());
     }
-    let books = world.books();
-    let mut rows: Vec<_> = books.employees.visible(caller.subject).collect();
+    let dataset = sandbox.dataset();
+    let mut rows: Vec<_> = dataset.employees.visible(caller.subject).collect();
     for field in ["companyId", "email", "code"] {
-        if let Some(wanted) = query.get(field) {
-            rows.retain(|row| row.has(field, wanted));
+        if let Some(requested) = query.get(field) {
+            rows.retain(|row| row.has(field, requested));
         }
     }
-    Ok(page(rows, &query, 20)?.plain())
+    Ok(page(rows, &query, 20)?.response())
 }
 
 async fn employee(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &world.books().employees.find(caller.subject, &id, "employee")?.body))
+    Ok(data(
+        StatusCode::OK,
+        &sandbox.dataset().employees.find(caller.subject, &id, "employee")?.body,
+    ))
 }
 
-/// A bare object, unlike everything else.
+/// An object without the `data` envelope, unlike every other response.
 async fn installation(Extension(caller): Extension<Caller>) -> Response {
     let body = json!({
         "id": "17574110-0000-4000-8000-000000000001", "applicationId": "a9911ca0-0000-4000-8000-000000000001",
         "resource": caller.subject.urn(), "status": "ACTIVATED", "metadata": {}, "createdAt": now(), "updatedAt": now(),
     });
-    bare(StatusCode::OK, &body)
+    json_response(StatusCode::OK, &body)
 }
 
-/// Ends every authorization of the client, not only the caller's.
-async fn uninstall(State(world): State<Arc<World>>) -> StatusCode {
-    world.state().revoke_all();
+/// Revokes every authorization of the client, not only the caller's.
+async fn uninstall(State(sandbox): State<Arc<SandboxState>>) -> StatusCode {
+    sandbox.live().revoke_all();
     StatusCode::NO_CONTENT
 }

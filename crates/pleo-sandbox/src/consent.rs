@@ -1,10 +1,14 @@
-//! The page on which a person allows or denies; no scripts, everything escaped.
+//! The pages shown to the person who logs in: consent, and the error page. They have no scripts;
+//! maud escapes every value.
+
+use std::borrow::Cow;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
-use super::grants::CodeFor;
+use super::grants::CodeRequest;
 use super::subject::Subject;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#f4f2ef;margin:0}\
@@ -13,65 +17,70 @@ h1{font-size:1.3rem;margin-top:0}label{display:block;padding:.3rem 0}code{backgr
 .note{color:#666;font-size:.9rem}button{font:inherit;padding:.5rem 1.4rem;border-radius:8px;border:1px solid #999;\
 background:#fff;cursor:pointer;margin-right:.6rem}button.yes{background:#1b5e3f;border-color:#1b5e3f;color:#fff}";
 
-/// Asks whether `meant` may be allowed; the request's own parameters travel along in hidden fields.
-pub(crate) fn page(query: &[u8], meant: &CodeFor) -> Response {
-    let body = format!(
-        "<h1>Connect an app to Pleo (sandbox)</h1>\
-         <p>The app asks for <code>{scope}</code>. Choose whom it may act for:</p>\
-         <form method=\"post\" action=\"/oauth/authorize\">{hidden}{choices}\
-         <p><button class=\"yes\" name=\"decision\" value=\"allow\">Allow</button>\
-         <button name=\"decision\" value=\"deny\">Deny</button></p></form>\
-         <p class=\"note\">This is a fake Pleo on your own machine; all data is made up. \
-         You go back to <code>{redirect_uri}</code>.</p>",
-        scope = escape(&meant.scope),
-        hidden = hidden(query),
-        choices = choices(meant.subject),
-        redirect_uri = escape(&meant.redirect_uri),
-    );
-    html(StatusCode::OK, &body)
-}
+/// Parameters that the form itself sets.
+const FORM_FIELDS: [&str; 3] = ["subject", "urn_pleo_params_oauth_subject", "decision"];
 
-/// Tells the person what is wrong where no redirect may be trusted.
-pub(crate) fn error_page(message: &str) -> Response {
-    let body = format!("<h1>This login cannot go on</h1><p>{}</p>", escape(message));
-    html(StatusCode::BAD_REQUEST, &body)
-}
-
-fn hidden(query: &[u8]) -> String {
-    let carried = form_urlencoded::parse(query).filter(|(name, _)| {
-        !["subject", "urn_pleo_params_oauth_subject", "decision"].contains(&name.as_ref())
-    });
-    carried
-        .map(|(name, value)| {
-            format!(
-                "<input type=\"hidden\" name=\"{}\" value=\"{}\">",
-                escape(&name),
-                escape(&value)
-            )
-        })
-        .collect()
-}
-
-fn choices(chosen: Subject) -> String {
-    let choice = |subject: Subject| {
-        format!(
-            "<label><input type=\"radio\" name=\"subject\" value=\"{}\"{}> {}</label>",
-            escape(&subject.urn()),
-            if subject == chosen { " checked" } else { "" },
-            escape(&subject.title()),
-        )
+/// Asks the person to allow or deny `request`. Hidden fields repeat the parameters of the
+/// authorization request, so that the posted form is checked like the request itself.
+pub(crate) fn consent_page(query: &[u8], request: &CodeRequest) -> Response {
+    let body = html! {
+        h1 { "Connect an app to Pleo (sandbox)" }
+        p { "The app asks for " code { (request.scope) } ". Choose whom it may act for:" }
+        form method="post" action="/oauth/authorize" {
+            @for (name, value) in repeated_parameters(query) {
+                input type="hidden" name=(name) value=(value);
+            }
+            (subject_choices(request.subject))
+            p {
+                button class="yes" name="decision" value="allow" { "Allow" }
+                " "
+                button name="decision" value="deny" { "Deny" }
+            }
+        }
+        p class="note" {
+            "This is a fake Pleo on your own machine; all data is made up. You go back to "
+            code { (request.redirect_uri) } "."
+        }
     };
-    let further = Some(chosen).filter(|chosen| !Subject::ALL.contains(chosen));
-    Subject::ALL.into_iter().chain(further).map(choice).collect()
+    page(StatusCode::OK, &body)
 }
 
-fn html(status: StatusCode, body: &str) -> Response {
-    let page = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>Pleo sandbox</title>\
-         <style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
-    );
-    // No form-action: browsers apply it to the redirect that follows the form, whose host differs
+/// Says what is wrong where the redirect URI cannot be trusted with the error.
+pub(crate) fn error_page(message: &str) -> Response {
+    page(StatusCode::BAD_REQUEST, &html! { h1 { "This login cannot go on" } p { (message) } })
+}
+
+fn repeated_parameters(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(query).filter(|(name, _)| !FORM_FIELDS.contains(&name.as_ref()))
+}
+
+fn subject_choices(preselected: Subject) -> Markup {
+    let unlisted = Some(preselected).filter(|subject| !Subject::LISTED.contains(subject));
+    html! {
+        @for subject in Subject::LISTED.into_iter().chain(unlisted) {
+            label {
+                input type="radio" name="subject" value=(subject.urn())
+                    checked[subject == preselected];
+                " " (subject.title())
+            }
+        }
+    }
+}
+
+fn page(status: StatusCode, body: &Markup) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { "Pleo sandbox" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { main { (body) } }
+        }
+    };
+    // No form-action: browsers also apply it to the redirect after the form, whose host differs
     // from login to login.
     let policy =
         "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
@@ -80,17 +89,9 @@ fn html(status: StatusCode, body: &str) -> Response {
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // Not no-referrer: that makes browsers post the form with `Origin: null`.
+        // Not no-referrer: it makes browsers post the form with `Origin: null`.
         (header::REFERRER_POLICY, "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (status, headers, page).into_response()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    (status, headers, page.into_string()).into_response()
 }

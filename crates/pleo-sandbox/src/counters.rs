@@ -1,46 +1,46 @@
-//! What happened, counted for tests.
+//! Counters of what happened, for tests.
 
 use serde::Serialize;
 
 /// Counts since the start, as `GET /sandbox/counters` shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Valid requests at the authorize endpoint (pages shown or answered at once).
+    /// Valid requests at the authorize endpoint, with or without a consent page.
     pub authorizations: u64,
-    /// Codes given out.
+    /// Codes issued.
     pub codes_issued: u64,
     /// Codes exchanged for tokens.
     pub code_exchanges: u64,
-    /// Refreshes that issued tokens, whether or not the answer arrived.
+    /// Refreshes that issued tokens, whether or not the response arrived.
     pub refreshes: u64,
     /// All POSTs to the token endpoint.
     pub token_posts: u64,
-    /// Exchanges refused with `invalid_grant` (not those that a fault made up).
+    /// Token requests refused with `invalid_grant`, without those by a fault.
     pub invalid_grants: u64,
-    /// Failed client authentications, at either endpoint that asks for it.
+    /// Failed client authentications, at the token and introspection endpoints.
     pub client_auth_failures: u64,
-    /// A superseded refresh token was presented.
+    /// Refreshes with a refresh token that had already been used.
     pub refresh_replays: u64,
-    /// Those of them whose successors nobody had used: what a client does that never got its
-    /// answer.
+    /// Those of them whose successors had never been used: the client did not receive the
+    /// response and sent the request again.
     pub lost_replays: u64,
-    /// Authorizations revoked, for whatever reason.
+    /// Authorizations revoked, for any reason.
     pub families_revoked: u64,
-    /// Exchanges that suffered a [`TokenFault`](super::TokenFault).
+    /// Token requests with a [`TokenFault`](super::TokenFault).
     pub token_faults: u64,
     /// POSTs to the introspection endpoint.
     pub introspections: u64,
-    /// All requests to the API, the test aids included.
+    /// All requests to the API, the test routes included.
     pub api_requests: u64,
-    /// API requests refused for their token, those by `api_401` included.
+    /// API requests with status 401, those by `api_401` included.
     pub api_unauthorized: u64,
-    /// API requests that came with an access token a refresh had superseded.
+    /// API requests with an access token from before the last refresh.
     pub api_superseded: u64,
-    /// Requests that suffered an [`ApiFault`](super::ApiFault), those by `api_401` included.
+    /// API requests with an [`ApiFault`](super::ApiFault), those by `api_401` included.
     pub api_faults: u64,
     /// API requests with more than one `Authorization` header.
     pub api_double_authorization: u64,
-    /// Whether the last API request came with one good bearer token; unset before the first.
+    /// Whether the last API request had exactly one valid bearer token; unset before the first.
     pub last_authorization_header_ok: Option<bool>,
     /// Files served.
     pub files_served: u64,

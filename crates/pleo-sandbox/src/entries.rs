@@ -10,14 +10,14 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
 
-use super::answer::{Problem, data};
 use super::api::Caller;
 use super::files::signed_url;
 use super::paging::{Query, page};
+use super::response::{Problem, data};
+use super::state::SandboxState;
 use super::subject::{ORGANISATION_ID, Subject};
-use super::world::World;
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new()
         .route("/v1/accounting-entries:search", post(search))
         .route("/v1/accounting-entries/{id}", get(entry))
@@ -25,7 +25,7 @@ pub(crate) fn routes() -> Router<Arc<World>> {
         .route("/v1/accounting-entries/{id}/receipts/{receipt}", get(receipt))
 }
 
-/// A JSON body, with the API's own error for what is none.
+/// Parses a JSON body; anything else is the API's own error.
 pub(crate) fn json_body(body: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(body).map_err(|_| {
         Problem::new(
@@ -36,7 +36,7 @@ pub(crate) fn json_body(body: &[u8]) -> Result<Value, Problem> {
     })
 }
 
-/// The companies a search covers: one by `company_id`, or those of the organisation.
+/// Tells which companies a search covers: the one of `company_id`, or all of `organization_id`.
 pub(crate) fn covered(
     query: &Query,
     subject: Subject,
@@ -56,7 +56,7 @@ pub(crate) fn covered(
 }
 
 async fn search(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
     body: Bytes,
@@ -66,59 +66,59 @@ async fn search(
     let include_deleted = json_body(&body)?["includeDeleted"].as_bool();
     let include_deleted =
         include_deleted.ok_or_else(|| Problem::invalid("includeDeleted is required"))?;
-    let books = world.books();
-    let rows = books.entries.visible(caller.subject).filter(|row| covers(&row.company));
+    let dataset = sandbox.dataset();
+    let rows = dataset.entries.visible(caller.subject).filter(|row| covers(&row.company));
     let rows = rows.filter(|row| include_deleted || row.body["deletedAt"].is_null()).collect();
-    Ok(page(rows, &query, 20)?.plain())
+    Ok(page(rows, &query, 20)?.response())
 }
 
 async fn entry(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let include_deleted = Query::read(query.as_deref()).get("include_deleted") == Some("true");
-    let books = world.books();
-    let row = books.entries.find(caller.subject, &id, "accounting entry")?;
-    match include_deleted || row.body["deletedAt"].is_null() {
-        true => Ok(data(StatusCode::OK, &row.body)),
-        false => Err(Problem::not_found("accounting entry")),
+    let dataset = sandbox.dataset();
+    let row = dataset.entries.find(caller.subject, &id, "accounting entry")?;
+    if !include_deleted && !row.body["deletedAt"].is_null() {
+        return Err(Problem::not_found("accounting entry"));
     }
+    Ok(data(StatusCode::OK, &row.body))
 }
 
 async fn receipts(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let query = Query::read(query.as_deref());
-    let books = world.books();
-    books.entries.find(caller.subject, &id, "accounting entry")?;
-    let rows = books
+    let dataset = sandbox.dataset();
+    dataset.entries.find(caller.subject, &id, "accounting entry")?;
+    let rows = dataset
         .receipts
         .visible(caller.subject)
         .filter(|row| row.has("accountingEntryId", &id))
         .collect();
-    Ok(page(rows, &query, 10)?.answer(|row| with_url(&world, &row.id, &row.body)))
+    Ok(page(rows, &query, 10)?.response_with(|row| with_url(&sandbox, &row.id, &row.body)))
 }
 
 async fn receipt(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path((entry, receipt)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let books = world.books();
-    let row = books.receipts.find(caller.subject, &receipt, "receipt")?;
-    match row.has("accountingEntryId", &entry) {
-        true => Ok(data(StatusCode::OK, &with_url(&world, &row.id, &row.body))),
-        false => Err(Problem::not_found("receipt")),
+    let dataset = sandbox.dataset();
+    let row = dataset.receipts.find(caller.subject, &receipt, "receipt")?;
+    if !row.has("accountingEntryId", &entry) {
+        return Err(Problem::not_found("receipt"));
     }
+    Ok(data(StatusCode::OK, &with_url(&sandbox, &row.id, &row.body)))
 }
 
-fn with_url(world: &World, id: &str, body: &Value) -> Value {
-    let mut shown = body.clone();
-    shown["url"] = json!(signed_url(world, id));
-    shown
+fn with_url(sandbox: &SandboxState, id: &str, body: &Value) -> Value {
+    let mut receipt = body.clone();
+    receipt["url"] = json!(signed_url(sandbox, id));
+    receipt
 }

@@ -10,18 +10,18 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
 
-use super::answer::{Problem, bare, data};
 use super::api::Caller;
-use super::books::{Books, Row, new_id, now};
+use super::dataset::{Dataset, Row, new_id, now};
 use super::entries::json_body;
 use super::paging::{Query, page};
+use super::response::{Problem, data, json_response};
+use super::state::SandboxState;
 use super::subject::Subject;
-use super::world::World;
 
-const BATCH: usize = 100;
+const MAX_BATCH: usize = 100;
 const STATUSES: [&str; 5] = ["pending", "in_progress", "failed", "successful", "abandoned"];
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new()
         .route("/v3/export-jobs", get(jobs).post(create))
         .route("/v3/export-jobs/{id}", get(job))
@@ -29,7 +29,7 @@ pub(crate) fn routes() -> Router<Arc<World>> {
 }
 
 async fn jobs(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -38,32 +38,32 @@ async fn jobs(
     if company.is_some_and(|id| !caller.subject.sees(id)) {
         return Err(Problem::denied());
     }
-    let books = world.books();
-    let rows = books
+    let dataset = sandbox.dataset();
+    let rows = dataset
         .jobs
         .visible(caller.subject)
         .filter(|row| company.is_none_or(|id| row.company == id))
         .collect();
-    Ok(page(rows, &query, 20)?.plain())
+    Ok(page(rows, &query, 20)?.response())
 }
 
 async fn job(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &world.books().jobs.find(caller.subject, &id, "export job")?.body))
+    Ok(data(StatusCode::OK, &sandbox.dataset().jobs.find(caller.subject, &id, "export job")?.body))
 }
 
 async fn create(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let asked = json_body(&body)?;
+    let request = json_body(&body)?;
     let company =
-        asked["companyId"].as_str().ok_or_else(|| Problem::invalid("companyId is required"))?;
-    let entries: Vec<&str> = asked["accountingEntryIds"]
+        request["companyId"].as_str().ok_or_else(|| Problem::invalid("companyId is required"))?;
+    let entries: Vec<&str> = request["accountingEntryIds"]
         .as_array()
         .into_iter()
         .flatten()
@@ -72,28 +72,28 @@ async fn create(
     if !caller.subject.sees(company) {
         return Err(Problem::denied());
     }
-    if entries.is_empty() || entries.len() > BATCH {
+    if entries.is_empty() || entries.len() > MAX_BATCH {
         return Err(Problem::invalid("accountingEntryIds must hold 1 to 100 ids"));
     }
-    let mut books = world.books();
+    let mut dataset = sandbox.dataset();
     for entry in &entries {
-        books.entries.find(caller.subject, entry, "accounting entry")?;
+        dataset.entries.find(caller.subject, entry, "accounting entry")?;
     }
-    let job = new_job(company, &asked, entries.len());
+    let job = new_job(company, &request, entries.len());
     let added: Vec<Row> = entries.iter().map(|entry| new_item(company, &job.id, entry)).collect();
-    books.items.0.extend(added);
-    books.jobs.0.push(job.clone());
+    dataset.items.0.extend(added);
+    dataset.jobs.0.push(job.clone());
     Ok(data(StatusCode::CREATED, &job.body))
 }
 
-fn new_job(company: &str, asked: &Value, count: usize) -> Row {
+fn new_job(company: &str, request: &Value, count: usize) -> Row {
     let (id, now) = (new_id(), now());
     let body = json!({
         "id": id, "companyId": company, "status": "pending", "numberOfItems": count, "expiresIn": 3600,
-        "isInteractive": asked["isInteractive"].as_bool().unwrap_or(false), "createdAt": now,
-        "createdBy": asked["employeeId"], "lastUpdatedAt": now, "startedAt": null, "completedAt": null,
+        "isInteractive": request["isInteractive"].as_bool().unwrap_or(false), "createdAt": now,
+        "createdBy": request["employeeId"], "lastUpdatedAt": now, "startedAt": null, "completedAt": null,
         "expiredAt": null, "failureReason": null, "failureReasonType": null,
-        "vendorBasedBookkeeping": asked["options"]["vendorBasedBookkeeping"].as_bool().unwrap_or(false),
+        "vendorBasedBookkeeping": request["options"]["vendorBasedBookkeeping"].as_bool().unwrap_or(false),
     });
     Row { id, company: company.to_owned(), body }
 }
@@ -106,43 +106,43 @@ fn new_item(company: &str, job: &str, entry: &str) -> Row {
 }
 
 async fn items(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let books = world.books();
-    books.jobs.find(caller.subject, &id, "export job")?;
-    let rows = books.items.0.iter().filter(|row| row.has("jobId", &id)).collect();
-    Ok(page(rows, &Query::read(query.as_deref()), 20)?.plain())
+    let dataset = sandbox.dataset();
+    dataset.jobs.find(caller.subject, &id, "export job")?;
+    let rows = dataset.items.0.iter().filter(|row| row.has("jobId", &id)).collect();
+    Ok(page(rows, &Query::read(query.as_deref()), 20)?.response())
 }
 
-/// Partial success: what cannot be updated is listed beside what was, under status 200.
+/// Partial success: status 200 with the updated items, and an error for each of the others.
 async fn update(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let asked = json_body(&body)?;
-    let changes = asked.as_array().filter(|changes| changes.len() <= BATCH);
+    let request = json_body(&body)?;
+    let changes = request.as_array().filter(|changes| changes.len() <= MAX_BATCH);
     let changes = changes
         .ok_or_else(|| Problem::invalid("the body must be an array of at most 100 items"))?;
-    let mut books = world.books();
-    books.jobs.find(caller.subject, &id, "export job")?;
+    let mut dataset = sandbox.dataset();
+    dataset.jobs.find(caller.subject, &id, "export job")?;
     let (mut updated, mut errors) = (Vec::new(), Vec::new());
     for change in changes {
-        match apply(&mut books, caller.subject, &id, change) {
+        match apply(&mut dataset, caller.subject, &id, change) {
             Ok(item) => updated.push(item),
             Err(why) => errors
                 .push(json!({ "accountingEntryId": change["accountingEntryId"], "message": why })),
         }
     }
-    Ok(bare(StatusCode::OK, &json!({ "data": updated, "errors": errors })))
+    Ok(json_response(StatusCode::OK, &json!({ "data": updated, "errors": errors })))
 }
 
 fn apply(
-    books: &mut Books,
+    dataset: &mut Dataset,
     subject: Subject,
     job: &str,
     change: &Value,
@@ -152,8 +152,11 @@ fn apply(
         .filter(|status| STATUSES.contains(status))
         .ok_or("unknown status")?;
     let entry = change["accountingEntryId"].as_str().ok_or("accountingEntryId is required")?;
-    let mut own =
-        books.items.0.iter_mut().filter(|row| subject.sees(&row.company) && row.has("jobId", job));
+    let mut own = dataset
+        .items
+        .0
+        .iter_mut()
+        .filter(|row| subject.sees(&row.company) && row.has("jobId", job));
     let item =
         own.find(|row| row.has("accountingEntryId", entry)).ok_or("no such item in this job")?;
     item.body["status"] = json!(status);

@@ -1,8 +1,8 @@
-//! The knobs: what the sandbox does wrong, and how.
+//! The faults that can be set, and how each is counted down.
 
 use serde::{Deserialize, Serialize};
 
-/// Everything that can be made to go wrong; the default is a well-behaved Pleo.
+/// All faults of the sandbox; by default there are none.
 ///
 /// `POST /sandbox/faults` replaces the whole set with its JSON body, where every field is optional:
 ///
@@ -14,65 +14,65 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Life of access tokens issued from now on; 600,000 if unset.
+    /// Lifetime of access tokens issued from now on; 600,000 if unset.
     pub access_life_ms: Option<u64>,
-    /// Life of refresh tokens issued from now on; 60 days if unset.
+    /// Lifetime of refresh tokens issued from now on; 60 days if unset.
     pub refresh_life_s: Option<u64>,
-    /// Wait before every answer of the API.
+    /// Delay before every response of the API.
     pub latency_ms: u64,
-    /// Wait before the token endpoint does its work. It does it even if the caller leaves
-    /// meanwhile.
+    /// Delay before the token endpoint handles a request, which it does even if the caller leaves
+    /// during the delay.
     pub token_latency_before_ms: u64,
-    /// Wait between the work of the token endpoint and its answer.
+    /// Delay between the token endpoint's handling of a request and its response.
     pub token_latency_after_ms: u64,
-    /// How the life of the access token is told.
+    /// How token responses write the lifetime of the access token.
     pub expires_in: ExpiresIn,
-    /// Joins the scopes of a token answer by `+` instead of spaces, as Pleo's documentation shows
-    /// it after a refresh.
+    /// Joins the scopes of a token response by `+` instead of spaces, as Pleo's documentation shows
+    /// them after a refresh.
     pub scope_plus: bool,
-    /// Leaves the scope out of token answers.
+    /// Leaves the scope out of token responses.
     pub scope_missing: bool,
-    /// `token_type` of token answers; `Bearer` if unset, left out if empty.
+    /// `token_type` of token responses; `Bearer` if unset, left out if empty.
     pub token_type: Option<String>,
-    /// A refresh answers without a new refresh token, and the old one stays good.
+    /// A refresh issues no new refresh token, and the old one stays valid.
     pub omit_refresh_token: bool,
-    /// What the token endpoint answers instead of the truth.
+    /// What the token endpoint does instead of responding normally.
     pub token_answer: Option<TokenFault>,
     /// What the introspection endpoint of the authorization server does.
     pub introspect: Introspection,
-    /// What the API answers instead of the truth; applies to requests with a good token.
+    /// What the API does instead of responding normally; applies to requests with a valid token.
     pub api_answer: Option<ApiFault>,
-    /// That many next API requests get a 401 although their token is good.
+    /// This many of the next API requests get a 401 although their token is valid.
     pub api_401: u32,
 }
 
 impl Faults {
-    /// Takes the fault of the token endpoint that this exchange suffers, counting it down. `family`
-    /// is the authorization whose refresh token is presented.
+    /// The fault for this token request, if any; counts it down. `family` is the authorization
+    /// whose refresh token is presented.
     pub(crate) fn take_token_fault(
         &mut self,
         grant: Option<GrantType>,
         family: Option<usize>,
     ) -> Option<TokenFault> {
         let fault = self.token_answer.as_mut()?;
-        let meant = (fault.only_grant.is_none() || fault.only_grant == grant)
+        let applies = (fault.only_grant.is_none() || fault.only_grant == grant)
             && (fault.only_family.is_none() || fault.only_family == family);
-        (meant && spend(&mut fault.count)).then(|| fault.clone())
+        (applies && count_down(&mut fault.count)).then(|| fault.clone())
     }
 
-    /// Takes the fault that this API request suffers, counting it down.
+    /// The fault for this API request, if any; counts it down.
     pub(crate) fn take_api_fault(&mut self) -> Option<ApiFault> {
         if self.api_401 > 0 {
             self.api_401 -= 1;
             return Some(ApiFault { status: Some(401), ..ApiFault::default() });
         }
         let fault = self.api_answer.as_mut()?;
-        spend(&mut fault.count).then(|| fault.clone())
+        count_down(&mut fault.count).then(|| fault.clone())
     }
 }
 
-/// No count means for ever.
-fn spend(count: &mut Option<u32>) -> bool {
+/// Whether the fault applies once more. Without a count it always does.
+fn count_down(count: &mut Option<u32>) -> bool {
     match count {
         None => true,
         Some(0) => false,
@@ -83,7 +83,7 @@ fn spend(count: &mut Option<u32>) -> bool {
     }
 }
 
-/// How `expires_in` is written. Lives under a second are told as 1 s.
+/// How `expires_in` is written. Lifetimes under a second are written as 1 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpiresIn {
@@ -98,13 +98,13 @@ pub enum ExpiresIn {
     Float,
     /// Left out.
     Missing,
-    /// The number 0, whatever the real life.
+    /// The number 0, whatever the real lifetime.
     Zero,
-    /// The number -1, whatever the real life.
+    /// The number -1, whatever the real lifetime.
     Negative,
 }
 
-/// What an exchange is paid with.
+/// The grant type of a token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
@@ -121,22 +121,22 @@ pub enum GrantType {
 pub struct TokenFault {
     /// What the caller sees.
     pub kind: TokenFaultKind,
-    /// Does the exchange before the fault, so that the tokens presented are spent; otherwise
-    /// nothing is done.
+    /// Handles the request before the fault, so that the presented code or refresh token is used
+    /// up; otherwise nothing is done.
     pub work: bool,
     /// Status code of `status` (503), `error` (400; 401 for `invalid_client`), `html`, `huge` and
     /// `error_in_200` (200).
     pub status: Option<u16>,
-    /// Value of a `Retry-After` header, number or date, for the kinds that answer.
+    /// Value of a `Retry-After` header, number or date, for the kinds that respond.
     pub retry_after: Option<String>,
     /// The error code of `error` (`invalid_grant` if unset) and `error_in_200` (`server_error` if
     /// unset).
     pub error: Option<String>,
-    /// How many exchanges suffer it; unset: all until the knobs are replaced.
+    /// How many token requests it applies to; unset: all, until the faults are replaced.
     pub count: Option<u32>,
-    /// Only exchanges of this grant type suffer it.
+    /// Applies only to token requests of this grant type.
     pub only_grant: Option<GrantType>,
-    /// Only refreshes of this authorization suffer it. Authorizations are numbered from 0 in the
+    /// Applies only to refreshes of this authorization. Authorizations are numbered from 0 in the
     /// order in which their codes were exchanged.
     pub only_family: Option<usize>,
 }
@@ -145,26 +145,26 @@ pub struct TokenFault {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenFaultKind {
-    /// The connection closes without an answer.
+    /// The connection closes without a response.
     #[default]
     Lost,
-    /// No answer for 120 s, then the connection closes.
+    /// No response for 120 s, then the connection closes.
     Hang,
-    /// Half of the JSON under its full `Content-Length`, then the connection closes. Always does
-    /// the work.
+    /// Half of the JSON under its full `Content-Length`, then the connection closes. Always
+    /// handles the request, like the six that follow.
     Truncated,
-    /// The true answer behind a byte order mark. Always does the work, like the five that follow.
+    /// The real response after a byte order mark.
     Bom,
-    /// The true answer with a member that is no UTF-8, and another with a number out of range.
+    /// The real response with a member that is not UTF-8, and another with a number out of range.
     NotUtf8,
-    /// The true answer between NULs and junk.
+    /// The real response between NULs and junk.
     Junk,
-    /// The true answer without the end of its object, under a longer `Content-Length`; then the
+    /// The real response without the end of its object, under a longer `Content-Length`; then the
     /// connection closes.
     Unended,
-    /// The true answer under a longer `Content-Length`; the connection stays open.
+    /// The real response under a longer `Content-Length`; the connection stays open.
     TooShort,
-    /// The true answer in form encoding.
+    /// The real response in form encoding.
     Form,
     /// A page of HTML.
     Html,
@@ -180,8 +180,8 @@ pub enum TokenFaultKind {
 }
 
 impl TokenFaultKind {
-    /// True for the kinds that spoil the true answer, so that there must be one.
-    pub(crate) fn spoils(self) -> bool {
+    /// Whether this kind corrupts the real response, so that the request must be handled.
+    pub(crate) fn needs_real_response(self) -> bool {
         matches!(
             self,
             Self::Truncated
@@ -200,15 +200,15 @@ impl TokenFaultKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Introspection {
-    /// Tells the truth.
+    /// Describes tokens truthfully.
     #[default]
     Normal,
-    /// Calls every refresh token inactive, as RFC 7662 lets a server do that will not describe
+    /// Reports every refresh token as inactive, as RFC 7662 allows a server that does not describe
     /// them.
     InactiveRefresh,
-    /// Closes the connection without an answer.
+    /// Closes the connection without a response.
     Down,
-    /// Answers this status.
+    /// Responds with this status.
     Status(u16),
 }
 
@@ -225,9 +225,9 @@ pub struct ApiFault {
     pub retry_after: Option<String>,
     /// The body of `status` is HTML instead of JSON.
     pub body_html: bool,
-    /// The time `slow_body` takes between two pieces of the body.
+    /// Delay before each piece of a `slow_body`.
     pub slow_body_ms: u64,
-    /// How many requests suffer it; unset: all until the knobs are replaced.
+    /// How many requests it applies to; unset: all, until the faults are replaced.
     pub count: Option<u32>,
 }
 
@@ -235,13 +235,13 @@ pub struct ApiFault {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiFaultKind {
-    /// A status instead of the answer; nothing is done.
+    /// A status instead of the real response; nothing is done.
     #[default]
     Status,
-    /// The connection closes before the head of an answer; nothing is done.
+    /// The connection closes before the response head; nothing is done.
     Drop,
-    /// The true answer, but the connection closes in the middle of its body.
+    /// The real response, but the connection closes in the middle of its body.
     ResetMidBody,
-    /// The true answer, its body in four pieces with pauses.
+    /// The real response, its body in four pieces with a delay before each.
     SlowBody,
 }

@@ -1,17 +1,17 @@
-//! Codes, tokens and the families they belong to. A family is one authorization: every token
-//! descended from one code.
+//! Codes, tokens and the families they belong to. A family is one authorization: all tokens that
+//! descend from one code.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::state::random;
 use super::subject::Subject;
-use super::world::random;
 
-const CODE_LIFE: Duration = Duration::from_secs(60);
+const CODE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What a code was issued for.
+/// What a code is issued for.
 #[derive(Clone, Debug)]
-pub(crate) struct CodeFor {
+pub(crate) struct CodeRequest {
     pub(crate) redirect_uri: String,
     pub(crate) challenge: String,
     pub(crate) scope: String,
@@ -19,9 +19,9 @@ pub(crate) struct CodeFor {
 }
 
 struct Code {
-    meant: CodeFor,
+    request: CodeRequest,
     expires: Instant,
-    /// Presented once; `family` follows if the exchange succeeded.
+    /// Presented once; `family` is set when the exchange succeeds.
     used: bool,
     family: Option<usize>,
 }
@@ -31,9 +31,9 @@ struct Family {
     scope: String,
     access: Option<String>,
     refresh: Option<String>,
-    /// The refresh token that bought the newest pair, until a token of that pair comes back: so
-    /// long nobody may have it.
-    unheard: Option<String>,
+    /// The refresh token that was exchanged for the newest pair, until a token of that pair is
+    /// used: until then the client may not have received it.
+    unacknowledged: Option<String>,
     revoked: bool,
 }
 
@@ -51,22 +51,22 @@ struct Token {
     expires_unix: i64,
 }
 
-/// How long new tokens live.
+/// Lifetimes of new tokens.
 #[derive(Clone, Copy)]
-pub(crate) struct Lives {
+pub(crate) struct Lifetimes {
     pub(crate) access: Duration,
     pub(crate) refresh: Duration,
 }
 
-/// A fresh pair, for the token answer.
+/// Newly issued tokens, for the token response.
 pub(crate) struct Pair {
     pub(crate) access: String,
-    /// Missing where a refresh left the old one in force.
+    /// Missing if the old one stays valid.
     pub(crate) refresh: Option<String>,
     pub(crate) scope: String,
 }
 
-/// Why an exchange was refused; all of them are `invalid_grant` to the client.
+/// Why a token request was refused; the client sees `invalid_grant` for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Unknown,
@@ -75,29 +75,29 @@ pub(crate) enum Refusal {
     Revoked,
 }
 
-/// A refused exchange, and whether it took the family down.
+/// A refused token request, and what it revoked.
 pub(crate) struct Refused {
     pub(crate) why: Refusal,
     pub(crate) family_revoked: bool,
-    /// The newest pair was bought with this very token, and nobody has used it.
-    pub(crate) was_lost: bool,
+    /// The newest pair was issued for this very token and has never been used.
+    pub(crate) response_was_lost: bool,
 }
 
 impl Refused {
     fn alone(why: Refusal) -> Self {
-        Self { why, family_revoked: false, was_lost: false }
+        Self { why, family_revoked: false, response_was_lost: false }
     }
 }
 
-/// A bearer token's standing.
-pub(crate) enum Standing {
-    Good { subject: Subject, scope: String },
+/// The status of an access token.
+pub(crate) enum TokenStatus {
+    Active { subject: Subject, scope: String },
     Superseded,
     Expired,
-    Bad,
+    Invalid,
 }
 
-/// What introspection tells of an active token.
+/// What introspection says about an active token.
 pub(crate) struct Description {
     pub(crate) subject: Subject,
     pub(crate) is_refresh: bool,
@@ -105,7 +105,8 @@ pub(crate) struct Description {
     pub(crate) expires: i64,
 }
 
-/// All there is; tokens are never forgotten, so that a replay is told from a guess.
+/// All codes and tokens. They are never removed, so that a used token
+/// is distinguished from an unknown one.
 #[derive(Default)]
 pub(crate) struct Grants {
     codes: HashMap<String, Code>,
@@ -115,35 +116,36 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The first company that no live authorization speaks for, and that nobody was sent back with
-    /// a moment ago: whoever connects a further account means another one.
+    /// The first company without a live authorization and without a code that is still to be
+    /// exchanged: a further account is meant to be another company.
     pub(crate) fn first_free_company(&self) -> Subject {
         let now = Instant::now();
         let live =
             self.families.iter().filter(|family| !family.revoked).map(|family| family.subject);
-        let asked =
+        let request =
             self.reserved.iter().filter(|(_, until)| now < *until).map(|(subject, _)| *subject);
-        let taken: HashSet<Subject> = live.chain(asked).collect();
+        let taken: HashSet<Subject> = live.chain(request).collect();
         Subject::companies().find(|subject| !taken.contains(subject)).unwrap_or_default()
     }
 
-    /// Keeps a company from being the next free one until its code was exchanged or has expired.
+    /// Makes a company count as taken until its code is exchanged or has expired.
     pub(crate) fn reserve(&mut self, subject: Subject) {
         let now = Instant::now();
         self.reserved.retain(|(_, until)| now < *until);
-        self.reserved.push((subject, now + CODE_LIFE));
+        self.reserved.push((subject, now + CODE_LIFETIME));
     }
 
-    pub(crate) fn issue_code(&mut self, meant: CodeFor) -> String {
+    pub(crate) fn issue_code(&mut self, request: CodeRequest) -> String {
         let code = random("code");
-        let record = Code { meant, expires: Instant::now() + CODE_LIFE, used: false, family: None };
+        let record =
+            Code { request, expires: Instant::now() + CODE_LIFETIME, used: false, family: None };
         self.codes.insert(code.clone(), record);
         code
     }
 
-    /// Takes the code whatever comes of the exchange; presented again it revokes the tokens it had
-    /// bought.
-    pub(crate) fn take_code(&mut self, code: &str) -> Result<CodeFor, Refused> {
+    /// Uses up the code, even if the exchange fails later. A code that is presented again revokes
+    /// the tokens issued for it.
+    pub(crate) fn take_code(&mut self, code: &str) -> Result<CodeRequest, Refused> {
         let Some(record) = self.codes.get_mut(code) else {
             return Err(Refused::alone(Refusal::Unknown));
         };
@@ -153,35 +155,40 @@ impl Grants {
             return Err(Refused { family_revoked, ..Refused::alone(Refusal::Reused) });
         }
         record.used = true;
-        match Instant::now() < record.expires {
-            true => Ok(record.meant.clone()),
-            false => Err(Refused::alone(Refusal::Expired)),
+        if Instant::now() >= record.expires {
+            return Err(Refused::alone(Refusal::Expired));
         }
+        Ok(record.request.clone())
     }
 
-    /// Begins a family with the tokens for a code that was taken.
-    pub(crate) fn begin(&mut self, code: &str, meant: &CodeFor, lives: Lives) -> Pair {
+    /// Starts a family with the first tokens for a code.
+    pub(crate) fn begin(
+        &mut self,
+        code: &str,
+        request: &CodeRequest,
+        lifetimes: Lifetimes,
+    ) -> Pair {
         let id = self.families.len();
-        let (subject, scope) = (meant.subject, meant.scope.clone());
+        let (subject, scope) = (request.subject, request.scope.clone());
         self.families.push(Family {
             subject,
             scope,
             access: None,
             refresh: None,
-            unheard: None,
+            unacknowledged: None,
             revoked: false,
         });
         if let Some(record) = self.codes.get_mut(code) {
             record.family = Some(id);
         }
-        self.issue(id, lives, false)
+        self.issue(id, lifetimes, false)
     }
 
-    /// Rotates. A superseded or expired token takes its whole family down.
+    /// Issues new tokens for a refresh token. A used or expired one revokes its whole family.
     pub(crate) fn refresh(
         &mut self,
         token: &str,
-        lives: Lives,
+        lifetimes: Lifetimes,
         keep_refresh: bool,
     ) -> Result<Pair, Refused> {
         let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Refresh)
@@ -197,18 +204,18 @@ impl Grants {
         } else if Instant::now() >= expires {
             Refusal::Expired
         } else {
-            return Ok(self.issue(id, lives, keep_refresh));
+            return Ok(self.issue(id, lifetimes, keep_refresh));
         };
-        let was_lost = family.unheard.as_deref() == Some(token);
+        let response_was_lost = family.unacknowledged.as_deref() == Some(token);
         let family_revoked = self.revoke(id);
-        Err(Refused { why, family_revoked, was_lost })
+        Err(Refused { why, family_revoked, response_was_lost })
     }
 
-    fn issue(&mut self, id: usize, lives: Lives, keep_refresh: bool) -> Pair {
-        let access = self.mint(Kind::Access, id, lives.access);
-        let refresh = (!keep_refresh).then(|| self.mint(Kind::Refresh, id, lives.refresh));
+    fn issue(&mut self, id: usize, lifetimes: Lifetimes, keep_refresh: bool) -> Pair {
+        let access = self.mint(Kind::Access, id, lifetimes.access);
+        let refresh = (!keep_refresh).then(|| self.mint(Kind::Refresh, id, lifetimes.refresh));
         let family = &mut self.families[id];
-        family.unheard = refresh.is_some().then(|| family.refresh.take()).flatten();
+        family.unacknowledged = refresh.is_some().then(|| family.refresh.take()).flatten();
         family.access = Some(access.clone());
         if refresh.is_some() {
             family.refresh.clone_from(&refresh);
@@ -216,37 +223,37 @@ impl Grants {
         Pair { access, refresh, scope: family.scope.clone() }
     }
 
-    fn mint(&mut self, kind: Kind, family: usize, life: Duration) -> String {
+    fn mint(&mut self, kind: Kind, family: usize, lifetime: Duration) -> String {
         let token = random(if kind == Kind::Access { "at" } else { "rt" });
         let issued = jiff::Timestamp::now().as_second();
-        let expires_unix = issued.saturating_add_unsigned(life.as_secs());
-        let expires = Instant::now() + life;
+        let expires_unix = issued.saturating_add_unsigned(lifetime.as_secs());
+        let expires = Instant::now() + lifetime;
         self.tokens.insert(token.clone(), Token { kind, family, issued, expires, expires_unix });
         token
     }
 
-    /// Whether the bearer of this access token may pass.
-    pub(crate) fn standing(&mut self, token: &str) -> Standing {
+    /// The status of an access token. Using the newest one acknowledges its pair.
+    pub(crate) fn status(&mut self, token: &str) -> TokenStatus {
         let Some(record) = self.tokens.get(token).filter(|record| record.kind == Kind::Access)
         else {
-            return Standing::Bad;
+            return TokenStatus::Invalid;
         };
         let family = &mut self.families[record.family];
         if family.access.as_deref() == Some(token) {
-            family.unheard = None;
+            family.unacknowledged = None;
         }
         if family.revoked {
-            Standing::Bad
+            TokenStatus::Invalid
         } else if family.access.as_deref() != Some(token) {
-            Standing::Superseded
+            TokenStatus::Superseded
         } else if Instant::now() >= record.expires {
-            Standing::Expired
+            TokenStatus::Expired
         } else {
-            Standing::Good { subject: family.subject, scope: family.scope.clone() }
+            TokenStatus::Active { subject: family.subject, scope: family.scope.clone() }
         }
     }
 
-    /// `None` for whatever is not in force now.
+    /// `None` for a token that is not active.
     pub(crate) fn describe(&mut self, token: &str) -> Option<Description> {
         let record = self.tokens.get(token)?;
         let family = &mut self.families[record.family];
@@ -254,7 +261,7 @@ impl Grants {
         let is_newest = current.as_deref() == Some(token);
         let active = !family.revoked && is_newest && Instant::now() < record.expires;
         if is_newest {
-            family.unheard = None;
+            family.unacknowledged = None;
         }
         active.then_some(Description {
             subject: family.subject,
@@ -272,12 +279,12 @@ impl Grants {
             .map(|record| record.family)
     }
 
-    /// Says whether there was anything to revoke.
+    /// Whether the family was not revoked before.
     fn revoke(&mut self, id: usize) -> bool {
         !std::mem::replace(&mut self.families[id].revoked, true)
     }
 
-    /// How many families this ended.
+    /// Revokes every family; returns how many were not revoked before.
     pub(crate) fn revoke_all(&mut self) -> u64 {
         (0..self.families.len()).map(|id| u64::from(self.revoke(id))).sum()
     }

@@ -1,4 +1,5 @@
-//! Only loopback names: a web page that rebinds its own name to 127.0.0.1 gets nothing here.
+//! Refuses every `Host` that is not a loopback name, so that a web page cannot reach the sandbox by
+//! DNS rebinding.
 
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -13,14 +14,15 @@ pub(crate) async fn loopback_only(request: Request, next: Next) -> Response {
         request.uri().authority().is_none_or(|authority| is_loopback(authority.as_str()));
     match (host, hosts.next()) {
         (Some(host), None) if is_loopback(host) && target_fits => next.run(request).await,
-        _ => {
-            (StatusCode::FORBIDDEN, "the sandbox answers to 127.0.0.1, localhost and [::1] only\n")
-                .into_response()
-        }
+        _ => (
+            StatusCode::FORBIDDEN,
+            "the sandbox accepts the hosts 127.0.0.1, localhost and [::1] only\n",
+        )
+            .into_response(),
     }
 }
 
-/// `host[:port]` of this machine.
+/// Whether `host[:port]` names this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     ["127.0.0.1", "localhost", "[::1]"].iter().any(|name| match host.strip_prefix(name) {
         Some("") => true,

@@ -1,26 +1,25 @@
 //! A faithful fake of Pleo, for demos and tests: the authorization server, a slice of the API,
 //! presigned files.
 //!
-//! It imports nothing else of this crate: a fake that shares our code would agree with our
-//! mistakes. What Pleo does is written down in the project's notes on Pleo; where they are silent,
-//! the sandbox takes the stricter reading, so that a client which lives with the sandbox lives with
-//! Pleo too.
+//! It imports nothing of the proxy: a fake that shares its code would share its mistakes. Where
+//! Pleo's documentation leaves a question open, the sandbox takes the stricter reading, so that a
+//! client which works with the sandbox works with Pleo too.
 //!
 //! | address | what |
 //! | --- | --- |
-//! | `GET,POST /oauth/authorize` | consent page, or an answer at once with [`Options::auto_consent`] |
-//! | `POST /oauth/token` | codes and refresh tokens; a refresh kills the old access token at once |
+//! | `GET,POST /oauth/authorize` | consent page, or an immediate redirect with [`Options::auto_consent`] |
+//! | `POST /oauth/token` | codes and refresh tokens; a refresh ends the old access token at once |
 //! | `POST /oauth/token/introspect` | RFC 7662, for the client itself |
-//! | `GET /v1/introspect`, `/v1/companies`, `/v2/employees` | who am I, whom do I see |
+//! | `GET /v1/introspect`, `/v1/companies`, `/v2/employees` | the token's subject and what it gives access to |
 //! | `/v1/accounting-entries:search`, `.../{id}`, `.../{id}/receipts` | entries; receipts point to the files port |
 //! | `/v3/export-jobs`, `.../{id}`, `.../items` | exports |
 //! | `/v1/vendors`, `:search`, `{id}:archive`, `{id}:activate` | vendors |
 //! | `GET,DELETE /v1/installations/me` | DELETE revokes every token |
-//! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test aids that Pleo does not have |
+//! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test routes that Pleo does not have |
 //! | `/sandbox/{faults,counters,subject,revoke}` | the controls; need the header `X-Sandbox-Control: 1` |
 //!
-//! Both listeners answer only to loopback `Host` names, so that no web page reaches them by a
-//! rebound name.
+//! Both listeners refuse every `Host` that is not a loopback name, so that no web page reaches them
+//! by DNS rebinding.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,35 +29,34 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-mod aids;
-mod answer;
 mod api;
 mod authorize;
-mod books;
 mod client;
 mod company;
+mod connection;
 mod consent;
 mod control;
 mod counters;
+mod dataset;
 mod entries;
 mod exports;
+mod fault_injection;
 mod faults;
-mod feed;
 mod files;
+mod fixtures;
 mod grants;
 mod host;
 mod introspect;
-mod misbehave;
 mod paging;
-mod seed;
+mod response;
+mod state;
 mod subject;
+mod test_routes;
 mod token;
 mod vendors;
-mod wire;
-mod world;
 
-use self::wire::{Wire, Wires};
-use self::world::World;
+use self::connection::{BreakableListener, ConnectionHandle};
+use self::state::SandboxState;
 
 pub use self::counters::Counters;
 pub use self::faults::{
@@ -66,14 +64,14 @@ pub use self::faults::{
 };
 pub use self::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID};
 
-/// How the sandbox listens and whom it knows.
+/// Addresses, client and faults of a sandbox.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Authorization server and API; port 0 takes any free port.
     pub auth_addr: SocketAddr,
     /// Presigned-style file URLs.
     pub files_addr: SocketAddr,
-    /// Takes any free port of the same address where the wanted one is in use.
+    /// Takes any free port of the same address where the requested one is in use.
     pub fallback: bool,
     /// The one registered client.
     pub client_id: String,
@@ -82,9 +80,9 @@ pub struct Options {
     /// Registered redirect URIs, compared exactly. Empty: any `http` URI of a loopback host is
     /// accepted.
     pub redirect_uris: Vec<String>,
-    /// Answers `GET /oauth/authorize` with the redirect at once instead of the consent page.
+    /// `GET /oauth/authorize` redirects at once instead of showing the consent page.
     pub auto_consent: bool,
-    /// The knobs to begin with.
+    /// Faults from the start.
     pub faults: Faults,
 }
 
@@ -104,14 +102,14 @@ impl Default for Options {
     }
 }
 
-/// A running sandbox. Dropping it stops it: the listeners close, and connections end at their next
-/// write.
+/// A running sandbox. Dropping it stops it: the listeners close, and connections close at their
+/// next write.
 pub struct Sandbox {
     /// Where the authorization server and the API listen.
     pub auth: SocketAddr,
-    /// Where the files are.
+    /// Where the files are served.
     pub files: SocketAddr,
-    world: Arc<World>,
+    state: Arc<SandboxState>,
     stop: watch::Sender<bool>,
 }
 
@@ -122,57 +120,57 @@ impl Sandbox {
         let files_listener = bind(options.files_addr, options.fallback).await?;
         let (auth, files) = (auth_listener.local_addr()?, files_listener.local_addr()?);
         let (stop, stopped) = watch::channel(false);
-        let world = Arc::new(World::new(options, auth, files, stopped.clone()));
-        serve(auth_listener, auth_routes(&world), &stopped);
-        serve(files_listener, files::routes(&world), &stopped);
-        Ok(Sandbox { auth, files, world, stop })
+        let state = Arc::new(SandboxState::new(options, auth, files, stopped.clone()));
+        serve(auth_listener, auth_routes(&state), &stopped);
+        serve(files_listener, files::routes(&state), &stopped);
+        Ok(Sandbox { auth, files, state, stop })
     }
 
-    /// Where a login begins.
+    /// The authorization endpoint.
     pub fn authorize_url(&self) -> String {
         format!("{}/oauth/authorize", self.api_origin())
     }
 
-    /// Where codes and refresh tokens are exchanged.
+    /// The token endpoint.
     pub fn token_url(&self) -> String {
         format!("{}/oauth/token", self.api_origin())
     }
 
-    /// Where the client asks about its tokens (RFC 7662).
+    /// The introspection endpoint (RFC 7662).
     pub fn introspect_url(&self) -> String {
         format!("{}/oauth/token/introspect", self.api_origin())
     }
 
-    /// Origin of the API, without a slash at its end; it is the issuer too.
+    /// Origin of the API, without a slash at its end; also the issuer.
     pub fn api_origin(&self) -> String {
         format!("http://{}", self.auth)
     }
 
-    /// Replaces all knobs.
+    /// Replaces all faults.
     pub fn set_faults(&self, faults: Faults) {
-        self.world.state().faults = faults;
+        self.state.live().faults = faults;
     }
 
-    /// The knobs as they are now; counts that ran down show what is left.
+    /// The current faults, with the counts that are left.
     pub fn faults(&self) -> Faults {
-        self.world.state().faults.clone()
+        self.state.live().faults.clone()
     }
 
-    /// What has happened so far.
+    /// Counts since the start.
     pub fn counters(&self) -> Counters {
-        self.world.state().counters.clone()
+        self.state.live().counters.clone()
     }
 
     /// Revokes every authorization, as if the customer had disconnected the app.
     pub fn revoke_all(&self) {
-        self.world.state().revoke_all();
+        self.state.live().revoke_all();
     }
 
-    /// Whom authorizations without a `subject` parameter speak for from now on (a URN; `None`: the
-    /// first company). An unknown URN is refused by the authorize endpoint, as one in the parameter
-    /// would be.
+    /// Sets the subject (a URN) of authorizations without a `subject` parameter; `None` means the
+    /// first free company. The authorize endpoint refuses an unknown URN, as it does in the
+    /// parameter.
     pub fn set_next_subject(&self, subject: Option<String>) {
-        self.world.state().next_subject = subject;
+        self.state.live().next_subject = subject;
     }
 }
 
@@ -191,28 +189,28 @@ async fn bind(addr: SocketAddr, fallback: bool) -> io::Result<TcpListener> {
     }
 }
 
-fn auth_routes(world: &Arc<World>) -> Router {
-    api::routes(world)
+fn auth_routes(sandbox: &Arc<SandboxState>) -> Router {
+    api::routes(sandbox)
         .merge(authorize::routes())
         .merge(token::routes())
         .merge(introspect::routes())
         .merge(control::routes())
-        .with_state(Arc::clone(world))
+        .with_state(Arc::clone(sandbox))
         .layer(axum::middleware::from_fn(host::loopback_only))
 }
 
-/// Graceful by axum's means (idle connections end at once), abrupt by ours ([`Wires`] fails the
-/// writes of the rest).
+/// Serves until the sandbox stops: then axum closes idle connections at once, and
+/// [`BreakableListener`] fails the writes of the others.
 fn serve(listener: TcpListener, routes: Router, stopped: &watch::Receiver<bool>) {
-    let wires = Wires::new(listener, stopped.clone());
-    let service = routes.into_make_service_with_connect_info::<Wire>();
+    let listener = BreakableListener::new(listener, stopped.clone());
+    let service = routes.into_make_service_with_connect_info::<ConnectionHandle>();
     let mut stopped = stopped.clone();
     tokio::spawn(async move {
         let stop = async move {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        // The accept loop of `Wires` never fails, so there is no error to tell.
-        let _ = axum::serve(wires, service).with_graceful_shutdown(stop).await;
+        // Never an error: the accept loop of `BreakableListener` does not fail.
+        let _ = axum::serve(listener, service).with_graceful_shutdown(stop).await;
     });
 }

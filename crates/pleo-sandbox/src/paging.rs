@@ -8,14 +8,15 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::answer::{Problem, bare};
-use super::books::Row;
+use super::dataset::Row;
+use super::response::{Problem, json_response};
 
-const MOST: usize = 100;
-const OWN: [&str; 6] = ["limit", "after", "before", "offset", "sorting_keys", "sorting_order"];
+const MAX_LIMIT: usize = 100;
+const PAGING_PARAMETERS: [&str; 6] =
+    ["limit", "after", "before", "offset", "sorting_keys", "sorting_order"];
 const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// A query, its repeated names kept.
+/// Query parameters; names may occur more than once.
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -41,14 +42,16 @@ impl Query {
         let limit = self.number("limit", default as u64)?;
         usize::try_from(limit)
             .ok()
-            .filter(|limit| (1..=MOST).contains(limit))
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
             .ok_or_else(|| invalid("limit"))
     }
 
-    /// What the client asked beside paging, as the answer repeats it.
+    /// All parameters but those of paging, which the response repeats.
     fn parameters(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut parameters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (name, value) in self.0.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
+        for (name, value) in
+            self.0.iter().filter(|(name, _)| !PAGING_PARAMETERS.contains(&name.as_str()))
+        {
             parameters.entry(name).or_default().push(value);
         }
         parameters
@@ -59,26 +62,26 @@ fn invalid(name: &str) -> Problem {
     Problem::invalid_parameter(format!("{name} is not valid"))
 }
 
-/// The rows of one page, and what the envelope says about it.
+/// The rows of one page, and the envelope's `pagination`.
 pub(crate) struct Page<'a> {
     pub(crate) rows: Vec<&'a Row>,
     pagination: Value,
 }
 
 impl Page<'_> {
-    /// The page in its envelope, each row shown by `show`.
-    pub(crate) fn answer(&self, show: impl Fn(&Row) -> Value) -> Response {
+    /// The page in its envelope, each row mapped by `show`.
+    pub(crate) fn response_with(&self, show: impl Fn(&Row) -> Value) -> Response {
         let data: Vec<Value> = self.rows.iter().map(|row| show(row)).collect();
-        bare(StatusCode::OK, &json!({ "data": data, "pagination": self.pagination }))
+        json_response(StatusCode::OK, &json!({ "data": data, "pagination": self.pagination }))
     }
 
-    /// The page with its rows as they are.
-    pub(crate) fn plain(&self) -> Response {
-        self.answer(|row| row.body.clone())
+    /// The page in its envelope.
+    pub(crate) fn response(&self) -> Response {
+        self.response_with(|row| row.body.clone())
     }
 }
 
-/// Cuts the page that `query` asks for out of all rows that fit.
+/// The page of `rows` that `query` asks for.
 pub(crate) fn page<'a>(
     mut rows: Vec<&'a Row>,
     query: &Query,
@@ -137,7 +140,7 @@ fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), 
     }
 }
 
-/// Sorts by the keys asked for, then by id; says what it sorted by.
+/// Sorts by the requested keys, then by id; returns the keys and their orders.
 fn sort(rows: &mut [&Row], query: &Query) -> Result<Vec<(String, String)>, Problem> {
     let mut orders = query.all("sorting_order");
     let mut sorting: Vec<(String, String)> = query
@@ -169,7 +172,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Base32 of the id, padded, as Pleo's cursors look.
+/// The id in padded Base32, the form of Pleo's cursors.
 fn cursor(id: &str) -> String {
     let mut encoded = String::new();
     for group in id.as_bytes().chunks(5) {

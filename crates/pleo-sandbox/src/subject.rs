@@ -1,17 +1,17 @@
-//! Whom a token speaks for: a company or the organisation that holds both.
+//! The subject of a token: a company, or the organisation that owns the first two.
 
-/// The first company, which authorizations speak for unless they choose another. Fixed, so that
-/// examples can be copied.
+/// The first company, the subject of an authorization that chooses none while it is free. Fixed,
+/// so that examples can be copied.
 pub const COMPANY_ID: &str = "c0a1e5ce-0000-4000-8000-000000000001";
 /// The second company.
 pub const SECOND_COMPANY_ID: &str = "c0a1e5ce-0000-4000-8000-000000000002";
 /// The organisation of both companies.
 pub const ORGANISATION_ID: &str = "0a9a2150-0000-4000-8000-000000000001";
 
-/// What the ids of all companies begin with; a number of twelve digits follows.
+/// The beginning of all company ids; a number of twelve digits follows.
 const COMPANY: &str = "c0a1e5ce-0000-4000-8000-";
 
-/// One who can authorize the app.
+/// A company or organisation that can authorize the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Subject {
     #[default]
@@ -23,8 +23,9 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    /// Those that the consent page offers.
-    pub(crate) const ALL: [Self; 3] = [Self::FirstCompany, Self::SecondCompany, Self::Organisation];
+    /// The subjects that the consent page offers.
+    pub(crate) const LISTED: [Self; 3] =
+        [Self::FirstCompany, Self::SecondCompany, Self::Organisation];
 
     /// All companies, in the order of their numbers.
     pub(crate) fn companies() -> impl Iterator<Item = Self> {
@@ -38,7 +39,7 @@ impl Subject {
         let further =
             number.filter(|number| number.len() == 12).and_then(|number| number.parse().ok());
         let further = further.filter(|number| *number >= 3).map(Self::Company);
-        Self::ALL.into_iter().find(|subject| subject.urn() == urn).or(further)
+        Self::LISTED.into_iter().find(|subject| subject.urn() == urn).or(further)
     }
 
     pub(crate) fn id(self) -> String {

@@ -1,5 +1,5 @@
-//! `POST /oauth/token`: codes and refresh tokens become pairs (RFC 6749 sections 4.1.3 and 6, RFC
-//! 7636).
+//! `POST /oauth/token`: exchanges codes and refresh tokens for new tokens (RFC 6749 sections 4.1.3
+//! and 6, RFC 7636).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,50 +15,56 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::client::{Form, OauthError, authenticate, unstored};
+use super::client::{Form, OauthError, authenticate, no_store};
+use super::connection::ConnectionHandle;
+use super::fault_injection::corrupt_token_response;
 use super::faults::{ExpiresIn, Faults, GrantType};
-use super::grants::{Lives, Pair, Refusal, Refused};
-use super::misbehave::spoil_token;
-use super::wire::Wire;
-use super::world::{State as Inner, World};
+use super::grants::{Lifetimes, Pair, Refusal, Refused};
+use super::state::{LiveState, SandboxState};
 
-const ACCESS_LIFE_MS: u64 = 600_000;
-const REFRESH_LIFE_S: u64 = 60 * 24 * 60 * 60;
+const ACCESS_LIFETIME_MS: u64 = 600_000;
+const REFRESH_LIFETIME_S: u64 = 60 * 24 * 60 * 60;
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new().route("/oauth/token", post(token))
 }
 
-/// A task of its own, because a server does not undo its work when the client hangs up.
+/// Handles the request in a task of its own: a server does not stop when the client disconnects.
 async fn token(
-    State(world): State<Arc<World>>,
-    ConnectInfo(wire): ConnectInfo<Wire>,
+    State(sandbox): State<Arc<SandboxState>>,
+    ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let exchange = tokio::spawn(async move { exchange(&world, &wire, &headers, &body).await });
+    let exchange =
+        tokio::spawn(async move { exchange(&sandbox, &connection, &headers, &body).await });
     exchange.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-async fn exchange(world: &World, wire: &Wire, headers: &HeaderMap, body: &[u8]) -> Response {
+async fn exchange(
+    sandbox: &SandboxState,
+    connection: &ConnectionHandle,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response {
     let form = Form::read(headers, body);
-    let (fault, before, after) = begin(&mut world.state(), form.as_ref().ok());
-    world.pause(Duration::from_millis(before)).await;
-    let works = fault.as_ref().is_none_or(|fault| fault.work || fault.kind.spoils());
-    let truth = match works {
-        true => form
-            .and_then(|form| work(world, headers, &form))
-            .map_or_else(|error| error.into_response(), |answer| unstored(StatusCode::OK, &answer)),
-        false => StatusCode::NO_CONTENT.into_response(),
+    let (fault, before, after) = begin(&mut sandbox.live(), form.as_ref().ok());
+    sandbox.pause(Duration::from_millis(before)).await;
+    let handles = fault.as_ref().is_none_or(|fault| fault.work || fault.kind.needs_real_response());
+    let response = if handles {
+        form.and_then(|form| grant(sandbox, headers, &form))
+            .map_or_else(|error| error.into_response(), |body| no_store(StatusCode::OK, &body))
+    } else {
+        StatusCode::NO_CONTENT.into_response()
     };
-    world.pause(Duration::from_millis(after)).await;
+    sandbox.pause(Duration::from_millis(after)).await;
     match fault {
-        Some(fault) => spoil_token(world, wire, fault, truth).await,
-        None => truth,
+        Some(fault) => corrupt_token_response(sandbox, connection, fault, response).await,
+        None => response,
     }
 }
 
-fn begin(state: &mut Inner, form: Option<&Form>) -> (Option<super::TokenFault>, u64, u64) {
+fn begin(state: &mut LiveState, form: Option<&Form>) -> (Option<super::TokenFault>, u64, u64) {
     let family = form
         .and_then(|form| form.get("refresh_token"))
         .and_then(|token| state.grants.family_of(token));
@@ -76,14 +82,14 @@ fn grant_type(form: &Form) -> Option<GrantType> {
     }
 }
 
-fn work(world: &World, headers: &HeaderMap, form: &Form) -> Result<Value, OauthError> {
-    let mut state = world.state();
-    authenticate(&world.options, headers, form).inspect_err(|error| {
+fn grant(sandbox: &SandboxState, headers: &HeaderMap, form: &Form) -> Result<Value, OauthError> {
+    let mut state = sandbox.live();
+    authenticate(&sandbox.options, headers, form).inspect_err(|error| {
         state.counters.client_auth_failures += u64::from(error.is_client_failure());
     })?;
     form.need("grant_type", "grant_type is missing")?;
     let pair = match grant_type(form) {
-        Some(GrantType::AuthorizationCode) => redeem(&mut state, form)?,
+        Some(GrantType::AuthorizationCode) => exchange_code(&mut state, form)?,
         Some(GrantType::RefreshToken) => rotate(&mut state, form)?,
         None => {
             let description = "authorization_code and refresh_token are known";
@@ -97,42 +103,42 @@ fn work(world: &World, headers: &HeaderMap, form: &Form) -> Result<Value, OauthE
     Ok(write(&state.faults, pair))
 }
 
-fn redeem(state: &mut Inner, form: &Form) -> Result<Pair, OauthError> {
+fn exchange_code(state: &mut LiveState, form: &Form) -> Result<Pair, OauthError> {
     let code = form.need("code", "code is missing")?;
     let redirect_uri = form.need("redirect_uri", "redirect_uri is missing")?;
     let verifier = form.need("code_verifier", "code_verifier is missing")?;
-    let meant = state.grants.take_code(code).map_err(|refused| refuse(state, &refused))?;
-    if meant.redirect_uri != redirect_uri || !proves(verifier, &meant.challenge) {
+    let request = state.grants.take_code(code).map_err(|refused| refuse(state, &refused))?;
+    if request.redirect_uri != redirect_uri || !verifier_matches(verifier, &request.challenge) {
         state.counters.invalid_grants += 1;
         return Err(invalid_grant("redirect_uri or code_verifier do not belong to the code"));
     }
-    let lives = lives(&state.faults);
-    let pair = state.grants.begin(code, &meant, lives);
+    let lifetimes = lifetimes(&state.faults);
+    let pair = state.grants.begin(code, &request, lifetimes);
     state.counters.code_exchanges += 1;
     Ok(pair)
 }
 
-/// PKCE with S256; `plain` does not exist here.
-fn proves(verifier: &str, challenge: &str) -> bool {
+/// PKCE with S256; `plain` is not supported.
+fn verifier_matches(verifier: &str, challenge: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let shaped = (43..=128).contains(&verifier.len()) && verifier.bytes().all(legal);
     shaped && URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes())) == challenge
 }
 
-fn rotate(state: &mut Inner, form: &Form) -> Result<Pair, OauthError> {
+fn rotate(state: &mut LiveState, form: &Form) -> Result<Pair, OauthError> {
     let token = form.need("refresh_token", "refresh_token is missing")?;
-    let (lives, keep) = (lives(&state.faults), state.faults.omit_refresh_token);
-    let pair = state.grants.refresh(token, lives, keep).map_err(|refused| {
+    let (lifetimes, keep) = (lifetimes(&state.faults), state.faults.omit_refresh_token);
+    let pair = state.grants.refresh(token, lifetimes, keep).map_err(|refused| {
         state.counters.refresh_replays += u64::from(refused.why == Refusal::Reused);
         state.counters.lost_replays +=
-            u64::from(refused.why == Refusal::Reused && refused.was_lost);
+            u64::from(refused.why == Refusal::Reused && refused.response_was_lost);
         refuse(state, &refused)
     })?;
     state.counters.refreshes += 1;
     Ok(pair)
 }
 
-fn refuse(state: &mut Inner, refused: &Refused) -> OauthError {
+fn refuse(state: &mut LiveState, refused: &Refused) -> OauthError {
     state.counters.invalid_grants += 1;
     state.counters.families_revoked += u64::from(refused.family_revoked);
     invalid_grant(match refused.why {
@@ -147,10 +153,10 @@ fn invalid_grant(description: &'static str) -> OauthError {
     OauthError::new(StatusCode::BAD_REQUEST, "invalid_grant", description)
 }
 
-fn lives(faults: &Faults) -> Lives {
-    Lives {
-        access: Duration::from_millis(faults.access_life_ms.unwrap_or(ACCESS_LIFE_MS)),
-        refresh: Duration::from_secs(faults.refresh_life_s.unwrap_or(REFRESH_LIFE_S)),
+fn lifetimes(faults: &Faults) -> Lifetimes {
+    Lifetimes {
+        access: Duration::from_millis(faults.access_life_ms.unwrap_or(ACCESS_LIFETIME_MS)),
+        refresh: Duration::from_secs(faults.refresh_life_s.unwrap_or(REFRESH_LIFETIME_S)),
     }
 }
 
@@ -169,9 +175,9 @@ fn write(faults: &Faults, pair: Pair) -> Value {
 }
 
 fn expires_in(faults: &Faults) -> Option<Value> {
-    let millis = faults.access_life_ms.unwrap_or(ACCESS_LIFE_MS);
-    // Rounded down, so that the token lives at least as long as it says; but 0 would be another
-    // fault.
+    let millis = faults.access_life_ms.unwrap_or(ACCESS_LIFETIME_MS);
+    // Rounded down, so that the token is valid for at least that long; but at least 1, because 0
+    // is another fault.
     let seconds = (millis / 1000).max(1);
     match faults.expires_in {
         ExpiresIn::Seconds => Some(json!(seconds)),

@@ -10,42 +10,42 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde_json::json;
 
-use super::answer::{Problem, data};
 use super::api::Caller;
-use super::books::{Row, new_id, now};
+use super::dataset::{Row, new_id, now};
 use super::entries::{covered, json_body};
 use super::paging::{Query, page};
+use super::response::{Problem, data};
+use super::state::SandboxState;
 use super::subject::Subject;
-use super::world::World;
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new()
         .route("/v1/vendors", post(create))
         .route("/v1/vendors:search", post(search))
-        // The router knows whole segments only, so the action after the colon is taken apart by the
-        // handler.
+        // The router matches whole segments only, so the handler splits off the action after the
+        // colon.
         .route("/v1/vendors/{id}", get(vendor).post(act))
 }
 
-/// For a company's token `companyId` may be left out; the organisation's must name one.
+/// `companyId` may be left out with a company's token, but not with the organisation's.
 async fn create(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let asked = json_body(&body)?;
-    let name = asked["name"].as_str().filter(|name| !name.trim().is_empty());
+    let request = json_body(&body)?;
+    let name = request["name"].as_str().filter(|name| !name.trim().is_empty());
     let name = name.ok_or_else(|| Problem::invalid("name is required"))?;
     let own = (caller.subject != Subject::Organisation).then(|| caller.subject.id());
-    let company = asked["companyId"]
+    let company = request["companyId"]
         .as_str()
         .or(own.as_deref())
         .ok_or_else(|| Problem::invalid("companyId is required"))?;
     if !caller.subject.sees(company) {
         return Err(Problem::denied());
     }
-    let mut books = world.books();
-    if books.vendors.0.iter().any(|row| row.company == company && row.has("name", name)) {
+    let mut dataset = sandbox.dataset();
+    if dataset.vendors.0.iter().any(|row| row.company == company && row.has("name", name)) {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "VENDOR_ALREADY_EXISTS",
@@ -54,40 +54,40 @@ async fn create(
     }
     let (id, now) = (new_id(), now());
     let body = json!({ "id": id, "companyId": company, "name": name, "status": "ACTIVE", "createdAt": now, "updatedAt": now });
-    books.vendors.0.push(Row { id, company: company.to_owned(), body: body.clone() });
+    dataset.vendors.0.push(Row { id, company: company.to_owned(), body: body.clone() });
     Ok(data(StatusCode::CREATED, &body))
 }
 
 async fn search(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     RawQuery(query): RawQuery,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let query = Query::read(query.as_deref());
     let covers = covered(&query, caller.subject)?;
-    let wanted = json_body(&body)?;
-    let books = world.books();
+    let requested = json_body(&body)?;
+    let dataset = sandbox.dataset();
     let mut rows: Vec<_> =
-        books.vendors.visible(caller.subject).filter(|row| covers(&row.company)).collect();
+        dataset.vendors.visible(caller.subject).filter(|row| covers(&row.company)).collect();
     for field in ["name", "status"] {
-        if let Some(value) = wanted[field].as_str() {
+        if let Some(value) = requested[field].as_str() {
             rows.retain(|row| row.has(field, value));
         }
     }
-    Ok(page(rows, &query, 20)?.plain())
+    Ok(page(rows, &query, 20)?.response())
 }
 
 async fn vendor(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &world.books().vendors.find(caller.subject, &id, "vendor")?.body))
+    Ok(data(StatusCode::OK, &sandbox.dataset().vendors.find(caller.subject, &id, "vendor")?.body))
 }
 
 async fn act(
-    State(world): State<Arc<World>>,
+    State(sandbox): State<Arc<SandboxState>>,
     Extension(caller): Extension<Caller>,
     Path(segment): Path<String>,
 ) -> Result<Response, Problem> {
@@ -96,8 +96,8 @@ async fn act(
         Some((id, "activate")) => (id, "ACTIVE"),
         _ => return Err(Problem::not_found("resource")),
     };
-    let mut books = world.books();
-    let row = books.vendors.find_mut(caller.subject, id, "vendor")?;
+    let mut dataset = sandbox.dataset();
+    let row = dataset.vendors.find_mut(caller.subject, id, "vendor")?;
     if row.has("status", status) {
         return Err(Problem::new(
             StatusCode::CONFLICT,

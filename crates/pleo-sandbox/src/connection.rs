@@ -1,5 +1,5 @@
-//! Connections that can be cut: a handler marks its wire, and the next write fails instead of
-//! sending an answer.
+//! Connections that a handler can break: after `break_off` the next write fails, so that no
+//! response is sent and the connection closes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,40 +15,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A handler's hold on its connection.
+/// Lets a handler break the connection its request came on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wire(Arc<AtomicBool>);
+pub(crate) struct ConnectionHandle(Arc<AtomicBool>);
 
-impl Wire {
-    /// Lets nothing more out: whatever is answered now is lost, and the connection closes.
-    pub(crate) fn cut(&self) {
+impl ConnectionHandle {
+    /// Fails every further write: the response is lost and the connection closes.
+    pub(crate) fn break_off(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    fn is_cut(&self) -> bool {
+    fn is_broken(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-impl Connected<IncomingStream<'_, Wires>> for Wire {
-    fn connect_info(stream: IncomingStream<'_, Wires>) -> Self {
-        stream.io().wire.clone()
+impl Connected<IncomingStream<'_, BreakableListener>> for ConnectionHandle {
+    fn connect_info(stream: IncomingStream<'_, BreakableListener>) -> Self {
+        stream.io().handle.clone()
     }
 }
 
-/// A TCP listener whose connections can be cut.
-pub(crate) struct Wires {
+/// A TCP listener whose connections can be broken, one by one or all when the sandbox stops.
+pub(crate) struct BreakableListener {
     listener: TcpListener,
     stopped: watch::Receiver<bool>,
 }
 
-impl Wires {
+impl BreakableListener {
     pub(crate) fn new(listener: TcpListener, stopped: watch::Receiver<bool>) -> Self {
         Self { listener, stopped }
     }
 }
 
-impl Listener for Wires {
+impl Listener for BreakableListener {
     type Io = Connection;
     type Addr = SocketAddr;
 
@@ -56,14 +56,13 @@ impl Listener for Wires {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    // Without it single server-sent events would wait for the peer's
-                    // acknowledgement. A connection that died since is noticed by its first read.
+                    // With Nagle's algorithm, single server-sent events would wait for the peer's
+                    // acknowledgement. If the connection has died, its first read reports it.
                     let _ = stream.set_nodelay(true);
-                    let connection =
-                        Connection { stream, wire: Wire::default(), stopped: self.stopped.clone() };
-                    return (connection, peer);
+                    let handle = ConnectionHandle::default();
+                    return (Connection { stream, handle, stopped: self.stopped.clone() }, peer);
                 }
-                // Out of file descriptors, mostly: some are given back in a moment.
+                // Usually out of file descriptors: wait until some are closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -77,16 +76,16 @@ impl Listener for Wires {
 /// One accepted connection.
 pub(crate) struct Connection {
     stream: TcpStream,
-    wire: Wire,
+    handle: ConnectionHandle,
     stopped: watch::Receiver<bool>,
 }
 
 impl Connection {
-    fn check(&self) -> io::Result<()> {
-        match self.wire.is_cut() || *self.stopped.borrow() {
-            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the sandbox")),
-            false => Ok(()),
+    fn ensure_open(&self) -> io::Result<()> {
+        if self.handle.is_broken() || *self.stopped.borrow() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "broken by the sandbox"));
         }
+        Ok(())
     }
 }
 
@@ -106,7 +105,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.ensure_open()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -115,7 +114,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.ensure_open()?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

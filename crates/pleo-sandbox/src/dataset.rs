@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::answer::Problem;
+use super::response::Problem;
+use super::state::hex;
 use super::subject::Subject;
-use super::world::hex;
 
 /// One object of the API and the company it belongs to.
 #[derive(Clone)]
@@ -16,13 +16,13 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Compares one field of the object.
+    /// Whether a field of the object has this value.
     pub(crate) fn has(&self, field: &str, value: &str) -> bool {
         self.body[field] == value
     }
 }
 
-/// Rows of one kind, in the order they came.
+/// Objects of one kind, in the order in which they were created.
 #[derive(Default)]
 pub(crate) struct Table(pub(crate) Vec<Row>);
 
@@ -31,7 +31,7 @@ impl Table {
         self.0.iter().filter(move |row| subject.sees(&row.company))
     }
 
-    /// What others own does not exist for the caller.
+    /// Finds an object that the caller may see; others are reported as not found.
     pub(crate) fn find(&self, subject: Subject, id: &str, what: &str) -> Result<&Row, Problem> {
         self.visible(subject).find(|row| row.id == id).ok_or_else(|| Problem::not_found(what))
     }
@@ -48,11 +48,11 @@ impl Table {
 }
 
 #[derive(Default)]
-pub(crate) struct Books {
+pub(crate) struct Dataset {
     pub(crate) companies: Table,
     pub(crate) employees: Table,
     pub(crate) entries: Table,
-    /// Without their URLs, which are signed anew for every answer.
+    /// Without their URLs, which are signed for each response.
     pub(crate) receipts: Table,
     pub(crate) jobs: Table,
     pub(crate) items: Table,
@@ -76,7 +76,7 @@ pub(crate) fn new_id() -> String {
     )
 }
 
-/// The time in the form of the API, to the second.
+/// The current time as the API writes it, to the second.
 pub(crate) fn now() -> String {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()

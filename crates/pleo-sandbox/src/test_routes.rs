@@ -1,17 +1,16 @@
-//! Test aids under the API origin that Pleo does not have. Like the rest of the API they need a
-//! good token.
+//! Routes for tests under the API origin that Pleo does not have. Like the rest of the API they
+//! need a valid token.
 //!
-//! - `ANY /v1/echo/...`: what arrived, as JSON. Header names come in lower case and equal names
-//!   side by side, since the HTTP library keeps no more; the value of `Authorization` is replaced
-//!   by `ok`.
+//! - `ANY /v1/echo/...`: the request as JSON. Header names are lower case and equal names are
+//!   grouped, because the HTTP library keeps no more; the value of `Authorization` is replaced by
+//!   `ok`.
 //! - `GET /v1/stream?events=N&gap_ms=M`: server-sent events, one at a time.
 //! - `GET /v1/bytes?n=N`: N bytes (2 GiB at most) with a `Content-Length`; byte i is `i % 251` of
 //!   each 64 KiB piece.
-//! - `PUT,POST /v1/sink`: reads a body of any length in constant memory; answers its length and
-//!   SHA-256.
+//! - `PUT,POST /v1/sink`: reads a body of any length in constant memory; responds with its length
+//!   and SHA-256.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,18 +23,19 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, put};
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use http_body_util::channel::Channel;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{Problem, bare};
-use super::feed::feed;
 use super::paging::Query;
-use super::world::{World, hex};
+use super::response::{Problem, json_response};
+use super::state::{SandboxState, hex};
 
-const MOST_BYTES: u64 = 2 << 30;
-const MOST_EVENTS: u64 = 100_000;
+const MAX_BYTES: u64 = 2 << 30;
+const MAX_EVENTS: u64 = 100_000;
 
-pub(crate) fn routes() -> Router<Arc<World>> {
+pub(crate) fn routes() -> Router<Arc<SandboxState>> {
     Router::new()
         .route("/v1/echo", any(echo))
         .route("/v1/echo/{*rest}", any(echo))
@@ -48,39 +48,38 @@ pub(crate) fn routes() -> Router<Arc<World>> {
 async fn echo(request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (length, sha256) = digest(body).await?;
-    let seen = json!({
+    let received = json!({
         "method": parts.method.as_str(),
         "path": parts.uri.path(),
         "query": parts.uri.query(),
         "version": format!("{:?}", parts.version),
-        "headers": shown(&parts.headers),
+        "headers": redacted(&parts.headers),
         "body": { "length": length, "sha256": sha256 },
     });
-    Ok(bare(StatusCode::OK, &seen))
+    Ok(json_response(StatusCode::OK, &received))
 }
 
-fn shown(headers: &HeaderMap) -> Vec<[Value; 2]> {
-    let show = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
-        let secret = name == header::AUTHORIZATION;
-        let text = if secret {
+fn redacted(headers: &HeaderMap) -> Vec<[Value; 2]> {
+    let pair = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
+        let text = if name == header::AUTHORIZATION {
             "ok".to_owned()
         } else {
             String::from_utf8_lossy(value.as_bytes()).into_owned()
         };
         [json!(name.as_str()), json!(text)]
     };
-    headers.iter().map(show).collect()
+    headers.iter().map(pair).collect()
 }
 
 async fn sink(body: Body) -> Result<Response, Problem> {
     let (length, sha256) = digest(body).await?;
-    Ok(bare(StatusCode::OK, &json!({ "length": length, "sha256": sha256 })))
+    Ok(json_response(StatusCode::OK, &json!({ "length": length, "sha256": sha256 })))
 }
 
-/// Length and SHA-256 of a body that is not kept.
+/// Length and SHA-256 of a body, read piece by piece.
 async fn digest(mut body: Body) -> Result<(u64, String), Problem> {
     let (mut length, mut hasher) = (0, Sha256::new());
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::invalid("the body broke off"))?;
         if let Ok(piece) = frame.into_data() {
             length += piece.len() as u64;
@@ -92,23 +91,23 @@ async fn digest(mut body: Body) -> Result<(u64, String), Problem> {
 
 async fn stream(RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let query = Query::read(query.as_deref());
-    let events = query.number("events", 5)?.min(MOST_EVENTS);
+    let events = query.number("events", 5)?.min(MAX_EVENTS);
     let gap = Duration::from_millis(query.number("gap_ms", 100)?);
-    let (feeder, body) = feed();
+    let (mut sender, body) = Channel::<Bytes>::new(1);
     tokio::spawn(async move {
         for n in 0..events {
             if n > 0 {
                 tokio::time::sleep(gap).await;
             }
             let event = format!("id: {n}\nevent: tick\ndata: {{\"n\":{n}}}\n\n");
-            if feeder.send(Ok(event.into())).await.is_err() {
+            if sender.send_data(event.into()).await.is_err() {
                 return;
             }
         }
     });
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, body).into_response())
+    Ok((headers, Body::new(body)).into_response())
 }
 
 const PIECE: usize = 64 << 10;
@@ -124,10 +123,10 @@ const fn pattern() -> [u8; PIECE] {
     pattern
 }
 
-/// So many bytes of the pattern, over and over.
-struct Pieces(u64);
+/// A body that repeats the pattern for this many more bytes.
+struct PatternBody(u64);
 
-impl HttpBody for Pieces {
+impl HttpBody for PatternBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -152,8 +151,9 @@ impl HttpBody for Pieces {
 
 async fn bytes(RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let n = Query::read(query.as_deref()).number("n", 1024)?;
-    if n > MOST_BYTES {
+    if n > MAX_BYTES {
         return Err(Problem::invalid_parameter("n is at most 2147483648"));
     }
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::new(Pieces(n))).into_response())
+    let content_type = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((content_type, Body::new(PatternBody(n))).into_response())
 }

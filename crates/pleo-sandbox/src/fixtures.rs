@@ -1,9 +1,9 @@
-//! The books at the start: always the same, so that examples and tests can name what is in them.
+//! The data at the start: always the same, so that examples and tests can refer to it by id.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::books::{Books, Row, Table};
+use super::dataset::{Dataset, Row, Table};
 use super::files::receipt_file;
 use super::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID, Subject};
 
@@ -29,26 +29,26 @@ const VENDORS: [(&str, &str); 4] = [
     ("Rhein Röster", SECOND_COMPANY_ID),
 ];
 
-pub(crate) fn books() -> Books {
-    let mut books = Books {
+pub(crate) fn dataset() -> Dataset {
+    let mut dataset = Dataset {
         companies: companies(),
         employees: employees(),
         vendors: vendors(),
-        ..Books::default()
+        ..Dataset::default()
     };
     let first = (1..=LIVE_ENTRIES + DELETED_ENTRIES).map(|n| (n, COMPANY_ID));
     let second = (1001..=1000 + SECOND_COMPANY_ENTRIES).map(|n| (n, SECOND_COMPANY_ID));
     for (n, company) in first.chain(second) {
-        books.receipts.0.extend((0..receipts_of(n)).map(|k| receipt(n, k, company)));
-        books.entries.0.push(entry(n, company));
+        dataset.receipts.0.extend((0..receipts_of(n)).map(|k| receipt(n, k, company)));
+        dataset.entries.0.push(entry(n, company));
     }
     let (job, item) = export();
-    books.jobs.0.push(job);
-    books.items.0.push(item);
-    books
+    dataset.jobs.0.push(job);
+    dataset.items.0.push(item);
+    dataset
 }
 
-/// A UUID that tells what it names: the kind first, the number last.
+/// A recognizable UUID: the kind first, the number last.
 fn id(kind: &str, n: u64) -> String {
     format!("{kind}-0000-4000-8000-{n:012x}")
 }
@@ -74,7 +74,7 @@ fn companies() -> Table {
     ])
 }
 
-/// Adds a further company once somebody authorizes for it.
+/// Adds a company from number 3 on when it is authorized for the first time.
 pub(crate) fn add_company(companies: &mut Table, subject: Subject) {
     if let Subject::Company(number) = subject
         && companies.find(subject, &subject.id(), "company").is_err()

@@ -1,55 +1,56 @@
-//! The state all handlers share. Two locks, held for lookups and small changes only, never across
-//! an await.
+//! The state that all handlers share. Its two locks are held for lookups and small changes only,
+//! never across an await.
 
-use data_encoding::HEXLOWER;
-use parking_lot::{Mutex, MutexGuard};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::books::Books;
 use super::counters::Counters;
+use super::dataset::Dataset;
 use super::faults::Faults;
 use super::grants::Grants;
-use super::{Options, seed};
+use super::{Options, fixtures};
 
-pub(crate) struct World {
+pub(crate) struct SandboxState {
     pub(crate) options: Options,
     /// The authorization server's own origin.
     pub(crate) issuer: String,
     pub(crate) files_origin: String,
-    /// Signs file URLs; new at every start, so that old URLs end with the sandbox.
+    /// Signs file URLs; new at every start, so that URLs of an earlier run are refused.
     pub(crate) signing_key: String,
-    state: Mutex<State>,
-    books: Mutex<Books>,
+    live: Mutex<LiveState>,
+    dataset: Mutex<Dataset>,
     stopped: watch::Receiver<bool>,
 }
 
-/// What changes with every request.
-pub(crate) struct State {
+/// What requests and tests change: tokens, faults, counters.
+pub(crate) struct LiveState {
     pub(crate) grants: Grants,
     pub(crate) faults: Faults,
     pub(crate) counters: Counters,
+    /// Subject of authorization requests that name none.
     pub(crate) next_subject: Option<String>,
 }
 
-impl State {
+impl LiveState {
     pub(crate) fn revoke_all(&mut self) {
         self.counters.families_revoked += self.grants.revoke_all();
     }
 }
 
-impl World {
+impl SandboxState {
     pub(crate) fn new(
         options: Options,
         auth: SocketAddr,
         files: SocketAddr,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let state = State {
+        let live = LiveState {
             grants: Grants::default(),
             faults: options.faults.clone(),
             counters: Counters::default(),
@@ -60,22 +61,21 @@ impl World {
             issuer: format!("http://{auth}"),
             files_origin: format!("http://{files}"),
             signing_key: random("key"),
-            state: Mutex::new(state),
-            books: Mutex::new(seed::books()),
+            live: Mutex::new(live),
+            dataset: Mutex::new(fixtures::dataset()),
             stopped,
         }
     }
 
-    // A poisoned lock means that a handler panicked; the state is small enough to be usable still.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    pub(crate) fn live(&self) -> MutexGuard<'_, LiveState> {
+        self.live.lock()
     }
 
-    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock()
+    pub(crate) fn dataset(&self) -> MutexGuard<'_, Dataset> {
+        self.dataset.lock()
     }
 
-    /// Sleeps, but not longer than the sandbox lives.
+    /// Sleeps for `duration`, or until the sandbox stops.
     pub(crate) async fn pause(&self, duration: Duration) {
         if duration.is_zero() {
             return;
@@ -88,14 +88,14 @@ impl World {
     }
 }
 
-/// An opaque value with 256 bits of chance, marked as the sandbox's own.
+/// An opaque value with 256 random bits and a prefix that marks it as the sandbox's.
 pub(crate) fn random(kind: &str) -> String {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes after boot");
     format!("sbx-{kind}-{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Lower-case hex.
+/// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }

@@ -1,20 +1,20 @@
-//! Answers in Pleo's form: envelopes, and errors as `{type, message}`.
+//! Responses in Pleo's form: envelopes, and errors as `{type, message}`.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-/// What the specifications name for requests and answers alike.
+/// The media type that Pleo's specifications name, for requests and responses.
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
 
-/// A JSON answer without an envelope.
-pub(crate) fn bare(status: StatusCode, body: &Value) -> Response {
+/// A JSON response without an envelope.
+pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
-/// One object in its envelope.
+/// A response with one object in its envelope.
 pub(crate) fn data(status: StatusCode, body: &Value) -> Response {
-    bare(status, &json!({ "data": body }))
+    json_response(status, &json!({ "data": body }))
 }
 
 /// An error of the API.
@@ -54,7 +54,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response =
-            bare(self.status, &json!({ "type": self.kind, "message": self.message }));
+            json_response(self.status, &json!({ "type": self.kind, "message": self.message }));
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
