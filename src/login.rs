@@ -412,7 +412,7 @@ async fn describe(
     name: &AccountName,
     asked: &Asked,
 ) -> Result<(), LoginError> {
-    let Ok(Some(record)) = accounts.store().load(name).await else { return Ok(()) };
+    let Ok(Some((record, _))) = accounts.store().load(name).await else { return Ok(()) };
     let Some(grant) = record.grant else { return Ok(()) };
     let credentials = accounts.credentials().await?;
     let subject = match &grant.access {

@@ -1,6 +1,8 @@
-//! Reading files that hold secrets: only a regular file of the right owner and mode is ever opened
-//! as one.
+//! Files that hold secrets, and the folders they are in. Only a regular file of the right owner and
+//! mode is read; [`access`] is the one place that judges owners and modes.
 
+pub mod access;
+pub mod folder;
 pub mod text;
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -10,10 +12,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use access::{Access, current_user};
 use text::NotText;
-
-/// Bits of a mode that would let group or others in.
-const LAX: u32 = 0o077;
 
 /// Why a private file was not read. Each names the path and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -30,16 +30,16 @@ pub enum PrivateFileError {
     /// More than one name leads to the same content.
     #[error("{} has {} hard links; remove the others", .0.display(), .1)]
     Linked(PathBuf, u64),
-    /// Somebody else's file.
-    #[error("{} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, .2, .0.display())]
-    Foreign(PathBuf, u32, u32),
+    /// Another user's file.
+    #[error("{} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, current_user(), .0.display())]
+    AnotherUsers(PathBuf, u32),
     /// Group or others have access.
     #[error("{} has mode {:04o}, others may open it; run: chmod 600 {}", .0.display(), .1, .0.display())]
-    Lax(PathBuf, u32),
+    TooPermissive(PathBuf, u32),
     /// Nothing is in it.
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
-    /// It is in another encoding.
+    /// It is not UTF-8 text.
     #[error("{} {}", .0.display(), .1)]
     NotText(PathBuf, NotText),
     /// Larger than anything that belongs there.
@@ -54,14 +54,14 @@ impl PrivateFileError {
     }
 }
 
-/// True if something failed for want of what other work gives back (open files, memory, threads):
-/// that is no verdict about the file, and over soon.
+/// True if a resource was missing that other work gives back (open files, memory, threads): that
+/// says nothing about the file, and a later attempt can succeed.
 pub fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR];
     match error.raw_os_error() {
         Some(code) => wanting.iter().any(|errno| errno.raw_os_error() == code),
-        // Our own words, not the system's: the work was not done.
+        // Not the system's error but one of the store's threads: the work was not done.
         None => error.kind() == io::ErrorKind::Other,
     }
 }
@@ -72,13 +72,24 @@ pub fn is_passing(error: &io::Error) -> bool {
 /// # Errors
 /// [`PrivateFileError`]; nothing is changed or repaired.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PrivateFileError> {
-    let file = open(path)?;
+    read_with_metadata(path, limit).map(|(content, _)| content)
+}
+
+/// The same, with the metadata of the file whose content it is.
+///
+/// # Errors
+/// [`PrivateFileError`]; nothing is changed or repaired.
+pub fn read_with_metadata(
+    path: &Path,
+    limit: u64,
+) -> Result<(Vec<u8>, Metadata), PrivateFileError> {
+    let (file, metadata) = open(path)?;
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content).map_err(|error| unreadable(path, error))?;
     if content.len() as u64 > limit {
         return Err(PrivateFileError::TooLarge(path.into(), limit));
     }
-    Ok(content)
+    Ok((content, metadata))
 }
 
 /// Reads a private file as one piece of text, without a byte order mark and without line breaks at
@@ -96,9 +107,9 @@ pub fn read_text(path: &Path, limit: u64) -> Result<Zeroizing<String>, PrivateFi
     }
 }
 
-/// Opens a private file for reading after checking what was opened (not what the name meant a
-/// moment ago).
-fn open(path: &Path) -> Result<File, PrivateFileError> {
+/// Opens a private file for reading. The opened file is checked, not the name, which may lead to
+/// another file a moment later.
+fn open(path: &Path) -> Result<(File, Metadata), PrivateFileError> {
     let flags =
         rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
@@ -107,38 +118,30 @@ fn open(path: &Path) -> Result<File, PrivateFileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(PrivateFileError::Missing(path.into()));
         }
-        Err(error) if is_symlink(path) => {
-            drop(error);
-            return Err(PrivateFileError::NotRegular(path.into()));
-        }
+        Err(_) if is_symlink(path) => return Err(PrivateFileError::NotRegular(path.into())),
         Err(error) => return Err(unreadable(path, error)),
     };
     let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     check(path, &metadata)?;
-    Ok(file)
+    Ok((file, metadata))
 }
 
 fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
-    let me = rustix::process::geteuid().as_raw();
     if !metadata.is_file() {
         return Err(PrivateFileError::NotRegular(path.into()));
     }
-    // None is left where another process has just put the next version in its place: what was
-    // opened is whole.
+    // Zero links: another process has just replaced the file, and the opened one is still whole.
     if metadata.nlink() > 1 {
         return Err(PrivateFileError::Linked(path.into(), metadata.nlink()));
     }
-    // Root's files are as good as ours: service managers hand credentials over that way.
-    if metadata.uid() != me && metadata.uid() != 0 {
-        return Err(PrivateFileError::Foreign(path.into(), metadata.uid(), me));
+    let access = Access::of(metadata);
+    if !access.is_ours_or_roots() {
+        return Err(PrivateFileError::AnotherUsers(path.into(), access.owner));
     }
-    // Service managers hand credentials over as root's files that an access list opens for us; its
-    // mask then stands in the group's bits.
-    let lax = if metadata.uid() == 0 && me != 0 { LAX & !0o040 } else { LAX };
-    match metadata.mode() & 0o7777 {
-        mode if mode & lax != 0 => Err(PrivateFileError::Lax(path.into(), mode)),
-        _ => Ok(()),
+    if access.is_too_permissive_for_credential() {
+        return Err(PrivateFileError::TooPermissive(path.into(), access.mode));
     }
+    Ok(())
 }
 
 fn is_symlink(path: &Path) -> bool {
@@ -233,6 +236,6 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = read(&path, 9).unwrap_err();
         assert!(refused.to_string().contains("chmod 600"), "{refused}");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 }

@@ -1,43 +1,46 @@
-//! Where grants are kept: a port with a kind for each place. Lock, load, save, list; saving needs
-//! the [`Locked`] in hand, so that nobody can overwrite what another process is about to replace.
-//! What each kind promises is tested for all of them in `contract.rs`.
+//! Where grants are kept: a port with a kind for each place. Lock, load, save, list, changes;
+//! saving needs the [`Locked`] in hand, so that nobody can overwrite what another process is about
+//! to replace. What each kind promises is tested for all of them in `contract.rs`.
 //!
-//! A new kind is a file beside `file.rs`, a variant of [`Store`] and of its `Hold`, and a row in
-//! `contract.rs`.
+//! A new kind is a file beside `file.rs`, a variant of each enum here, and a row in `contract.rs`.
 
+mod change;
 #[cfg(test)]
 mod contract;
+mod error;
 mod file;
+mod lock;
 #[cfg(test)]
 mod memory;
+mod name;
 mod record;
 mod threads;
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::private_file::{self, PrivateFileError};
+pub use change::{Change, Version, Watched};
+pub use error::{LockError, OpenError, RecordError, SaveError};
 use file::FileStore;
+use lock::Try;
 #[cfg(test)]
 use memory::MemoryStore;
-pub use record::{
-    AccountName, AccountNameError, DecodeError, EndReason, Ended, Grant, Intent, Issued, Record,
-};
+pub use name::{AccountName, AccountNameError};
+pub use record::{DecodeError, EndReason, Ended, Grant, Intent, Issued, Record};
 
-/// How often a lock that somebody holds is tried again.
+/// How often a lock that another process holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// What keeps the grants.
+/// A kind of store, as settings name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A file an account, in one folder.
+    /// One file per account, in one folder.
     File,
 }
 
@@ -63,29 +66,10 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Tells one version of a record from the next without reading it; what it is made of is the kind's
-/// own business.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Version(Option<u64>);
-
-impl Version {
-    /// The version of what has these features.
-    fn of(features: impl Hash) -> Self {
-        let mut hasher = DefaultHasher::new();
-        features.hash(&mut hasher);
-        Self(Some(hasher.finish()))
-    }
-
-    /// True if nothing is there.
-    pub fn is_absent(self) -> bool {
-        self.0.is_none()
-    }
-}
-
 /// The right to write one account's record. It ends with its last copy, and with the process.
 #[derive(Clone, Debug)]
 pub struct Locked {
-    /// Whose record.
+    /// The account.
     pub account: AccountName,
     hold: Hold,
 }
@@ -98,91 +82,7 @@ enum Hold {
     Memory(#[expect(dead_code, reason = "held, not read")] Arc<memory::Held>),
 }
 
-/// How an attempt to lock ended.
-enum Try<T> {
-    Locked(T),
-    /// Held by the one who is named.
-    Busy(Option<String>),
-}
-
-/// Why a store cannot be opened: the start stops.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder cannot be made.
-    #[error("the state folder {} cannot be made: {}; set store.path to a folder you can write", .0.display(), .1)]
-    Uncreatable(PathBuf, io::Error),
-    /// The folder cannot be read.
-    #[error("the state folder {} cannot be read: {}", .0.display(), .1)]
-    Unreadable(PathBuf, io::Error),
-    /// Something else is there.
-    #[error("the state folder {} is not a folder, or is a symlink to one; set store.path to the folder itself", .0.display())]
-    NotFolder(PathBuf),
-    /// Somebody else's folder.
-    #[error("the state folder {} belongs to user {}, not to you; run: chown {} {}", .0.display(), .1, .2, .0.display())]
-    Foreign(PathBuf, u32, u32),
-    /// Group or others have access.
-    #[error("the state folder {} has mode {:04o}, others may enter it; run: chmod 700 {}", .0.display(), .1, .0.display())]
-    Lax(PathBuf, u32),
-    /// The system gives no thread for file work.
-    #[error(
-        "the store gets no thread ({0}); end other programs of this user, or raise the limit of processes (ulimit -u, TasksMax)"
-    )]
-    NoThread(io::Error),
-}
-
-/// Why one account's record cannot be used. It stays where it is.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// Owner, mode, kind or size, or the system says no.
-    #[error(transparent)]
-    Refused(#[from] PrivateFileError),
-    /// It was read and is not a record.
-    #[error("{0}: {1}; restore it from a backup, or log in again (the file is then put aside)")]
-    Undecodable(String, DecodeError),
-}
-
-impl RecordError {
-    /// True if it says nothing about the record: see [`private_file::is_passing`].
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Refused(error) if error.is_passing())
-    }
-}
-
-/// Why there is no lock.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Held by the one who is named, if that is known.
-    #[error("{} holds the lock of this account", .0.as_deref().unwrap_or("another process"))]
-    Busy(Option<String>),
-    /// The lock file cannot be opened.
-    #[error("the lock of this account cannot be opened: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl LockError {
-    /// True if it says nothing about the lock: see [`private_file::is_passing`].
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Io(error) if private_file::is_passing(error))
-    }
-}
-
-/// Why a record was not saved; what was there before is still there.
-#[derive(Debug, thiserror::Error)]
-#[error("{place} cannot be written: {source}")]
-pub struct SaveError {
-    /// The record, as its kind names it.
-    place: String,
-    source: io::Error,
-}
-
-impl SaveError {
-    /// True if it says nothing about the disk: see [`private_file::is_passing`].
-    pub fn is_passing(&self) -> bool {
-        private_file::is_passing(&self.source)
-    }
-}
-
-/// The kinds of store.
+/// A store of one kind or another.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A folder of private files.
@@ -190,6 +90,31 @@ pub enum Store {
     /// Records that end with the process.
     #[cfg(test)]
     Memory(MemoryStore),
+}
+
+/// A reader of a store's changes: see [`Store::changes`].
+#[derive(Debug)]
+pub struct Changes(ChangesOf);
+
+#[derive(Debug)]
+enum ChangesOf {
+    File(file::Changes),
+    #[cfg(test)]
+    Memory(memory::Changes),
+}
+
+impl Changes {
+    /// Changes since the last call, made by any process. The first call reports every record, later
+    /// ones the records that came since. What happens to an existing record is reported for watched
+    /// accounts only, and again at each call until the reader has its version. How soon a change is
+    /// noticed is up to the reader: it is there at the next call.
+    pub async fn poll(&mut self, watched: Vec<Watched>) -> Vec<Change> {
+        match &mut self.0 {
+            ChangesOf::File(changes) => changes.poll(watched).await,
+            #[cfg(test)]
+            ChangesOf::Memory(changes) => changes.poll(&watched),
+        }
+    }
 }
 
 impl Store {
@@ -201,6 +126,24 @@ impl Store {
         FileStore::open(folder).map(|store| Self::File(Arc::new(store)))
     }
 
+    /// Opens the file store in a folder to read from it: nothing is made, changed or removed, and
+    /// no lock is given. A folder that does not exist is a store without records.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub fn inspect(folder: &Path) -> Result<Self, OpenError> {
+        FileStore::inspect(folder).map(|store| Self::File(Arc::new(store)))
+    }
+
+    /// The kind of store and its place, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::File(store) => format!("files in {}", store.path().display()),
+            #[cfg(test)]
+            Self::Memory(_) => "memory".into(),
+        }
+    }
+
     /// Takes the account's lock, waiting at most `patience`.
     ///
     /// # Errors
@@ -210,16 +153,11 @@ impl Store {
         account: &AccountName,
         patience: Duration,
     ) -> Result<Locked, LockError> {
-        // In waits, not by the clock: a process that stood still looks on for as long as it was
-        // told.
+        // Counted in waits, not by the clock: a process that was stopped for a while still tries as
+        // often as it should.
         let mut waits = patience.as_millis() / LOCK_POLL.as_millis();
         loop {
-            let tried = match self {
-                Self::File(store) => store.try_lock(account).await?,
-                #[cfg(test)]
-                Self::Memory(store) => store.try_lock(account),
-            };
-            match tried {
+            match self.try_lock(account).await? {
                 Try::Locked(hold) => return Ok(Locked { account: account.clone(), hold }),
                 Try::Busy(holder) if waits == 0 => return Err(LockError::Busy(holder)),
                 Try::Busy(_) => sleep(LOCK_POLL).await,
@@ -228,11 +166,22 @@ impl Store {
         }
     }
 
-    /// Reads a record; `None` if there is none.
+    async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Hold>> {
+        Ok(match self {
+            Self::File(store) => store.try_lock(account).await?.map(|it| Hold::File(Arc::new(it))),
+            #[cfg(test)]
+            Self::Memory(store) => store.try_lock(account)?.map(|it| Hold::Memory(Arc::new(it))),
+        })
+    }
+
+    /// Reads a record and its version; `None` if there is none.
     ///
     /// # Errors
     /// [`RecordError`]; the record is left alone.
-    pub async fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
+    pub async fn load(
+        &self,
+        account: &AccountName,
+    ) -> Result<Option<(Record, Version)>, RecordError> {
         match self {
             Self::File(store) => store.load(account).await,
             #[cfg(test)]
@@ -240,7 +189,7 @@ impl Store {
         }
     }
 
-    /// Makes sure that the next save has its space.
+    /// Reserves the space that the next save needs.
     ///
     /// # Errors
     /// [`SaveError`], with the disk's reason.
@@ -283,7 +232,7 @@ impl Store {
         }
     }
 
-    /// Moves a record that cannot be read aside and says where it is now.
+    /// Renames a record that cannot be read and returns its new place.
     ///
     /// # Errors
     /// It cannot be moved.
@@ -322,14 +271,13 @@ impl Store {
         }
     }
 
-    /// Version of the list of records, and of each named record, in that order. What cannot be
-    /// looked at now counts as absent.
-    pub async fn versions(&self, accounts: Vec<AccountName>) -> (Version, Vec<Version>) {
-        match self {
-            Self::File(store) => store.versions(accounts).await,
+    /// A reader of changes from here on.
+    pub fn changes(&self) -> Changes {
+        Changes(match self {
+            Self::File(store) => ChangesOf::File(file::Changes::of(store.clone())),
             #[cfg(test)]
-            Self::Memory(store) => store.versions(&accounts),
-        }
+            Self::Memory(store) => ChangesOf::Memory(memory::Changes::of(store)),
+        })
     }
 
     /// Runs other work on files off the runtimes' threads.
@@ -346,12 +294,4 @@ impl Store {
             Self::Memory(_) => Ok(work()),
         }
     }
-}
-
-/// Makes a folder that only we can enter, or checks the one that is there.
-///
-/// # Errors
-/// [`OpenError`] says what to do.
-pub fn private_folder(folder: &Path) -> Result<(), OpenError> {
-    file::make_private_folder(folder)
 }

@@ -3,7 +3,7 @@
 //!
 //! Requests see an account through its [`Snapshot`] and borrow its token with a [`Lease`];
 //! everything that changes a grant goes through its turn and the store's lock: `refresh`, `change`.
-//! What nobody asks for happens in `schedule`, and `sibling` takes over what other processes saved.
+//! What nobody asks for happens in `schedule`, and `sync` adopts what other processes saved.
 
 mod account;
 mod change;
@@ -22,10 +22,10 @@ mod refresh;
 mod schedule;
 mod secret_file;
 mod settle;
-mod sibling;
 mod snapshot;
 mod status;
 mod subject;
+mod sync;
 mod unsaved;
 
 use parking_lot::Mutex;
@@ -45,7 +45,7 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::oauth;
-use crate::store::{AccountName, Store};
+use crate::store::{AccountName, Changes, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::timeout::while_running;
@@ -53,7 +53,6 @@ use account::{Shared, Wish};
 use limiter::RefreshLimiter;
 use outage::Outage;
 use secret_file::SecretFile;
-use sibling::Folder;
 
 pub use account::Account;
 pub use change::{Asked, ChangeError, Login};
@@ -137,13 +136,12 @@ pub struct Accounts {
     tasks: TaskTracker,
     supervisor: Supervisor,
     closing: CancellationToken,
-    folder: Mutex<Folder>,
     limiter: RefreshLimiter,
     outage: Outage,
     /// When the scheduler was last awake; none before the first time.
     heard: Mutex<Option<Instant>>,
-    /// Held while records are looked at.
-    looking: Arc<tokio::sync::Mutex<()>>,
+    /// Locked while the store's changes are polled.
+    changes: Arc<tokio::sync::Mutex<Changes>>,
     chosen: ArcSwap<Chosen>,
     choosing: Mutex<()>,
     /// Held from the check that no other account has a login's company until the login is saved.
@@ -164,9 +162,9 @@ impl Accounts {
         care: Care,
     ) -> std::io::Result<Arc<Self>> {
         let (accounts, granted) = Self::empty(store, oauth, settings, clock);
-        for name in accounts.store.list().await? {
-            accounts.reload(&accounts.enter(&name)).await;
-        }
+        // A store that cannot be listed stops the start.
+        accounts.store.list().await?;
+        accounts.poll_changes(&mut *accounts.changes.lock().await, &[]).await;
         if care == Care::Scheduled {
             tokio::spawn(accounts.clone().schedule(granted));
         }
@@ -183,6 +181,7 @@ impl Accounts {
         let (wishes, granted) = mpsc::unbounded_channel();
         let accounts = Self {
             map: DashMap::new(),
+            changes: Arc::new(tokio::sync::Mutex::new(store.changes())),
             store,
             oauth: Arc::new(oauth),
             secret_file: SecretFile::default(),
@@ -197,11 +196,9 @@ impl Accounts {
             tasks: TaskTracker::new(),
             supervisor: Supervisor::default(),
             closing: CancellationToken::new(),
-            folder: Mutex::default(),
             limiter: RefreshLimiter::default(),
             outage: Outage::default(),
             heard: Mutex::default(),
-            looking: Arc::default(),
             chosen: ArcSwap::from_pointee(Chosen { version: 0, choice: Arc::new(Choice::None) }),
             choosing: Mutex::default(),
             installing: tokio::sync::Mutex::default(),

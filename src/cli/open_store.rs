@@ -5,12 +5,14 @@ use super::state::State;
 use super::wiring;
 use crate::config::Config;
 use crate::operate::Operator;
-use crate::store::AccountName;
+use crate::store::{AccountName, Store};
 use crate::tokens::Care;
 
-/// The accounts of this store, to be looked at only: no server is talked to.
-pub(super) async fn to_look(config: &Config, state: &State) -> Result<Operator, Failure> {
-    let accounts = wiring::accounts(config, state, &wiring::nowhere()?, Care::OnDemand).await?;
+/// The accounts of this store, to show them: nothing on disk is made or changed, and no server is
+/// contacted.
+pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, Failure> {
+    let store = Store::inspect(&state.records).map_err(Failure::usage)?;
+    let accounts = wiring::accounts_in(store, config, &wiring::nowhere()?, Care::OnDemand).await?;
     Ok(Operator::new(accounts))
 }
 

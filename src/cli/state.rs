@@ -2,14 +2,16 @@
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use super::exit::Failure;
 use crate::config::Config;
-use crate::store::{self, OpenError};
+use crate::private_file::access::{current_user, parent_of_another_user};
+use crate::private_file::folder::{self, FolderError};
+use crate::store::OpenError;
 
 /// Where this environment's state is.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ impl State {
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
         let folder =
             config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
-        store::private_folder(&folder).map_err(|error| unfit(&folder, error))?;
+        folder::make_or_check(&folder).map_err(|error| unfit(&folder, error))?;
         // The canonical path: two names of one folder are one store.
         let records =
             own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
@@ -45,10 +47,9 @@ impl State {
         let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let unknown = "without HOME and XDG_STATE_HOME nobody knows where a running proxy would be found; set HOME";
         let folder = config.state_folder().ok_or_else(|| Failure::usage(unknown))?;
-        match fs::symlink_metadata(&folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(unfit(&folder, OpenError::Unreadable(folder.clone(), error))),
-            Ok(_) => store::private_folder(&folder).map_err(|error| unfit(&folder, error))?,
+        match folder::check(&folder) {
+            Err(FolderError::Unreadable(_, error)) if error.kind() == ErrorKind::NotFound => {}
+            checked => checked.map_err(|error| unfit(&folder, error))?,
         }
         let records = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         Ok(Self { folder, records, is_temporary, _temporary: None })
@@ -61,27 +62,23 @@ impl State {
     }
 }
 
-/// Why a state folder will not do. Somebody else's is no reason to change its owner: the command
-/// was run as the wrong user.
-fn unfit(folder: &Path, error: OpenError) -> Failure {
-    let me = rustix::process::geteuid().as_raw();
+/// Why a state folder cannot be used. Where another user owns it, the command was run as the wrong
+/// user: that is no reason to change the owner.
+fn unfit(folder: &Path, error: FolderError) -> Failure {
     let owner = match &error {
-        OpenError::Foreign(folder, owner, _) => Some((folder.as_path(), *owner)),
-        OpenError::Uncreatable(..) | OpenError::Unreadable(..) if is_out_of_reach(folder) => {
-            let above = folder
-                .ancestors()
-                .skip(1)
-                .find_map(|above| Some((above, fs::symlink_metadata(above).ok()?)));
-            above.map(|(above, metadata)| (above, metadata.uid())).filter(|(_, owner)| *owner != me)
+        FolderError::AnotherUsers(folder, owner) => Some((folder.as_path(), *owner)),
+        FolderError::Uncreatable(..) | FolderError::Unreadable(..) if is_out_of_reach(folder) => {
+            parent_of_another_user(folder)
         }
         _ => None,
     };
-    let Some((at, owner)) = owner else { return Failure::usage(error) };
+    let Some((at, owner)) = owner else { return Failure::usage(OpenError::from(error)) };
     Failure::usage(format!(
-        "the state folder {}: {} belongs to user {owner}, and you are user {me}; run this as user {owner}, or set \
+        "the state folder {}: {} belongs to user {owner}, and you are user {}; run this as user {owner}, or set \
          store.path to a folder of yours",
         folder.display(),
-        at.display()
+        at.display(),
+        current_user(),
     ))
 }
 

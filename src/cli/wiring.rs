@@ -23,16 +23,26 @@ pub(super) fn nowhere() -> Result<Outbound, Failure> {
     Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
 }
 
-/// All accounts of this store.
+/// All accounts of this process's store.
 pub(super) async fn accounts(
     config: &Config,
     state: &State,
     outbound: &Outbound,
     care: Care,
 ) -> Result<Arc<Accounts>, Failure> {
+    let store = Store::open(&state.records).map_err(Failure::usage)?;
+    accounts_in(store, config, outbound, care).await
+}
+
+/// All accounts of a store.
+pub(super) async fn accounts_in(
+    store: Store,
+    config: &Config,
+    outbound: &Outbound,
+    care: Care,
+) -> Result<Arc<Accounts>, Failure> {
     let client = oauth::Client::new(config.oauth.clone(), outbound)
         .context("the HTTP client cannot be set up")?;
-    let store = Store::open(&state.records).map_err(Failure::usage)?;
     let accounts =
         Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
     Ok(accounts.context("the store cannot be listed")?)

@@ -1,38 +1,96 @@
 //! What every kind of store promises. Each test runs over each kind; a new kind is one more row of
 //! [`kinds`].
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::memory::MAX_UNREAD;
 use super::{
-    AccountName, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore, Record,
-    RecordError, Store, Version,
+    AccountName, Change, Changes, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore,
+    Record, RecordError, Store, Version, Watched,
 };
 use crate::secret::{AccessToken, RefreshToken};
 
-/// Leaves bytes in a record's place that a fault may have left there.
+/// Puts bytes into a record's place that a fault may leave there.
 type Damage = Box<dyn Fn(&AccountName, &[u8])>;
 
 struct Kind {
     store: Store,
     damage: Damage,
+    /// The same store, opened to read from it.
+    inspect: Box<dyn Fn() -> Store>,
+    /// All that a reader could find different, its files and locks included.
+    fingerprint: Box<dyn Fn() -> String>,
+    /// Takes the store out of sight, as a disk or connection that is lost.
+    lose: Box<dyn Fn()>,
+    /// Brings it back.
+    restore: Box<dyn Fn()>,
 }
 
 fn kinds() -> [Kind; 2] {
+    [file(), memory()]
+}
+
+fn file() -> Kind {
     let folder = tempfile::tempdir().unwrap();
-    let records = folder.path().join("records");
-    let file = Kind {
-        store: Store::open(&records).unwrap(),
+    let (records, lost) = (folder.path().join("records"), folder.path().join("lost"));
+    let store = Store::open(&records).unwrap();
+    let in_place = {
+        let records = records.clone();
+        move |file: String| records.join(file)
+    };
+    Kind {
+        store,
+        inspect: Box::new({
+            let records = records.clone();
+            move || Store::inspect(&records).unwrap()
+        }),
+        fingerprint: Box::new({
+            let records = records.clone();
+            move || all_files(&records)
+        }),
+        lose: Box::new({
+            let (records, lost) = (records.clone(), lost.clone());
+            move || std::fs::rename(&records, &lost).unwrap()
+        }),
+        restore: Box::new(move || std::fs::rename(&lost, &records).unwrap()),
         damage: Box::new(move |account, bytes| {
             let _kept = &folder;
-            std::fs::write(records.join(format!("{account}.json")), bytes).unwrap();
+            std::fs::write(in_place(format!("{account}.json")), bytes).unwrap();
         }),
+    }
+}
+
+/// Everything about a folder and its files that can change.
+fn all_files(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = files.chain([folder.to_owned()]).collect();
+    all.sort();
+    let of = |path: &PathBuf| {
+        let it = path.symlink_metadata().unwrap();
+        format!("{path:?} {} {} {}.{}", it.ino(), it.mode(), it.ctime(), it.ctime_nsec())
     };
+    all.iter().map(of).collect::<Vec<_>>().join("\n")
+}
+
+fn memory() -> Kind {
     let memory = MemoryStore::default();
-    let store = Store::Memory(memory.clone());
-    let damage = move |account: &AccountName, bytes: &[u8]| {
-        memory.put(account, bytes.to_vec().into());
-    };
-    [file, Kind { store, damage: Box::new(damage) }]
+    let (damaged, inspected, lagging) = (memory.clone(), memory.clone(), memory.clone());
+    Kind {
+        store: Store::Memory(memory.clone()),
+        damage: Box::new(move |account, bytes| {
+            damaged.put(account, bytes.to_vec().into());
+        }),
+        inspect: Box::new(move || Store::Memory(inspected.inspect())),
+        fingerprint: Box::new(move || memory.fingerprint()),
+        lose: Box::new(move || {
+            for _ in 0..=MAX_UNREAD {
+                lagging.save(&name("busy"), &record(1));
+            }
+        }),
+        restore: Box::new(|| {}),
+    }
 }
 
 fn name(text: &str) -> AccountName {
@@ -63,40 +121,53 @@ async fn save(store: &Store, account: &AccountName, record: &Record) -> Version 
     store.save(&locked, record).await.unwrap()
 }
 
+async fn load(store: &Store, account: &AccountName) -> Option<Record> {
+    store.load(account).await.unwrap().map(|(record, _)| record)
+}
+
 async fn version(store: &Store, account: &AccountName) -> Version {
-    store.versions(vec![account.clone()]).await.1[0]
+    store.load(account).await.unwrap().map(|(_, version)| version).unwrap_or_default()
 }
 
 async fn generation(store: &Store, account: &AccountName) -> Option<u64> {
-    store.load(account).await.unwrap().map(|record| record.generation)
+    load(store, account).await.map(|record| record.generation)
+}
+
+fn changed(account: &AccountName) -> Change {
+    Change::Changed(account.clone())
+}
+
+/// Polls with one watched account.
+async fn poll(
+    changes: &mut Changes,
+    account: &AccountName,
+    version: Option<Version>,
+) -> Vec<Change> {
+    changes.poll(vec![Watched { account: account.clone(), version }]).await
 }
 
 #[tokio::test]
-async fn what_is_saved_is_loaded_and_listed_and_nothing_else_is_there() {
+async fn a_saved_record_is_loaded_and_listed_and_there_is_no_other() {
     for Kind { store, .. } in kinds() {
         let (acme, beta) = (name("acme"), name("beta"));
-        assert!(
-            store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty()
-        );
+        assert!(load(&store, &acme).await.is_none() && store.list().await.unwrap().is_empty());
         assert!(version(&store, &acme).await.is_absent());
         save(&store, &beta, &record(7)).await;
         save(&store, &acme, &record(1)).await;
         save(&store, &acme, &record(2)).await;
-        let loaded = store.load(&acme).await.unwrap().unwrap();
+        let loaded = load(&store, &acme).await.unwrap();
         assert_eq!(loaded.encode(), record(2).encode());
         assert_eq!(store.list().await.unwrap(), [acme, beta]);
     }
 }
 
 #[tokio::test]
-async fn each_save_has_a_version_of_its_own_and_says_which() {
+async fn each_save_has_its_own_version_and_returns_it() {
     for Kind { store, .. } in kinds() {
         let acme = name("acme");
-        let empty = store.versions(Vec::new()).await.0;
         let first = save(&store, &acme, &record(1)).await;
         assert_eq!(first, version(&store, &acme).await);
-        assert_eq!(first, version(&store, &acme).await, "looking changes nothing");
-        assert_ne!(empty, store.versions(Vec::new()).await.0, "a record came");
+        assert_eq!(first, version(&store, &acme).await, "reading changes nothing");
         let second = save(&store, &acme, &record(1)).await;
         assert_ne!(first, second, "even if the content is the same");
         assert_eq!(second, version(&store, &acme).await);
@@ -104,7 +175,7 @@ async fn each_save_has_a_version_of_its_own_and_says_which() {
 }
 
 #[tokio::test]
-async fn a_lock_keeps_others_out_until_its_last_copy_is_gone_and_reading_needs_none() {
+async fn a_lock_excludes_others_until_its_last_copy_is_dropped_and_reading_needs_none() {
     for Kind { store, .. } in kinds() {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
@@ -124,7 +195,7 @@ async fn a_lock_keeps_others_out_until_its_last_copy_is_gone_and_reading_needs_n
 }
 
 #[tokio::test]
-async fn notes_and_what_was_prepared_do_not_get_in_each_others_way() {
+async fn a_note_leaves_the_prepared_space_to_the_next_save() {
     for Kind { store, .. } in kinds() {
         let acme = name("acme");
         let locked = store.lock(&acme, Duration::ZERO).await.unwrap();
@@ -147,7 +218,7 @@ async fn notes_and_what_was_prepared_do_not_get_in_each_others_way() {
 
 #[tokio::test]
 async fn a_damaged_record_is_refused_and_left_alone_until_it_is_put_aside() {
-    for Kind { store, damage } in kinds() {
+    for Kind { store, damage, .. } in kinds() {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
         damage(&acme, b"{damaged");
@@ -157,20 +228,18 @@ async fn a_damaged_record_is_refused_and_left_alone_until_it_is_put_aside() {
                 matches!(refused, RecordError::Undecodable(_, DecodeError::Corrupt(_))),
                 "{refused}"
             );
-            assert!(!refused.is_passing() && !version(&store, &acme).await.is_absent());
+            assert!(!refused.is_passing());
         }
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
         assert!(store.set_aside(&locked, 1_800_000_000).await.unwrap().contains("acme"));
-        assert!(
-            store.load(&acme).await.unwrap().is_none() && store.list().await.unwrap().is_empty()
-        );
+        assert!(load(&store, &acme).await.is_none() && store.list().await.unwrap().is_empty());
         store.save(&locked, &record(3)).await.unwrap();
         assert_eq!(generation(&store, &acme).await, Some(3));
     }
 }
 
 #[tokio::test]
-async fn what_is_removed_is_gone_once_and_for_all() {
+async fn a_removed_record_is_gone_and_can_be_removed_again() {
     for Kind { store, .. } in kinds() {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
@@ -178,16 +247,97 @@ async fn what_is_removed_is_gone_once_and_for_all() {
         for _ in 0..2 {
             store.remove(&locked).await.unwrap();
             assert!(
-                store.load(&acme).await.unwrap().is_none()
-                    && version(&store, &acme).await.is_absent()
+                load(&store, &acme).await.is_none() && version(&store, &acme).await.is_absent()
             );
         }
     }
 }
 
 #[tokio::test]
-async fn work_beside_the_records_is_done() {
+async fn other_file_work_is_done() {
     for Kind { store, .. } in kinds() {
         assert_eq!(store.aside(|| 7).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_of_changes_is_told_all_records_first_and_new_ones_later() {
+    for Kind { store, .. } in kinds() {
+        let (acme, beta) = (name("acme"), name("beta"));
+        save(&store, &acme, &record(1)).await;
+        let mut changes = store.changes();
+        assert_eq!(changes.poll(Vec::new()).await, [changed(&acme)]);
+        assert_eq!(changes.poll(Vec::new()).await, []);
+        save(&store, &beta, &record(1)).await;
+        assert_eq!(changes.poll(Vec::new()).await, [changed(&beta)]);
+        assert_eq!(changes.poll(Vec::new()).await, []);
+        let mut second = store.changes();
+        assert_eq!(second.poll(Vec::new()).await, [changed(&acme), changed(&beta)]);
+    }
+}
+
+#[tokio::test]
+async fn a_watched_record_is_reported_until_its_reader_has_its_version() {
+    for Kind { store, damage, .. } in kinds() {
+        let acme = name("acme");
+        let first = save(&store, &acme, &record(1)).await;
+        let mut changes = store.changes();
+        changes.poll(Vec::new()).await;
+        assert_eq!(poll(&mut changes, &acme, Some(first)).await, []);
+        let second = save(&store, &acme, &record(2)).await;
+        for _ in 0..2 {
+            assert_eq!(poll(&mut changes, &acme, Some(first)).await, [changed(&acme)]);
+        }
+        assert_eq!(poll(&mut changes, &acme, Some(second)).await, []);
+        assert_eq!(poll(&mut changes, &acme, None).await, [changed(&acme)], "it was not readable");
+        damage(&acme, b"{damaged");
+        assert_eq!(poll(&mut changes, &acme, Some(second)).await, [changed(&acme)]);
+        let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
+        store.remove(&locked).await.unwrap();
+        assert_eq!(poll(&mut changes, &acme, Some(second)).await, [changed(&acme)]);
+        assert_eq!(poll(&mut changes, &acme, Some(Version::default())).await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_out_of_sight_is_resynced_and_meanwhile_no_record_counts_as_gone() {
+    for Kind { store, lose, restore, .. } in kinds() {
+        let acme = name("acme");
+        let version = save(&store, &acme, &record(1)).await;
+        let mut changes = store.changes();
+        changes.poll(Vec::new()).await;
+        lose();
+        match store.load(&acme).await {
+            Ok(found) => assert!(found.is_some()),
+            Err(error) => assert!(error.is_passing(), "{error}"),
+        }
+        let mut told = poll(&mut changes, &acme, Some(version)).await;
+        assert!(!told.contains(&changed(&acme)), "{told:?}");
+        restore();
+        told.extend(poll(&mut changes, &acme, Some(version)).await);
+        assert!(told.contains(&Change::Resync), "{told:?}");
+        assert_eq!(generation(&store, &acme).await, Some(1));
+        assert!(!poll(&mut changes, &acme, Some(version)).await.contains(&Change::Resync));
+    }
+}
+
+#[tokio::test]
+async fn inspecting_reads_everything_and_changes_nothing() {
+    for Kind { store, damage, inspect, fingerprint, .. } in kinds() {
+        let (acme, beta) = (name("acme"), name("beta"));
+        save(&store, &acme, &record(1)).await;
+        save(&store, &beta, &record(7)).await;
+        damage(&beta, b"{damaged");
+        let before = fingerprint();
+        let inspected = inspect();
+        assert_eq!(generation(&inspected, &acme).await, Some(1));
+        assert!(inspected.load(&beta).await.is_err());
+        assert_eq!(inspected.list().await.unwrap(), [acme.clone(), beta.clone()]);
+        assert_eq!(inspected.changes().poll(Vec::new()).await, [changed(&acme), changed(&beta)]);
+        let refused = inspected.lock(&acme, Duration::ZERO).await.unwrap_err();
+        assert!(matches!(refused, LockError::Io(_)) && !refused.is_passing(), "{refused}");
+        assert_eq!(inspected.describe(), store.describe());
+        assert_eq!(fingerprint(), before);
+        drop(store.lock(&acme, Duration::ZERO).await.unwrap());
     }
 }

@@ -2,16 +2,28 @@
 //! port.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-
+use tokio::sync::broadcast::{self, error::TryRecvError};
 use zeroize::Zeroizing;
 
-use super::{AccountName, Hold, Record, RecordError, Try, Version};
+use super::change::{Change, Version, Watched};
+use super::error::RecordError;
+use super::lock::Try;
+use super::name::AccountName;
+use super::record::Record;
 
-#[derive(Clone, Debug, Default)]
-pub struct MemoryStore(Arc<Mutex<State>>);
+/// Changes that a reader may leave unread before it has to resync.
+pub(super) const MAX_UNREAD: usize = 16;
+
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+    news: broadcast::Sender<AccountName>,
+    is_read_only: bool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -34,24 +46,41 @@ impl Drop for Held {
     }
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        let (news, _) = broadcast::channel(MAX_UNREAD);
+        Self { state: Arc::default(), news, is_read_only: false }
+    }
+}
+
 impl MemoryStore {
+    pub(super) fn inspect(&self) -> Self {
+        Self { is_read_only: true, ..self.clone() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+        self.state.lock()
     }
 
-    pub(super) fn try_lock(&self, account: &AccountName) -> Try<Hold> {
-        if !self.state().locks.insert(account.clone()) {
-            return Try::Busy(None);
+    pub(super) fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
+        if self.is_read_only {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Try::Locked(Hold::Memory(Arc::new(Held { store: self.clone(), account: account.clone() })))
+        if !self.state().locks.insert(account.clone()) {
+            return Ok(Try::Busy(None));
+        }
+        Ok(Try::Locked(Held { store: self.clone(), account: account.clone() }))
     }
 
-    pub(super) fn load(&self, account: &AccountName) -> Result<Option<Record>, RecordError> {
+    pub(super) fn load(
+        &self,
+        account: &AccountName,
+    ) -> Result<Option<(Record, Version)>, RecordError> {
         let state = self.state();
-        let Some((_, bytes)) = state.records.get(account) else { return Ok(None) };
-        Record::decode(bytes)
-            .map(Some)
-            .map_err(|error| RecordError::Undecodable(account.to_string(), error))
+        let Some((version, bytes)) = state.records.get(account) else { return Ok(None) };
+        let record = Record::decode(bytes)
+            .map_err(|error| RecordError::Undecodable(account.to_string(), error))?;
+        Ok(Some((record, Version::of(version))))
     }
 
     pub(super) fn save(&self, account: &AccountName, record: &Record) -> Version {
@@ -60,11 +89,12 @@ impl MemoryStore {
 
     /// Any bytes, as a fault would leave them.
     pub(super) fn put(&self, account: &AccountName, bytes: Zeroizing<Vec<u8>>) -> Version {
-        let mut state = self.state();
-        state.changes += 1;
-        let changes = state.changes;
-        state.records.insert(account.clone(), (changes, bytes));
-        Version::of(changes)
+        let version = self.change(|state, changes| {
+            state.records.insert(account.clone(), (changes, bytes));
+            changes
+        });
+        self.announce(account);
+        Version::of(version)
     }
 
     pub(super) fn set_aside(&self, account: &AccountName) -> String {
@@ -73,23 +103,74 @@ impl MemoryStore {
     }
 
     pub(super) fn remove(&self, account: &AccountName) {
-        let mut state = self.state();
-        state.changes += 1;
-        state.records.remove(account);
+        self.change(|state, _| state.records.remove(account));
+        self.announce(account);
     }
 
     pub(super) fn list(&self) -> Vec<AccountName> {
         self.state().records.keys().cloned().collect()
     }
 
-    pub(super) fn versions(&self, accounts: &[AccountName]) -> (Version, Vec<Version>) {
+    fn change<T>(&self, apply: impl FnOnce(&mut State, u64) -> T) -> T {
+        let mut state = self.state();
+        state.changes += 1;
+        let changes = state.changes;
+        apply(&mut state, changes)
+    }
+
+    fn announce(&self, account: &AccountName) {
+        // No reader, no news.
+        let _ = self.news.send(account.clone());
+    }
+
+    fn version(&self, account: &AccountName) -> Version {
         let state = self.state();
-        let version = |account| {
-            state
-                .records
-                .get(account)
-                .map_or(Version::default(), |(version, _)| Version::of(version))
-        };
-        (Version::of(state.changes), accounts.iter().map(version).collect())
+        state.records.get(account).map_or(Version::default(), |(version, _)| Version::of(version))
+    }
+
+    /// All that a reader could find different: records, their versions, and locks.
+    pub(super) fn fingerprint(&self) -> String {
+        let state = self.state();
+        let records: Vec<_> = state.records.iter().map(|(name, it)| (name, it.0)).collect();
+        format!("{records:?} {:?} {}", state.locks, state.changes)
+    }
+}
+
+/// A reader of the store's own notifications.
+#[derive(Debug)]
+pub(super) struct Changes {
+    store: MemoryStore,
+    news: broadcast::Receiver<AccountName>,
+    has_listed: bool,
+}
+
+impl Changes {
+    pub(super) fn of(store: &MemoryStore) -> Self {
+        Self { store: store.clone(), news: store.news.subscribe(), has_listed: false }
+    }
+
+    pub(super) fn poll(&mut self, watched: &[Watched]) -> Vec<Change> {
+        let mut names = BTreeSet::new();
+        let mut is_complete = true;
+        loop {
+            match self.news.try_recv() {
+                Ok(account) => drop(names.insert(account)),
+                Err(TryRecvError::Lagged(_)) => is_complete = false,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        if !self.has_listed || !is_complete {
+            names.extend(self.store.list());
+        }
+        self.has_listed = true;
+        for it in watched {
+            if it.version == Some(self.store.version(&it.account)) {
+                names.remove(&it.account);
+            } else {
+                names.insert(it.account.clone());
+            }
+        }
+        let resync = (!is_complete).then_some(Change::Resync);
+        resync.into_iter().chain(names.into_iter().map(Change::Changed)).collect()
     }
 }

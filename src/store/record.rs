@@ -5,7 +5,6 @@
 
 use data_encoding::HEXLOWER;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -19,45 +18,6 @@ use crate::secret::{AccessToken, RefreshToken};
 /// ended.
 const VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
-
-/// Name of an account: `[a-z0-9][a-z0-9-]{0,62}`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountName(String);
-
-/// Why a text is not an account's name.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("must be an account's name: 1 to 63 of a-z, 0-9 and -, not starting with -")]
-pub struct AccountNameError;
-
-impl AccountName {
-    /// The account of those who name none.
-    pub fn fallback() -> Self {
-        Self("default".into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for AccountName {
-    type Err = AccountNameError;
-
-    fn from_str(text: &str) -> Result<Self, AccountNameError> {
-        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        match (1..=63).contains(&text.len()) && text.bytes().all(known) && !text.starts_with('-') {
-            true => Ok(Self(text.into())),
-            false => Err(AccountNameError),
-        }
-    }
-}
-
-impl fmt::Display for AccountName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// All that is kept of an account, replaced as a whole.
 #[derive(Clone, Debug)]
@@ -520,16 +480,6 @@ mod tests {
                 !reason.to_string().contains("pleo-proxy"),
                 "commands are added where it is told: {reason}"
             );
-        }
-    }
-
-    #[test]
-    fn names() {
-        for good in ["a", "0", "default", "a-b-1", &"x".repeat(63)] {
-            assert!(good.parse::<AccountName>().is_ok(), "{good}");
-        }
-        for bad in ["", "-a", "A", "a_b", "a.b", "../x", "é", &"x".repeat(64), "a/b", "<img>"] {
-            assert!(bad.parse::<AccountName>().is_err(), "{bad}");
         }
     }
 

@@ -306,7 +306,7 @@ impl Accounts {
         }
         let locked = self.store().lock(&account.name, LOCK_PATIENCE).await?;
         let (stored, is_corrupt) = match self.store().load(&account.name).await {
-            Ok(stored) => (stored, false),
+            Ok(stored) => (stored.map(|(record, _)| record), false),
             // A record of a newer program is whole: it stays.
             Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
                 (None, true)

@@ -185,7 +185,7 @@ impl Attempt {
                 self.account.memory().version = Version::default();
                 return Err(self.fail(Health::LoginRequired(LoginReason::RecordGone)));
             }
-            Ok(Some(record)) => record,
+            Ok(Some((record, _))) => record,
         };
         let known = self.account.snapshot().generation;
         if record.generation > known {

@@ -21,8 +21,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const LONGEST_SILENCE: Duration = LONGEST_SLEEP.saturating_mul(2);
 /// Shortest distance between two rounds over all accounts.
 const ROUND: Duration = Duration::from_millis(20);
-/// How often the records of used or troubled accounts are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the store's changes are polled while accounts are in use or in trouble.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// The same while a setting is wrong, before the random part is taken off: 60 s to five minutes.
@@ -106,7 +106,7 @@ impl Accounts {
     }
 }
 
-/// Runs for ever. Nothing that may hang or panic is done here: refreshes and looks at the disk run
+/// Runs for ever. Nothing that may hang or panic is done here: refreshes and polls of the store run
 /// on tasks of their own.
 pub(super) async fn run(
     accounts: Arc<Accounts>,
@@ -114,24 +114,23 @@ pub(super) async fn run(
 ) {
     let mut wishes = wishes.lock().await;
     accounts.wish_anew();
-    let mut looked: Option<Deadline> = None;
+    let mut next_poll: Option<Deadline> = None;
     loop {
         accounts.heartbeat();
         let now = accounts.clock().now();
         let (next, watched) = refresh_due(&accounts, now);
         // With no account at all, the first one may come from another process at any time.
         let is_watching = !watched.is_empty() || accounts.unsorted().is_empty();
-        let sleep = if is_watching { next.min(LOOK) } else { next };
-        if looked.is_none_or(|last| last.boot_left(now).is_zero()) {
-            accounts.look_aside(watched);
-            looked = Some(Deadline::after(now, LOOK));
+        let sleep = if is_watching { next.min(POLL_INTERVAL) } else { next };
+        if next_poll.is_none_or(|next| next.boot_left(now).is_zero()) {
+            accounts.start_polling_changes(watched);
+            next_poll = Some(Deadline::after(now, POLL_INTERVAL));
         }
         wait(&mut wishes, sleep, &accounts).await;
     }
 }
 
-/// Starts what is due; returns when the next is, and the accounts whose records are to be looked
-/// at.
+/// Starts what is due; returns when the next is, and the accounts whose records are to be watched.
 fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account>>) {
     let (mut next, mut watched) = (LONGEST_SLEEP, Vec::new());
     for account in accounts.unsorted() {
@@ -146,7 +145,7 @@ fn refresh_due(accounts: &Arc<Accounts>, now: Now) -> (Duration, Vec<Arc<Account
             Some((Reason::IdleRefresh, wait))
                 if wait.is_zero() && accounts.limiter.is_busy_for_idle() =>
             {
-                next = next.min(LOOK);
+                next = next.min(POLL_INTERVAL);
             }
             Some((reason, wait)) if wait.is_zero() => {
                 accounts.start(&account, reason, snapshot.generation)

@@ -135,7 +135,7 @@ impl Attempt {
     /// The server says that the grant is over: unless the store holds another pair by now, it is.
     async fn dead(&self, hands: Hands, before: &Record, code: &str) -> Report {
         let sent = hands.record.grant.as_ref().map(|grant| grant.refresh.fingerprint());
-        if let Ok(Some(stored)) = self.accounts.store().load(&self.account.name).await
+        if let Ok(Some((stored, _))) = self.accounts.store().load(&self.account.name).await
             && stored.generation >= hands.record.generation
             && stored.grant.as_ref().is_some_and(|grant| Some(grant.refresh.fingerprint()) != sent)
         {

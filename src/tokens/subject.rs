@@ -123,7 +123,7 @@ impl Accounts {
         let subject = self.oauth.subject(known.grant?.access.as_ref()?).await.ok()?;
         let _turn = account.turn.clone().lock_owned().await;
         let locked = self.store.lock(&account.name, super::LOCK_PATIENCE).await.ok()?;
-        let record = self.store.load(&account.name).await.ok()??;
+        let (record, _) = self.store.load(&account.name).await.ok()??;
         if record.generation != known.generation || record.subject.is_some() {
             return None;
         }

@@ -11,10 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pleo_proxy::private_file::PrivateFileError;
+use pleo_proxy::private_file::folder::FolderError;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{
-    AccountName, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked, OpenError,
-    Record, RecordError, Store,
+    AccountName, Change, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked,
+    OpenError, Record, RecordError, Store, Watched,
 };
 
 /// Enough for a lock that nobody holds.
@@ -94,7 +95,7 @@ async fn what_is_saved_is_loaded_listed_and_private() {
     save(store, "acme", record(1)).await;
     save(store, "beta", record(7)).await;
     save(store, "acme", Record { intent: None, ..record(2) }).await;
-    let loaded = store.load(&name("acme")).await.unwrap().unwrap();
+    let (loaded, _) = store.load(&name("acme")).await.unwrap().unwrap();
     assert_eq!(loaded.encode(), record(2).encode());
     assert_eq!(store.list().await.unwrap(), [name("acme"), name("beta")]);
     assert_eq!(names(records), ["acme.json", "acme.lock", "beta.json", "beta.lock"]);
@@ -105,7 +106,7 @@ async fn what_is_saved_is_loaded_listed_and_private() {
     assert_eq!(mode(records.parent().unwrap()), 0o700, "folders above are made as private");
     // Another handle, as after a restart.
     let again = Store::open(records).unwrap();
-    assert_eq!(again.load(&name("beta")).await.unwrap().unwrap().generation, 7);
+    assert_eq!(again.load(&name("beta")).await.unwrap().unwrap().0.generation, 7);
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn a_tombstone_holds_no_token_and_says_why() {
     let Place { store, records, .. } = &place();
     save(store, "acme", record(1)).await;
     save(store, "acme", Record::tombstone(2, 1_800_000_000_000, EndReason::LoggedOut)).await;
-    let loaded = store.load(&name("acme")).await.unwrap().unwrap();
+    let (loaded, _) = store.load(&name("acme")).await.unwrap().unwrap();
     assert_eq!(loaded.generation, 2);
     assert!(loaded.grant.is_none());
     assert_eq!(loaded.ended.unwrap().reason, EndReason::LoggedOut);
@@ -123,22 +124,41 @@ async fn a_tombstone_holds_no_token_and_says_why() {
 }
 
 #[tokio::test]
-async fn versions_are_told_apart() {
+async fn a_record_whose_mode_was_changed_is_reported_to_its_watcher() {
     let Place { store, records, .. } = &place();
-    let absent = store.versions(vec![name("acme")]).await;
     save(store, "acme", record(1)).await;
-    let first = store.versions(vec![name("acme")]).await;
-    assert_ne!(absent, first);
-    assert_eq!(first, store.versions(vec![name("acme")]).await);
-    save(store, "acme", record(1)).await;
-    let second = store.versions(vec![name("acme")]).await;
-    assert_ne!(first.1, second.1, "even if the content is the same");
+    let (_, version) = store.load(&name("acme")).await.unwrap().unwrap();
+    let mut changes = store.changes();
+    changes.poll(Vec::new()).await;
+    let watched = || vec![Watched { account: name("acme"), version: Some(version) }];
+    assert_eq!(changes.poll(watched()).await, []);
     fs::set_permissions(records.join("acme.json"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert_ne!(
-        second.1,
-        store.versions(vec![name("acme")]).await.1,
-        "a mode that was changed is news"
-    );
+    assert_eq!(changes.poll(watched()).await, [Change::Changed(name("acme"))]);
+}
+
+#[tokio::test]
+async fn inspecting_makes_no_folder_and_removes_no_leftovers() {
+    let Place { store, records, .. } = &place();
+    let missing = records.join("missing");
+    let inspected = Store::inspect(&missing).unwrap();
+    assert!(inspected.list().await.unwrap().is_empty());
+    assert!(inspected.load(&name("acme")).await.unwrap().is_none());
+    assert_eq!(inspected.changes().poll(Vec::new()).await, []);
+    assert!(inspected.lock(&name("acme"), Duration::ZERO).await.is_err());
+    assert!(!missing.exists());
+
+    save(store, "acme", record(1)).await;
+    fs::remove_file(records.join("acme.lock")).unwrap();
+    fs::write(records.join(".acme.abc123.tmp"), "half a record").unwrap();
+    let before = listing(records);
+    let inspected = Store::inspect(records).unwrap();
+    assert_eq!(inspected.list().await.unwrap(), [name("acme")]);
+    assert!(inspected.lock(&name("acme"), Duration::ZERO).await.is_err());
+    assert_eq!(listing(records), before);
+
+    fs::set_permissions(records, fs::Permissions::from_mode(0o750)).unwrap();
+    let refused = Store::inspect(records).unwrap_err();
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
 }
 
 #[tokio::test]
@@ -228,8 +248,8 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
                 RecordError::Undecodable(_, DecodeError::Corrupt(_))
             ) | ("newer", RecordError::Undecodable(_, DecodeError::Version(3)))
                 | ("large", RecordError::Refused(PrivateFileError::TooLarge(..)))
-                | ("lax", RecordError::Refused(PrivateFileError::Lax(_, 0o644)))
-                | ("group", RecordError::Refused(PrivateFileError::Lax(..)))
+                | ("lax", RecordError::Refused(PrivateFileError::TooPermissive(_, 0o644)))
+                | ("group", RecordError::Refused(PrivateFileError::TooPermissive(..)))
                 | ("linked", RecordError::Refused(PrivateFileError::Linked(_, 2)))
                 | (
                     "symlink" | "dangling" | "folder" | "fifo",
@@ -248,7 +268,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
     assert_eq!(distinct.len(), kinds.len(), "{messages:#?}");
     assert!(messages["lax"].contains("chmod 600"), "{}", messages["lax"]);
     assert_eq!(
-        store.load(&name("good")).await.unwrap().unwrap().generation,
+        store.load(&name("good")).await.unwrap().unwrap().0.generation,
         1,
         "the others are fine"
     );
@@ -304,7 +324,7 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
     store.save(&held, &record(1)).await.unwrap();
     drop(held);
     drop(lock(&looking, "acme").await);
-    assert_eq!(looking.load(&name("acme")).await.unwrap().unwrap().generation, 1);
+    assert_eq!(looking.load(&name("acme")).await.unwrap().unwrap().0.generation, 1);
 }
 
 #[tokio::test]
@@ -323,12 +343,12 @@ async fn a_prepared_file_becomes_the_record() {
         Intent { generation: 1, token: "abc".into(), sent_at: 1, first_sent_at: 1, resends: 0 };
     let noted = Record { intent: Some(intent.clone()), ..record(1) };
     store.note(&locked, &noted).await.unwrap();
-    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().open_intent(), Some(&intent));
+    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.open_intent(), Some(&intent));
     assert!(records.join(&temp).exists());
 
     store.save(&locked, &record(2)).await.unwrap();
     assert_eq!(fs::metadata(records.join("acme.json")).unwrap().ino(), inode);
-    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().encode(), record(2).encode());
+    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.encode(), record(2).encode());
     store.prepare(&locked).await.unwrap();
     drop(locked);
     assert_eq!(
@@ -351,7 +371,7 @@ async fn a_save_that_fails_leaves_the_old_record_whole() {
     store.prepare(&locked).await.unwrap_err();
     drop(locked);
     fs::rename(&elsewhere, records).unwrap();
-    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().generation, 1);
+    assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.generation, 1);
     assert_eq!(names(records), ["acme.json", "acme.lock"]);
 }
 
@@ -363,18 +383,24 @@ fn a_folder_that_others_may_enter_or_that_is_none_is_refused() {
     for lax in [0o755, 0o770, 0o701] {
         fs::set_permissions(&path, fs::Permissions::from_mode(lax)).unwrap();
         let refused = Store::open(&path).unwrap_err();
-        assert!(matches!(refused, OpenError::Lax(_, found) if found == lax), "{refused:?}");
+        assert!(
+            matches!(refused, OpenError::Folder(FolderError::TooPermissive(_, found)) if found == lax),
+            "{refused:?}"
+        );
         assert!(refused.to_string().contains("chmod 700"), "{refused}");
         assert_eq!(mode(&path), lax, "it is not mended behind one's back");
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     let link = folder.path().join("link");
     symlink(&path, &link).unwrap();
-    assert!(matches!(Store::open(&link), Err(OpenError::NotFolder(_))));
+    assert!(matches!(Store::open(&link), Err(OpenError::Folder(FolderError::NotFolder(_)))));
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(Store::open(&file).is_err());
-    assert!(matches!(Store::open(&file.join("below")), Err(OpenError::Uncreatable(..))));
+    assert!(matches!(
+        Store::open(&file.join("below")),
+        Err(OpenError::Folder(FolderError::Uncreatable(..)))
+    ));
 }
 
 #[tokio::test]
@@ -397,7 +423,8 @@ async fn killed_between_any_two_saves_it_leaves_a_record_that_loads() {
         std::thread::sleep(Duration::from_millis(7 * round));
         writer.kill().unwrap();
         writer.wait().unwrap();
-        let loaded = store.load(&name("acme")).await.unwrap().expect("the first save was reported");
+        let (loaded, _) =
+            store.load(&name("acme")).await.unwrap().expect("the first save was reported");
         assert_eq!(loaded.encode(), record(loaded.generation).encode());
         assert!(
             loaded.generation > last,
@@ -439,8 +466,11 @@ async fn child() {
             let _ = std::io::stdin().lines().next();
         }
         _ => {
-            let first =
-                store.load(&name("acme")).await.unwrap().map_or(1, |record| record.generation + 1);
+            let first = store
+                .load(&name("acme"))
+                .await
+                .unwrap()
+                .map_or(1, |(record, _)| record.generation + 1);
             // Bounded, should nobody kill it.
             for generation in first..first + 20_000 {
                 store.prepare(&locked).await.unwrap();

@@ -105,10 +105,10 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 
 /// What the store says; nothing is made or changed.
 async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Failure> {
-    if state.is_temporary || !state.records.exists() {
+    if state.is_temporary {
         return Ok(Vec::new());
     }
-    let operator = open_store::to_look(config, state).await?;
+    let operator = open_store::inspect(config, state).await?;
     Ok(operator.status().into_iter().map(Into::into).collect())
 }
 
