@@ -22,7 +22,7 @@ use pleo_proxy::proxy::peer::{Allowed, Peer};
 use pleo_proxy::proxy::route::Route;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{AccountName, Grant, Record, Store};
-use pleo_proxy::tokens::{Accounts, Care, Choice, Settings};
+use pleo_proxy::tokens::{Accounts, Background, DefaultAccount, Lease, Settings};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -174,8 +174,9 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         default_account: Some(name(0)),
     };
     let store = Store::open(folder).unwrap();
-    let accounts =
-        Accounts::open(store, client, custody, Clock::system(), Care::OnDemand).await.unwrap();
+    let accounts = Accounts::open(store, client, custody, Clock::system(), Background::Disabled)
+        .await
+        .unwrap();
     let issued = accounts.issued();
     let now = accounts.clock().now().wall;
     for number in 0..MANY {
@@ -233,7 +234,7 @@ fn name(number: usize) -> AccountName {
 #[divan::bench]
 fn account_of_those_who_name_none(bencher: Bencher<'_, '_>) {
     let accounts = &CUSTODY.accounts;
-    bencher.bench_local(|| matches!(&*accounts.choice(), Choice::One(_)));
+    bencher.bench_local(|| matches!(&*accounts.default_account(), DefaultAccount::One(_)));
 }
 
 #[divan::bench]
@@ -245,14 +246,14 @@ fn account_by_name_among_10_000(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn lease_taken_and_returned(bencher: Bencher<'_, '_>) {
-    let Choice::One(account) = &*CUSTODY.accounts.choice() else {
+    let DefaultAccount::One(account) = &*CUSTODY.accounts.default_account() else {
         panic!("the default account has a grant")
     };
     let deadline = Instant::now() + DAY;
     let _entered = CUSTODY.runtime.enter();
     bencher.bench_local(|| {
         // Ready at the first look, so that the cost of a runtime is not in the figure.
-        let lease = std::pin::pin!(account.lease(deadline));
+        let lease = std::pin::pin!(Lease::acquire(account, deadline));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match lease.poll(&mut context) {
             std::task::Poll::Ready(Ok(lease)) => drop(black_box(lease)),

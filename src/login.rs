@@ -21,7 +21,7 @@ use crate::oauth::{self, Credentials, CredentialsError, Exchange, Outcome};
 use crate::secret::{self, AccessToken, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
 use crate::timeout::while_running;
-use crate::tokens::{Accounts, Asked, ChangeError, Login};
+use crate::tokens::{Accounts, ChangeError, ChangeTicket, Login};
 
 pub use listener::{CallbackListener, ListenerError, Serve, Serving};
 pub use page::{Page, protect, source_hash};
@@ -174,10 +174,10 @@ impl Logins {
         let account = pending.account.clone();
         let code =
             self.code(callback).inspect_err(|error| self.conclude(&state, &account, Err(error)))?;
-        let asked = self.accounts.ask(&account);
+        let ticket = self.accounts.begin_change(&account);
         let (logins, key) = (self.clone(), state.clone());
         let work = async move {
-            let finished = logins.redeem(asked, &pending, &code).await;
+            let finished = logins.redeem(ticket, &pending, &code).await;
             logins.conclude(&key, &pending.account, finished.as_ref().copied());
             finished
         };
@@ -219,13 +219,13 @@ impl Logins {
 
     async fn redeem(
         &self,
-        asked: Asked,
+        ticket: ChangeTicket,
         pending: &PendingLogin,
         code: &AuthorizationCode,
     ) -> Result<(), LoginError> {
         let credentials = self.accounts.credentials().await?;
         let login = exchange(&self.accounts, pending, code, &credentials).await?;
-        Ok(self.accounts.install(asked, login).await?)
+        Ok(self.accounts.install(ticket, login).await?)
     }
 
     /// Saves a refresh token that was issued elsewhere to this client, refreshes it once and finds
@@ -240,11 +240,11 @@ impl Logins {
     ) -> Result<(), LoginError> {
         self.accounts.credentials().await?;
         let token = oauth::token::handed_in(&token).ok_or(LoginError::NoToken)?;
-        let asked = self.accounts.ask(account);
+        let ticket = self.accounts.begin_change(account);
         let (accounts, name) = (self.accounts.clone(), account.clone());
         let work = async move {
-            accounts.import(&asked, token).await?;
-            describe(&accounts, &name, &asked).await
+            accounts.import(&ticket, token).await?;
+            describe(&accounts, &name, &ticket).await
         };
         self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))
     }
@@ -410,7 +410,7 @@ async fn subject(accounts: &Accounts, access: &AccessToken) -> Result<String, St
 async fn describe(
     accounts: &Arc<Accounts>,
     name: &AccountName,
-    asked: &Asked,
+    ticket: &ChangeTicket,
 ) -> Result<(), LoginError> {
     let Ok(Some((record, _))) = accounts.store().load(name).await else { return Ok(()) };
     let Some(grant) = record.grant else { return Ok(()) };
@@ -420,5 +420,5 @@ async fn describe(
         None => Err("there is no access token to ask with".into()),
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
-    Ok(accounts.describe(asked, subject, trusted).await?)
+    Ok(accounts.describe(ticket, subject, trusted).await?)
 }

@@ -10,7 +10,7 @@ use crate::login::{Begun, LoginError, Logins};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason};
-use crate::tokens::{Accounts, ChangeError, Reason, Report, Status};
+use crate::tokens::{Accounts, ChangeError, RefreshReason, RefreshReport, Status};
 
 pub use redirect::{Redirect, ReturnsBy};
 
@@ -52,12 +52,12 @@ pub enum RefreshOutcome {
     Failed,
 }
 
-impl From<Report> for RefreshOutcome {
-    fn from(report: Report) -> Self {
+impl From<RefreshReport> for RefreshOutcome {
+    fn from(report: RefreshReport) -> Self {
         match report {
-            Report::Refreshed => Self::Refreshed,
-            Report::Adopted => Self::Adopted,
-            Report::Limited | Report::Failed => Self::Failed,
+            RefreshReport::Refreshed => Self::Refreshed,
+            RefreshReport::Adopted => Self::Adopted,
+            RefreshReport::Limited | RefreshReport::Failed => Self::Failed,
         }
     }
 }
@@ -95,7 +95,7 @@ impl Operator {
         let accounts = self.accounts.all();
         let status = accounts.iter().map(|account| {
             let last_login = self.logins.latest(&account.name);
-            AccountStatus { account: account.status(), last_login }
+            AccountStatus { account: Status::of(account), last_login }
         });
         status.collect()
     }
@@ -107,14 +107,14 @@ impl Operator {
     pub async fn refresh(&self, name: &AccountName, force: bool) -> Result<Refreshed, ChangeError> {
         let account =
             self.accounts.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
-        let generation = account.snapshot().generation;
+        let generation = account.snapshot().generation();
         let is_fresh = account.is_well() && !account.is_due();
         let outcome = if is_fresh && !force {
             RefreshOutcome::Fresh
         } else {
-            self.accounts.refresh(&account, Reason::Asked, generation).await.into()
+            self.accounts.refresh(&account, RefreshReason::Asked, generation).await.into()
         };
-        Ok(Refreshed { outcome, account: account.status() })
+        Ok(Refreshed { outcome, account: Status::of(&account) })
     }
 
     /// Forgets an account's grant, and ends its pending logins.

@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::alarm::Alarm;
 use crate::store::EndReason;
-use crate::tokens::{Account, Accounts, Choice, Lease, Verdict};
+use crate::tokens::{Account, Accounts, DefaultAccount, Lease, Verdict};
 use body::{Answer, Budget, Original};
 use guard::{Admitted, Guard, Tunnelled};
 use headers::Exchange;
@@ -71,7 +71,7 @@ impl Forwarder {
     /// Keeps a connection to the API ready while the proxy is in use; never ends. One forwarder of
     /// all does it.
     pub async fn keep_ready(&self) {
-        if !matches!(*self.accounts.choice(), Choice::None) {
+        if !matches!(*self.accounts.default_account(), DefaultAccount::None) {
             self.pool.touch();
         }
         self.pool.keep_ready(self.accounts.settings().keep_warm).await;
@@ -132,9 +132,9 @@ impl Forwarder {
                 Problem::new(Code::AccountUnknown, format!("there is no account {name}"), fix)
             });
         }
-        match &*self.accounts.choice() {
-            Choice::One(account) => Ok(account.clone()),
-            Choice::Ambiguous(names) => {
+        match &*self.accounts.default_account() {
+            DefaultAccount::One(account) => Ok(account.clone()),
+            DefaultAccount::Ambiguous(names) => {
                 let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
                 let detail = format!("several accounts are connected: {}", names.join(", "));
                 let one = names.first().unwrap_or(&"NAME");
@@ -144,7 +144,7 @@ impl Forwarder {
                 );
                 Err(Problem::new(Code::AccountRequired, detail, fix))
             }
-            Choice::None => {
+            DefaultAccount::None => {
                 let fix = "Run `pleo-proxy login`, or open /connect on the admin listener.";
                 Err(Problem::new(Code::LoginRequired, "no account is connected", fix))
             }
@@ -166,7 +166,7 @@ impl Journey<'_> {
             return self.finish(account, arrived).await;
         }
         if !self.body.is_kept() || !self.body.can_repeat(hold).await {
-            if account.snapshot().generation > generation {
+            if account.snapshot().generation() > generation {
                 return Err(rotated());
             }
             accounts.rejected_for_good(account, generation);
@@ -193,8 +193,7 @@ impl Journey<'_> {
         patience: Instant,
     ) -> Result<(u64, Arrived), Problem> {
         let pool = &self.forwarder.pool;
-        let lease = account
-            .lease(patience)
+        let lease = Lease::acquire(account, patience)
             .await
             .map_err(|refusal| Problem::refused(refusal, &account.name))?;
         if let Some(connection) = pool.reuse() {
@@ -220,8 +219,7 @@ impl Journey<'_> {
         // that moment.
         drop(lease);
         let connection = pool.connect().await?;
-        let lease = account
-            .lease(patience)
+        let lease = Lease::acquire(account, patience)
             .await
             .map_err(|refusal| Problem::refused(refusal, &account.name))?;
         match self.try_on(connection, &lease).await? {

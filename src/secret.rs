@@ -4,11 +4,14 @@
 //! `Serialize`, the memory is overwritten on drop. [`expose`](AccessToken::expose) is the only way
 //! out, and `tests/rules/architecture.rs` lists the files that may call it.
 
-use data_encoding::HEXLOWER;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -45,8 +48,6 @@ macro_rules! secret {
 }
 
 secret! {
-    /// Bearer token for the API (RFC 6750).
-    AccessToken;
     /// Single-use token that buys the next pair (RFC 6749 section 6).
     RefreshToken;
     /// What the client proves itself with at the token endpoint (RFC 6749 section 2.3.1).
@@ -61,6 +62,51 @@ secret! {
     LocalKey;
     /// What opens the admin listener's API.
     AdminKey;
+    /// A static key for Pleo's API, which its customers use in place of a login.
+    ApiKey;
+}
+
+const BEARER: &str = "Bearer ";
+
+/// Bearer token for the API (RFC 6750). It is in memory once, in the form of its header; clones and
+/// headers share it.
+#[derive(Clone)]
+pub struct AccessToken(SharedText);
+
+#[derive(Clone)]
+struct SharedText(Arc<Zeroizing<String>>);
+
+impl AsRef<[u8]> for SharedText {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl AccessToken {
+    /// Takes the secret over.
+    pub fn new(value: impl Into<String>) -> Self {
+        let value = Zeroizing::new(value.into());
+        Self(SharedText(Arc::new(Zeroizing::new([BEARER, value.as_str()].concat()))))
+    }
+
+    /// The secret itself, for the one place where it must leave its type.
+    pub fn expose(&self) -> &str {
+        &self.0.0[BEARER.len()..]
+    }
+
+    /// Value of the `Authorization` header, marked sensitive; none if the token cannot be in a
+    /// header.
+    pub fn header(&self) -> Option<HeaderValue> {
+        let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(self.0.clone())).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken([redacted])")
+    }
 }
 
 impl ClientSecret {
@@ -108,6 +154,16 @@ mod tests {
         assert_eq!(a.len(), 43);
         assert!(a.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn an_access_token_and_its_header_share_one_copy() {
+        let token = AccessToken::new("abc");
+        let header = token.header().unwrap();
+        assert!(header.is_sensitive());
+        assert_eq!((token.expose(), header.to_str().unwrap()), ("abc", "Bearer abc"));
+        assert_eq!(token.expose().as_ptr(), header.as_bytes()[BEARER.len()..].as_ptr());
+        assert_eq!(AccessToken::new("a\nb").header(), None);
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) async fn status(State(admin): Shared) -> Response {
 pub(super) async fn metrics(State(admin): Shared) -> Response {
     let custody = admin.operator.accounts();
     let accounts = custody.all();
-    let states = accounts.iter().map(|account| account.snapshot().health.word());
+    let states = accounts.iter().map(|account| account.snapshot().health.as_str());
     let tasks = custody.supervisor().tasks();
     let restarts = tasks.iter().map(|task| (task.name, task.restarts));
     match custody.metrics().text(states, restarts) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::operate;
 use crate::store::AccountName;
 
-pub use account::{AccountStatus, LastRefresh, State};
+pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 

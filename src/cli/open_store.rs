@@ -6,13 +6,14 @@ use super::wiring;
 use crate::config::Config;
 use crate::operate::Operator;
 use crate::store::{AccountName, Store};
-use crate::tokens::Care;
+use crate::tokens::Background;
 
 /// The accounts of this store, to show them: nothing on disk is made or changed, and no server is
 /// contacted.
 pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, Failure> {
     let store = Store::inspect(&state.records).map_err(Failure::usage)?;
-    let accounts = wiring::accounts_in(store, config, &wiring::nowhere()?, Care::OnDemand).await?;
+    let accounts =
+        wiring::accounts_in(store, config, &wiring::nowhere()?, Background::Disabled).await?;
     Ok(Operator::new(accounts))
 }
 
@@ -24,7 +25,7 @@ pub(super) async fn to_change(config: &Config, state: &State) -> Result<Operator
         return Err(Failure::new(Exit::NotRunning, hint));
     }
     let accounts =
-        wiring::accounts(config, state, &wiring::outbound(config)?, Care::OnDemand).await?;
+        wiring::accounts(config, state, &wiring::outbound(config)?, Background::Disabled).await?;
     Ok(Operator::new(accounts))
 }
 

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
 use crate::store::Store;
-use crate::tokens::{Accounts, Care};
+use crate::tokens::{Accounts, Background};
 
 /// The outside, ready for use.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
@@ -28,10 +28,10 @@ pub(super) async fn accounts(
     config: &Config,
     state: &State,
     outbound: &Outbound,
-    care: Care,
+    background: Background,
 ) -> Result<Arc<Accounts>, Failure> {
     let store = Store::open(&state.records).map_err(Failure::usage)?;
-    accounts_in(store, config, outbound, care).await
+    accounts_in(store, config, outbound, background).await
 }
 
 /// All accounts of a store.
@@ -39,11 +39,11 @@ pub(super) async fn accounts_in(
     store: Store,
     config: &Config,
     outbound: &Outbound,
-    care: Care,
+    background: Background,
 ) -> Result<Arc<Accounts>, Failure> {
     let client = oauth::Client::new(config.oauth.clone(), outbound)
         .context("the HTTP client cannot be set up")?;
     let accounts =
-        Accounts::open(store, client, config.tokens.clone(), Clock::system(), care).await;
+        Accounts::open(store, client, config.tokens.clone(), Clock::system(), background).await;
     Ok(accounts.context("the store cannot be listed")?)
 }

@@ -241,6 +241,11 @@ impl Problem {
 }
 
 impl Problem {
+    fn refresh_timeout(why: String) -> Self {
+        let fix = "Try again; if it stays, see `pleo-proxy status`.";
+        Self::new(Code::RefreshTimeout, why, fix).retry_after(Duration::from_secs(1))
+    }
+
     /// Why an account gives no token.
     pub fn refused(refusal: Refusal, account: &AccountName) -> Self {
         let second = Duration::from_secs(1);
@@ -249,21 +254,22 @@ impl Problem {
                 let fix = format!(
                     "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
                 );
-                Self::new(Code::LoginRequired, reason.told(account), fix)
+                Self::new(Code::LoginRequired, reason.sentence(account), fix)
             }
             Refusal::AuthUnreachable(why, wait) => {
                 let fix = "Try again later; `pleo-proxy status` shows the next attempt.";
-                Self::new(Code::AuthUnreachable, why, fix).retry_after(wait.max(second))
+                Self::new(Code::AuthUnreachable, why.to_string(), fix).retry_after(wait.max(second))
             }
-            Refusal::RefreshTimeout(why) => {
-                let fix = "Try again; if it stays, see `pleo-proxy status`.";
-                Self::new(Code::RefreshTimeout, why, fix).retry_after(second)
+            Refusal::RefreshTimeout { hold, reason } => {
+                let why = reason.map_or("the token endpoint is slow".into(), |it| it.to_string());
+                Self::refresh_timeout(format!("no fresh token within {hold:?}: {why}"))
             }
+            Refusal::Locked(why) => Self::refresh_timeout(why.to_string()),
             Refusal::Misconfigured(why) => {
                 let fix = format!(
                     "Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`."
                 );
-                Self::new(Code::Misconfigured, why, fix)
+                Self::new(Code::Misconfigured, why.to_string(), fix)
             }
             Refusal::StoreError(why) => {
                 let fix = format!(
@@ -286,7 +292,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::LoginReason;
+    use crate::tokens::{LoginReason, RetryReason};
 
     #[test]
     fn a_problem_has_its_code_in_body_and_header() {
@@ -306,15 +312,19 @@ mod tests {
         let acme: AccountName = "acme".parse().unwrap();
         for refusal in [
             Refusal::LoginRequired(LoginReason::LoggedOut),
-            Refusal::AuthUnreachable("w".into(), Duration::ZERO),
-            Refusal::RefreshTimeout("w".into()),
+            Refusal::AuthUnreachable(RetryReason::Failed, Duration::ZERO),
+            Refusal::RefreshTimeout { hold: Duration::ZERO, reason: None },
+            Refusal::Locked(RetryReason::Failed),
             Refusal::StoreError("w".into()),
             Refusal::StoreUnwritable("w".into(), Duration::ZERO),
             Refusal::Overloaded,
         ] {
             assert_eq!(Problem::refused(refusal, &acme).code.status(), 503);
         }
-        assert_eq!(Problem::refused(Refusal::Misconfigured("w".into()), &acme).code.status(), 500);
+        assert_eq!(
+            Problem::refused(Refusal::Misconfigured(RetryReason::Failed), &acme).code.status(),
+            500
+        );
     }
 
     #[test]
@@ -324,7 +334,7 @@ mod tests {
             (Refusal::LoginRequired(LoginReason::LoggedOut), "`pleo-proxy login acme`"),
             (Refusal::LoginRequired(LoginReason::LoggedOut), "/connect?account=acme "),
             (Refusal::StoreError("w".into()), "`pleo-proxy login acme`"),
-            (Refusal::Misconfigured("w".into()), "`pleo-proxy refresh acme`"),
+            (Refusal::Misconfigured(RetryReason::Failed), "`pleo-proxy refresh acme`"),
         ] {
             let problem = Problem::refused(refusal, &acme);
             assert!(problem.fix().contains(command), "{}", problem.fix());

@@ -1,8 +1,8 @@
-//! Logins and logouts: what a person decides about an account. Both take the turn and the lock that
-//! a refresh takes, and the last one to be asked wins.
+//! Logins and logouts: what a person decides about an account. Both take the locks that a refresh
+//! takes, and the last one to be asked for wins.
 
 mod error;
-mod order;
+mod locked_change;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,25 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::account::Account;
+use super::health::Health;
 use super::reason::LoginReason;
-use super::refresh::{Reason, Report};
-use super::snapshot::{Health, Snapshot};
-use super::{Accounts, LOCK_PATIENCE, TURN_PATIENCE};
+use super::refresh_reason::{RefreshReason, RefreshReport};
+use super::refresher::Refresher;
+use super::registry::Registry;
+use super::services::Services;
+use super::snapshot::Snapshot;
+use super::subject;
+use super::transition;
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, DecodeError, EndReason, Grant, Locked, Record, RecordError};
-use crate::timeout::while_running;
+use crate::store::{AccountName, EndReason, Grant, Record};
 pub use error::ChangeError;
-pub(super) use order::Order;
+pub use locked_change::ChangeTicket;
+use locked_change::check_saved;
 
-/// Life that an imported token's record states until its first refresh tells.
-const UNKNOWN_LIFE: Duration = Duration::from_secs(600);
+/// Lifetime in the record of an imported token until its first refresh.
+const UNKNOWN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// A grant fresh from a login.
 #[derive(Debug)]
@@ -40,171 +45,161 @@ pub struct Login {
     pub replaces: bool,
 }
 
-/// A place in the order of what was asked for.
+/// Logins and logouts of this process.
 #[derive(Debug)]
-pub struct Asked {
-    account: Arc<Account>,
-    number: u64,
+pub(super) struct Changes {
+    services: Arc<Services>,
+    registry: Arc<Registry>,
+    refresher: Arc<Refresher>,
+    /// Held from the check that no other account has a login's company until the login is saved.
+    installing: tokio::sync::Mutex<()>,
 }
 
-type Turn = tokio::sync::OwnedMutexGuard<()>;
+impl Changes {
+    pub(super) fn new(
+        services: Arc<Services>,
+        registry: Arc<Registry>,
+        refresher: Arc<Refresher>,
+    ) -> Self {
+        Self { services, registry, refresher, installing: tokio::sync::Mutex::default() }
+    }
 
-/// What a change has in its hands.
-struct Begun {
-    turn: Turn,
-    locked: Locked,
-    previous: Option<Record>,
-    /// What is on disk cannot be read: it is put aside right before the new record is saved.
-    is_corrupt: bool,
-}
-
-impl Accounts {
     /// Takes a place in the order of logins and logouts, at the moment somebody asks.
-    pub fn ask(self: &Arc<Self>, name: &AccountName) -> Asked {
-        let account = self.enter(name);
-        let number = account.order().ask();
-        Asked { account, number }
+    pub(super) fn begin(&self, name: &AccountName) -> ChangeTicket {
+        ChangeTicket::new(self.registry.get_or_insert(name))
     }
 
     /// Saves a login and lets requests use it.
-    ///
-    /// # Errors
-    /// [`ChangeError`]; the account is as it was.
-    pub async fn install(self: &Arc<Self>, asked: Asked, login: Login) -> Result<(), ChangeError> {
+    pub(super) async fn install(
+        &self,
+        ticket: ChangeTicket,
+        login: Login,
+    ) -> Result<(), ChangeError> {
         let refresh = login.tokens.refresh.clone().ok_or(ChangeError::NoRefreshToken)?;
-        let account = asked.account.clone();
-        let begun = self.begin(&asked, true).await?;
-        let bound = begun.previous.as_ref().and_then(|record| record.subject.clone());
+        let account = ticket.account();
+        let change = ticket.lock(&self.services, true).await?;
+        let bound = change.previous.as_ref().and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject)?;
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let deadline = Deadline::after(login.sent, login.tokens.life);
         let grant =
             self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
-        let usable = grant.access.is_some();
-        let record = granted(grant, subject);
-        let turn = self.replace(&asked, begun, record, Some(deadline)).await?;
-        drop((turn, installing));
-        account.remember_good(usable);
-        if !usable {
-            self.start(&account, Reason::Retry, account.snapshot().generation);
+        let is_usable = grant.access.is_some();
+        let record = record_of(grant, subject);
+        let lock = ticket.save(change, record, Some(deadline), &self.services).await?;
+        drop((lock, installing));
+        account.memory().remember_success(is_usable);
+        if !is_usable {
+            let generation = account.peek().generation();
+            self.refresher.start(account, RefreshReason::Retry, generation);
         }
-        account.touch(self.clock().now());
+        account.touch(self.services.now());
         info!(account = %account.name, "connected");
-        self.learn_subject(&account);
+        subject::learn(&self.services, &self.registry, account);
         if let Some(other) = other {
             self.moved(&other, &account.name).await;
         }
         Ok(())
     }
 
-    /// The other account that holds a login's company.
-    ///
-    /// # Errors
-    /// There is one, and this login does not replace it.
+    /// The other account that holds a login's company, if the login replaces it.
     fn held_elsewhere(
         &self,
         account: &AccountName,
         subject: Option<&str>,
         replaces: bool,
     ) -> Result<Option<AccountName>, ChangeError> {
-        let Some((subject, other)) =
-            subject.and_then(|it| Some((it, self.other_holder(account, it)?)))
-        else {
+        let issued = self.services.issued();
+        let other = |subject: &str| self.registry.other_holder(account, subject, &issued);
+        let Some((subject, other)) = subject.and_then(|it| Some((it, other(it)?))) else {
             return Ok(None);
         };
-        match replaces {
-            true => Ok(Some(other)),
-            false => Err(ChangeError::ConnectedElsewhere {
-                account: account.clone(),
-                subject: subject.to_owned(),
-                other,
-            }),
+        if replaces {
+            return Ok(Some(other));
         }
+        let (account, subject) = (account.clone(), subject.to_owned());
+        Err(ChangeError::ConnectedElsewhere { account, subject, other })
     }
 
     /// Logs an account out whose company another one holds now.
-    async fn moved(self: &Arc<Self>, other: &AccountName, to: &AccountName) {
-        if let Err(error) = self.forget(other, EndReason::Moved { to: to.to_string() }).await {
+    async fn moved(&self, other: &AccountName, to: &AccountName) {
+        let Some(account) = self.registry.get(other) else { return };
+        if let Err(error) = self.logout(&account, EndReason::Moved { to: to.to_string() }).await {
             warn!(account = %other, "its company was moved to account {to}, and it could not be logged out: {error}");
         }
     }
 
     /// Saves a refresh token that was issued elsewhere, then refreshes once.
-    ///
-    /// # Errors
-    /// [`ChangeError`]; after `Import` the token is saved all the same: it may work yet, or be
-    /// spent.
-    pub async fn import(
-        self: &Arc<Self>,
-        asked: &Asked,
+    pub(super) async fn import(
+        &self,
+        ticket: &ChangeTicket,
         token: RefreshToken,
     ) -> Result<(), ChangeError> {
-        let account = asked.account.clone();
-        let begun = self.begin(asked, true).await?;
-        let previous = begun.previous.as_ref();
+        let account = ticket.account();
+        let change = ticket.lock(&self.services, true).await?;
+        let previous = change.previous.as_ref();
         if previous.is_some_and(|record| record.grant.is_some()) {
             return Err(ChangeError::Connected(account.name.clone()));
         }
         let had_record = previous.is_some();
-        let now = self.clock().now();
+        let now = self.services.now();
         let nothing = Tokens {
             access: None,
             refresh: None,
             refresh_unreadable: false,
-            life: UNKNOWN_LIFE,
+            life: UNKNOWN_LIFETIME,
             scope: None,
             oddities: Vec::new(),
         };
         let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
         let subject = previous.and_then(|record| record.subject.clone());
-        // Whose the token is shows only after its first refresh.
-        let record = Record { subject_unconfirmed: subject.is_some(), ..granted(grant, subject) };
-        drop(self.replace(asked, begun, record, None).await?);
+        // The first refresh shows whose the token is.
+        let record = Record { subject_unconfirmed: subject.is_some(), ..record_of(grant, subject) };
+        drop(ticket.save(change, record, None, &self.services).await?);
         account.touch(now);
-        match self.refresh(&account, Reason::Asked, account.snapshot().generation).await {
-            Report::Refreshed | Report::Adopted => Ok(()),
-            _ => {
-                let snapshot = account.snapshot();
-                let why =
-                    snapshot.health.told(&account.name).unwrap_or("no reason is known".into());
-                if !matches!(snapshot.health, Health::LoginRequired(_)) {
-                    return Err(ChangeError::Import(why));
-                }
-                if !had_record {
-                    self.remove_refused(asked).await?;
-                }
-                Err(ChangeError::Refused(why))
+        let generation = account.peek().generation();
+        match self.refresher.refresh(account, RefreshReason::Asked, generation).await {
+            RefreshReport::Refreshed | RefreshReport::Adopted => Ok(()),
+            RefreshReport::Limited | RefreshReport::Failed => {
+                Err(self.import_failed(ticket, had_record).await?)
             }
         }
     }
 
-    /// Removes the tombstone of an import that the server refused: there was no such account
-    /// before.
-    async fn remove_refused(self: &Arc<Self>, asked: &Asked) -> Result<(), ChangeError> {
-        let begun = self.begin(asked, false).await?;
-        if begun.previous.is_some_and(|record| record.grant.is_some()) {
-            return Ok(());
+    /// Why the first refresh of an imported token failed. One that the server refused leaves no
+    /// record where there was none before.
+    async fn import_failed(
+        &self,
+        ticket: &ChangeTicket,
+        had_record: bool,
+    ) -> Result<ChangeError, ChangeError> {
+        let account = ticket.account();
+        let health = account.snapshot().health.clone();
+        let why = health.sentence(&account.name).unwrap_or("no reason is known".into());
+        if !matches!(health, Health::LoginRequired(_)) {
+            return Ok(ChangeError::Import(why));
         }
-        self.store().remove(&begun.locked).await?;
-        asked.account.forget_record();
-        Ok(())
+        if !had_record {
+            let change = ticket.lock(&self.services, false).await?;
+            if change.previous.is_none_or(|record| record.grant.is_none()) {
+                self.services.store.remove(&change.locked).await?;
+                account.forget_record();
+            }
+        }
+        Ok(ChangeError::Refused(why))
     }
 
-    /// Notes what became known about an imported grant after its first refresh.
-    ///
-    /// # Errors
-    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended.
-    /// `ImportUnconfirmed`: it stays and serves nobody; the question is asked again.
-    pub async fn describe(
-        self: &Arc<Self>,
-        asked: &Asked,
+    /// Saves what became known about an imported grant after its first refresh.
+    pub(super) async fn describe(
+        &self,
+        ticket: &ChangeTicket,
         subject: Result<String, String>,
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
-        let account = asked.account.clone();
-        let begun = self.begin(asked, false).await?;
-        let Some(mut record) = begun.previous.clone() else { return Ok(()) };
+        let account = ticket.account();
+        let change = ticket.lock(&self.services, false).await?;
+        let Some(mut record) = change.previous.clone() else { return Ok(()) };
         let _installing = self.installing.lock().await;
         let judged = subject_of(&account.name, record.subject.clone(), subject)
             .and_then(|it| self.held_elsewhere(&account.name, it.as_deref(), false).map(|_| it));
@@ -214,11 +209,11 @@ impl Accounts {
                 return Err(ChangeError::ImportUnconfirmed(why));
             }
             Err(error) => {
-                let now = self.clock().now().wall;
+                let now = self.services.now().wall;
                 let reason = error.end_reason();
                 let ended =
                     Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
-                self.replace(asked, begun, ended, None).await?;
+                ticket.save(change, ended, None, &self.services).await?;
                 return Err(error);
             }
         }
@@ -226,132 +221,52 @@ impl Accounts {
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
-        account.memory().version = self.store().save(&begun.locked, &record).await?;
-        let health = self.health_of(&record);
+        account.memory().version = self.services.store.save(&change.locked, &record).await?;
+        let health = transition::health_of(&record, account, &self.services);
         account.publish(record, health, None);
         Ok(())
     }
 
-    /// Forgets a grant: a tombstone takes its place. Requests that wait are let go at once. It goes
-    /// on if the caller leaves.
-    ///
-    /// # Errors
-    /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
-    pub async fn logout(
-        self: &Arc<Self>,
-        name: &AccountName,
+    /// Forgets a grant: a tombstone takes its place. Requests that wait are refused at once.
+    pub(super) async fn logout(
+        &self,
+        account: &Arc<Account>,
         reason: EndReason,
     ) -> Result<(), ChangeError> {
-        let (accounts, name) = (self.clone(), name.clone());
-        let work = async move { accounts.forget(&name, reason).await };
-        self.keep(work).await.unwrap_or(Err(ChangeError::Closing))
-    }
-
-    async fn forget(
-        self: &Arc<Self>,
-        name: &AccountName,
-        reason: EndReason,
-    ) -> Result<(), ChangeError> {
-        let account = self.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
-        is_saved(&account)?;
-        let asked = self.ask(name);
+        check_saved(account)?;
+        let ticket = ChangeTicket::new(account.clone());
         let before = account.snapshot();
-        account.order().logout_began(asked.number);
+        ticket.logout_began();
         account.set_health(Health::LoginRequired(LoginReason::Ended(reason.clone())));
-        let begun = self.begin(&asked, false).await;
-        if begun.is_err() {
-            account.order().logout_ended(asked.number);
-            self.as_it_was(&account, &before);
+        let change = ticket.lock(&self.services, false).await;
+        if change.is_err() {
+            ticket.logout_ended();
+            self.give_logout_up(account, &before);
         }
-        let tombstone = Record::tombstone(0, self.clock().now().wall, reason);
-        let replaced = self.replace(&asked, begun?, tombstone, None).await;
-        account.order().logout_ended(asked.number);
-        drop(replaced?);
-        info!(account = %name, "logged out");
+        let tombstone = Record::tombstone(0, self.services.now().wall, reason);
+        let saved = ticket.save(change?, tombstone, None, &self.services).await;
+        ticket.logout_ended();
+        drop(saved?);
+        info!(account = %account.name, "logged out");
         Ok(())
     }
 
-    /// Puts an account back whose logout was given up: to what its record says, where that changed
-    /// meanwhile.
-    fn as_it_was(&self, account: &Account, before: &Snapshot) {
+    /// Restores the state of an account whose logout was given up: what its record says, where that
+    /// changed meanwhile.
+    fn give_logout_up(&self, account: &Account, before: &Snapshot) {
         if account.order().is_logging_out() {
             return;
         }
-        let (record, unsaved) = {
-            let memory = account.memory();
-            (memory.record.clone(), memory.unsaved.clone())
+        let Some(record) = account.record() else {
+            return account.set_health(before.health.clone());
         };
-        let Some(record) = record else { return account.set_health(before.health.clone()) };
+        let unsaved = account.memory().unsaved.clone();
         let health = match unsaved {
             Some(why) => Health::Unsaved(why),
-            None if record.generation == before.generation => before.health.clone(),
-            None => self.health_of(&record),
+            None if record.generation == before.generation() => before.health.clone(),
+            None => transition::health_of(&record, account, &self.services),
         };
-        account.publish(record, health, None);
-    }
-
-    /// Turn, lock and the record to be replaced: the one on disk, unless memory has a newer one.
-    /// With `replaces_corrupt` a damaged one counts as none.
-    async fn begin(
-        self: &Arc<Self>,
-        asked: &Asked,
-        replaces_corrupt: bool,
-    ) -> Result<Begun, ChangeError> {
-        let account = &asked.account;
-        is_saved(account)?;
-        let turn = while_running(TURN_PATIENCE, account.turn.clone().lock_owned()).await;
-        let turn = turn.ok_or_else(|| ChangeError::Busy(account.name.clone()))?;
-        if account.order().is_superseded(asked.number) {
-            return Err(ChangeError::Superseded(account.name.clone()));
-        }
-        let locked = self.store().lock(&account.name, LOCK_PATIENCE).await?;
-        let (stored, is_corrupt) = match self.store().load(&account.name).await {
-            Ok(stored) => (stored.map(|(record, _)| record), false),
-            // A record of a newer program is whole: it stays.
-            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
-                (None, true)
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let remembered = account.memory().record.clone();
-        let previous =
-            [stored, remembered].into_iter().flatten().max_by_key(|record| record.generation);
-        Ok(Begun { turn, locked, previous, is_corrupt })
-    }
-
-    async fn set_aside(&self, locked: &Locked) -> Result<(), ChangeError> {
-        let now = self.clock().now().wall / 1000;
-        let aside = self.store().set_aside(locked, now).await;
-        let aside = aside.map_err(|error| ChangeError::SetAside(locked.account.clone(), error))?;
-        warn!(account = %locked.account, "the damaged record was put aside as {}", aside);
-        Ok(())
-    }
-
-    /// Saves the record as the next generation and publishes it. The turn comes back with it.
-    async fn replace(
-        &self,
-        asked: &Asked,
-        begun: Begun,
-        record: Record,
-        deadline: Option<Deadline>,
-    ) -> Result<Turn, ChangeError> {
-        let account = &asked.account;
-        // A later logout may have been asked for while a login's company was looked up.
-        if account.order().is_superseded(asked.number) {
-            return Err(ChangeError::Superseded(account.name.clone()));
-        }
-        if begun.is_corrupt {
-            self.set_aside(&begun.locked).await?;
-        }
-        let known =
-            account.snapshot().generation.max(begun.previous.map_or(0, |record| record.generation));
-        let record = Record { generation: known + 1, ..record };
-        let version = self.store().save(&begun.locked, &record).await?;
-        account.order().saved(asked.number);
-        account.memory().version = version;
-        let health = self.health_of(&record);
-        account.publish(record, health, deadline);
-        Ok(begun.turn)
+        account.publish(Record::clone(&record), health, None);
     }
 
     fn grant(
@@ -362,13 +277,14 @@ impl Accounts {
         sent: Now,
         trusted: bool,
     ) -> Grant {
+        let asked_for = || self.services.oauth.settings.scopes.clone();
         Grant {
             access: tokens.access,
             refresh,
             expires_at: deadline.wall,
             life: millis(tokens.life),
-            scope: tokens.scope.unwrap_or_else(|| self.oauth().settings.scopes.clone()),
-            issued: self.issued(),
+            scope: tokens.scope.unwrap_or_else(asked_for),
+            issued: self.services.issued(),
             logged_in_at: sent.wall,
             refreshed_at: sent.wall,
             introspection_trusted: trusted,
@@ -376,16 +292,8 @@ impl Accounts {
     }
 }
 
-/// Nothing is changed while the newest pair is in memory only.
-fn is_saved(account: &Account) -> Result<(), ChangeError> {
-    match &account.memory().unsaved {
-        Some(why) => Err(ChangeError::Unsaved(account.name.clone(), why.clone())),
-        None => Ok(()),
-    }
-}
-
-/// The record of a grant; its generation is given to it when it is saved.
-fn granted(grant: Grant, subject: Option<String>) -> Record {
+/// The record of a grant; its generation is set when it is saved.
+fn record_of(grant: Grant, subject: Option<String>) -> Record {
     Record {
         generation: 0,
         grant: Some(grant),
@@ -410,5 +318,56 @@ fn subject_of(
         }
         (Some(bound), Err(why)) => Err(ChangeError::Unconfirmed { account, bound, why }),
         (_, offered) => Ok(offered.ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::super::sync::StoreSync;
+    use super::super::testing;
+    use super::super::unsaved;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_logout_that_is_given_up_leaves_the_account_as_it_is_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _commands) = testing::services(folder.path());
+        let registry = Arc::new(Registry::new(services.context.clone()));
+        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+        let changes = Changes::new(services.clone(), registry.clone(), refresher.clone());
+        let name = AccountName::fallback();
+        testing::save_expired(&services, &name).await;
+        let account = registry.get_or_insert(&name);
+        StoreSync::new(services.clone(), registry, refresher).reload(&account).await;
+        for unsaved in [None, Some("the disk is full".to_owned())] {
+            let lock = account.refresh_lock.clone().lock_owned().await;
+            let logout = changes.logout(&account, EndReason::LoggedOut);
+            let meanwhile = async {
+                while !account.order().is_logging_out() {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                assert!(matches!(account.snapshot().health, Health::LoginRequired(_)));
+                account.memory().unsaved.clone_from(&unsaved);
+            };
+            let (given_up, ()) = tokio::join!(logout, meanwhile);
+            assert!(matches!(given_up, Err(ChangeError::Busy(_))), "{given_up:?}");
+            let expected = unsaved.map_or(Health::Connected, Health::Unsaved);
+            assert_eq!(account.snapshot().health, expected);
+            drop(lock);
+        }
+        let record = account.record().unwrap();
+        let logout = ChangeTicket::new(account.clone());
+        logout.logout_began();
+        unsaved::saved(&services, &account, &record);
+        assert!(
+            matches!(account.snapshot().health, Health::Unsaved(_)),
+            "a logout waits for the refresh lock"
+        );
+        logout.logout_ended();
+        account.memory().unsaved = Some("the disk is full".to_owned());
+        unsaved::saved(&services, &account, &record);
+        assert_eq!(account.snapshot().health, Health::Connected);
     }
 }

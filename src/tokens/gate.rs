@@ -1,9 +1,9 @@
-//! The gate of an account: requests that hold its token pass through; an exchange closes it for a
+//! The gate of an account: requests that hold its token pass through; a refresh closes it for a
 //! moment.
 //!
-//! A refresh kills the previous access token at once, so a request that has picked its token must
-//! have its response head before the exchange begins, and one that comes during the exchange must
-//! wait for the new token.
+//! A refresh ends the previous access token at once, so a request that has picked its token must
+//! have its response head before the token request is sent, and one that comes meanwhile must wait
+//! for the new token.
 //!
 //! All state is one word, so that "count me in" and "closed" cannot be seen in different orders:
 //!
@@ -12,7 +12,7 @@
 //! 48..60   epoch: time in units of `drain`, modulo 4096
 //! 32..48   leases taken in this epoch
 //! 16..32   leases taken in the epoch before
-//!  0..16   older leases: authorised on arrival or lost, nobody waits for them
+//!  0..16   older leases: already authorised by Pleo, or lost; nobody waits for them
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 const CLOSED: u64 = 1 << 63;
 const EPOCHS: u64 = 1 << 12;
 const LANE: u64 = 0xffff;
-/// How many epochs another thread's reading of the clock may be behind ours; anything else is time
+/// Epochs that another thread's reading of the clock may be behind ours; a larger difference is time
 /// that has passed.
 const BEHIND: u64 = 64;
 
@@ -33,25 +33,25 @@ const BEHIND: u64 = 64;
 #[derive(Debug, Default)]
 pub struct Gate {
     word: AtomicU64,
-    /// Told when the last young lease is returned to a closed gate.
+    /// Notified when the last young lease is returned to a closed gate.
     drained: Notify,
-    /// Told whenever a held request should look again: the gate opened, or a snapshot was
+    /// Notified whenever a waiting request should look again: the gate opened, or a snapshot was
     /// published.
-    news: Notify,
+    changed: Notify,
 }
 
-/// A request's place inside; given back with [`Gate::leave`].
+/// A request's place inside; returned with [`Gate::leave`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     epoch: u64,
 }
 
-/// A closed gate; dropped on whatever path, it opens.
+/// A closed gate; it opens when this is dropped.
 #[derive(Debug)]
 pub struct Closed<'a>(&'a Gate);
 
 impl Gate {
-    /// Goes in, unless the gate is closed. `epoch` is the time in units of `drain`.
+    /// Enters, unless the gate is closed. `epoch` is the time in units of `drain`.
     pub fn enter(&self, epoch: u64) -> Option<Ticket> {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -72,7 +72,7 @@ impl Gate {
         }
     }
 
-    /// Goes out; true if nobody is left inside.
+    /// Leaves; true if nobody is left inside.
     pub fn leave(&self, ticket: Ticket) -> bool {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -106,14 +106,14 @@ impl Gate {
         }
     }
 
-    /// Becomes ready at the next [`tell`](Self::tell) after this call, polled or not.
-    pub fn news(&self) -> Notified<'_> {
-        self.news.notified()
+    /// Becomes ready at the next [`notify`](Self::notify) after this call, polled or not.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
-    /// Lets every held request look again.
-    pub fn tell(&self) {
-        self.news.notify_waiters();
+    /// Lets every waiting request look again.
+    pub fn notify(&self) {
+        self.changed.notify_waiters();
     }
 
     fn shut(&self, epoch: u64) {
@@ -131,7 +131,7 @@ impl Gate {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         self.0.word.fetch_and(!CLOSED, Ordering::AcqRel);
-        self.0.tell();
+        self.0.notify();
     }
 }
 
@@ -261,11 +261,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn news_reaches_those_who_asked_before() {
+    async fn a_change_reaches_those_who_asked_before() {
         let gate = Gate::default();
-        let news = gate.news();
-        gate.tell();
-        news.await;
+        let changed = gate.changed();
+        gate.notify();
+        changed.await;
     }
 
     proptest! {

@@ -1,29 +1,28 @@
-//! How many refreshes are under way at a time, and which comes next. However many accounts are due
-//! at once, the token endpoint and our own open files see a few.
+//! How many refreshes run at a time, and which comes next. However many accounts are due at once,
+//! the token endpoint and our own open files see a few.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::account::Account;
-use super::refresh::Reason;
+use super::refresh_reason::RefreshReason;
 
-/// Most refreshes under way.
+/// Refreshes under way.
 const MAX_REFRESHES: usize = 32;
-/// Most of them that try again what failed: where calls of accounts in trouble hang, the others
-/// have room left.
+/// Of them, retries of what failed: while those hang, other accounts can still refresh.
 const MAX_RETRIES: usize = 24;
-/// Most of them that only keep a grant alive.
+/// Of them, those that only keep a grant from lapsing.
 const MAX_IDLE: usize = 8;
 
-/// Hands out the permits of one process. Clones are the same one.
+/// Gives out the permits of one process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RefreshLimiter(Arc<Mutex<Queue>>);
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Permits that are out, by kind.
+    /// Permits in use, by kind.
     under_way: [usize; 3],
     /// In the order in which they came.
     waiting: Vec<Waiting>,
@@ -32,7 +31,7 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     account: Arc<Account>,
-    reason: Reason,
+    reason: RefreshReason,
     permit: oneshot::Sender<RefreshPermit>,
 }
 
@@ -52,18 +51,24 @@ pub(super) struct RefreshPermit {
 }
 
 impl RefreshLimiter {
-    /// Waits for a permit; who leaves is forgotten. First come those whom a request or a person
-    /// waits for, then margins, retries and idle refreshes. One that waits in the queue moves up
+    /// Waits for a permit; a caller that leaves is forgotten. First come refreshes that a request
+    /// or a person waits for, then margins, retries and idle refreshes. One in the queue moves up
     /// when a request begins to wait for it.
-    pub(super) async fn admit(&self, account: &Arc<Account>, reason: Reason) -> RefreshPermit {
+    pub(super) async fn admit(
+        &self,
+        account: &Arc<Account>,
+        reason: RefreshReason,
+    ) -> RefreshPermit {
         let (permit, admitted) = oneshot::channel();
         self.queue().waiting.push(Waiting { account: account.clone(), reason, permit });
         self.admit_next();
-        admitted.await.expect("only a permit or its receiver's end takes somebody from the queue")
+        admitted
+            .await
+            .expect("an entry leaves the queue only with its permit, or when its receiver is gone")
     }
 
-    /// Admits those for whom there is room. To be called when somebody in the queue may have become
-    /// more urgent.
+    /// Admits those for whom there is room. To be called when one in the queue may have become more
+    /// urgent.
     pub(super) fn admit_next(&self) {
         while let Some((permit, kind)) = self.next() {
             // If the receiver has left meanwhile, the permit is dropped here, which gives it back.
@@ -107,14 +112,13 @@ impl Queue {
 impl Waiting {
     /// Its need (the lowest goes first) and its kind.
     fn rank(&self) -> (u8, Kind) {
-        match (self.reason, self.account.is_waited_for()) {
-            (Reason::Retry, true) => (0, Kind::Retry),
-            (Reason::Expired | Reason::Rejected | Reason::Asked, _) | (_, true) => {
-                (0, Kind::Needed)
-            }
-            (Reason::Margin, _) => (1, Kind::Needed),
-            (Reason::Retry, _) => (2, Kind::Retry),
-            (Reason::IdleRefresh, _) => (3, Kind::Idle),
+        match (self.reason, self.account.waiting.is_any()) {
+            (RefreshReason::Retry, true) => (0, Kind::Retry),
+            (RefreshReason::Expired | RefreshReason::Rejected | RefreshReason::Asked, _)
+            | (_, true) => (0, Kind::Needed),
+            (RefreshReason::Margin, _) => (1, Kind::Needed),
+            (RefreshReason::Retry, _) => (2, Kind::Retry),
+            (RefreshReason::IdleRefresh, _) => (3, Kind::Idle),
         }
     }
 }
@@ -135,13 +139,18 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio::time::{Instant, sleep};
 
+    use super::super::lease::Lease;
     use super::*;
 
     fn account() -> Arc<Account> {
         super::super::account::unconnected().0
     }
 
-    async fn permits(limiter: &RefreshLimiter, reason: Reason, count: usize) -> Vec<RefreshPermit> {
+    async fn permits(
+        limiter: &RefreshLimiter,
+        reason: RefreshReason,
+        count: usize,
+    ) -> Vec<RefreshPermit> {
         let mut permits = Vec::new();
         for _ in 0..count {
             permits.push(limiter.admit(&account(), reason).await);
@@ -150,7 +159,7 @@ mod tests {
     }
 
     /// True if such a refresh would be admitted now; then its place is taken and given back.
-    fn is_admitted(limiter: &RefreshLimiter, reason: Reason) -> bool {
+    fn is_admitted(limiter: &RefreshLimiter, reason: RefreshReason) -> bool {
         let account = account();
         let mut admitted = std::pin::pin!(limiter.admit(&account, reason));
         admitted.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -159,30 +168,41 @@ mod tests {
     #[tokio::test]
     async fn accounts_in_trouble_and_idle_ones_leave_room_for_the_others() {
         let limiter = RefreshLimiter::default();
-        let idle = permits(&limiter, Reason::IdleRefresh, MAX_IDLE).await;
-        assert!(limiter.is_busy_for_idle() && !is_admitted(&limiter, Reason::IdleRefresh));
+        let idle = permits(&limiter, RefreshReason::IdleRefresh, MAX_IDLE).await;
+        assert!(limiter.is_busy_for_idle() && !is_admitted(&limiter, RefreshReason::IdleRefresh));
         drop(idle);
-        let retries = permits(&limiter, Reason::Retry, MAX_RETRIES).await;
-        assert!(!is_admitted(&limiter, Reason::Retry) && is_admitted(&limiter, Reason::Margin));
-        let needed = permits(&limiter, Reason::Expired, MAX_REFRESHES - MAX_RETRIES).await;
-        for reason in
-            [Reason::Expired, Reason::Rejected, Reason::Asked, Reason::Margin, Reason::IdleRefresh]
-        {
+        let retries = permits(&limiter, RefreshReason::Retry, MAX_RETRIES).await;
+        assert!(
+            !is_admitted(&limiter, RefreshReason::Retry)
+                && is_admitted(&limiter, RefreshReason::Margin)
+        );
+        let needed = permits(&limiter, RefreshReason::Expired, MAX_REFRESHES - MAX_RETRIES).await;
+        for reason in [
+            RefreshReason::Expired,
+            RefreshReason::Rejected,
+            RefreshReason::Asked,
+            RefreshReason::Margin,
+            RefreshReason::IdleRefresh,
+        ] {
             assert!(!is_admitted(&limiter, reason), "{reason:?}");
         }
         drop((retries, needed));
         assert_eq!(limiter.queue().under_way, [0; 3]);
-        assert!(limiter.queue().waiting.is_empty(), "who left is forgotten");
+        assert!(limiter.queue().waiting.is_empty(), "callers that left are forgotten");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_rest_comes_in_order_of_need() {
+    async fn waiting_refreshes_are_admitted_in_order_of_need() {
         let (limiter, mut tasks) = (RefreshLimiter::default(), JoinSet::new());
-        let mut busy = permits(&limiter, Reason::Asked, MAX_REFRESHES).await;
+        let mut busy = permits(&limiter, RefreshReason::Asked, MAX_REFRESHES).await;
         let order = Arc::new(Mutex::new(Vec::new()));
-        for reason in
-            [Reason::IdleRefresh, Reason::Retry, Reason::Margin, Reason::Expired, Reason::Rejected]
-        {
+        for reason in [
+            RefreshReason::IdleRefresh,
+            RefreshReason::Retry,
+            RefreshReason::Margin,
+            RefreshReason::Expired,
+            RefreshReason::Rejected,
+        ] {
             let (limiter, order) = (limiter.clone(), order.clone());
             tasks.spawn(async move {
                 let _permit = limiter.admit(&account(), reason).await;
@@ -193,23 +213,28 @@ mod tests {
         }
         drop(busy.pop());
         tasks.join_all().await;
-        let wanted =
-            [Reason::Expired, Reason::Rejected, Reason::Margin, Reason::Retry, Reason::IdleRefresh];
+        let wanted = [
+            RefreshReason::Expired,
+            RefreshReason::Rejected,
+            RefreshReason::Margin,
+            RefreshReason::Retry,
+            RefreshReason::IdleRefresh,
+        ];
         assert_eq!(*order.lock(), wanted);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_in_the_queue_moves_up_when_a_request_comes() {
+    async fn a_waiting_refresh_moves_up_when_a_request_comes() {
         let limiter = RefreshLimiter::default();
-        let _idle = permits(&limiter, Reason::IdleRefresh, MAX_IDLE).await;
-        let (wanted, _wishes) = super::super::account::unconnected();
+        let _idle = permits(&limiter, RefreshReason::IdleRefresh, MAX_IDLE).await;
+        let (wanted, _commands) = super::super::account::unconnected();
         super::super::account::expire(&wanted);
-        let mut admitted = std::pin::pin!(limiter.admit(&wanted, Reason::IdleRefresh));
+        let mut admitted = std::pin::pin!(limiter.admit(&wanted, RefreshReason::IdleRefresh));
         let mut look = Context::from_waker(Waker::noop());
         assert!(admitted.as_mut().poll(&mut look).is_pending());
         let waiting = wanted.clone();
         tokio::spawn(async move {
-            waiting.lease(Instant::now() + Duration::from_secs(9)).await.map(drop)
+            Lease::acquire(&waiting, Instant::now() + Duration::from_secs(9)).await.map(drop)
         });
         sleep(Duration::from_millis(1)).await;
         limiter.admit_next();

@@ -1,40 +1,41 @@
-//! What refreshes of all accounts learn about the way to the token endpoint: while nothing gets
-//! there, a few tries a second tell as much as one of each account.
+//! What refreshes of all accounts learn about the connection to the token endpoint: while nothing
+//! gets through, a few attempts a second tell as much as one of each account.
 
 use parking_lot::Mutex;
 
-use super::snapshot::TRIES_APART;
+use super::health::MIN_RETRY_INTERVAL;
 use crate::clock::millis;
 
-/// Failed tries in a row from which on it is an outage. One that fails now and then is no reason to
-/// hold others up.
-const FAILED_IN_A_ROW: u32 = 8;
+/// Failed attempts in a row that make an outage. One that fails now and then is no reason to stop
+/// others.
+const MIN_FAILURES: u32 = 8;
 
-/// The failures since something got there.
+/// The failures since the last success.
 #[derive(Debug, Default)]
 pub(super) struct Outage(Mutex<Failures>);
 
 #[derive(Debug, Default)]
 struct Failures {
     in_a_row: u32,
-    /// Why the last try failed, and when it began by the boot clock, in milliseconds.
+    /// Why the last attempt failed, and when it began (boot clock, milliseconds).
     last: Option<(String, u64)>,
 }
 
 impl Outage {
-    /// The last try, if it began a moment ago and there is no hope for another one.
-    pub(super) fn found(&self, now: u64) -> Option<(String, u64)> {
+    /// The last attempt, if it began a moment ago and another one is hopeless.
+    pub(super) fn recent_failure(&self, now: u64) -> Option<(String, u64)> {
         let failures = self.0.lock();
-        let is_recent = |last: &&(String, u64)| now.saturating_sub(last.1) < millis(TRIES_APART);
+        let is_recent =
+            |last: &&(String, u64)| now.saturating_sub(last.1) < millis(MIN_RETRY_INTERVAL);
         failures
             .last
             .as_ref()
-            .filter(|_| failures.in_a_row >= FAILED_IN_A_ROW)
+            .filter(|_| failures.in_a_row >= MIN_FAILURES)
             .filter(is_recent)
             .cloned()
     }
 
-    /// Takes over how a try went that began at `began`.
+    /// Notes how an attempt ended that began at `began`.
     pub(super) fn learn(&self, began: u64, failure: Option<&String>) {
         let mut failures = self.0.lock();
         *failures = match failure {
@@ -52,18 +53,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_is_tried_once_a_second_and_ends_with_the_first_try_that_gets_there() {
+    fn an_outage_is_tried_once_a_second_and_ends_with_the_first_success() {
         let (outage, why) = (Outage::default(), "refused".to_owned());
-        for began in 0..u64::from(FAILED_IN_A_ROW) {
-            assert_eq!(outage.found(began), None, "not sure yet");
+        for began in 0..u64::from(MIN_FAILURES) {
+            assert_eq!(outage.recent_failure(began), None, "not sure yet");
             outage.learn(began, Some(&why));
         }
-        let last = u64::from(FAILED_IN_A_ROW) - 1;
-        assert_eq!(outage.found(last + 999), Some((why.clone(), last)));
-        assert_eq!(outage.found(last + 1000), None, "somebody tries");
+        let last = u64::from(MIN_FAILURES) - 1;
+        assert_eq!(outage.recent_failure(last + 999), Some((why.clone(), last)));
+        assert_eq!(outage.recent_failure(last + 1000), None, "one may try");
         outage.learn(last + 1000, Some(&why));
-        assert_eq!(outage.found(last + 1001), Some((why, last + 1000)));
+        assert_eq!(outage.recent_failure(last + 1001), Some((why, last + 1000)));
         outage.learn(last + 1002, None);
-        assert_eq!(outage.found(last + 1003), None);
+        assert_eq!(outage.recent_failure(last + 1003), None);
     }
 }

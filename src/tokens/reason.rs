@@ -1,4 +1,5 @@
-//! Why only a login helps, as a fact; the sentence is made where it is told.
+//! Why an account needs a login or is tried again later, as facts. Their sentences are made here and
+//! nowhere else; the command that helps is added where a sentence is shown.
 
 use std::fmt;
 
@@ -14,19 +15,20 @@ pub enum LoginReason {
     /// Its grant was issued by another server, to another client or for another API than those of
     /// the settings.
     IssuedElsewhere(Issued),
-    /// Its grant is over.
+    /// Its grant has ended.
     Ended(EndReason),
-    /// It is logged out, and nobody noted why.
+    /// It is logged out, and its record does not say why.
     LoggedOut,
+    /// The API refuses its API key.
+    KeyRefused,
 }
 
 impl LoginReason {
-    /// The reason and what to do about it, for people.
-    pub fn told(&self, account: &AccountName) -> String {
-        let login = format!("run: pleo-proxy login {account}");
+    /// The account and why it needs a login.
+    pub fn sentence(&self, account: &AccountName) -> String {
         match self {
-            Self::NotConnected => format!("account {account} is not connected; {login}"),
-            reason => format!("account {account} needs a login: {reason}; {login}"),
+            Self::NotConnected => format!("account {account} is not connected"),
+            reason => format!("account {account} needs a login: {reason}"),
         }
     }
 }
@@ -41,6 +43,88 @@ impl fmt::Display for LoginReason {
             }
             Self::Ended(reason) => reason.fmt(f),
             Self::LoggedOut => f.write_str("it is logged out"),
+            Self::KeyRefused => f.write_str("Pleo refuses its API key; replace the key"),
+        }
+    }
+}
+
+/// Why an account has no new token yet and is tried again by itself. The texts inside are what the
+/// OAuth client or the store said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryReason {
+    /// No connection to the token endpoint.
+    Unreachable(String),
+    /// The token endpoint answered without looking at the token.
+    NotNow(String),
+    /// The token request may have been processed: its outcome is unknown.
+    OutcomeUnknown(String),
+    /// The same, and introspection failed.
+    IntrospectionFailed(String),
+    /// The record has an open intent.
+    IntentOpen,
+    /// A token request was sent a moment ago; its first copy may still be under way.
+    NoAnswerYet,
+    /// The new access token's lifetime is shorter than the time it took to arrive.
+    ExpiredOnArrival,
+    /// The first access token in a row that cannot be used.
+    UnusableToken,
+    /// The second one.
+    UnusableTokenAgain,
+    /// The API has not said yet that the grant belongs to the account's company.
+    SubjectUnconfirmed,
+    /// The API was asked and did not answer the question.
+    SubjectUnreadable(String),
+    /// The token endpoint refuses the client.
+    ClientRefused(String),
+    /// The client id or secret cannot be read.
+    NoCredentials(String),
+    /// No file, memory or thread to be had for a moment.
+    OutOfResources(String),
+    /// Another process holds the account's lock.
+    Locked(String),
+    /// The intent cannot be written.
+    Unwritable(String),
+    /// The refresh panicked.
+    Panicked,
+    /// A refresh failed and left no reason.
+    Failed,
+}
+
+impl fmt::Display for RetryReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "the token endpoint cannot be reached: {why}"),
+            Self::NotNow(why) => write!(f, "the token endpoint gives no tokens now: {why}"),
+            Self::OutcomeUnknown(why) => write!(f, "a refresh has no known outcome: {why}"),
+            Self::IntrospectionFailed(why) => {
+                write!(f, "a refresh has no known outcome, and introspection gives none: {why}")
+            }
+            Self::IntentOpen => f.write_str("a refresh was sent and has no known outcome"),
+            Self::NoAnswerYet => f.write_str("a refresh was sent and has no answer yet"),
+            Self::ExpiredOnArrival => {
+                f.write_str("the new access token expired before it arrived")
+            }
+            Self::UnusableToken => f.write_str(
+                "the token endpoint sent no usable access token; asking once more",
+            ),
+            Self::UnusableTokenAgain => f.write_str(
+                "the token endpoint sends no usable bearer token; check [endpoints] and client.scopes",
+            ),
+            Self::SubjectUnconfirmed => {
+                f.write_str("whose login this is has not been confirmed yet")
+            }
+            Self::SubjectUnreadable(why) => {
+                write!(f, "whose login this is cannot be confirmed: {why}")
+            }
+            Self::ClientRefused(why) => write!(f, "the token endpoint refuses this client: {why}"),
+            Self::NoCredentials(why)
+            | Self::OutOfResources(why)
+            | Self::Locked(why)
+            | Self::Unwritable(why) => f.write_str(why),
+            Self::Panicked => f.write_str(
+                "a refresh stopped because of a bug in this program; its log says where",
+            ),
+            Self::Failed => f.write_str("the refresh failed"),
         }
     }
 }

@@ -6,134 +6,112 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Accounts;
 use super::account::Account;
-use super::refresh::{Attempt, Hands, Report};
-use super::snapshot::{Health, Trouble};
-use crate::clock::{Deadline, Now};
+use super::executor::Executor;
+use super::locked_record::LockedRecord;
+use super::outcome::{self, NextState, RetryTime};
+use super::reason::RetryReason;
+use super::refresh_reason::RefreshReport;
+use super::registry::Registry;
+use super::services::Services;
+use super::settings::LOCK_PATIENCE;
+use super::transition;
 use crate::secret::AccessToken;
-use crate::store::{AccountName, EndReason, Issued, Record};
+use crate::store::{EndReason, Record};
 
-/// How old an unconfirmed pair must be to be refreshed because the API refuses its access token: a
+/// Age of an unconfirmed pair at which it is refreshed because the API refuses its access token: a
 /// younger one would have its next refresh refused the same way.
-const RENEWED_AT: Duration = Duration::from_secs(60);
+const RENEWAL_AGE: Duration = Duration::from_secs(60);
 
-/// How an account is whose grant is not known to be its company's.
-pub(super) fn unconfirmed(now: Now) -> Health {
-    let why = "whose login this is has not been confirmed yet";
-    Health::Retrying(Trouble::until(why, Deadline::after(now, Duration::ZERO)))
+/// What came of the question whose grant it is.
+pub(super) enum Confirmation {
+    /// The attempt ends with it.
+    Done(RefreshReport),
+    /// There is nothing to ask, or it can be asked only with a new access token.
+    RefreshFirst(LockedRecord),
 }
 
-impl Attempt {
-    /// The access token of a grant that waits for its confirmation, while it lives; once it is
-    /// expired, a refresh brings the next one.
-    pub(super) fn to_be_confirmed(&self, record: &Record) -> Option<AccessToken> {
-        let grant = record.grant.as_ref().filter(|_| record.subject_unconfirmed)?;
-        let is_alive = grant.expires_at > self.accounts.clock().now().wall;
-        grant.access.clone().filter(|_| is_alive)
-    }
-
-    /// Asks the API whose the grant is: its company's serves from here on, any other ends. A token
-    /// that was ended before its time asks for a refresh, and what is in hand comes back for it.
-    pub(super) async fn confirm(
-        &self,
-        hands: Hands,
-        access: &AccessToken,
-    ) -> Result<Report, Hands> {
-        Ok(match (self.accounts.oauth().subject(access).await, &hands.record.subject) {
-            (Ok(subject), Some(bound)) if subject != *bound => {
-                let bound = bound.clone();
-                self.end(hands, EndReason::OtherCompany { subject, bound }).await
-            }
-            (Ok(subject), _) => self.confirmed(hands, subject).await,
-            (Err(error), _) if error.is_unauthorized() && self.is_renewable() => return Err(hands),
-            (Err(error), _) => {
-                let why = format!("whose login this is cannot be confirmed: {error}");
-                self.later(&hands.record, why, None)
-            }
-        })
-    }
-
-    fn is_renewable(&self) -> bool {
-        let now = self.accounts.clock().now();
-        self.account.age().is_some_and(|age| age.until(RENEWED_AT, now).is_zero())
-    }
-
-    async fn confirmed(&self, hands: Hands, subject: String) -> Report {
-        let record = Record { subject: Some(subject), subject_unconfirmed: false, ..hands.record };
-        match self.accounts.store().save(&hands.locked, &record).await {
-            Ok(version) => self.account.memory().version = version,
-            Err(error) => return self.unwritable(error.to_string()),
+/// Asks the API whose grant it is, if nobody knows yet: its company's serves from here on, any other
+/// ends. A token that was ended before its time asks for a refresh.
+pub(super) async fn confirm(executor: &Executor, record: LockedRecord) -> Confirmation {
+    let (account, services) = (&executor.account, &executor.services);
+    let Some(access) = unconfirmed_token(&record.record, services.now().wall) else {
+        return Confirmation::RefreshFirst(record);
+    };
+    let subject = services.oauth.subject(&access).await;
+    Confirmation::Done(match (subject, &record.record.subject) {
+        (Ok(subject), Some(bound)) if subject != *bound => {
+            let bound = bound.clone();
+            executor.end(record, EndReason::OtherCompany { subject, bound }).await
         }
-        self.account.remember_good(true);
-        let health = self.accounts.health_of(&record);
-        self.account.publish(record, health, None);
-        info!(account = %self.account.name, "the login is the account's own");
-        Report::Adopted
-    }
+        (Ok(subject), _) => confirmed(executor, record, subject).await,
+        (Err(error), _) if error.is_unauthorized() && is_renewable(account) => {
+            return Confirmation::RefreshFirst(record);
+        }
+        (Err(error), _) => {
+            let reason = RetryReason::SubjectUnreadable(error.to_string());
+            let time = RetryTime::Backoff { asked_for: None };
+            executor.fail(outcome::retry(&record.record, reason, time))
+        }
+    })
 }
 
-impl Accounts {
-    /// Whom an account is bound to, if it is.
-    pub fn bound_subject(&self, account: &AccountName) -> Option<String> {
-        self.get(account)?.memory().record.as_ref()?.subject.clone()
-    }
+/// The access token of a grant that is not confirmed, while it is valid; once it has expired, a
+/// refresh brings the next one.
+fn unconfirmed_token(record: &Record, now: i64) -> Option<AccessToken> {
+    let grant = record.grant.as_ref().filter(|_| record.subject_unconfirmed)?;
+    grant.access.clone().filter(|_| grant.expires_at > now)
+}
 
-    /// Where grants of this process are issued.
-    pub fn issued(&self) -> Issued {
-        let settings = &self.oauth.settings;
-        Issued {
-            token_endpoint: settings.token.url().to_string(),
-            client_id: settings.client_id.clone().unwrap_or_default(),
-            api_origin: settings.api.to_string(),
+fn is_renewable(account: &Account) -> bool {
+    account.age().is_some_and(|age| age.until(RENEWAL_AGE, account.now()).is_zero())
+}
+
+async fn confirmed(executor: &Executor, old: LockedRecord, subject: String) -> RefreshReport {
+    let (account, services) = (&executor.account, &executor.services);
+    let record = Record { subject: Some(subject), subject_unconfirmed: false, ..old.record };
+    match services.store.save(&old.locked, &record).await {
+        Ok(version) => account.memory().version = version,
+        Err(error) => {
+            let reason = RetryReason::Unwritable(error.to_string());
+            return executor.fail(NextState::StoreUnwritable(reason));
         }
     }
+    account.memory().remember_success(true);
+    let health = transition::health_of(&record, account, services);
+    account.publish(record, health, None);
+    info!(account = %account.name, "the grant is confirmed to be the account's own");
+    RefreshReport::Adopted
+}
 
-    /// The other account that holds a grant of this company. Each refresh of one would end the
-    /// other's tokens.
-    pub(super) fn other_holder(&self, account: &AccountName, subject: &str) -> Option<AccountName> {
-        let issued = self.issued();
-        let holds = |other: &Arc<Account>| {
-            let memory = other.memory();
-            let record =
-                memory.record.as_ref().filter(|record| record.subject.as_deref() == Some(subject));
-            record
-                .and_then(|record| record.grant.as_ref())
-                .is_some_and(|grant| grant.issued == issued)
-        };
-        self.all()
-            .iter()
-            .find(|other| other.name != *account && holds(other))
-            .map(|other| other.name.clone())
+/// Finds out whose grant an account holds if nobody knows yet, on a task of its own; what fails is
+/// tried again after the next refresh.
+pub(super) fn learn(services: &Arc<Services>, registry: &Arc<Registry>, account: &Arc<Account>) {
+    if account.record().is_none_or(|record| record.subject.is_some()) {
+        return;
     }
+    let (registry, account) = (registry.clone(), account.clone());
+    let worker = services.clone();
+    services.spawn(async move {
+        worker.unless_closing(ask(&worker, &registry, &account)).await;
+    });
+}
 
-    /// Finds out whose grant an account holds if nobody knows yet; what fails is tried again after
-    /// the next refresh.
-    pub(super) fn learn_subject(self: &Arc<Self>, account: &Arc<Account>) {
-        if account.memory().record.as_ref().is_none_or(|record| record.subject.is_some()) {
-            return;
-        }
-        let (accounts, account) = (self.clone(), account.clone());
-        let learning = async move { accounts.unless_closing(accounts.ask_subject(&account)).await };
-        self.tasks.spawn_on(learning, &self.control);
+async fn ask(services: &Services, registry: &Registry, account: &Account) -> Option<()> {
+    let known = account.record()?;
+    let subject = services.oauth.subject(known.grant.as_ref()?.access.as_ref()?).await.ok()?;
+    let _lock = account.refresh_lock.clone().lock_owned().await;
+    let locked = services.store.lock(&account.name, LOCK_PATIENCE).await.ok()?;
+    let (record, _) = services.store.load(&account.name).await.ok()??;
+    if record.generation != known.generation || record.subject.is_some() {
+        return None;
     }
-
-    async fn ask_subject(&self, account: &Account) -> Option<()> {
-        let known = account.memory().record.clone()?;
-        let subject = self.oauth.subject(known.grant?.access.as_ref()?).await.ok()?;
-        let _turn = account.turn.clone().lock_owned().await;
-        let locked = self.store.lock(&account.name, super::LOCK_PATIENCE).await.ok()?;
-        let (record, _) = self.store.load(&account.name).await.ok()??;
-        if record.generation != known.generation || record.subject.is_some() {
-            return None;
-        }
-        if let Some(other) = self.other_holder(&account.name, &subject) {
-            warn!(account = %account.name, %other, "both accounts hold {subject}, and each refresh of one ends the other's tokens; log one of them out");
-        }
-        let record = Record { subject: Some(subject), ..record };
-        let version = self.store.save(&locked, &record).await.ok()?;
-        let mut memory = account.memory();
-        (memory.version, memory.record) = (version, Some(record));
-        Some(())
+    if let Some(other) = registry.other_holder(&account.name, &subject, &services.issued()) {
+        warn!(account = %account.name, %other, "both accounts hold {subject}, and each refresh of one ends the other's tokens; log one of them out");
     }
+    let record = Record { subject: Some(subject), ..record };
+    let version = services.store.save(&locked, &record).await.ok()?;
+    account.memory().version = version;
+    account.replace_record(record);
+    Some(())
 }

@@ -19,7 +19,7 @@ use pleo_proxy::sandbox::{
 };
 use pleo_proxy::secret::ClientSecret;
 use pleo_proxy::store::{AccountName, Store};
-use pleo_proxy::tokens::{self, Accounts, Care};
+use pleo_proxy::tokens::{self, Accounts, Background};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Place, Proxy, client, config_toward, sandbox, sandbox_with, text, write_private};
@@ -946,7 +946,7 @@ async fn logins(
     let store = Store::open(&folder.join("records")).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();
     Logins::new(
-        Accounts::open(store, client, custody, clock.clone(), Care::OnDemand).await.unwrap(),
+        Accounts::open(store, client, custody, clock.clone(), Background::Disabled).await.unwrap(),
     )
 }
 

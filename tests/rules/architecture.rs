@@ -48,7 +48,7 @@ const EXPOSING: [(&str, &str); 11] = [
     ("oauth/pkce.rs", "challenge of the verifier"),
     ("oauth/token.rs", "token request"),
     ("store/record.rs", "the record"),
-    ("tokens/snapshot.rs", "credential header"),
+    ("tokens/credential.rs", "header of an API key"),
 ];
 /// Names that say nothing but "handy".
 const DRAWERS: [&str; 10] = [

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::AccountName;
+use crate::tokens::Health;
 use crate::{operate, tokens};
 
 /// An account: everything but its secrets.
@@ -104,13 +106,21 @@ impl fmt::Display for State {
     }
 }
 
+/// What is wrong with an account, and the command that helps; none if nothing is.
+pub fn account_problem(health: &Health, account: &AccountName) -> Option<String> {
+    let sentence = health.sentence(account)?;
+    Some(match health {
+        Health::LoginRequired(_) => format!("{sentence}; run: pleo-proxy login {account}"),
+        _ => sentence,
+    })
+}
+
 impl From<tokens::Status> for AccountStatus {
     fn from(status: tokens::Status) -> Self {
         // Field by field, so that one more there is not forgotten here.
         let tokens::Status {
             account,
-            state,
-            why,
+            health,
             generation,
             subject,
             scope,
@@ -124,9 +134,9 @@ impl From<tokens::Status> for AccountStatus {
             last_refresh,
         } = status;
         Self {
-            account,
-            state: State::named(state),
-            why,
+            state: State::named(health.as_str()),
+            why: account_problem(&health, &account),
+            account: account.to_string(),
             generation,
             subject,
             scope,
@@ -147,7 +157,7 @@ impl From<tokens::Status> for AccountStatus {
 impl From<tokens::LastRefresh> for LastRefresh {
     fn from(last: tokens::LastRefresh) -> Self {
         let tokens::LastRefresh { at, reason, outcome, ms } = last;
-        Self { at, reason, outcome, ms }
+        Self { at, reason: reason.to_owned(), outcome: outcome.to_owned(), ms }
     }
 }
 

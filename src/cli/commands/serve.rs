@@ -10,7 +10,7 @@ use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admin::protocol::About;
+use crate::admin::protocol::{About, account_problem};
 use crate::admin::{self, Admin, key};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -31,7 +31,7 @@ use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
 use crate::store::AccountName;
-use crate::tokens::{Accounts, Care};
+use crate::tokens::{Accounts, Background};
 
 /// What is opened before the first request.
 struct Opened {
@@ -123,7 +123,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
         None
     };
     let outbound = wiring::outbound(&config)?;
-    let accounts = wiring::accounts(&config, &state, &outbound, Care::Scheduled).await?;
+    let accounts = wiring::accounts(&config, &state, &outbound, Background::Enabled).await?;
     let key = key::load_or_create(&state.folder.join("admin.key"))?;
     let keys = Arc::new(key::Keys::new(key, Clock::system()));
     let operator = Operator::new(accounts.clone());
@@ -319,7 +319,10 @@ impl Opened {
             return;
         }
         let name = self.default_account();
-        match accounts.iter().find_map(|account| account.snapshot().health.told(&account.name)) {
+        match accounts
+            .iter()
+            .find_map(|account| account_problem(&account.snapshot().health, &account.name))
+        {
             Some(why) => status!("No account can serve: {}", with_flags(&why, program)),
             None => status!("No account is connected yet; run: {program} login {name}"),
         }

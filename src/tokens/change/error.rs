@@ -1,14 +1,14 @@
-//! Why a login or logout came to nothing.
+//! Why a login or logout failed.
 
 use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
 
-/// Why a login or logout came to nothing; the account is as it was before.
+/// Why a login or logout failed; the account is as it was before.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such account.
     #[error("there is no account {0}")]
     Unknown(AccountName),
-    /// A later login or logout came first.
+    /// A later login or logout took its place.
     #[error("a later login or logout of account {0} took its place")]
     Superseded(AccountName),
     /// The account belongs to somebody else.
@@ -23,7 +23,7 @@ pub enum ChangeError {
         /// Whom the login is for.
         offered: String,
     },
-    /// Nobody knows whether the login is for the company that the account is bound to.
+    /// The API did not say whether the login is for the company that the account is bound to.
     #[error(
         "account {account} belongs to {bound}, and whose login this is cannot be read: {why}; the account is as it was. Begin again"
     )]
@@ -57,7 +57,7 @@ pub enum ChangeError {
         "the authorization server sent no refresh token, so the login would end within minutes; nothing was saved"
     )]
     NoRefreshToken,
-    /// Another process is at work on the account.
+    /// Another process holds the lock of the account.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The record cannot be used.
@@ -66,8 +66,8 @@ pub enum ChangeError {
     /// The record cannot be written.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// A damaged record could not be put aside.
-    #[error("the damaged record of account {0} could not be put aside: {1}")]
+    /// A damaged record could not be moved aside.
+    #[error("the damaged record of account {0} could not be moved aside: {1}")]
     SetAside(AccountName, std::io::Error),
     /// An imported token was not accepted.
     #[error("the token was saved, and its first refresh failed: {0}")]
@@ -86,7 +86,7 @@ pub enum ChangeError {
         "the newest tokens of account {0} are not saved yet ({1}); make room or give write access first"
     )]
     Unsaved(AccountName, String),
-    /// A refresh takes longer than any should.
+    /// A refresh takes too long.
     #[error("a refresh of account {0} does not end; try again")]
     Busy(AccountName),
     /// The process is about to end.

@@ -69,7 +69,7 @@ impl World {
     /// Comes in as a request does: asks for news, looks, waits.
     async fn wait(&self, epoch: u64) -> Ticket {
         loop {
-            let news = self.gate.news();
+            let news = self.gate.changed();
             if let Some(ticket) = self.enter(epoch) {
                 return ticket;
             }
@@ -276,7 +276,7 @@ fn news_of_a_publication_reach_those_who_asked_before_looking() {
             spawn(&world, move |it| {
                 block_on(async {
                     loop {
-                        let news = it.gate.news();
+                        let news = it.gate.changed();
                         if published.load(SeqCst) {
                             return it.read();
                         }
@@ -287,7 +287,7 @@ fn news_of_a_publication_reach_those_who_asked_before_looking() {
         });
         world.token.with_mut(|_| ());
         published.store(true, SeqCst);
-        world.gate.tell();
+        world.gate.notify();
         join(others);
     });
 }

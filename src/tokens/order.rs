@@ -4,41 +4,41 @@
 /// Numbers what is asked for. A login counts once it is saved, so that one that fails takes no
 /// earlier one's place; a logout counts from the moment it is asked for until it is given up.
 #[derive(Debug, Default)]
-pub(in crate::tokens) struct Order {
+pub(super) struct ChangeOrder {
     last: u64,
     /// The highest number whose outcome is saved.
     saved: u64,
     logouts_under_way: Vec<u64>,
 }
 
-impl Order {
+impl ChangeOrder {
     /// The next number.
-    pub(in crate::tokens) fn ask(&mut self) -> u64 {
+    pub(super) fn ask(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
 
     /// From here on nothing that was asked for before is saved.
-    pub(in crate::tokens) fn logout_began(&mut self, number: u64) {
+    pub(super) fn logout_began(&mut self, number: u64) {
         self.logouts_under_way.push(number);
     }
 
     /// It was saved, or given up.
-    pub(in crate::tokens) fn logout_ended(&mut self, number: u64) {
+    pub(super) fn logout_ended(&mut self, number: u64) {
         self.logouts_under_way.retain(|under_way| *under_way != number);
     }
 
-    pub(in crate::tokens) fn saved(&mut self, number: u64) {
+    pub(super) fn saved(&mut self, number: u64) {
         self.saved = self.saved.max(number);
     }
 
     /// True if something that was asked for later counts.
-    pub(in crate::tokens) fn is_superseded(&self, number: u64) -> bool {
+    pub(super) fn is_superseded(&self, number: u64) -> bool {
         self.saved > number || self.logouts_under_way.iter().any(|logout| *logout > number)
     }
 
     /// True while a logout waits for its turn: nothing serves until it is through.
-    pub(in crate::tokens) fn is_logging_out(&self) -> bool {
+    pub(super) fn is_logging_out(&self) -> bool {
         !self.logouts_under_way.is_empty()
     }
 }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_login_counts_once_it_is_saved_and_a_logout_from_the_start_until_it_is_given_up() {
-        let mut order = Order::default();
+        let mut order = ChangeOrder::default();
         let (first, second) = (order.ask(), order.ask());
         assert!(!order.is_superseded(first), "the second may fail");
         let logout = order.ask();

@@ -1,0 +1,130 @@
+//! A login's or logout's place in the order, and its hold on the record.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+use tracing::warn;
+
+use super::error::ChangeError;
+use crate::clock::Deadline;
+use crate::store::{DecodeError, Locked, Record, RecordError};
+use crate::timeout::while_running;
+use crate::tokens::account::Account;
+use crate::tokens::services::Services;
+use crate::tokens::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
+use crate::tokens::transition;
+
+/// A place in the order of the logins and logouts that were asked for.
+#[derive(Debug)]
+pub struct ChangeTicket {
+    account: Arc<Account>,
+    number: u64,
+}
+
+/// A record that is about to be replaced.
+pub(super) struct LockedChange {
+    refresh_lock: OwnedMutexGuard<()>,
+    pub(super) locked: Locked,
+    /// The record to be replaced: the one on disk, unless memory has a newer one.
+    pub(super) previous: Option<Record>,
+    /// What is on disk cannot be read: it is moved aside right before the new record is saved.
+    is_corrupt: bool,
+}
+
+impl ChangeTicket {
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        let number = account.order().ask();
+        Self { account, number }
+    }
+
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// From here on nothing that was asked for before is saved.
+    pub(super) fn logout_began(&self) {
+        self.account.order().logout_began(self.number);
+    }
+
+    /// It was saved, or given up.
+    pub(super) fn logout_ended(&self) {
+        self.account.order().logout_ended(self.number);
+    }
+
+    /// Takes both locks and reads the record. With `replaces_corrupt` a damaged one counts as none.
+    pub(super) async fn lock(
+        &self,
+        services: &Services,
+        replaces_corrupt: bool,
+    ) -> Result<LockedChange, ChangeError> {
+        let account = &self.account;
+        check_saved(account)?;
+        let lock = account.refresh_lock.clone().lock_owned();
+        let refresh_lock = while_running(REFRESH_LOCK_PATIENCE, lock)
+            .await
+            .ok_or_else(|| ChangeError::Busy(account.name.clone()))?;
+        self.check_order()?;
+        let locked = services.store.lock(&account.name, LOCK_PATIENCE).await?;
+        let (stored, is_corrupt) = match services.store.load(&account.name).await {
+            Ok(stored) => (stored.map(|(record, _)| record), false),
+            // A record of a newer program is whole: it stays.
+            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
+                (None, true)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let remembered = account.record().map(|record| Record::clone(&record));
+        let records = [stored, remembered].into_iter().flatten();
+        let previous = records.max_by_key(|record| record.generation);
+        Ok(LockedChange { refresh_lock, locked, previous, is_corrupt })
+    }
+
+    /// Saves the record as the next generation and publishes it. The refresh lock comes back.
+    pub(super) async fn save(
+        &self,
+        change: LockedChange,
+        record: Record,
+        deadline: Option<Deadline>,
+        services: &Services,
+    ) -> Result<OwnedMutexGuard<()>, ChangeError> {
+        let account = &self.account;
+        // A later logout may have been asked for while a login's company was looked up.
+        self.check_order()?;
+        if change.is_corrupt {
+            set_aside(&change.locked, services).await?;
+        }
+        let previous = change.previous.map_or(0, |record| record.generation);
+        let generation = account.peek().generation().max(previous) + 1;
+        let record = Record { generation, ..record };
+        let version = services.store.save(&change.locked, &record).await?;
+        account.order().saved(self.number);
+        account.memory().version = version;
+        let health = transition::health_of(&record, account, services);
+        account.publish(record, health, deadline);
+        Ok(change.refresh_lock)
+    }
+
+    /// Nothing that was asked for later counts already.
+    fn check_order(&self) -> Result<(), ChangeError> {
+        if self.account.order().is_superseded(self.number) {
+            return Err(ChangeError::Superseded(self.account.name.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Nothing is changed while the newest pair is in memory only.
+pub(super) fn check_saved(account: &Account) -> Result<(), ChangeError> {
+    match &account.memory().unsaved {
+        Some(why) => Err(ChangeError::Unsaved(account.name.clone(), why.clone())),
+        None => Ok(()),
+    }
+}
+
+async fn set_aside(locked: &Locked, services: &Services) -> Result<(), ChangeError> {
+    let now = services.now().wall / 1000;
+    let aside = services.store.set_aside(locked, now).await;
+    let aside = aside.map_err(|error| ChangeError::SetAside(locked.account.clone(), error))?;
+    warn!(account = %locked.account, "the damaged record was moved aside as {aside}");
+    Ok(())
+}

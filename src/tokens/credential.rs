@@ -1,0 +1,224 @@
+//! What an account sends, and where it comes from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::reason::LoginReason;
+use crate::clock::{Deadline, Now, millis};
+use crate::secret::ApiKey;
+use crate::store::{Grant, Record};
+
+/// Longest margin before expiry at which a token is refreshed.
+const MAX_MARGIN: Duration = Duration::from_secs(60);
+/// Longest lifetime of an access token that is believed.
+const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// Where an account's credential comes from. A new kind of credential is a variant here.
+#[derive(Clone, Debug)]
+pub enum CredentialSource {
+    /// No record; of what there was only the generation is left, below which none is used again.
+    Absent {
+        /// That generation.
+        generation: u64,
+    },
+    /// The record of an OAuth grant, or of one that has ended.
+    Grant(Arc<Record>),
+    /// A static API key of Pleo.
+    ApiKey(ApiKeyCredential),
+}
+
+/// An API key: it is never refreshed and does not expire; once the API refuses it, a person must
+/// replace it.
+#[derive(Clone, Debug)]
+pub struct ApiKeyCredential {
+    /// Generation of its record.
+    pub generation: u64,
+    /// The key.
+    pub key: ApiKey,
+}
+
+/// What a 401 of the API means for a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AfterRejection {
+    /// A refresh may bring another token.
+    Refresh,
+    /// Only a person can replace it.
+    Login(LoginReason),
+}
+
+impl CredentialSource {
+    /// Generation of the record.
+    pub fn generation(&self) -> u64 {
+        match self {
+            Self::Absent { generation } => *generation,
+            Self::Grant(record) => record.generation,
+            Self::ApiKey(key) => key.generation,
+        }
+    }
+
+    /// The record, if it is one of a grant.
+    pub(super) fn record(&self) -> Option<&Arc<Record>> {
+        match self {
+            Self::Grant(record) => Some(record),
+            Self::Absent { .. } | Self::ApiKey(_) => None,
+        }
+    }
+
+    /// The grant, unless it has ended.
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        self.record()?.grant.as_ref()
+    }
+
+    /// True if a refresh can bring a new token.
+    pub fn is_refreshable(&self) -> bool {
+        !matches!(self, Self::ApiKey(_))
+    }
+
+    /// What to do when the API has refused the credential (401).
+    pub fn after_rejection(&self) -> AfterRejection {
+        if self.is_refreshable() {
+            AfterRejection::Refresh
+        } else {
+            AfterRejection::Login(LoginReason::KeyRefused)
+        }
+    }
+
+    /// The credential as requests carry it; none if there is none that may be sent. `deadline` is the
+    /// one measured when the pair was issued, else the stored one counts.
+    pub(super) fn credential(&self, deadline: Option<Deadline>, now: Now) -> Option<Credential> {
+        match self {
+            Self::Absent { .. } => None,
+            Self::Grant(record) if record.subject_unconfirmed => None,
+            Self::Grant(record) => bearer(record.grant.as_ref()?, deadline, now),
+            Self::ApiKey(key) => {
+                Some(Credential { header: basic(&key.key)?, expiry: None, since: now.boot })
+            }
+        }
+    }
+}
+
+/// A credential on its way into requests.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Value of the `Authorization` header, marked sensitive.
+    pub header: HeaderValue,
+    /// When it stops being used; none for an API key.
+    pub expiry: Option<Expiry>,
+    /// When this process got it, in milliseconds of the boot clock.
+    pub since: u64,
+}
+
+/// When an access token stops being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The instant.
+    pub deadline: Deadline,
+    /// Lifetime of the token when it was issued.
+    pub lifetime: Duration,
+}
+
+impl Credential {
+    /// How long before expiry it is refreshed: a fifth of its lifetime, a minute at most.
+    pub fn margin(&self) -> Duration {
+        self.expiry.map_or(Duration::ZERO, |expiry| MAX_MARGIN.min(expiry.lifetime / 5))
+    }
+
+    /// What is left of it; zero once it has expired.
+    pub fn left(&self, now: Now) -> Duration {
+        self.left_before(Duration::ZERO, now)
+    }
+
+    /// The time until its margin begins.
+    pub fn left_before_margin(&self, now: Now) -> Duration {
+        self.left_before(self.margin(), now)
+    }
+
+    /// By either clock; but the wall clock counts only when the token has been here for a margin. A
+    /// clock that jumps back and forth would otherwise cost a refresh with each jump.
+    fn left_before(&self, last: Duration, now: Now) -> Duration {
+        let Some(Expiry { deadline, .. }) = self.expiry else { return Duration::MAX };
+        let new_for = Duration::from_millis(
+            self.since.saturating_add(millis(self.margin())).saturating_sub(now.boot),
+        );
+        let by_wall = deadline.wall_left(now).saturating_sub(last).max(new_for);
+        deadline.boot_left(now).saturating_sub(last).min(by_wall)
+    }
+}
+
+fn bearer(grant: &Grant, deadline: Option<Deadline>, now: Now) -> Option<Credential> {
+    let lifetime = Duration::from_millis(grant.life);
+    // A token is never believed for longer than its lifetime; a clock that was ahead may say so.
+    let stored = || Deadline::from_wall(now, grant.expires_at, MAX_LIFETIME.min(lifetime));
+    let deadline = deadline.unwrap_or_else(stored);
+    let expiry = Some(Expiry { deadline, lifetime });
+    Some(Credential { header: grant.access.as_ref()?.header()?, expiry, since: now.boot })
+}
+
+/// `Basic base64("KEY:")`, as Pleo wants its API keys.
+fn basic(key: &ApiKey) -> Option<HeaderValue> {
+    let pair = Zeroizing::new(format!("{}:", key.expose()));
+    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    let mut header = HeaderValue::from_str(&text).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Now = Now { wall: 1_800_000_000_000, boot: 5_000_000 };
+
+    fn credential(lifetime: u64) -> Credential {
+        let lifetime = Duration::from_secs(lifetime);
+        Credential {
+            header: HeaderValue::from_static("Bearer x"),
+            expiry: Some(Expiry { deadline: Deadline::after(NOON, lifetime), lifetime }),
+            since: NOON.boot,
+        }
+    }
+
+    #[test]
+    fn a_new_token_outlives_jumps_of_the_wall_clock_for_one_margin() {
+        let credential = credential(600);
+        let left = |wall: i64, boot: u64| {
+            credential
+                .left(Now { wall: NOON.wall + wall * 1000, boot: NOON.boot + boot * 1000 })
+                .as_secs()
+        };
+        assert_eq!((left(599, 599), left(600, 600)), (1, 0));
+        assert_eq!((left(86_400, 1), left(86_400, 59), left(86_400, 60)), (59, 1, 0), "set ahead");
+        assert_eq!((left(-86_400, 1), left(-86_400, 600)), (599, 0), "set back");
+        assert_eq!((left(0, 600), left(660, 60)), (0, 0), "asleep, and paused");
+    }
+
+    #[test]
+    fn margin_is_a_fifth_and_a_minute_at_most() {
+        let margin = |lifetime| credential(lifetime).margin();
+        assert_eq!(
+            (margin(600).as_secs(), margin(300).as_secs(), margin(2).as_millis()),
+            (60, 60, 400)
+        );
+        assert_eq!(margin(100), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn an_api_key_is_sent_as_basic_never_expires_and_is_never_refreshed() {
+        let key = ApiKeyCredential { generation: 3, key: ApiKey::new("key") };
+        let source = CredentialSource::ApiKey(key);
+        let credential = source.credential(None, NOON).unwrap();
+        assert_eq!(credential.header, "Basic a2V5Og==");
+        assert!(credential.header.is_sensitive() && !format!("{source:?}").contains("\"key\""));
+        let in_a_century = Now { wall: i64::MAX, boot: u64::MAX };
+        assert_eq!(credential.left_before_margin(in_a_century), Duration::MAX);
+        assert_eq!((source.generation(), source.is_refreshable()), (3, false));
+        let refused = AfterRejection::Login(LoginReason::KeyRefused);
+        assert_eq!(source.after_rejection(), refused);
+        assert!(LoginReason::KeyRefused.to_string().contains("replace the key"));
+    }
+}

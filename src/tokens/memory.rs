@@ -1,0 +1,150 @@
+//! What a process remembers of an account's refreshes beside the snapshot; requests never look at
+//! it on their usual path.
+
+use std::time::Duration;
+
+use super::backoff;
+use super::health::RetryState;
+use super::reason::RetryReason;
+use super::refresh_reason::RefreshReason;
+use crate::clock::{Age, Deadline, Now, since};
+use crate::oauth::SecretStamp;
+use crate::store::{Intent, Version};
+
+/// Longest time between two refreshes that are forced by a 401.
+const MAX_FORCED_INTERVAL: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Version in the store of the record that was loaded or saved last.
+    pub(super) version: Version,
+    /// How old the pair is.
+    pub(super) age: Option<Age>,
+    /// Failed attempts since the last good one.
+    attempts: u32,
+    /// When a 401 or a person last forced a refresh.
+    pub(super) forced_at: Option<Now>,
+    /// The sending of an intent that got a complete answer, so that no copy of it is still under
+    /// way.
+    pub(super) answered: Option<(i64, u32)>,
+    /// The last sending of an intent, and when it was by the boot clock in milliseconds; below zero
+    /// before the boot.
+    sent: Option<((i64, u32), i64)>,
+    /// Access tokens in a row that could not be used.
+    pub(super) unusable: u32,
+    /// The last attempt, for `status`.
+    pub(super) last: Option<LastAttempt>,
+    /// Refusals in a row that say that a setting is wrong.
+    refusals: u32,
+    /// The secret file that was refused last, and when another one may be tried.
+    refused: (SecretStamp, Option<Deadline>),
+    /// When the last attempt began, if it failed.
+    pub(super) failed: Option<Now>,
+    /// Why the newest pair is not on disk, while it is not.
+    pub(super) unsaved: Option<String>,
+}
+
+/// The last refresh attempt.
+#[derive(Clone, Debug)]
+pub(super) struct LastAttempt {
+    pub(super) at: i64,
+    pub(super) reason: RefreshReason,
+    pub(super) outcome: &'static str,
+    pub(super) took: Duration,
+}
+
+impl Memory {
+    /// The wait before the next attempt, after one more that failed.
+    pub(super) fn next_wait(&mut self, asked_for: Option<Duration>) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        asked_for.unwrap_or_default().max(backoff::backoff(self.attempts))
+    }
+
+    /// A complete answer with a pair came: earlier trouble is over.
+    pub(super) fn remember_success(&mut self, is_usable: bool) {
+        self.attempts = 0;
+        self.answered = None;
+        self.sent = None;
+        self.unusable = if is_usable { 0 } else { self.unusable.saturating_add(1) };
+        if is_usable {
+            self.refusals = 0;
+        }
+    }
+
+    /// This process sends now: from here on its boot clock alone tells how long ago that was.
+    pub(super) fn note_sending(&mut self, intent: &Intent, now: Now) {
+        let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
+        self.sent = Some((intent.sending(), boot));
+    }
+
+    /// How long ago an unanswered intent was sent, time asleep included. Where another process sent
+    /// it, its date is believed once, when it is first seen; one in the future counts as now.
+    pub(super) fn sent_for(&mut self, intent: &Intent, now: Now) -> Duration {
+        let sending = intent.sending();
+        let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
+        let sent = self.sent.filter(|(known, _)| *known == sending).map_or_else(
+            || boot.saturating_sub_unsigned(since(now.wall, intent.sent_at)),
+            |(_, sent)| sent,
+        );
+        self.sent = Some((sending, sent));
+        Duration::from_millis(since(boot, sent))
+    }
+
+    /// True if a refresh was forced less than ten seconds, or a quarter of a token's lifetime, ago.
+    pub(super) fn was_just_forced(&self, lifetime: Option<Duration>, now: Now) -> bool {
+        let interval = MAX_FORCED_INTERVAL.min(lifetime.unwrap_or(MAX_FORCED_INTERVAL) / 4);
+        self.forced_at.is_some_and(|last| !Deadline::after(last, interval).passed(now))
+    }
+
+    /// A setting is wrong: tried again after minutes, and sooner with another secret file. That
+    /// wait grows too: a file that changes all the time must not cost a token request each time.
+    pub(super) fn misconfigured(
+        &mut self,
+        reason: RetryReason,
+        secret: SecretStamp,
+        now: Now,
+    ) -> RetryState {
+        self.refusals = self.refusals.saturating_add(1);
+        self.refused = (secret, Some(Deadline::after(now, backoff::backoff(self.refusals))));
+        let wait = backoff::misconfigured(self.refusals);
+        RetryState::until(reason, Deadline::after(now, wait))
+    }
+
+    /// True if the secret file is another one than the one that was refused.
+    pub(super) fn is_mended(&self, secret: SecretStamp, now: Now) -> bool {
+        let (refused, not_before) = self.refused;
+        refused != secret && not_before.is_none_or(|not_before| not_before.boot_left(now).is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unanswered_intent_ages_by_the_boot_clock_whatever_the_wall_clock_does() {
+        let start = Now { wall: 1_800_000_000_000, boot: 1_000_000 };
+        let after = |wall: i64, boot| Now { wall: start.wall + wall, boot: start.boot + boot };
+        let intent = |sent_at| Intent {
+            generation: 1,
+            token: String::new(),
+            sent_at,
+            first_sent_at: sent_at,
+            resends: 0,
+        };
+        let mut memory = Memory::default();
+        let mut seconds = |intent: &Intent, now| memory.sent_for(intent, now).as_secs();
+        let (ahead, earlier) = (intent(start.wall + 7_200_000), intent(start.wall - 3_000));
+        assert_eq!(seconds(&ahead, start), 0);
+        let now = after(0, 10_000);
+        assert_eq!(seconds(&ahead, now), 10);
+        assert_eq!(seconds(&Intent { resends: 1, ..ahead.clone() }, now), 0, "another sending");
+        assert_eq!(seconds(&earlier, now), 3, "sent by another process");
+        let now = after(86_400_000, 11_000);
+        assert_eq!(seconds(&earlier, now), 4, "the clock was set ahead since");
+        memory.note_sending(&ahead, now);
+        let now = after(2 * 86_400_000, 12_000);
+        assert_eq!(memory.sent_for(&ahead, now).as_secs(), 1, "sent by this process");
+    }
+}

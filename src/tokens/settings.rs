@@ -1,0 +1,38 @@
+//! How accounts are looked after.
+
+use std::time::Duration;
+
+use crate::oauth;
+use crate::store::AccountName;
+
+/// How long one attempt waits for the store's lock.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long anybody waits for the refresh lock: a refresh takes the store's lock (10 s), reaches the
+/// server (5 s), drains and posts (30 s).
+pub(super) const REFRESH_LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the end of the process waits for token requests: their own deadline, and their save.
+pub(super) const CLOSE_PATIENCE: Duration = oauth::CALL.saturating_add(Duration::from_secs(5));
+
+/// Settings of all accounts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a refresh waits for requests that hold the old token.
+    pub drain: Duration,
+    /// How long a request waits for a token.
+    pub hold: Duration,
+    /// How long after its last use an account is refreshed ahead of need.
+    pub keep_warm: Duration,
+    /// A grant not refreshed for this long is refreshed, so that it does not lapse.
+    pub idle_refresh: Duration,
+    /// The account of requests that name none.
+    pub default_account: Option<AccountName>,
+}
+
+/// Whether this process does what no request and no person asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// Tokens are refreshed ahead of need, and changed records are noticed: a proxy.
+    Enabled,
+    /// Nothing happens by itself: one command, then the end.
+    Disabled,
+}
