@@ -15,7 +15,7 @@ use pleo_proxy::sandbox::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::upstream::{After, Upstream};
+use support::upstream::{After, Upstream, eventually};
 use support::{PATIENCE, Place, Proxy, config_toward, sandbox, text, write_private};
 
 /// Nothing is refreshed ahead of need, so that a test decides when a refresh begins.
@@ -174,6 +174,8 @@ async fn every_attempt_is_told_with_its_reason_and_outcome_and_without_its_token
         ("asked".into(), "login_required".into())
     );
     assert!(last["ms"].is_u64() && last["at"].is_string(), "{last}");
+    // Lines are written by a thread of their own.
+    eventually("the refusal is logged", || proxy.log().contains("invalid_grant"));
     let log = proxy.log();
     for told in [
         "refresh sent account=default reason=\"asked\" generation=1",
