@@ -2,24 +2,24 @@
 //!
 //! | route | needs | does |
 //! | --- | --- | --- |
-//! | `GET /health` | - | 200 while the process is up; answers a `Pleo-Proxy-Challenge` with [`proof`] |
-//! | `GET /ready` | - | 200 while at least one account can serve, else 503 |
-//! | `GET /` | - | the settings URL: up or down; the accounts with a session |
+//! | `GET /health` | - | 200 while the process is up; responds to a `Pleo-Proxy-Challenge` with a [`proof`] |
+//! | `GET /ready` | - | 200 while at least one account can serve requests, else 503 |
+//! | `GET /` | - | the settings URL: the page; shows the accounts with a session |
 //! | `GET /connect?account=NAME` | - | the initiation URL: 302 to the authorize page |
 //! | `GET /callback` | a pending login's state | the redirect URL |
-//! | `POST /api/session` | a link's one-time key, or the admin key | a session cookie, or a fresh link |
-//! | `GET /metrics` | key | counters, in the Prometheus text format |
+//! | `POST /api/session` | a link's one-time key, or the admin key | returns a session cookie, or a fresh link |
+//! | `GET /metrics` | key | metrics, in the Prometheus text format |
 //! | `GET /api/status` | key | all accounts |
-//! | `POST /api/accounts/NAME/refresh` | key | refreshes; `?force=true` also what is fresh |
-//! | `POST /api/accounts/NAME/logout` | key | forgets the grant |
-//! | `POST /api/accounts/NAME/login` | key | begins (`?paste=true`: nobody listens for its answer), finishes or imports a login |
-//! | `GET /api/logins/ID` | key | how a login that was begun goes: `pending`, `connected`, or `failed` and why |
-//! | `DELETE /api/logins/ID` | key | gives a pending login up |
+//! | `POST /api/accounts/NAME/refresh` | key | refreshes if due; `?force=true` in any case |
+//! | `POST /api/accounts/NAME/logout` | key | deletes the grant |
+//! | `POST /api/accounts/NAME/login` | key | starts (`?paste=true`: without a listener for the callback) or finishes a login, or imports a token |
+//! | `GET /api/logins/ID` | key | the state of a login: `pending`, `connected`, or `failed` with the reason |
+//! | `DELETE /api/logins/ID` | key | cancels a pending login |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
-//! The guard judges every request first, the key is asked for in front of `/metrics` and all of
-//! `/api` but the session, so no route can be forgotten. No GET changes a grant. No token ever
-//! leaves.
+//! The guard checks every request first. The key is required for `/metrics` and for all of `/api`
+//! except the session, by layers around these routes, so none can be forgotten. No GET changes a
+//! grant. No response holds a token.
 
 mod api;
 pub mod key;
@@ -44,32 +44,31 @@ use tokio_util::sync::CancellationToken;
 use crate::operate::{Operator, Redirect};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
-use crate::proxy::reply;
-use key::{Caller, Keys};
+use key::{Access, Keys};
 use protocol::{About, Health, Problem};
 
-/// Time for the body of a request to come whole: who holds it back holds a connection.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// Time limit for the whole body of a request; a slow one would keep its connection busy.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body, in bytes.
-const LONGEST_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
 
-/// What the admin listener works on.
+/// The state of the admin listener.
 pub struct Admin {
-    /// What may be done to accounts.
+    /// Operations on accounts.
     pub operator: Operator,
-    /// Judges requests.
+    /// Checks every request.
     pub guard: Guard,
-    /// Who may do more than look.
+    /// The admin key and the sessions.
     pub keys: Arc<Keys>,
-    /// Tells the process to end.
+    /// Cancelled to end the process.
     pub shutdown: CancellationToken,
-    /// Where the listener is: `http://127.0.0.1:8089`.
+    /// The listener's own origin: `http://127.0.0.1:8089`.
     pub origin: String,
-    /// Where the answers to logins come.
+    /// Receives the callbacks of logins.
     pub redirect: Arc<Redirect>,
-    /// What `status` says about the process itself.
+    /// What `status` reports about the process itself.
     pub about: About,
-    /// Whether callers could be told apart.
+    /// Whether the kernel could identify callers.
     pub peers: Peers,
 }
 
@@ -83,17 +82,17 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/accounts/{name}/logout", post(api::logout))
         .route(
             "/accounts/{name}/login",
-            post(api::login).route_layer(middleware::from_fn(with_body)),
+            post(api::login).route_layer(middleware::from_fn(buffer_body)),
         )
         .route("/logins/{id}", get(api::login_state).delete(api::abandon))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(admin.clone(), with_key));
+        .layer(middleware::from_fn_with_state(admin.clone(), require_key));
     let metrics = Router::new()
         .route("/metrics", get(api::metrics))
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(admin.clone(), with_key));
+        .layer(middleware::from_fn_with_state(admin.clone(), require_key));
     Router::new()
         .merge(metrics)
         .route("/health", get(health))
@@ -101,7 +100,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/", get(pages::index))
         .route("/connect", get(pages::connect))
         .route("/callback", get(pages::callback))
-        .route("/api/session", post(api::session).route_layer(middleware::from_fn(with_body)))
+        .route("/api/session", post(api::session).route_layer(middleware::from_fn(buffer_body)))
         .nest("/api", api)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -113,11 +112,11 @@ async fn guarded(State(admin): Shared, request: Request, next: Next) -> Response
     let (parts, body) = request.into_parts();
     match admin.guard.check(&parts) {
         Ok(_) => uncached(next.run(Request::from_parts(parts, body)).await),
-        Err(problem) => answer(problem),
+        Err(problem) => problem.into_response().map(Body::new),
     }
 }
 
-/// Nothing that this listener says is kept by a browser, or taken for what it is not.
+/// Keeps browsers from storing a response of this listener and from guessing its type.
 fn uncached(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -125,11 +124,11 @@ fn uncached(mut response: Response) -> Response {
     response
 }
 
-async fn with_key(State(admin): Shared, request: Request, next: Next) -> Response {
+async fn require_key(State(admin): Shared, request: Request, next: Next) -> Response {
     match admin.keys.identify(request.headers(), admin.guard.own_origins()) {
-        Caller::Known => next.run(request).await,
-        Caller::Unknown => unauthorized(),
-        Caller::Barred => refusal(
+        Access::Granted => next.run(request).await,
+        Access::Denied => unauthorized(),
+        Access::TooManyAttempts => refusal(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_attempts",
             "Too many wrong keys; wait a minute.",
@@ -137,22 +136,22 @@ async fn with_key(State(admin): Shared, request: Request, next: Next) -> Respons
     }
 }
 
-/// Lets a request in whose body is here.
-async fn with_body(request: Request, next: Next) -> Response {
+/// Reads the whole body before the handler runs.
+async fn buffer_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    if body.size_hint().lower() > LONGEST_BODY as u64 {
+    if body.size_hint().lower() > MAX_BODY as u64 {
         return refusal(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
             "The body is longer than 64 KiB.",
         );
     }
-    match timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await {
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
         _ => refusal(
             StatusCode::BAD_REQUEST,
             "bad_request",
-            "The body did not come whole, or is longer than 64 KiB.",
+            "The body did not arrive completely, or is longer than 64 KiB.",
         ),
     }
 }
@@ -168,23 +167,24 @@ async fn health(State(admin): Shared, headers: HeaderMap) -> Response {
 }
 
 async fn ready(State(admin): Shared) -> Response {
-    let (custody, accounts) = (admin.operator.accounts(), admin.operator.accounts().all());
+    let (registry, accounts) = (admin.operator.accounts(), admin.operator.accounts().all());
     let serving = accounts.iter().filter(|account| account.can_serve()).count();
-    let is_whole = custody.supervisor().paused().is_empty();
-    let (status, word) = match serving {
+    let all_tasks_run = registry.supervisor().paused().is_empty();
+    let (status, state) = match serving {
         _ if admin.shutdown.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        _ if custody.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        // Tokens that live are served; nothing is refreshed.
-        _ if custody.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
-        _ if is_whole && accounts.iter().all(|account| account.is_well()) => (StatusCode::OK, "ok"),
+        _ if registry.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        // Valid tokens are served, but nothing is refreshed.
+        _ if registry.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
+        _ if all_tasks_run && accounts.iter().all(|account| account.is_well()) => {
+            (StatusCode::OK, "ok")
+        }
         _ => (StatusCode::OK, "degraded"),
     };
-    // Without the names of accounts: everybody may ask.
-    let fix =
-        "Run pleo-proxy status: it says why no account can serve. Without one: pleo-proxy login";
+    // Without the names of accounts: anybody may ask.
+    let fix = "Run pleo-proxy status, which says why no account can serve requests. If there is none: pleo-proxy login";
     let fix = (serving == 0).then(|| fix.to_owned());
-    (status, axum::Json(Health { fix, ..Health::of(word) })).into_response()
+    (status, axum::Json(Health { fix, ..Health::of(state) })).into_response()
 }
 
 async fn not_found() -> Response {
@@ -199,7 +199,7 @@ async fn wrong_method() -> Response {
     )
 }
 
-/// The same for a route that takes GET and was asked with HEAD.
+/// The refusal of HEAD by a route that takes GET.
 fn only_get() -> Response {
     let mut response =
         refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
@@ -207,12 +207,12 @@ fn only_get() -> Response {
     response
 }
 
-/// A browser asks ahead of a person, or for a part of a page.
+/// The refusal of a browser that prefetches the page or loads it as part of another.
 fn no_navigation() -> Response {
     refusal(
         StatusCode::FORBIDDEN,
         "forbidden_origin",
-        "This address is for a person to open, not for a page to load.",
+        "Open this address in a browser tab; other pages cannot load it.",
     )
 }
 
@@ -225,7 +225,7 @@ fn unauthorized() -> Response {
     response
 }
 
-/// A refusal of this listener itself, in the proxy's form.
+/// A refusal by this listener, in the proxy's form of errors.
 fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = Problem {
@@ -240,8 +240,4 @@ fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
     headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
     headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
     response
-}
-
-fn answer(problem: reply::Problem) -> Response {
-    problem.into_response().map(Body::new)
 }

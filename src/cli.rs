@@ -1,4 +1,4 @@
-//! The command line: data on stdout, talk on stderr, exit codes with names.
+//! The command line: data on stdout, messages on stderr, named exit codes.
 
 #[macro_use]
 mod output;
@@ -11,6 +11,7 @@ mod context;
 mod embedded_sandbox;
 mod exit;
 mod locate;
+mod loosened;
 mod open_store;
 mod run_file;
 mod shell;
@@ -51,14 +52,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return ExitCode::from(print(&error) as u8),
     };
     let command = arguments.command.unwrap_or_default();
-    let json = arguments.global.json && !command.announces();
+    let json = arguments.global.json && !command.prints_ready_line();
     let exit = match dispatch(command, arguments.global) {
         Ok(exit) => exit,
         Err(failure) => {
             status!("pleo-proxy: {:#}", failure.error);
             if json {
                 let (exit, why) = (failure.exit as u8, format!("{:#}", failure.error));
-                // If nobody can be told, the exit code still tells.
+                // If stdout cannot be written, the exit code still reports the failure.
                 let _ = output::json(
                     &json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}),
                 );
@@ -70,8 +71,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Prints what clap has to say: a mistake in the arguments, or what --help and --version ask for,
-/// which is data.
+/// Prints clap's message: an error in the arguments, or the output of --help and --version.
 fn print(message: &clap::Error) -> Exit {
     let printed = message.print().and_then(|()| io::stdout().flush());
     match printed {
@@ -84,27 +84,26 @@ fn print(message: &clap::Error) -> Exit {
 fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
     hardening::apply();
     telemetry::init(global.log, matches!(command, Command::Serve));
-    // Libraries that ask for the process's provider find the one that everything else uses; a
-    // second call is harmless.
+    // Libraries that use the process's default provider get the same one as everything else. It
+    // fails only if it was called before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let context = Context::of(global);
+    let context = Context::new(global);
     on_control_runtime(command.run(&context))
 }
 
-/// Runs a command. Refresh, login and admin listener have one thread of their own beside the data
-/// workers.
+/// Runs a command on the control runtime: one thread for refresh, login and the admin listener,
+/// apart from the data workers.
 fn on_control_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    // The runtime panics where the system gives it no thread: asked for here, it is an error with
-    // its reason.
+    // The runtime would panic if it got no thread; this returns an error instead.
     let spare = std::thread::Builder::new()
         .spawn(|| ())
-        .context("the system gives no thread; see ulimit -u")?;
+        .context("the system refuses to start a thread; see ulimit -u")?;
     let _ = spare.join();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).thread_name("control").enable_all().build()?;
     let exit = runtime.block_on(work);
-    // What must end was waited for. What hangs (a name server, a worker, a disk) does not keep the
-    // process.
+    // The command has waited for everything that must finish. A thread that hangs (a name server,
+    // a disk) does not keep the process alive.
     runtime.shutdown_background();
     exit
 }

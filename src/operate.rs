@@ -1,6 +1,5 @@
-//! What a person does to accounts: login, refresh, logout, status. The admin listener offers it,
-//! and the command line does it on the store while no proxy runs; whoever asks, it happens in the
-//! same way.
+//! Operations on accounts: login, refresh, logout, status. The admin listener offers them, and the
+//! command line runs the same code on the store while no proxy runs.
 
 mod redirect;
 
@@ -14,23 +13,23 @@ use crate::tokens::{Accounts, ChangeError, RefreshReason, RefreshReport, Status}
 
 pub use redirect::{Redirect, ReturnsBy};
 
-/// Accounts in a person's hands.
+/// Operations on the accounts of a store.
 #[derive(Clone)]
 pub struct Operator {
     accounts: Arc<Accounts>,
     logins: Arc<Logins>,
 }
 
-/// An account, and what became of its last login in this process.
+/// An account, and how its last login in this process ended.
 #[derive(Debug)]
 pub struct AccountStatus {
     /// The account.
     pub account: Status,
-    /// None if there was no login, or one is under way.
+    /// `None` if there was no login, or one is pending.
     pub last_login: Option<Result<(), String>>,
 }
 
-/// How a refresh that was asked for ended, and the account since then.
+/// How a requested refresh ended, and the account after it.
 #[derive(Debug)]
 pub struct Refreshed {
     /// How it ended.
@@ -39,16 +38,16 @@ pub struct Refreshed {
     pub account: Status,
 }
 
-/// How a refresh that was asked for ended.
+/// How a requested refresh ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshOutcome {
-    /// Nothing was due, and nothing was forced.
+    /// It was not due, and not forced.
     Fresh,
-    /// There is a new pair.
+    /// There are new tokens.
     Refreshed,
-    /// Another process had been faster.
+    /// Another process had refreshed already.
     Adopted,
-    /// See the account's state.
+    /// It failed; the account's state says why.
     Failed,
 }
 
@@ -62,19 +61,19 @@ impl From<RefreshReport> for RefreshOutcome {
     }
 }
 
-/// A login that a person wants.
+/// A login to start.
 #[derive(Clone, Copy, Debug)]
 pub struct LoginRequest<'a> {
     /// The account to connect.
     pub account: &'a AccountName,
-    /// How its answer comes back.
+    /// How its callback comes back.
     pub returns_by: ReturnsBy,
-    /// Another account that holds the company is logged out.
+    /// Log out another account that holds the company.
     pub replaces: bool,
 }
 
 impl Operator {
-    /// For these accounts, with no login under way.
+    /// Operations on these accounts, with no login pending.
     pub fn new(accounts: Arc<Accounts>) -> Self {
         let logins = Logins::new(accounts.clone());
         Self { accounts, logins }
@@ -85,7 +84,7 @@ impl Operator {
         &self.accounts
     }
 
-    /// Logins under way.
+    /// The pending logins.
     pub fn logins(&self) -> &Arc<Logins> {
         &self.logins
     }
@@ -100,7 +99,7 @@ impl Operator {
         status.collect()
     }
 
-    /// Refreshes an account's token if it is due, or in any case if `force`.
+    /// Refreshes an account's tokens if they are due, or in any case if `force`.
     ///
     /// # Errors
     /// [`ChangeError::Unknown`]: there is no such account.
@@ -117,19 +116,19 @@ impl Operator {
         Ok(Refreshed { outcome, account: Status::of(&account) })
     }
 
-    /// Forgets an account's grant, and ends its pending logins.
+    /// Deletes an account's grant and cancels its pending logins.
     ///
     /// # Errors
-    /// [`ChangeError`]; the grant is as it was.
+    /// [`ChangeError`]; the grant is unchanged.
     pub async fn logout(&self, name: &AccountName) -> Result<(), ChangeError> {
         self.logins.cancel(name);
         self.accounts.logout(name, EndReason::LoggedOut).await
     }
 
-    /// Begins a login whose answer comes by `redirect`.
+    /// Starts a login whose callback comes through `redirect`.
     ///
     /// # Errors
-    /// [`LoginError`]; there is nothing to wait for.
+    /// [`LoginError`]; no login is pending.
     pub async fn begin_login(
         &self,
         request: LoginRequest<'_>,
@@ -141,14 +140,14 @@ impl Operator {
     /// Finishes a login with the address that the browser was sent back to.
     ///
     /// # Errors
-    /// [`LoginError`]; nothing was saved, or it was a login of another account.
+    /// [`LoginError`]; nothing was saved, or the address belonged to another account's login.
     pub async fn finish_login(&self, name: &AccountName, address: &str) -> Result<(), LoginError> {
         let account = self.logins.finish(Callback::from_address(address)?).await?;
         if account == *name {
             return Ok(());
         }
         let whose =
-            format!("that address belongs to a login of account {account}, which is now connected");
+            format!("that address belongs to a login of account {account}, which is connected now");
         Err(LoginError::Refused(whose))
     }
 

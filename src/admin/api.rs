@@ -1,4 +1,4 @@
-//! `/api`: what the command line and the page ask for.
+//! `/api`: the routes for the command line and the page.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::key::{COOKIE_NAME, Caller};
+use super::key::{Access, COOKIE_NAME};
 use super::protocol::{
     Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
@@ -20,24 +20,26 @@ use crate::secret::RefreshToken;
 use crate::store::{AccountName, LockError};
 use crate::tokens::ChangeError;
 
-/// An answer with data.
+/// A response with data.
 fn data(body: impl Serialize) -> Response {
     Json(Versioned::from(body)).into_response()
 }
 
 /// `GET /api/status`.
 pub(super) async fn status(State(admin): Shared) -> Response {
-    let custody = admin.operator.accounts();
+    let accounts = admin.operator.accounts();
     let mut about = admin.about.clone();
-    about.notes.extend(custody.scheduler_silence().map(|silence| {
+    about.notes.extend(accounts.scheduler_silence().map(|silence| {
         let seconds = silence.as_secs();
-        format!("the scheduler has not answered for {seconds} s, so no token is refreshed; restart the proxy")
+        format!(
+            "the scheduler has not run for {seconds} s, so no token is refreshed; restart the proxy"
+        )
     }));
     about.notes.extend(admin.peers.note());
     data(Status {
         running: true,
         ending: admin.shutdown.is_cancelled(),
-        stopped_tasks: custody.supervisor().paused().into_iter().map(str::to_owned).collect(),
+        stopped_tasks: accounts.supervisor().paused().into_iter().map(str::to_owned).collect(),
         accounts: admin.operator.status().into_iter().map(Into::into).collect(),
         about,
     })
@@ -45,12 +47,12 @@ pub(super) async fn status(State(admin): Shared) -> Response {
 
 /// `GET /metrics`.
 pub(super) async fn metrics(State(admin): Shared) -> Response {
-    let custody = admin.operator.accounts();
-    let accounts = custody.all();
-    let states = accounts.iter().map(|account| account.snapshot().health.as_str());
-    let tasks = custody.supervisor().tasks();
+    let accounts = admin.operator.accounts();
+    let all = accounts.all();
+    let states = all.iter().map(|account| account.snapshot().health.as_str());
+    let tasks = accounts.supervisor().tasks();
     let restarts = tasks.iter().map(|task| (task.name, task.restarts));
-    match custody.metrics().text(states, restarts) {
+    match accounts.metrics().text(states, restarts) {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
                 .into_response()
@@ -61,13 +63,13 @@ pub(super) async fn metrics(State(admin): Shared) -> Response {
     }
 }
 
-/// `POST /api/accounts/NAME/refresh`: what is fresh stays as it is, unless forced.
+/// `POST /api/accounts/NAME/refresh`: refreshes if due or forced.
 pub(super) async fn refresh(
     State(admin): Shared,
     Path(name): Path<String>,
     Query(RefreshQuery { force }): Query<RefreshQuery>,
 ) -> Response {
-    let Ok(name) = name.parse::<AccountName>() else { return no_name() };
+    let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
     match admin.operator.refresh(&name, force).await {
         Ok(refreshed) => {
             let refreshed = Refreshed::from(refreshed);
@@ -81,34 +83,28 @@ pub(super) async fn refresh(
 
 /// `POST /api/accounts/NAME/logout`.
 pub(super) async fn logout(State(admin): Shared, Path(name): Path<String>) -> Response {
-    let Ok(name) = name.parse::<AccountName>() else { return no_name() };
+    let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
     match admin.operator.logout(&name).await {
         Ok(()) => data(Done::from(Outcome::LoggedOut)),
         Err(error) => change_failed(&error),
     }
 }
 
-/// `POST /api/accounts/NAME/login`: an empty body begins, `redirected_url` finishes,
-/// `refresh_token` imports.
+/// `POST /api/accounts/NAME/login`: an empty body starts a login, `redirected_url` finishes one,
+/// `refresh_token` imports a token.
 pub(super) async fn login(
     State(admin): Shared,
     Path(name): Path<String>,
     Query(query): Query<LoginQuery>,
     body: Bytes,
 ) -> Response {
-    let Ok(name) = name.parse::<AccountName>() else { return no_name() };
-    let body = match body.trim_ascii().is_empty() {
-        true => LoginBody::default(),
-        false => match serde_json::from_slice(&body) {
-            Ok(body) => body,
-            Err(_) => {
-                return refusal(
-                    StatusCode::BAD_REQUEST,
-                    "bad_request",
-                    "The body is not one this route knows.",
-                );
-            }
-        },
+    let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
+    let read = match body.trim_ascii() {
+        b"" => Ok(LoginBody::default()),
+        body => serde_json::from_slice(body),
+    };
+    let Ok(body) = read else {
+        return bad_request("The body is not JSON with redirected_url or refresh_token.");
     };
     let done = match body {
         LoginBody { redirected_url: Some(address), refresh_token: None } => {
@@ -120,13 +116,7 @@ pub(super) async fn login(
         LoginBody { redirected_url: None, refresh_token: None } => {
             return begin(&admin, &name, &query).await;
         }
-        _ => {
-            return refusal(
-                StatusCode::BAD_REQUEST,
-                "bad_request",
-                "Send one of redirected_url and refresh_token.",
-            );
-        }
+        _ => return bad_request("Send either redirected_url or refresh_token."),
     };
     match done {
         Ok(()) => data(Done { outcome: Outcome::Connected, account: Some(name.to_string()) }),
@@ -134,7 +124,7 @@ pub(super) async fn login(
     }
 }
 
-/// `GET /api/logins/ID`: how a login that was begun goes, for whoever waits for it.
+/// `GET /api/logins/ID`: the state of a login.
 pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) -> Response {
     match admin.operator.logins().outcome(&id) {
         Some(end) => data(LoginState::from(end)),
@@ -142,7 +132,7 @@ pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) ->
     }
 }
 
-/// `DELETE /api/logins/ID`: whoever began it waits no longer.
+/// `DELETE /api/logins/ID`: cancels a pending login.
 pub(super) async fn abandon(State(admin): Shared, Path(id): Path<String>) -> Response {
     if admin.operator.logins().abandon(&id) {
         data(Done::from(Outcome::Abandoned))
@@ -152,13 +142,12 @@ pub(super) async fn abandon(State(admin): Shared, Path(id): Path<String>) -> Res
 }
 
 fn unknown_login() -> Response {
-    let detail =
-        "There is no such login: later ones took its place, or it is older than ten minutes.";
+    let detail = "There is no such login: newer ones replaced it, or it is older than ten minutes.";
     refusal(StatusCode::NOT_FOUND, "login_unknown", detail)
 }
 
 async fn begin(admin: &Admin, account: &AccountName, query: &LoginQuery) -> Response {
-    let returns_by = if query.paste { ReturnsBy::Hand } else { ReturnsBy::Browser };
+    let returns_by = if query.paste { ReturnsBy::Paste } else { ReturnsBy::Browser };
     let request = LoginRequest { account, returns_by, replaces: query.replace };
     match admin.operator.begin_login(request, &admin.redirect).await {
         Ok(begun) => data(LoginBegun::from(begun)),
@@ -166,7 +155,8 @@ async fn begin(admin: &Admin, account: &AccountName, query: &LoginQuery) -> Resp
     }
 }
 
-/// `POST /api/session`: a link's one-time key becomes a session, the admin key a fresh link.
+/// `POST /api/session`: trades the one-time key of a link for a session, or the admin key for a
+/// fresh link.
 pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Bytes) -> Response {
     if let Ok(SessionBody { key }) = serde_json::from_slice(&body) {
         return match admin.keys.trade(&key) {
@@ -177,12 +167,12 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
                 );
                 ([(SET_COOKIE, cookie)], data(Session {})).into_response()
             }
-            Err(Caller::Barred) => too_many(),
+            Err(Access::TooManyAttempts) => too_many(),
             Err(_) => unauthorized(),
         };
     }
     match admin.keys.identify(&headers, admin.guard.own_origins()) {
-        Caller::Known => match admin.keys.issue_link() {
+        Access::Granted => match admin.keys.issue_link() {
             Ok(key) => {
                 let url = format!("{}/#key={}", admin.origin, key.expose());
                 (StatusCode::CREATED, data(SessionLink { url })).into_response()
@@ -190,11 +180,11 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
             Err(_) => refusal(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
-                "The system has no randomness.",
+                "The system has no random numbers.",
             ),
         },
-        Caller::Unknown => unauthorized(),
-        Caller::Barred => too_many(),
+        Access::Denied => unauthorized(),
+        Access::TooManyAttempts => too_many(),
     }
 }
 
@@ -204,8 +194,12 @@ pub(super) async fn shutdown(State(admin): Shared) -> Response {
     (StatusCode::ACCEPTED, data(Done::from(Outcome::Stopping))).into_response()
 }
 
-fn no_name() -> Response {
-    refusal(StatusCode::NOT_FOUND, "account_unknown", "That is not an account's name.")
+fn invalid_name() -> Response {
+    refusal(StatusCode::NOT_FOUND, "account_unknown", "This is not a valid account name.")
+}
+
+fn bad_request(detail: &str) -> Response {
+    refusal(StatusCode::BAD_REQUEST, "bad_request", detail)
 }
 
 fn too_many() -> Response {

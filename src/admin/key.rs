@@ -1,5 +1,5 @@
-//! Who may use the admin listener: the key file, the one-time keys of links, and the sessions they
-//! are traded for.
+//! Access to the admin listener: the key file, one-time keys in links, and the sessions they are
+//! traded for.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::io::{self, Write as _};
@@ -16,34 +16,34 @@ use crate::secret::{self, AdminKey};
 
 /// Name of the session cookie.
 pub const COOKIE_NAME: &str = "pleo_proxy_session";
-/// How long the key of a link is good for.
-const LINK_LIFE: Duration = Duration::from_secs(600);
-/// How long a session lasts.
-const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
-/// Sessions and unused links that are remembered, each.
-const MOST: usize = 32;
-/// Wrong keys within [`FAILURE_WINDOW`] after which further ones are not even looked at.
-const MOST_FAILURES: u32 = 50;
+/// How long the key of a link is valid.
+const LINK_LIFETIME: Duration = Duration::from_secs(600);
+/// How long a session is valid.
+const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// Largest number of sessions and of unused links; the oldest is dropped.
+const MAX_ISSUED: usize = 32;
+/// Wrong keys within [`FAILURE_WINDOW`] after which further attempts are refused.
+const MAX_FAILURES: u32 = 50;
 const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 
-/// Why there is no admin key.
+/// Why the admin key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file is there and not private, or cannot be read.
+    /// The file is not private, or cannot be read.
     #[error(transparent)]
     File(#[from] PrivateFileError),
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error("the admin key {} cannot be written: {}", .0.display(), .1)]
     Write(std::path::PathBuf, io::Error),
     /// The file is damaged.
     #[error("the admin key {} is empty or damaged; remove it and start again", .0.display())]
     Damaged(std::path::PathBuf),
-    /// No randomness.
-    #[error("the system has no randomness: {0}")]
+    /// The system has no random numbers.
+    #[error("the system has no random numbers: {0}")]
     Random(#[from] getrandom::Error),
 }
 
-/// Reads the admin key, or makes one, once.
+/// Reads the admin key, or creates it.
 ///
 /// # Errors
 /// [`KeyError`] says what to do.
@@ -59,7 +59,7 @@ pub fn load_or_create(path: &Path) -> Result<AdminKey, KeyError> {
     writeln!(file, "{}", key.as_str()).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(AdminKey::new(key.as_str())),
-        // Another process was faster: its key is the key.
+        // Another process created it first: that one counts.
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => read(path),
         Err(error) => Err(fail(error.error)),
     }
@@ -68,7 +68,7 @@ pub fn load_or_create(path: &Path) -> Result<AdminKey, KeyError> {
 /// Reads the admin key.
 ///
 /// # Errors
-/// [`KeyError`]; there may be none yet.
+/// [`KeyError`], also if it does not exist yet.
 pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
     match private_file::read_text(path, 1024) {
         Ok(text) if text.trim().len() >= 32 => Ok(AdminKey::new(text.trim())),
@@ -77,7 +77,7 @@ pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
     }
 }
 
-/// What opens the admin listener.
+/// The admin key, and the links and sessions that were issued.
 #[derive(Debug)]
 pub struct Keys {
     key: AdminKey,
@@ -93,39 +93,39 @@ struct Issued {
     window: Option<Deadline>,
 }
 
-/// How a request identified itself.
+/// What a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// With the key or a session.
-    Known,
-    /// Not at all, or wrongly.
-    Unknown,
-    /// Wrongly, too often.
-    Barred,
+pub enum Access {
+    /// It has the key or a session.
+    Granted,
+    /// It has neither.
+    Denied,
+    /// There were too many wrong keys.
+    TooManyAttempts,
 }
 
 impl Keys {
-    /// Nothing issued yet.
+    /// No link or session issued yet.
     pub fn new(key: AdminKey, clock: Clock) -> Self {
         Self { key, clock, issued: Mutex::default() }
     }
 
-    /// Looks for the key in `Authorization: Bearer`, or for a session cookie from our own page.
-    pub fn identify(&self, headers: &HeaderMap, own_origins: &[String]) -> Caller {
+    /// Checks for the key in `Authorization: Bearer`, or for a session cookie from our own page.
+    pub fn identify(&self, headers: &HeaderMap, own_origins: &[String]) -> Access {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(key) = bearer
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         {
-            return if self.key.matches(key.1.trim()) { Caller::Known } else { self.failed() };
+            return if self.key.matches(key.1.trim()) { Access::Granted } else { self.failed() };
         }
         match cookie(headers).filter(|_| is_own_page(headers, own_origins)) {
-            Some(session) if self.has_session(session) => Caller::Known,
-            _ => Caller::Unknown,
+            Some(session) if self.has_session(session) => Access::Granted,
+            _ => Access::Denied,
         }
     }
 
-    /// The proof that this listener, at `origin`, knows the key.
+    /// The proof that the listener at `origin` knows the key.
     pub fn prove(&self, origin: &str, challenge: &str) -> Option<String> {
         proof::prove(&self.key, origin, challenge)
     }
@@ -133,10 +133,10 @@ impl Keys {
     /// A fresh one-time key for a link.
     ///
     /// # Errors
-    /// No randomness.
+    /// The system has no random numbers.
     pub fn issue_link(&self) -> Result<AdminKey, getrandom::Error> {
         let key = AdminKey::new(secret::random()?.as_str());
-        let expires = Deadline::after(self.clock.now(), LINK_LIFE);
+        let expires = Deadline::after(self.clock.now(), LINK_LIFETIME);
         push(&mut self.lock().links, (key.clone(), expires));
         Ok(key)
     }
@@ -145,7 +145,7 @@ impl Keys {
     ///
     /// # Errors
     /// The key was used, is too old or was never issued.
-    pub fn trade(&self, key: &str) -> Result<AdminKey, Caller> {
+    pub fn trade(&self, key: &str) -> Result<AdminKey, Access> {
         let now = self.clock.now();
         let mut issued = self.lock();
         let place = issued
@@ -157,8 +157,8 @@ impl Keys {
             return Err(self.failed());
         };
         issued.links.remove(place);
-        let session = AdminKey::new(secret::random().map_err(|_| Caller::Unknown)?.as_str());
-        push(&mut issued.sessions, (session.clone(), Deadline::after(now, SESSION_LIFE)));
+        let session = AdminKey::new(secret::random().map_err(|_| Access::Denied)?.as_str());
+        push(&mut issued.sessions, (session.clone(), Deadline::after(now, SESSION_LIFETIME)));
         Ok(session)
     }
 
@@ -170,9 +170,8 @@ impl Keys {
             .any(|(known, expires)| known.matches(session) && !expires.passed(now))
     }
 
-    /// Counts a wrong key: guessing 256 bits is hopeless anyway, this keeps it from costing
-    /// anything.
-    fn failed(&self) -> Caller {
+    /// Counts a wrong key. 256 bits cannot be guessed; the limit keeps attempts cheap.
+    fn failed(&self) -> Access {
         let now = self.clock.now();
         let mut issued = self.lock();
         if issued.window.is_none_or(|window| window.passed(now)) {
@@ -180,7 +179,7 @@ impl Keys {
             issued.failures = 0;
         }
         issued.failures += 1;
-        if issued.failures > MOST_FAILURES { Caller::Barred } else { Caller::Unknown }
+        if issued.failures > MAX_FAILURES { Access::TooManyAttempts } else { Access::Denied }
     }
 
     fn lock(&self) -> MutexGuard<'_, Issued> {
@@ -189,7 +188,7 @@ impl Keys {
 }
 
 fn push(list: &mut Vec<(AdminKey, Deadline)>, item: (AdminKey, Deadline)) {
-    if list.len() >= MOST {
+    if list.len() >= MAX_ISSUED {
         list.remove(0);
     }
     list.push(item);
@@ -202,8 +201,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value)
 }
 
-/// Cookies ignore ports, so another local page's requests carry ours too: only our own page's
-/// count.
+/// True for a request of our own page. Cookies ignore ports, so requests of other local pages carry
+/// the cookie too.
 fn is_own_page(headers: &HeaderMap, own_origins: &[String]) -> bool {
     let is_same_origin = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
     let is_own = headers
@@ -225,48 +224,48 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_a_bearer_and_nothing_else() {
+    fn the_key_is_accepted_only_as_a_bearer() {
         let keys = keys();
         let key = "k".repeat(43);
         assert_eq!(
             keys.identify(&headers(&[("authorization", &format!("Bearer {key}"))]), &[]),
-            Caller::Known
+            Access::Granted
         );
-        assert_eq!(keys.identify(&headers(&[("authorization", &key)]), &[]), Caller::Unknown);
+        assert_eq!(keys.identify(&headers(&[("authorization", &key)]), &[]), Access::Denied);
         let as_cookie =
             [("cookie", &*format!("{COOKIE_NAME}={key}")), ("sec-fetch-site", "same-origin")];
-        assert_eq!(keys.identify(&headers(&as_cookie), &[]), Caller::Unknown);
+        assert_eq!(keys.identify(&headers(&as_cookie), &[]), Access::Denied);
     }
 
     #[test]
-    fn a_link_works_once_and_its_session_only_from_our_page() {
+    fn a_link_works_once_and_its_session_only_from_our_own_page() {
         let keys = keys();
         let link = keys.issue_link().unwrap();
         let session = keys.trade(link.expose()).unwrap();
         assert!(keys.trade(link.expose()).is_err());
         let cookie = format!("a=b; {COOKIE_NAME}={}", session.expose());
         let own = ["http://127.0.0.1:8089".to_owned()];
-        assert_eq!(keys.identify(&headers(&[("cookie", &cookie)]), &own), Caller::Unknown);
+        assert_eq!(keys.identify(&headers(&[("cookie", &cookie)]), &own), Access::Denied);
         let same = [("cookie", &*cookie), ("sec-fetch-site", "same-origin")];
-        assert_eq!(keys.identify(&headers(&same), &own), Caller::Known);
+        assert_eq!(keys.identify(&headers(&same), &own), Access::Granted);
         let site = [("cookie", &*cookie), ("sec-fetch-site", "same-site")];
-        assert_eq!(keys.identify(&headers(&site), &own), Caller::Unknown);
+        assert_eq!(keys.identify(&headers(&site), &own), Access::Denied);
         let origin = [("cookie", &*cookie), ("origin", "http://127.0.0.1:8089")];
-        assert_eq!(keys.identify(&headers(&origin), &own), Caller::Known);
+        assert_eq!(keys.identify(&headers(&origin), &own), Access::Granted);
     }
 
     #[test]
-    fn guessing_is_barred_and_the_true_key_is_not() {
+    fn guessing_is_refused_and_the_right_key_still_works() {
         let keys = keys();
         let wrong = headers(&[("authorization", "Bearer wrong")]);
-        let last = (0..=MOST_FAILURES).map(|_| keys.identify(&wrong, &[])).last();
-        assert_eq!(last, Some(Caller::Barred));
+        let last = (0..=MAX_FAILURES).map(|_| keys.identify(&wrong, &[])).last();
+        assert_eq!(last, Some(Access::TooManyAttempts));
         let right = headers(&[("authorization", &*format!("Bearer {}", "k".repeat(43)))]);
-        assert_eq!(keys.identify(&right, &[]), Caller::Known);
+        assert_eq!(keys.identify(&right, &[]), Access::Granted);
     }
 
     #[test]
-    fn the_key_file_is_made_once_and_private() {
+    fn the_key_file_is_created_once_and_private() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.key");

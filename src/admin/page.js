@@ -26,17 +26,17 @@ const show = status => {
   byId('closed').hidden = true;
 };
 const load = async () => {
-  const answer = await fetch('/api/status');
-  if (answer.ok) show(await answer.json());
+  const response = await fetch('/api/status');
+  if (response.ok) show(await response.json());
 };
 const start = async () => {
   const key = new URLSearchParams(location.hash.slice(1)).get('key');
   if (key) {
     history.replaceState(null, '', '/');
-    const answer = await fetch('/api/session', {
+    const response = await fetch('/api/session', {
       method: 'POST', headers: {'content-type': 'application/json'}, body: JSON.stringify({key}),
     });
-    if (!answer.ok) byId('problem').textContent = 'This link was used already or is too old. Run: pleo-proxy open';
+    if (!response.ok) byId('problem').textContent = 'This link was used already or has expired. Run: pleo-proxy open';
   }
   await load();
   setInterval(load, 5000);

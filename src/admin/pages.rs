@@ -1,4 +1,4 @@
-//! The three addresses that other sites may lead a person to: `/`, `/connect` and `/callback`.
+//! The pages that other sites may link to: `/`, `/connect` and `/callback`.
 
 use axum::extract::{Query, RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
@@ -15,8 +15,7 @@ const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// `GET /`: the settings URL. The shell is the same for everybody; its script asks for the
-/// accounts.
+/// `GET /`: the settings URL. The page is the same for everybody; its script fetches the accounts.
 pub(super) async fn index() -> Response {
     let html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
@@ -38,7 +37,7 @@ pub(super) struct Connect {
     account: Option<String>,
 }
 
-/// `GET /connect`: the initiation URL. Changes nothing but the list of logins under way.
+/// `GET /connect`: the initiation URL. Changes nothing but the list of pending logins.
 pub(super) async fn connect(
     State(admin): Shared,
     method: Method,
@@ -65,7 +64,7 @@ pub(super) async fn connect(
             let text = error.to_string();
             return Page {
                 status: StatusCode::BAD_REQUEST,
-                title: "Not an account's name".into(),
+                title: "Not a valid account name".into(),
                 text,
             }
             .into_response();

@@ -1,7 +1,7 @@
-//! How the admin listener shows a command that it knows the admin key, before the command sends it:
-//! the command names a random challenge, the listener answers with an HMAC of it. A stranger on the
-//! port learns nothing, and the proof of one listener is worth nothing at another, since it covers
-//! the address.
+//! How the admin listener proves to a command that it knows the admin key, before the command sends
+//! it: the command sends a random challenge, the listener responds with an HMAC of it. Another
+//! program on the port learns nothing, and the proof covers the address, so that one listener cannot
+//! use the proof of another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,12 +14,12 @@ use crate::secret::AdminKey;
 pub const CHALLENGE: &str = "pleo-proxy-challenge";
 /// Response header: the proof, base64url.
 pub const PROOF: &str = "pleo-proxy-proof";
-/// What the key is used for here, and nowhere else.
+/// Separates this use of the key from any other.
 const PURPOSE: &[u8] = b"pleo-proxy admin listener, version 1";
 /// 256 bits in base64url.
 const CHALLENGE_LENGTH: usize = 43;
 
-/// What the listener at `origin` answers to a challenge; none to what is not one.
+/// The proof of the listener at `origin` for a challenge; `None` if it is not a valid challenge.
 pub fn prove(key: &AdminKey, origin: &str, challenge: &str) -> Option<String> {
     let is_challenge = challenge.len() == CHALLENGE_LENGTH && challenge.is_ascii();
     is_challenge
@@ -36,7 +36,7 @@ pub fn is_proven(key: &AdminKey, origin: &str, challenge: &str, proof: &str) -> 
 fn mac(key: &AdminKey, origin: &str, challenge: &str) -> Hmac<Sha256> {
     let mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes());
     let mut mac = mac.expect("HMAC takes keys of any length");
-    // No part holds a zero byte, so no two sets of parts read the same.
+    // No part holds a zero byte, so different parts never give the same input.
     for part in [PURPOSE, origin.as_bytes(), challenge.as_bytes()] {
         mac.update(part);
         mac.update(&[0]);
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proof_needs_the_key_and_holds_for_one_challenge_at_one_address() {
+    fn a_proof_needs_the_key_and_is_valid_for_one_challenge_at_one_address() {
         let (key, other) = (AdminKey::new("k".repeat(43)), AdminKey::new("l".repeat(43)));
         let (origin, challenge) = ("http://127.0.0.1:8089", "c".repeat(43));
         let proof = prove(&key, origin, &challenge).unwrap();

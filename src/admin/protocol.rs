@@ -1,8 +1,7 @@
-//! The bodies of the admin API: what the listener sends and the command line reads, as one set of
-//! types.
+//! The bodies of the admin API: one set of types for the listener and the command line.
 //!
-//! Both ends may be of different releases while an upgrade is under way. So answers may hold fields
-//! and words that a reader does not know; only the bodies of requests are refused for them.
+//! During an upgrade the two ends may be different releases. So unknown fields and values in
+//! responses are accepted; only unknown fields in requests are refused.
 
 mod account;
 mod done;
@@ -19,13 +18,13 @@ pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 
-/// What every answer with data says first.
+/// Version of the response bodies.
 const VERSION: u32 = 1;
 
-/// An answer with data, and the version of its form.
+/// A response with data, and its version.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Versioned<T> {
-    /// 1; another number means that a field changed its meaning.
+    /// 1; it changes when a field changes its meaning.
     version: u32,
     /// The data.
     #[serde(flatten)]
@@ -41,35 +40,35 @@ impl<T> From<T> for Versioned<T> {
 /// A refusal (RFC 9457).
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Problem {
-    /// `about:blank`: the code says it all.
+    /// Always `about:blank`; see the code.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// The status in words.
+    /// The reason phrase of the status.
     #[serde(default)]
     pub title: String,
     /// The status.
     #[serde(default)]
     pub status: u16,
-    /// What went wrong, for programs.
+    /// The error code, for programs.
     #[serde(default)]
     pub code: String,
-    /// What went wrong, for people.
+    /// What went wrong, for users.
     #[serde(default)]
     pub detail: String,
 }
 
-/// `GET /health`, and `GET /ready` with its one thing to do.
+/// `GET /health` and `GET /ready`.
 #[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Health {
     /// `ok`, `degraded`, `unavailable` or `ending`.
     pub status: String,
-    /// What to do if no account can serve.
+    /// What to do if no account can serve requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
 
 impl Health {
-    /// In a word.
+    /// Without advice.
     pub fn of(status: &str) -> Self {
         Self { status: status.into(), fix: None }
     }
@@ -78,12 +77,12 @@ impl Health {
 /// `GET /api/status`.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Status {
-    /// True: it answers.
+    /// Always true.
     pub running: bool,
     /// True while the process drains.
     #[serde(default)]
     pub ending: bool,
-    /// Background tasks that do not run.
+    /// Background tasks that have stopped.
     #[serde(default)]
     pub stopped_tasks: Vec<String>,
     /// All accounts, by name.
@@ -94,22 +93,22 @@ pub struct Status {
     pub about: About,
 }
 
-/// What [`Status`] says about the process itself.
+/// The part of [`Status`] about the process itself.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct About {
     /// Process id.
     pub pid: u32,
     /// The environment's name.
     pub environment: String,
-    /// Where tools talk.
+    /// Where tools connect.
     pub api: String,
-    /// Where people talk.
+    /// Where logins and commands connect.
     pub admin: Option<String>,
-    /// Where grants are kept.
+    /// The folder of the store.
     pub store: String,
     /// The API's origin.
     pub upstream: String,
-    /// Defences that are off or loosened, and what is wrong with the process.
+    /// Protections that are off or loosened, and problems of the process.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -117,7 +116,7 @@ pub struct About {
 /// The query of `POST /api/accounts/NAME/refresh`.
 #[derive(Debug, Deserialize)]
 pub struct RefreshQuery {
-    /// Also what is fresh.
+    /// Refresh even if it is not due.
     #[serde(default)]
     pub force: bool,
 }
@@ -129,28 +128,28 @@ impl RefreshQuery {
     }
 }
 
-/// The answer to it.
+/// The response to it.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Refreshed {
     /// How it ended.
     pub outcome: RefreshOutcome,
-    /// The account since then.
+    /// The account after it.
     pub account: AccountStatus,
 }
 
-/// How a refresh that was asked for ended.
+/// How a requested refresh ended.
 #[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefreshOutcome {
     /// Nothing was due.
     Fresh,
-    /// There is a new pair.
+    /// There are new tokens.
     Refreshed,
-    /// Another process had been faster.
+    /// Another process had refreshed already.
     Adopted,
     /// The account's state and reason say why.
     Failed,
-    /// Something that this release does not know, by its name.
+    /// A value that this release does not know.
     #[serde(untagged)]
     Other(String),
 }
@@ -179,7 +178,7 @@ impl From<operate::Refreshed> for Refreshed {
     }
 }
 
-/// The body of `POST /api/session` from the page. It holds a secret.
+/// The body of `POST /api/session` from the page. Holds a secret.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionBody {
@@ -187,14 +186,14 @@ pub struct SessionBody {
     pub key: String,
 }
 
-/// The answer to it: the session itself is a cookie.
+/// The response to it; the session itself is a cookie.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Session {}
 
-/// The answer to `POST /api/session` with the admin key.
+/// The response to `POST /api/session` with the admin key.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct SessionLink {
-    /// Opens the page once. It holds a secret.
+    /// Opens the page once. Holds a secret.
     pub url: String,
 }
 
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_is_read_and_written_as_it_stands_on_the_wire() {
+    fn every_response_is_read_and_written_as_it_is_on_the_wire() {
         fn same<T: serde::de::DeserializeOwned + Serialize>(wire: Value) {
             let read: Versioned<T> = serde_json::from_value(wire.clone()).unwrap();
             assert_eq!(serde_json::to_value(&read).unwrap(), wire);
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_and_words_of_a_newer_release_are_read_over() {
+    fn unknown_fields_and_values_of_a_newer_release_are_ignored() {
         fn read<T: serde::de::DeserializeOwned>(wire: Value) -> T {
             serde_json::from_value::<Versioned<T>>(with(
                 wire,
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_release_that_says_less_is_read_too() {
+    fn missing_fields_of_an_older_release_are_accepted() {
         let least = json!({"version": 1, "running": true, "pid": 7, "environment": "sandbox", "api": "a",
                            "admin": "b", "store": "s", "upstream": "u",
                            "accounts": [{"account": "acme", "state": "connected"}]});
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_does_not_know_is_refused() {
+    fn unknown_fields_in_requests_are_refused() {
         assert!(serde_json::from_value::<LoginBody>(json!({"redirect_url": "x"})).is_err());
         let token = LoginBody { refresh_token: Some("t".into()), ..LoginBody::default() };
         assert_eq!(serde_json::to_value(token).unwrap(), json!({"refresh_token": "t"}));

@@ -1,4 +1,4 @@
-//! The account that a command is about.
+//! The account argument of a command.
 
 use clap::Args;
 
@@ -6,7 +6,7 @@ use super::exit::Failure;
 use crate::config::Config;
 use crate::store::AccountName;
 
-// No documentation comment: clap would take it for that of the command.
+// No documentation comment: clap would use it as the help text of the command.
 #[derive(Debug, Args)]
 pub(super) struct AccountArgument {
     /// Account [default: the configured one, or "default"]
@@ -14,7 +14,7 @@ pub(super) struct AccountArgument {
 }
 
 impl AccountArgument {
-    /// The account that is named, or configured, or `default`.
+    /// The named account, else the configured default, else `default`.
     pub(super) fn name(&self, config: &Config) -> Result<AccountName, Failure> {
         match &self.account {
             Some(name) => {

@@ -1,5 +1,5 @@
-//! The commands, each in a file of its own. A new one is a file, and here a module, a line of help
-//! and a line that runs it.
+//! The commands, one file each. A new command is a file, and here a `mod`, a variant with its help
+//! text and a line that runs it.
 
 mod config;
 mod login;
@@ -55,9 +55,9 @@ impl Command {
         }
     }
 
-    /// Prints one line of data, when it is ready: whoever waits for it takes the end of stdout for
-    /// a failure.
-    pub(super) fn announces(&self) -> bool {
+    /// True for a command whose only output is one line when it is ready. If it fails before,
+    /// it prints nothing: its reader takes the end of stdout as the failure.
+    pub(super) fn prints_ready_line(&self) -> bool {
         matches!(self, Self::Serve | Self::Sandbox(_))
     }
 }

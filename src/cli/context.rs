@@ -1,5 +1,4 @@
-//! What every command gets: the flags that all of them take, and the configuration that these lead
-//! to.
+//! The flags that every command takes, and the configuration that they select.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,8 +36,7 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 }
 
 impl Global {
-    /// The program with the flags that say which configuration is meant, fit to be pasted into a
-    /// shell.
+    /// The program with the flags that select this configuration, quoted for a shell.
     fn program(&self) -> String {
         let mut words = vec!["pleo-proxy".to_owned()];
         if let Some(file) = &self.config {
@@ -47,7 +45,7 @@ impl Global {
         if let Some(environment) = &self.environment {
             words.extend(["--environment".to_owned(), quoted(environment)]);
         }
-        // Where one process listens does not matter to the next command, and a proxy's URL may hold
+        // The addresses of one process do not matter to the next command, and a proxy URL may hold
         // a password.
         let left_out = |set: &str| {
             ["listen.", "upstream.proxy"].iter().any(|name| set.trim_start().starts_with(name))
@@ -58,18 +56,17 @@ impl Global {
     }
 }
 
-/// What every command gets.
+/// What every command needs to run.
 pub(super) struct Context {
     flags: Flags,
-    /// Answer in JSON.
+    /// Print JSON.
     pub(super) json: bool,
-    /// How to call the program so that it reads the same configuration: `pleo-proxy --config
-    /// my.toml`.
+    /// The command line that reads the same configuration, such as `pleo-proxy --config my.toml`.
     pub(super) program: String,
 }
 
 impl Context {
-    pub(super) fn of(global: Global) -> Self {
+    pub(super) fn new(global: Global) -> Self {
         let (program, json) = (global.program(), global.json);
         let Global { config, environment, set, .. } = global;
         let working_dir = std::env::current_dir().unwrap_or_default();
@@ -81,13 +78,13 @@ impl Context {
         config::load(&self.flags, &variables())
     }
 
-    /// The configuration of a command that cannot go on without.
+    /// The configuration, or the failure that ends the command.
     pub(super) fn config(&self) -> Result<Config, Failure> {
         self.load().map_err(Failure::usage)
     }
 }
 
-/// The environment as text; what is not text is no variable of ours.
+/// The environment variables that are valid UTF-8; no others can be ours.
 fn variables() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

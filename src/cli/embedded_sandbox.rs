@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 
 use super::exit::Failure;
-use super::wiring::nowhere;
+use super::wiring::loopback_only;
 use crate::config::{Config, SecretSource};
 use crate::login::Logins;
 use crate::oauth::authorize::Callback;
@@ -14,19 +14,19 @@ use crate::sandbox::{Options, Sandbox};
 use crate::secret::ClientSecret;
 use crate::store::AccountName;
 
-/// Asked for where the configuration names no scopes; the sandbox grants any.
+/// Requested if the configuration names no scopes; the sandbox grants any.
 pub(super) const SCOPES: [&str; 4] =
     ["companies:read", "users:read", "export-jobs:read", "vendors:read"];
 
-/// Says where the embedded sandbox is if it is not where people look for it.
-pub(super) fn say_moved(sandbox: &Sandbox) {
+/// Reports the ports of the embedded sandbox if they are not the usual ones.
+pub(super) fn report_moved_ports(sandbox: &Sandbox) {
     let usual = Options::default();
     let ports = [
         (usual.auth_addr, sandbox.auth, "the fake Pleo"),
         (usual.files_addr, sandbox.files, "its files"),
     ];
     for (usual, now, what) in ports.into_iter().filter(|(usual, now, _)| usual != now) {
-        status!("Port {} was taken, so {what} can be found at http://{now}.", usual.port());
+        status!("Port {} was taken, so {what} is at http://{now}.", usual.port());
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
     config.oauth.api = endpoint(sandbox.api_origin())?.origin();
     config.oauth.client_id = Some(id);
     config.oauth.client_secret = SecretSource::Value(ClientSecret::new(secret));
-    // Logins come back to this process itself: nobody else knows this sandbox.
+    // Callbacks come to this process: nothing else uses this sandbox.
     config.login.redirect_uri = None;
     if config.oauth.scopes.is_empty() {
         config.oauth.scopes = SCOPES.map(String::from).to_vec();
@@ -50,7 +50,7 @@ pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
     Ok(sandbox)
 }
 
-/// Connects an account through the real code flow, as a person would who clicks Allow.
+/// Connects an account through the real code flow, as if a user clicked Allow.
 pub(super) async fn connect(
     logins: &Arc<Logins>,
     name: &AccountName,
@@ -60,15 +60,16 @@ pub(super) async fn connect(
     let mut page = begun.url.clone();
     page.set_query(None);
     let form = format!("{}&decision=allow", begun.url.query().unwrap_or_default());
-    let client =
-        reqwest::Client::builder().tls_backend_preconfigured((*nowhere()?.tls).clone()).no_proxy();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured((*loopback_only()?.tls).clone())
+        .no_proxy();
     let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
     let request =
         client.post(page).header("content-type", "application/x-www-form-urlencoded").body(form);
-    let answer = request.send().await.map_err(reqwest::Error::without_url)?;
-    let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
+    let response = request.send().await.map_err(reqwest::Error::without_url)?;
+    let location = response.headers().get("location").and_then(|location| location.to_str().ok());
     let location =
-        location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", answer.status()))?;
+        location.ok_or_else(|| anyhow!("the sandbox did not consent ({})", response.status()))?;
     logins.finish(Callback::from_address(location)?).await?;
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! How a command ends: exit codes with names, and the error that goes with one.
+//! How a command ends: named exit codes, and the error that goes with one.
 
 use std::fmt::Display;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All is well.
+    /// Success.
     Fine = 0,
-    /// It did not work.
+    /// The command failed.
     Failed = 1,
     /// Wrong arguments or configuration.
     Usage = 2,
@@ -19,7 +19,7 @@ pub enum Exit {
     Degraded = 5,
 }
 
-/// The exit codes as `--help` tells them.
+/// The exit codes as `--help` lists them.
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, \
 4 not running, 5 degraded.";
 
@@ -39,7 +39,7 @@ impl Failure {
         Self::new(Exit::Usage, error)
     }
 
-    /// Says what failed, before the reason.
+    /// Puts what failed in front of the reason.
     pub(super) fn context(self, what: &'static str) -> Self {
         Self { error: self.error.context(what), ..self }
     }

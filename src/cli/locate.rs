@@ -1,4 +1,4 @@
-//! Is a proxy running for this store, and can it be asked?
+//! Finds the proxy that runs for this store.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -12,28 +12,28 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::admin_client::{AdminClient, MAX_HEALTH, PROOF_TIME};
+use super::admin_client::{AdminClient, MAX_HEALTH, PROOF_TIMEOUT};
 use super::exit::{Exit, Failure};
-use super::run_file::{self, Instance, Standing};
+use super::run_file::{self, Instance, Liveness};
 use super::state::State;
 use crate::admin::key;
 use crate::admin::protocol::Health;
 use crate::proxy::peer::{Allowed, Peer};
 
-/// What was found of a store's proxy.
+/// The result of looking for a store's proxy.
 pub(super) enum Found {
-    /// It runs and answers.
+    /// It runs and responds.
     Running(AdminClient),
-    /// It runs, and its configuration turns the admin listener off.
+    /// It runs with its admin listener off.
     AdminOff(Instance),
-    /// Its process runs and cannot be talked to.
-    Silent(Instance, anyhow::Error),
-    /// No process of it runs here.
+    /// Its process runs but does not respond, or does not prove that it knows the key.
+    Unresponsive(Instance, anyhow::Error),
+    /// It does not run here.
     Nothing,
 }
 
-/// Looks for the proxy that serves these records (any of the state folder if they are in a
-/// temporary one).
+/// Looks for the proxy that serves these records; if they are temporary, for any proxy of the state
+/// folder.
 pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
     let mut found = Found::Nothing;
     for instance in run_file::alive(&state.folder) {
@@ -48,36 +48,34 @@ pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
             AdminClient::new(instance, origin, key::read(&state.folder.join("admin.key"))?);
         match client.connect().await {
             Ok(_) => return Ok(Found::Running(client)),
-            // It may have ended this moment.
-            Err(_) if client.instance.process.standing() == Standing::Dead => {}
-            Err(why) => found = Found::Silent(client.instance, why),
+            // It has just ended.
+            Err(_) if client.instance.process.liveness() == Liveness::Dead => {}
+            Err(why) => found = Found::Unresponsive(client.instance, why),
         }
     }
     Ok(found)
 }
 
-/// The proxy that runs for this store; none if none runs, or if its admin listener is off: then the
-/// command works on the store, under the same locks.
+/// The proxy that runs for this store. `None` if there is none or its admin listener is off: the
+/// command then works on the store, under the same locks.
 pub(super) async fn running(state: &State) -> Result<Option<AdminClient>, Failure> {
     match find(state).await? {
         Found::Running(client) => Ok(Some(client)),
         Found::AdminOff(_) | Found::Nothing => Ok(None),
-        Found::Silent(instance, why) => Err(silent(&instance, &why)),
+        Found::Unresponsive(instance, why) => Err(unresponsive(&instance, &why)),
     }
 }
 
-/// The proxy that runs for this store, for a command that is about nothing else. `none` says that
-/// none runs.
+/// The proxy that runs for this store, for a command that needs one. `none` is the message if there
+/// is none.
 pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, Failure> {
     match find(state).await? {
         Found::Running(client) => Ok(client),
-        Found::Silent(instance, why) => Err(silent(&instance, &why)),
+        Found::Unresponsive(instance, why) => Err(unresponsive(&instance, &why)),
         Found::AdminOff(Instance { process, .. }) => {
             let pid = process.pid;
-            let off = format!(
-                "the admin listener of process {pid} is off (listen.admin), so it cannot be asked"
-            );
-            Err(anyhow!("{off}; end it with: kill {pid}").into())
+            let off = format!("the admin listener of process {pid} is off (listen.admin)");
+            Err(anyhow!("{off}; stop the process with: kill {pid}").into())
         }
         Found::Nothing => {
             let elsewhere = run_file::elsewhere(&state.folder).into_iter().next();
@@ -89,20 +87,24 @@ pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, F
     }
 }
 
-/// A proxy that runs and does not let itself be talked to.
-fn silent(instance: &Instance, why: &anyhow::Error) -> Failure {
+/// The error for a proxy that runs but cannot be used.
+fn unresponsive(instance: &Instance, why: &anyhow::Error) -> Failure {
     let pid = instance.process.pid;
-    anyhow!("pleo-proxy (process {pid}) runs and cannot be asked: {why:#}; {}", way_out(pid)).into()
+    anyhow!(
+        "pleo-proxy (process {pid}) runs but does not respond as it should: {why:#}; {}",
+        kill_advice(pid)
+    )
+    .into()
 }
 
-/// What to do about a process that does not answer.
-pub(super) fn way_out(pid: impl Display) -> String {
-    format!("if it hangs, end it with: kill {pid}")
+/// What to do about a process that does not respond.
+pub(super) fn kill_advice(pid: impl Display) -> String {
+    format!("if it hangs, stop it with: kill {pid}")
 }
 
-/// Says who answers as a pleo-proxy at the configured address although no run file here names it:
-/// one of another store, or of another user. Nothing secret is sent there.
-pub(super) async fn somebody_at(address: Option<SocketAddr>) -> Option<String> {
+/// Names a pleo-proxy that responds at the configured address but has no run file here: one of
+/// another store or another user. No secret is sent to it.
+pub(super) async fn other_proxy_at(address: Option<SocketAddr>) -> Option<String> {
     let address = address.filter(|address| address.port() != 0)?;
     let asked = async {
         let stream = TcpStream::connect(address).await.ok()?;
@@ -111,16 +113,16 @@ pub(super) async fn somebody_at(address: Option<SocketAddr>) -> Option<String> {
         tokio::spawn(driver);
         let host = format!("localhost:{}", address.port());
         let request = Request::get("/health").header(HOST, host).body(Body::empty()).ok()?;
-        let answer = connection.send_request(request).await.ok()?;
-        let health = to_bytes(Body::new(answer.into_body()), MAX_HEALTH).await.ok()?;
+        let response = connection.send_request(request).await.ok()?;
+        let health = to_bytes(Body::new(response.into_body()), MAX_HEALTH).await.ok()?;
         let is_ours = serde_json::from_slice::<Health>(&health)
             .is_ok_and(|health| health == Health::of("ok"));
         let owner = Allowed::Users(Vec::new()).judge(local, peer).ok();
         is_ours.then_some(owner)
     };
-    let whose = match timeout(PROOF_TIME, asked).await.ok()?? {
+    let whose = match timeout(PROOF_TIMEOUT, asked).await.ok()?? {
         Some(Peer::Foreign(user)) => format!(" of user {user}"),
         _ => String::new(),
     };
-    Some(format!("a pleo-proxy{whose} answers at http://{address}, and is none of this store"))
+    Some(format!("a pleo-proxy{whose} with another store runs at http://{address}"))
 }

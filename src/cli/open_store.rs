@@ -1,4 +1,4 @@
-//! Opening the store for a command while no proxy runs that could be asked.
+//! Opening the store for a command while no proxy runs.
 
 use super::exit::{Exit, Failure};
 use super::state::State;
@@ -8,20 +8,21 @@ use crate::operate::Operator;
 use crate::store::{AccountName, Store};
 use crate::tokens::Background;
 
-/// The accounts of this store, to show them: nothing on disk is made or changed, and no server is
-/// contacted.
+/// The accounts of this store, to show them: nothing on disk is created or changed, and no server
+/// is contacted.
 pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, Failure> {
     let store = Store::inspect(&state.records).map_err(Failure::usage)?;
     let accounts =
-        wiring::accounts_in(store, config, &wiring::nowhere()?, Background::Disabled).await?;
+        wiring::accounts_in(store, config, &wiring::loopback_only()?, Background::Disabled).await?;
     Ok(Operator::new(accounts))
 }
 
-/// The accounts of this store, to change them: those of the embedded sandbox end with the process
-/// that serves them.
-pub(super) async fn to_change(config: &Config, state: &State) -> Result<Operator, Failure> {
+/// The accounts of this store, to be changed. The accounts of the embedded sandbox exist only in
+/// the process that serves them.
+pub(super) async fn writable(config: &Config, state: &State) -> Result<Operator, Failure> {
     if config.embedded_sandbox {
-        let hint = "the embedded sandbox lives in the running proxy; start `pleo-proxy` first";
+        let hint =
+            "the embedded sandbox exists only while the proxy runs; start `pleo-proxy` first";
         return Err(Failure::new(Exit::NotRunning, hint));
     }
     let accounts =
@@ -29,12 +30,12 @@ pub(super) async fn to_change(config: &Config, state: &State) -> Result<Operator
     Ok(Operator::new(accounts))
 }
 
-/// Ends what was begun, and says if the newest tokens are not on disk.
+/// Finishes work in progress. Fails if the newest tokens are not on disk.
 pub(super) async fn close(operator: &Operator, name: &AccountName) -> Result<(), Failure> {
     if operator.accounts().close().await.is_empty() { Ok(()) } else { Err(unsaved(name)) }
 }
 
-/// The newest tokens are not on disk.
+/// The failure that the newest tokens are not on disk.
 pub(super) fn unsaved(name: &AccountName) -> Failure {
     Failure::new(Exit::Degraded, format!("the newest tokens of account {name} could not be saved"))
 }

@@ -1,4 +1,4 @@
-//! What a command writes: data to stdout, talk to stderr.
+//! Output of commands: data to stdout, messages to stderr.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
@@ -14,15 +14,15 @@ macro_rules! out {
     };
 }
 
-/// Writes a line of talk to stderr.
+/// Writes a message to stderr.
 macro_rules! status {
     ($($line:tt)+) => {
         $crate::telemetry::say(format_args!($($line)+))
     };
 }
 
-/// Writes a line of data to stdout. A reader who has gone (`status | head`) is no failure; a full
-/// disk is.
+/// Writes a line of data to stdout. A closed pipe (`status | head`) is not a failure; a full disk
+/// is.
 pub(super) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
@@ -33,7 +33,7 @@ pub(super) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Writes the answer of `--json`.
-pub(super) fn json(answer: &impl Serialize) -> Result<(), Failure> {
-    out!("{}", serde_json::to_string(answer)?)
+/// Writes the output of `--json`.
+pub(super) fn json(data: &impl Serialize) -> Result<(), Failure> {
+    out!("{}", serde_json::to_string(data)?)
 }

@@ -1,10 +1,9 @@
-//! Running proxies, as their run files name them: `run/<boot id>-<pid>.json` in the environment's
-//! state folder.
+//! Run files of running proxies: `run/<boot id>-<pid>.json` in the environment's state folder.
 //!
-//! A process id alone says little: it is given to another program after a restart, and it means
-//! somebody else in another pid namespace or on another machine that shares the folder. So a run
-//! file says of which boot and namespace it is, and when the process began. Looking changes
-//! nothing; only a proxy that starts removes the files of its dead predecessors.
+//! A process id alone is ambiguous: it is reused after a restart, and it names another process in
+//! another pid namespace or on another machine that shares the folder. So a run file also holds the
+//! boot id, the namespace and the start time of the process. Reading changes nothing; only a proxy
+//! that starts removes the files of dead processes.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,7 +17,7 @@ use crate::private_file;
 /// Larger than any run file, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
-/// What a run file says.
+/// The content of a run file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Instance {
     #[serde(flatten)]
@@ -31,34 +30,34 @@ pub(super) struct Instance {
     pub(super) store: PathBuf,
 }
 
-/// One process, told apart from every other that has or had its id.
+/// One process, distinguished from all others that have or had its id.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// Of the system's start; empty where the system has none.
+    /// Id of the system's boot; empty if the system has none.
     boot_id: String,
-    /// Since the system's start, in clock ticks; 0 where the system does not say.
+    /// Start time in clock ticks since the boot; 0 if unknown.
     started: u64,
-    /// Such as `pid:[4026531836]`.
+    /// The pid namespace, such as `pid:[4026531836]`.
     pid_namespace: String,
-    /// Name of the machine or container.
+    /// Host name of the machine or container.
     pub(super) host: String,
 }
 
-/// What is known about the process of a run file.
+/// What this process knows about the process of a run file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Liveness {
     /// It runs.
     Alive,
-    /// It is gone for sure.
+    /// It has certainly ended.
     Dead,
-    /// Of another container, another machine or an earlier start of this one: nothing can be said
-    /// about it here.
+    /// It belongs to another container, another machine or an earlier boot, so nothing is known
+    /// about it.
     Elsewhere,
 }
 
 impl Process {
-    /// The process that runs this code.
+    /// This process.
     pub(super) fn own() -> Self {
         let pid = std::process::id();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
@@ -71,11 +70,11 @@ impl Process {
         }
     }
 
-    /// What is known about it, from here.
-    pub(super) fn standing(&self) -> Standing {
+    /// Whether it runs, as far as can be seen from here.
+    pub(super) fn liveness(&self) -> Liveness {
         let own = Self::own();
         if (&self.boot_id, &self.pid_namespace) != (&own.boot_id, &own.pid_namespace) {
-            return Standing::Elsewhere;
+            return Liveness::Elsewhere;
         }
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         // Another user's process answers EPERM: the id is somebody else's now.
@@ -86,14 +85,13 @@ impl Process {
             Some((_, started)) => self.started == 0 || started == self.started,
             None => true,
         };
-        if answers && is_it { Standing::Alive } else { Standing::Dead }
+        if answers && is_it { Liveness::Alive } else { Liveness::Dead }
     }
 
-    /// True for one that may run elsewhere: of this boot in another container, or of another
-    /// machine.
+    /// True if it may run elsewhere: in another container of this boot, or on another machine.
     pub(super) fn may_run_elsewhere(&self) -> bool {
         let own = Self::own();
-        self.standing() == Standing::Elsewhere
+        self.liveness() == Liveness::Elsewhere
             && (self.boot_id == own.boot_id || self.host != own.host)
     }
 
@@ -101,8 +99,8 @@ impl Process {
         format!("{}-{}.json", self.boot_id, self.pid)
     }
 
-    /// For where the first name belongs to the same id of another namespace, as in containers that
-    /// share a folder.
+    /// Used if the first name is taken by the same process id of another namespace, as with
+    /// containers that share a folder.
     fn second_file_name(&self) -> String {
         let namespace: String = self.pid_namespace.chars().filter(char::is_ascii_digit).collect();
         format!("{}-{}-{namespace}.json", self.boot_id, self.pid)
@@ -113,8 +111,8 @@ fn kernel(name: &str) -> String {
     fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default().trim().to_owned()
 }
 
-/// State and start of a process: fields 3 and 22 of proc_pid_stat(5). Its name, in brackets, may
-/// hold anything.
+/// State and start time of a process: fields 3 and 22 of proc_pid_stat(5). Field 2, its name in
+/// brackets, may hold any character.
 fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -127,7 +125,7 @@ fn stat(pid: u32) -> Option<(char, u64)> {
 pub(super) struct RunFile(PathBuf);
 
 impl RunFile {
-    /// Tells commands where this process listens.
+    /// Writes the run file of this process.
     pub(super) fn write(state: &Path, instance: &Instance) -> io::Result<Self> {
         let folder = state.join("run");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
@@ -153,12 +151,12 @@ impl Drop for RunFile {
     }
 }
 
-/// Removes the files of processes that are gone for sure, if they are ours.
+/// Removes our own run files of processes that have certainly ended.
 fn remove_dead(state: &Path) {
     let me = rustix::process::geteuid().as_raw();
     for (path, instance) in read_all(state) {
         let is_ours = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.uid() == me);
-        if is_ours && instance.process.standing() == Standing::Dead {
+        if is_ours && instance.process.liveness() == Liveness::Dead {
             let _ = fs::remove_file(path);
         }
     }
@@ -167,16 +165,16 @@ fn remove_dead(state: &Path) {
 /// All run files of live processes in a state folder, newest first.
 pub(super) fn alive(state: &Path) -> Vec<Instance> {
     let all = read_all(state).into_iter().map(|(_, instance)| instance);
-    all.filter(|instance| instance.process.standing() == Standing::Alive).collect()
+    all.filter(|instance| instance.process.liveness() == Liveness::Alive).collect()
 }
 
-/// Those of which nothing can be said here, and that may well be running where they belong.
+/// All run files of processes that may run in another container or on another machine.
 pub(super) fn elsewhere(state: &Path) -> Vec<Instance> {
     let all = read_all(state).into_iter().map(|(_, instance)| instance);
     all.filter(|instance| instance.process.may_run_elsewhere()).collect()
 }
 
-/// All run files that are ours alone, newest first.
+/// All run files that are private to this user, newest first.
 fn read_all(state: &Path) -> Vec<(PathBuf, Instance)> {
     let Ok(entries) = fs::read_dir(state.join("run")) else { return Vec::new() };
     let mut found = Vec::new();
@@ -212,30 +210,30 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_told_from_later_ones_of_its_id_and_from_those_of_other_places() {
+    fn a_reused_process_id_and_another_namespace_or_machine_are_recognised() {
         let own = Process::own();
-        assert_eq!(own.standing(), Standing::Alive);
+        assert_eq!(own.liveness(), Liveness::Alive);
         let later = Process { started: own.started + 1, ..own.clone() };
-        assert_eq!(later.standing(), Standing::Dead);
-        assert_eq!(Process { pid: u32::MAX, ..own.clone() }.standing(), Standing::Dead);
+        assert_eq!(later.liveness(), Liveness::Dead);
+        assert_eq!(Process { pid: u32::MAX, ..own.clone() }.liveness(), Liveness::Dead);
         let container =
             Process { pid_namespace: "pid:[1]".into(), host: "box".into(), ..own.clone() };
         assert_eq!(
-            (container.standing(), container.may_run_elsewhere()),
-            (Standing::Elsewhere, true)
+            (container.liveness(), container.may_run_elsewhere()),
+            (Liveness::Elsewhere, true)
         );
         let machine = Process { boot_id: "other".into(), host: "box".into(), ..own.clone() };
-        assert_eq!((machine.standing(), machine.may_run_elsewhere()), (Standing::Elsewhere, true));
+        assert_eq!((machine.liveness(), machine.may_run_elsewhere()), (Liveness::Elsewhere, true));
         let before = Process { boot_id: "other".into(), ..own };
         assert_eq!(
-            (before.standing(), before.may_run_elsewhere()),
-            (Standing::Elsewhere, false),
+            (before.liveness(), before.may_run_elsewhere()),
+            (Liveness::Elsewhere, false),
             "a restart ended it"
         );
     }
 
     #[test]
-    fn a_start_removes_the_dead_only_and_evades_the_same_id_of_another_namespace() {
+    fn a_start_removes_only_dead_run_files_and_keeps_the_same_id_of_another_namespace() {
         let folder = tempfile::tempdir().unwrap();
         let own = Process::own();
         let stranger = Process { pid_namespace: "pid:[1]".into(), ..own.clone() };

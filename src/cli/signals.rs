@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// Signals that come within this time are one.
+/// Signals within this time count as one.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-/// SIGTERM and Ctrl-C, from the moment this is made. SIGHUP is one of them where a terminal was
-/// closed; a service that gets one keeps running, and reads no settings anew.
+/// SIGTERM and Ctrl-C from now on. SIGHUP ends the process only if it has a terminal, which was
+/// closed; a service keeps running and does not reload its settings.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -24,8 +24,8 @@ impl Signals {
         Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// Waits for one more after the first. What comes in the same moment is that one still:
-    /// `timeout` and shells tell both the process and its group.
+    /// Waits for a second signal. Signals right after the first belong to it: `timeout` and shells
+    /// send one to the process and one to its group.
     pub(super) async fn another(&mut self) {
         let first = Instant::now();
         loop {
@@ -47,7 +47,7 @@ impl Signals {
                     if has_terminal {
                         return;
                     }
-                    info!("SIGHUP changes nothing: settings are read at the start");
+                    info!("SIGHUP ignored: settings are read only at the start");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Where an environment's state is: found for a command that looks, made for a process that serves.
+//! The state folder of an environment: located by commands, created by a process that serves.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -13,58 +13,59 @@ use crate::private_file::access::{current_user, parent_of_another_user};
 use crate::private_file::folder::{self, FolderError};
 use crate::store::OpenError;
 
-/// Where this environment's state is.
+/// The folders of an environment's state.
 #[derive(Debug)]
 pub(super) struct State {
     /// `admin.key` and `run/`.
     pub(super) folder: PathBuf,
     /// The records.
     pub(super) records: PathBuf,
-    /// True if the records end with the process: the embedded sandbox without `store.path`.
+    /// True if the records are deleted with the process: the embedded sandbox without `store.path`.
     pub(super) is_temporary: bool,
     /// Removed with everything in it when dropped.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl State {
-    /// The folders of a process that serves. The embedded sandbox's accounts are gone with it.
+    /// Creates the folders of a process that serves. Those of the embedded sandbox are temporary.
     pub(super) fn create(config: &Config) -> Result<Self, Failure> {
         let is_temporary = config.embedded_sandbox && config.store.path.is_none();
         let temporary = is_temporary.then(private_tempdir).transpose();
-        let temporary = temporary.context("no temporary folder can be made")?;
+        let temporary = temporary.context("no temporary folder can be created")?;
         let own = temporary.as_ref().map(|folder| folder.path().to_owned());
         let folder =
             config.state_folder().or_else(|| own.clone()).context("no state folder is known")?;
-        folder::make_or_check(&folder).map_err(|error| unfit(&folder, error))?;
-        // The canonical path: two names of one folder are one store.
+        folder::make_or_check(&folder).map_err(|error| unusable(&folder, error))?;
+        // Canonical, because two paths to one folder are one store.
         let records =
             own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
         Ok(Self { folder, records, is_temporary, _temporary: temporary })
     }
 
-    /// The folders as they are, for a command that looks: nothing is made.
+    /// The folders as they are; nothing is created.
     pub(super) fn locate(config: &Config) -> Result<Self, Failure> {
         let is_temporary = config.embedded_sandbox && config.store.path.is_none();
-        let unknown = "without HOME and XDG_STATE_HOME nobody knows where a running proxy would be found; set HOME";
+        let unknown =
+            "HOME and XDG_STATE_HOME are not set, so a running proxy cannot be found; set HOME";
         let folder = config.state_folder().ok_or_else(|| Failure::usage(unknown))?;
         match folder::check(&folder) {
             Err(FolderError::Unreadable(_, error)) if error.kind() == ErrorKind::NotFound => {}
-            checked => checked.map_err(|error| unfit(&folder, error))?,
+            checked => checked.map_err(|error| unusable(&folder, error))?,
         }
         let records = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         Ok(Self { folder, records, is_temporary, _temporary: None })
     }
 
-    /// The records to look for among running proxies; none = whatever the environment's state
-    /// folder knows.
+    /// The records that a running proxy must serve to be the right one; `None`: any proxy of the
+    /// state folder is.
     pub(super) fn wanted(&self) -> Option<&Path> {
         (!self.is_temporary).then_some(self.records.as_path())
     }
 }
 
-/// Why a state folder cannot be used. Where another user owns it, the command was run as the wrong
-/// user: that is no reason to change the owner.
-fn unfit(folder: &Path, error: FolderError) -> Failure {
+/// Why a state folder cannot be used. If it belongs to another user, the command was probably run
+/// as the wrong user, so the advice is not to change the owner.
+fn unusable(folder: &Path, error: FolderError) -> Failure {
     let owner = match &error {
         FolderError::AnotherUsers(folder, owner) => Some((folder.as_path(), *owner)),
         FolderError::Uncreatable(..) | FolderError::Unreadable(..) if is_out_of_reach(folder) => {
@@ -82,7 +83,7 @@ fn unfit(folder: &Path, error: FolderError) -> Failure {
     ))
 }
 
-/// True if something above the folder keeps us out.
+/// True if we have no access to a parent of the folder.
 fn is_out_of_reach(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }

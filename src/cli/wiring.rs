@@ -1,4 +1,4 @@
-//! From the configuration to the parts, in the order in which they need each other.
+//! Builds the parts from the configuration.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::outbound::{self, Outbound};
 use crate::store::Store;
 use crate::tokens::{Accounts, Background};
 
-/// The outside, ready for use.
+/// The outbound connections of this configuration.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
     Outbound::new(&config.outbound()).map_err(Failure::usage)
 }
 
-/// For loopback only: no outbound proxy, no trust roots.
-pub(super) fn nowhere() -> Result<Outbound, Failure> {
+/// Outbound connections to loopback only: no outbound proxy, no trust roots.
+pub(super) fn loopback_only() -> Result<Outbound, Failure> {
     Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
 }
 

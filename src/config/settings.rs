@@ -260,101 +260,101 @@ fn in_table(name: &str, table: &str) -> String {
 settings! {
     pub general: new General {
         "environment" environment: Environment = Word, Is(r#""sandbox""#),
-            "`sandbox`, `staging` or `production`: which endpoints, and which store";
+            "`sandbox`, `staging` or `production`: selects the endpoints and the store";
     }
     pub listen: new Listen {
         "listen.api" api: Address = Listener, Is(r#""127.0.0.1:8088""#),
-            "where your tools call; binds IPv4 and IPv6 loopback; port 0 takes a free one; or a unix socket, `unix:PATH`";
+            "address for your tools; binds IPv4 and IPv6 loopback; port 0 takes a free port; or a unix socket, `unix:PATH`";
         "listen.admin" admin: Option<SocketAddr> = Or("off", By(Text, admin_listener)), Is(r#""127.0.0.1:8089""#),
-            "where people log in and commands talk to the proxy; or `off`";
+            "address for logins and for commands; or `off`";
         "listen.max_connections" max_connections: usize = By(Integer, server::max_connections), Is("0"),
-            "connections at once; 0: as many as the limit of open files allows (the hard one), at most 20,000";
+            "maximum number of connections; 0: as many as the hard limit of open files allows, at most 20,000";
     }
     pub oauth: of oauth::Settings {
         "client.id" client_id: Option<String> = Or("", By(Text, oauth::client_id)), Unset(r#""your-client-id""#),
-            "your client id; the sandbox needs none";
+            "your client id; not needed in the sandbox";
         "client.secret_file" client_secret: SecretSource = Hidden(SecretFile), Unset(r#""client-secret""#),
-            "a file with the client secret, mode 600";
+            "file with the client secret, mode 600";
         "client.scopes" scopes: Vec<String> = Each(oauth::scope),
             Unset(r#"["export-jobs:read", "users:read"]"#),
-            "what a login asks for";
+            "scopes that a login requests";
         "client.auth" auth: ClientAuth = Word, Is(r#""basic""#),
-            "how the secret is sent: `basic` (form-encoded first, as the standard says), `basic-raw`, `post`";
+            "how the client secret is sent: `basic` (HTTP Basic, form-encoded first, as RFC 6749 says), `basic-raw` (without the encoding), `post` (in the form)";
         "endpoints.authorize" authorize: Endpoint = By(Text, Endpoint::from_str),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/authorize""#),
-            "where the browser goes";
+            "authorization endpoint, opened in the browser";
         "endpoints.token" token: Endpoint = By(Text, endpoint::without_query),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/token""#),
-            "where codes and refresh tokens are exchanged";
+            "token endpoint";
         "endpoints.introspect" introspect: Option<Endpoint> = Or("", By(Text, endpoint::without_query)),
             ByEnvironment(r#""https://auth.staging.pleo.io/oauth/token/introspect""#),
-            "where tokens are checked; `\"\"`: nowhere";
+            "introspection endpoint; `\"\"`: none";
         "endpoints.api" api: endpoint::Origin = By(Text, endpoint::Origin::from_str),
             ByEnvironment(r#""https://external.staging.pleo.io""#),
-            "the API's origin";
+            "origin of the API";
     }
     pub login: new Login {
         "client.redirect_uri" redirect_uri: Option<Url> = Or("", By(Text, endpoint::redirect_uri)),
             Like(r#""""#, r#""http://127.0.0.1:8089/callback""#),
-            "as registered at Pleo; empty: the admin listener's address and `/callback`";
+            "redirect URI registered at Pleo; empty: the admin listener's address and `/callback`";
     }
     pub tokens: of tokens::Settings {
         "default_account" default_account: Option<AccountName> = Or("", By(Text, AccountName::from_str)),
             Like(r#""""#, r#""acme""#),
-            "the account of requests that name none; empty: the only connected one, else `default`";
+            "the account for requests that name none; empty: the only connected one, else `default`";
         "tokens.drain" drain: Duration = Span("1ms", "60s"), Is(r#""2s""#),
-            "how long a refresh waits for requests under way";
+            "how long a refresh waits for requests in progress";
         "tokens.hold" hold: Duration = Span("1ms", "10m"), Is(r#""15s""#),
             "how long a request waits for a refresh";
         "tokens.keep_warm" keep_warm: Duration = Span("1ms", "1d"), Is(r#""10m""#),
-            "how long after the last request tokens are refreshed ahead of time";
+            "how long after its last request an account is still refreshed ahead of expiry";
         "tokens.idle_refresh" idle_refresh: Duration = Span("1s", "30d"), Is(r#""7d""#),
-            "how often an unused login is refreshed so that its refresh token does not expire";
+            "how often an unused account is refreshed, so that its refresh token does not expire";
     }
     pub store: new Store {
         "store.kind" kind: store::Kind = By(Text, store::Kind::from_str), Is(r#""file""#),
-            "the only kind";
+            "kind of store; `file` is the only one";
         "store.path" path: Option<PathBuf> = Or("", FilePath), Like(r#""""#, r#""/var/lib/pleo-proxy""#),
-            "the folder of the tokens; empty: `~/.local/state/pleo-proxy` (below `XDG_STATE_HOME`)";
+            "folder of the tokens; empty: `~/.local/state/pleo-proxy` (or below `XDG_STATE_HOME`)";
     }
     pub callers: new Callers {
         "guard.peer_check" peer_check: PeerCheck = By(WordOrIds, PeerCheck::from_str), Is(r#""same-user""#),
-            "whose programs may call: `same-user`, `off`, or a list of user ids, to which the proxy's own always belongs";
+            "users whose programs may call: `same-user`, `off`, or a list of user ids; the proxy's own user is always allowed";
         "guard.local_key_file" local_key_file: Option<PathBuf> = Hidden(Or("", FilePath)), Like(r#""""#, r#""local-key""#),
-            "callers must send this file's content as `Pleo-Proxy-Key`; mode 600";
+            "file with a key that callers must send in the header `Pleo-Proxy-Key`; mode 600";
     }
     // Complete only with the key that is read from its file: `Config::guard`.
     pub(super) guard: of guard::Settings {
         "guard.allow_hosts" allow_hosts: Vec<String> = Each(allowed_host), Like("[]", r#"["proxy.internal:8088"]"#),
-            "values of the `Host` header that are accepted, exact `host:port`, beside loopback and the address that is listened on";
+            "accepted values of the `Host` header, exact `host:port`, in addition to loopback and the listen address";
         "guard.allow_origins" allow_origins: Vec<String> = Each(allowed_origin), Like("[]", r#"["http://localhost:3000"]"#),
             "web pages and apps that may call, such as `\"http://localhost:3000\"` or `\"tauri://localhost\"`";
         "guard.read_only" read_only: bool = By(Boolean, bool::from_str), Is("false"),
-            "forward only operations of Pleo's API that change nothing: `GET`, `HEAD`, and reads that are sent by `POST` (`:search` and calculations)";
+            "forward only operations that change nothing: `GET`, `HEAD`, and reads sent by `POST` (`:search` and calculations)";
         "guard.allow_disconnect" allow_disconnect: bool = By(Boolean, bool::from_str), Is("false"),
-            "forward `DELETE /v1/installations/me`, which ends every login of the client";
+            "forward `DELETE /v1/installations/me`, which revokes every token of the client";
         ..guard::Settings::default()
     }
     // Complete only with what is called: `Config::outbound`.
     pub outbound: of outbound::Settings {
         "endpoints.ca_file" ca_file: Option<PathBuf> = Or("", FilePath), Unset(r#""private-ca.pem""#),
-            "further trust roots (PEM), for networks that inspect TLS; certificates that cannot be read are left out with a warning";
+            "file with additional trust roots (PEM), for networks that inspect TLS; unreadable certificates in it are skipped with a warning";
         "upstream.proxy" proxy: ProxyChoice = Hidden(By(Text, ProxyChoice::from_str)),
             Like(r#""env""#, r#""http://proxy.example:3128""#),
             "outbound proxy: `env` (the usual variables), `off`, or a URL such as `\"http://host:port\"` or `\"https://user:password@host:port\"`";
         "upstream.tls_key_exchange" key_exchange: KeyExchange = Word, Is(r#""hybrid""#),
-            "`hybrid`: safe against future quantum computers too; `classic`: for networks whose devices drop a TLS greeting of two packets";
+            "`hybrid`: also safe against future quantum computers; `classic`: for networks whose devices drop a TLS ClientHello of two packets";
         ..outbound::Settings::default()
     }
     pub upstream: of upstream::Settings {
         "upstream.connect_timeout" connect_timeout: Duration = Span("1ms", "1d"), Is(r#""10s""#),
-            "time to reach Pleo, TLS included";
+            "time limit to connect to Pleo, TLS included";
         "upstream.response_timeout" response_timeout: Duration = Span("1ms", "1d"), Is(r#""120s""#),
-            "from the end of the request to the head of the answer";
+            "time limit from the end of the request to the head of the response";
         "upstream.idle_timeout" idle_timeout: Option<Duration> = NoneAtZero("1d"), Is(r#""60s""#),
-            "between two pieces of a body; `\"0s\"`: no limit";
+            "time limit between two pieces of a body; `\"0s\"`: none";
         "upstream.replay_limit" replay_limit: usize = By(Size, body::replay_limit), Is(r#""256KiB""#),
-            "bodies up to this size are kept and can be sent again after a 401";
+            "request bodies up to this size are kept, so that they can be sent again after a 401";
     }
     // Shows that a section may hold tables with free names.
     #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Where the answers to logins come: to `/callback` of the admin listener, to a listener for the
-//! length of a login, or by hand.
+//! How the callbacks of logins arrive: at `/callback` of the admin listener, at a temporary listener,
+//! or pasted by the user.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +12,29 @@ use url::Url;
 use super::LoginRequest;
 use crate::login::{Begun, CallbackListener, ListenerError, LoginError, Logins, Serve};
 
-/// How often a listener that serves logins is checked for being needed still.
+/// How often it is checked whether a temporary listener is still needed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The path of the admin listener's own redirect URI.
 const CALLBACK: &str = "/callback";
 
-/// How the answer to a login comes back.
+/// How the callback of a login comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnsBy {
-    /// A browser follows the redirect, so somebody has to listen there.
+    /// The browser follows the redirect, so something has to listen there.
     Browser,
-    /// A person brings the address.
-    Hand,
+    /// The user pastes the address.
+    Paste,
 }
 
-/// The redirect URI, and who listens there.
+/// The redirect URI, and the listener there.
 pub struct Redirect {
     target: Target,
-    /// True beside an admin listener. It may get answers from a redirect URI elsewhere through a
-    /// reverse proxy, and it has many logins, so a listener is closed by itself.
-    is_beside_admin: bool,
-    /// How another listener is served.
+    /// True in a process with an admin listener. A redirect URI on another machine may then lead
+    /// there through a reverse proxy, and a temporary listener is closed when no login needs it.
+    has_admin: bool,
+    /// How a temporary listener is served.
     serve: Serve,
-    /// That listener, while a login needs it, and the redirect URI with its real port.
+    /// The temporary listener, and the redirect URI with its real port.
     listener: Mutex<Option<(CallbackListener, Url)>>,
     /// Cancelled when the process ends.
     ending: CancellationToken,
@@ -44,14 +44,13 @@ pub struct Redirect {
 enum Target {
     /// To the admin listener itself.
     Own(String),
-    /// To an address where nobody listens yet, or to another machine.
+    /// To an address where nothing listens yet, or to another machine.
     Other(Url),
 }
 
 impl Redirect {
-    /// For a process whose admin listener is at `origin`, and is called by the names in
-    /// `own_origins` too.
-    pub fn beside_admin(
+    /// For a process whose admin listener is at `origin` and also known by `own_origins`.
+    pub fn with_admin(
         configured: Option<Url>,
         origin: &str,
         own_origins: &[String],
@@ -66,16 +65,16 @@ impl Redirect {
             Some(uri) if is_own(&uri) => Target::Own(uri.into()),
             Some(uri) => Target::Other(uri),
         };
-        Arc::new(Self { target, is_beside_admin: true, serve, listener: Mutex::default(), ending })
+        Arc::new(Self { target, has_admin: true, serve, listener: Mutex::default(), ending })
     }
 
-    /// For a command that runs while no proxy does; it calls [`Redirect::close`].
-    pub fn alone(uri: Url, serve: Serve) -> Arc<Self> {
+    /// For a command that runs while no proxy does, and calls [`Redirect::close`].
+    pub fn standalone(uri: Url, serve: Serve) -> Arc<Self> {
         let (target, ending) = (Target::Other(uri), CancellationToken::new());
-        Arc::new(Self { target, is_beside_admin: false, serve, listener: Mutex::default(), ending })
+        Arc::new(Self { target, has_admin: false, serve, listener: Mutex::default(), ending })
     }
 
-    /// Begins a login whose answer can arrive.
+    /// Starts a login, with a listener for its callback if one is needed.
     pub(super) async fn begin(
         self: &Arc<Self>,
         logins: &Arc<Logins>,
@@ -84,7 +83,7 @@ impl Redirect {
         let LoginRequest { account, returns_by, replaces } = request;
         let uri = match &self.target {
             Target::Own(uri) => return logins.begin(account, uri, replaces).await,
-            Target::Other(uri) if returns_by == ReturnsBy::Hand => {
+            Target::Other(uri) if returns_by == ReturnsBy::Paste => {
                 return logins.begin(account, uri.as_str(), replaces).await;
             }
             Target::Other(uri) => uri,
@@ -95,7 +94,7 @@ impl Redirect {
         let begun = logins.begin(account, listened.as_str(), replaces).await?;
         if let Some(opened) = opened {
             *slot = Some(opened);
-            if self.is_beside_admin {
+            if self.has_admin {
                 tokio::spawn(
                     self.clone().close_when_unused(logins.clone(), begun.redirect_uri.clone()),
                 );
@@ -104,20 +103,20 @@ impl Redirect {
         Ok(begun)
     }
 
-    /// A listener at the redirect URI; none if it is on another machine, whose reverse proxy leads
-    /// to the admin listener.
+    /// A listener at the redirect URI; `None` if that is on another machine, whose reverse proxy
+    /// forwards to the admin listener.
     async fn open(
         &self,
         uri: &Url,
         logins: &Arc<Logins>,
     ) -> Result<Option<(CallbackListener, Url)>, ListenerError> {
         match CallbackListener::open(uri, logins.clone(), &self.serve).await {
-            Err(ListenerError::Elsewhere(_)) if self.is_beside_admin => Ok(None),
+            Err(ListenerError::Elsewhere(_)) if self.has_admin => Ok(None),
             opened => opened.map(Some),
         }
     }
 
-    /// Ends the listener once no login comes back to it any more.
+    /// Closes the listener once no pending login needs it.
     async fn close_when_unused(self: Arc<Self>, logins: Arc<Logins>, redirect_uri: String) {
         loop {
             sleep(POLL_INTERVAL).await;
@@ -131,7 +130,7 @@ impl Redirect {
         }
     }
 
-    /// Ends the listener if there is one; the last page under way still reaches its browser.
+    /// Closes the listener if there is one, after its last response is sent.
     pub async fn close(&self) {
         if let Some((listener, _)) = self.listener.lock().await.take() {
             listener.close().await;

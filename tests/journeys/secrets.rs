@@ -501,7 +501,7 @@ async fn refreshes(run: &mut Run) {
     }
     let first = run.vault.count("refresh_token");
     assert_eq!(run.admin(Method::POST, "/api/accounts/default/refresh", None).await.0, 200);
-    assert_eq!(run.vault.count("refresh_token"), first, "what is fresh stays");
+    assert_eq!(run.vault.count("refresh_token"), first, "fresh tokens stay");
     assert_eq!(run.force("default").await, 200);
     assert_eq!(run.command(&["refresh", "--force"], "").status.code(), Some(0));
     assert_eq!(run.command(&["--json", "refresh"], "").status.code(), Some(0));

@@ -361,7 +361,7 @@ async fn ports_in_use_are_told_with_their_holder() {
     assert_eq!(code(&refused), FAILED);
     let said = stderr(&refused);
     assert!(
-        said.contains("end the program")
+        said.contains("stop the program")
             && said.contains("listen.api")
             && !said.contains("(process"),
         "{said}"
@@ -726,7 +726,7 @@ async fn a_login_that_is_broken_off_is_given_back() {
         let address = given_up.denied();
         let (code, said) = given_up.end();
         assert!(
-            code == Some(FAILED) && said.contains("broken off"),
+            code == Some(FAILED) && said.contains("cancelled"),
             "{how} {signal} {code:?}: {said}"
         );
         let page = client().get(address).send().await.unwrap().text().await.unwrap();
@@ -747,7 +747,7 @@ async fn a_login_whose_proxy_ends_says_so() {
     let login = Login::begin(&place, &["--no-browser"]);
     proxy.kill();
     let (code, said) = login.end();
-    assert!(code == Some(FAILED) && said.contains("has ended meanwhile"), "{code:?}: {said}");
+    assert!(code == Some(FAILED) && said.contains("has ended in the meantime"), "{code:?}: {said}");
     assert!(!said.contains("os error"), "{said}");
 }
 
@@ -861,7 +861,7 @@ async fn the_start_says_what_is_missing_in_words_that_can_be_pasted() {
     // What a login ended as is more than that one is missing.
     let again = place.serve_with(&mine);
     until("the account's reason", || {
-        again.log().contains("No account can serve: account acme needs a login")
+        again.log().contains("No account can serve requests: account acme needs a login")
     });
     assert!(again.log().contains(advice), "{}", again.log());
     drop(again);

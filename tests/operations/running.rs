@@ -229,7 +229,7 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
     write_private(&file, &of_this_process(named).to_string());
     let refused = place.run(&["stop"]);
     assert_eq!(code(&refused), FAILED, "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("a program of user 65534 answers"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("a program of user 65534 listens"), "{}", stderr(&refused));
     assert_eq!(
         support::client().get(format!("{}/health", theirs.admin)).send().await.unwrap().status(),
         200
@@ -266,7 +266,7 @@ async fn a_proxy_that_hangs_is_not_called_not_running() {
     );
     let human = stdout(&place.run(&["status"]));
     assert!(
-        human.contains("not answering") && human.contains(&format!("kill {}", proxy.child.id())),
+        human.contains("not responding") && human.contains(&format!("kill {}", proxy.child.id())),
         "{human}"
     );
     let stop = place.run(&["stop"]);

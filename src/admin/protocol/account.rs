@@ -1,4 +1,4 @@
-//! An account as the admin API tells of it.
+//! An account in the admin API.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use crate::store::AccountName;
 use crate::tokens::Health;
 use crate::{operate, tokens};
 
-/// An account: everything but its secrets.
+/// An account without its secrets.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct AccountStatus {
     /// Its name.
     pub account: String,
-    /// Whether it can serve, in a word.
+    /// Its state.
     pub state: State,
-    /// What is wrong, for people.
+    /// What is wrong, for users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Generation of the grant.
     #[serde(default)]
     pub generation: u64,
-    /// Whom it is bound to.
+    /// The company or organisation it is bound to.
     #[serde(default)]
     pub subject: Option<String>,
     /// Granted scopes.
@@ -33,28 +33,28 @@ pub struct AccountStatus {
     /// Seconds until then; 0 once expired.
     #[serde(default)]
     pub access_expires_in: Option<u64>,
-    /// When this pair was issued.
+    /// When the tokens were issued.
     #[serde(default)]
     pub refreshed_at: Option<String>,
-    /// Age of the refresh token in seconds; Pleo lets it die after 60 days without a refresh.
+    /// Age of the refresh token in seconds; at Pleo it expires after 60 days.
     #[serde(default)]
     pub refresh_token_age: Option<u64>,
     /// When the login was.
     #[serde(default)]
     pub logged_in_at: Option<String>,
-    /// When it is tried again by itself.
+    /// When the proxy retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try: Option<String>,
-    /// How often a refresh token of unknown fate was sent again.
+    /// How often a refresh token was sent again after an unclear outcome.
     #[serde(default)]
     pub resends: u32,
     /// The last attempt to refresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refresh: Option<LastRefresh>,
-    /// `connected` if the last login of this process's time ended well.
+    /// `connected` if the last login in this process succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login: Option<String>,
-    /// Why it did not.
+    /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login_error: Option<String>,
 }
@@ -72,16 +72,15 @@ pub struct LastRefresh {
     pub ms: u64,
 }
 
-/// The states of an account that the command line acts on; all others need attention, whatever they
-/// are called.
+/// The states of an account that the command line distinguishes; all others need attention.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// All is well.
+    /// It can serve requests.
     Connected,
-    /// Only a login helps.
+    /// It needs a login.
     LoginRequired,
-    /// Something else, by its name.
+    /// Any other state, by its name.
     #[serde(untagged)]
     Other(String),
 }
@@ -117,7 +116,7 @@ pub fn account_problem(health: &Health, account: &AccountName) -> Option<String>
 
 impl From<tokens::Status> for AccountStatus {
     fn from(status: tokens::Status) -> Self {
-        // Field by field, so that one more there is not forgotten here.
+        // Field by field, so that a new field there does not compile here.
         let tokens::Status {
             account,
             health,
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_states_have_the_names_that_custody_gives_them() {
+    fn states_have_the_same_names_as_in_accounts() {
         for word in ["connected", "login_required", "misconfigured"] {
             let state = State::named(word);
             assert_eq!(

@@ -1,13 +1,13 @@
-//! The answer to a request that is done or refused, and brings nothing.
+//! The response to a request that returns no data.
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to what is done or not: logout, the end of a login, giving one up, shutdown.
+/// The response to a logout, a finished or cancelled login, and a shutdown.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Done {
     /// What was done.
     pub outcome: Outcome,
-    /// To which account, where the answer says so.
+    /// The account, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
 }
@@ -16,17 +16,17 @@ pub struct Done {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// A login ended well.
+    /// A login succeeded.
     Connected,
-    /// A grant is forgotten.
+    /// A grant was deleted.
     LoggedOut,
-    /// A pending login is given up.
+    /// A pending login was cancelled.
     Abandoned,
-    /// The process is told to end.
+    /// The process is ending.
     Stopping,
-    /// A login waits for its person.
+    /// A login has started.
     Begun,
-    /// Something that this release does not know.
+    /// A value that this release does not know.
     #[serde(other)]
     Other,
 }

@@ -1,4 +1,4 @@
-//! The steps of a login through the admin API.
+//! A login in the admin API.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +9,10 @@ use crate::store::AccountName;
 /// The query of `POST /api/accounts/NAME/login` with an empty body.
 #[derive(Debug, Deserialize)]
 pub struct LoginQuery {
-    /// The answer is brought by hand, so nobody has to listen for it.
+    /// The callback address is pasted, so nothing has to listen for it.
     #[serde(default)]
     pub paste: bool,
-    /// Another account that holds the company is logged out.
+    /// Log out another account that holds the company.
     #[serde(default)]
     pub replace: bool,
 }
@@ -24,7 +24,7 @@ impl LoginQuery {
     }
 }
 
-/// The body of `POST /api/accounts/NAME/login`: empty begins, one of the two ends a login. It holds
+/// The body of `POST /api/accounts/NAME/login`: empty to start a login, else one of the two. Holds
 /// secrets.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -44,16 +44,16 @@ impl LoginBody {
     }
 }
 
-/// A login that was begun.
+/// A login that has started.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct LoginBegun {
     /// [`Outcome::Begun`].
     pub outcome: Outcome,
-    /// Names it in `/api/logins/ID`.
+    /// Its id in `/api/logins/ID`.
     pub id: String,
-    /// Where the person goes.
+    /// The address that the user opens.
     pub authorize_url: String,
-    /// Where the answer comes.
+    /// Where the callback comes.
     pub redirect_uri: String,
 }
 
@@ -68,13 +68,13 @@ impl From<Begun> for LoginBegun {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum LoginState {
-    /// The person has not answered yet.
+    /// The user has not logged in yet.
     Pending,
     /// The account is connected.
     Connected,
-    /// It ended without a grant.
+    /// It failed.
     Failed {
-        /// The reason, for people.
+        /// The reason, for users.
         why: String,
     },
 }

@@ -1,4 +1,4 @@
-//! `config`: every mistake of the configuration, or what is in effect and where it came from.
+//! `config`: all mistakes in the configuration, or the values in effect and their origin.
 
 use clap::Subcommand;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! `login`: in the browser, by hand, or with a refresh token that was issued elsewhere.
+//! `login`: in the browser, by pasting the callback address, or by importing a refresh token.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, stdin};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::cli::account_argument::AccountArgument;
 use crate::cli::admin_client::{AdminClient, CallError};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::run_file::Standing;
+use crate::cli::run_file::Liveness;
 use crate::cli::signals::Signals;
 use crate::cli::state::State;
 use crate::cli::{browser, locate, open_store, output};
@@ -30,10 +30,9 @@ use crate::secret::RefreshToken;
 use crate::server;
 use crate::store::AccountName;
 
-/// How often a login that happens in the browser is looked at.
+/// How often the state of a pending login is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// Longest wait for a login: a person's patience, and the exchange of a code that comes in its last
-/// moment.
+/// Longest wait for a login: its lifetime, and the exchange of a code that comes at its end.
 const MAX_WAIT: Duration = PATIENCE.saturating_add(Duration::from_secs(60));
 /// Longest input that is read from stdin, in bytes: a pasted address or a token.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -62,7 +61,7 @@ impl Login {
         let name = self.account.name(&config)?;
         let state = State::locate(&config)?;
         match locate::running(&state).await? {
-            Some(proxy) => self.through(&proxy, &name).await?,
+            Some(proxy) => self.through_proxy(&proxy, &name).await?,
             None => self.on_store(&config, &state, &name).await?,
         }
         if context.json {
@@ -74,8 +73,8 @@ impl Login {
         Ok(Exit::Fine)
     }
 
-    /// Through the running proxy. A login that is broken off here is given back there.
-    async fn through(&self, proxy: &AdminClient, name: &AccountName) -> Result<(), Failure> {
+    /// Through the running proxy. A login that is cancelled here is cancelled there too.
+    async fn through_proxy(&self, proxy: &AdminClient, name: &AccountName) -> Result<(), Failure> {
         if self.import_refresh_token {
             let refresh_token = Some(read_token()?.trim().to_owned());
             return finish(proxy, name, LoginBody { refresh_token, ..LoginBody::default() }).await;
@@ -91,15 +90,15 @@ impl Login {
                 return finish(proxy, name, LoginBody { redirected_url, ..LoginBody::default() })
                     .await;
             }
-            status!("Waiting for the login to come back to {} ...", begun.redirect_uri);
-            until_ended(proxy, &begun.id).await
+            status!("Waiting for the browser at {} ...", begun.redirect_uri);
+            poll_proxy(proxy, &begun.id).await
         };
         let ended = tokio::select! {
             ended = waiting => ended,
-            () = signals.next() => Err(anyhow!("the login was broken off").into()),
+            () = signals.next() => Err(anyhow!("the login was cancelled").into()),
         };
         if ended.is_err() {
-            // Whether or not it is still there to be forgotten.
+            // It may have ended already.
             let _ = proxy.delete::<Done>(&format!("/api/logins/{}", begun.id)).await;
         }
         ended
@@ -112,10 +111,10 @@ impl Login {
         state: &State,
         name: &AccountName,
     ) -> Result<(), Failure> {
-        let operator = open_store::to_change(config, state).await?;
+        let operator = open_store::writable(config, state).await?;
         operator.accounts().oauth().credentials().map_err(Failure::usage)?;
         let done = self.log_in(config, &operator, name).await;
-        // What was begun is ended, and what arrived is saved, before the process goes.
+        // Work in progress is finished and saved before the process ends.
         open_store::close(&operator, name).await?;
         done
     }
@@ -130,8 +129,8 @@ impl Login {
             return Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?);
         }
         let serve = server::beside(&config.server(), &config.guard().map_err(Failure::usage)?);
-        let redirect = Redirect::alone(redirect_uri(config)?, serve);
-        let returns_by = if self.paste { ReturnsBy::Hand } else { ReturnsBy::Browser };
+        let redirect = Redirect::standalone(redirect_uri(config)?, serve);
+        let returns_by = if self.paste { ReturnsBy::Paste } else { ReturnsBy::Browser };
         let request = LoginRequest { account, returns_by, replaces: self.replace };
         let begun = match operator.begin_login(request, &redirect).await {
             Err(LoginError::Listener(elsewhere @ ListenerError::Elsewhere(_))) => {
@@ -144,33 +143,33 @@ impl Login {
             let address = read_address(&begun.redirect_uri).await?;
             return Ok(operator.finish_login(account, address.trim()).await?);
         }
-        status!("Waiting for the login to come back to {} ...", begun.redirect_uri);
-        let done = until_back(operator.logins(), &begun.id).await;
+        status!("Waiting for the browser at {} ...", begun.redirect_uri);
+        let done = wait_for_callback(operator.logins(), &begun.id).await;
         redirect.close().await;
         done
     }
 
-    /// Shows where to log in, and opens a browser there if that is safe and wanted.
+    /// Prints the address of the login, and opens a browser unless that is not wanted.
     fn present(&self, url: &Url) -> Result<(), Failure> {
-        // Only what is fit for secrets is opened: never a file, never another program's scheme.
+        // Only URLs of a safe scheme are opened: never a file or another program's scheme.
         Endpoint::new(url.clone())
             .map_err(|error| Failure::usage(format!("endpoints.authorize {error}")))?;
         status!("Open this address to log in:\n\n  {url}\n");
         if !self.no_browser && !self.paste && !browser::open(url.as_str()) {
-            status!("No browser could be opened; copy the address into one.");
+            status!("No browser could be opened; open the address yourself.");
         }
         Ok(())
     }
 }
 
-/// Hands the running proxy what ends a login.
+/// Finishes a login through the running proxy.
 async fn finish(proxy: &AdminClient, name: &AccountName, body: LoginBody) -> Result<(), Failure> {
     proxy.post_body::<Done>(&LoginBody::target(name), &body).await?;
     Ok(())
 }
 
-/// Asks the running proxy for the end of a login until it is there.
-async fn until_ended(proxy: &AdminClient, id: &str) -> Result<(), Failure> {
+/// Polls the running proxy until a login has ended.
+async fn poll_proxy(proxy: &AdminClient, id: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + MAX_WAIT;
     while Instant::now() < deadline {
         sleep(POLL_INTERVAL).await;
@@ -178,18 +177,17 @@ async fn until_ended(proxy: &AdminClient, id: &str) -> Result<(), Failure> {
             Ok(LoginState::Pending) => {}
             Ok(LoginState::Connected) => return Ok(()),
             Ok(LoginState::Failed { why }) => return Err(anyhow!(why).into()),
-            // Busy, or stopped for a moment: the person in the browser need not begin again for
-            // that.
-            Err(CallError::NoAnswer(_)) if proxy.instance.process.standing() == Standing::Alive => {
-            }
+            // Busy or paused for a moment: no reason for the user to start the login again.
+            Err(CallError::NoResponse(_))
+                if proxy.instance.process.liveness() == Liveness::Alive => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Err(anyhow!("nobody logged in within ten minutes; begin again").into())
+    Err(anyhow!("nobody logged in within ten minutes; run the command again").into())
 }
 
-/// Waits for the browser to come back to the temporary listener.
-async fn until_back(logins: &Logins, id: &str) -> Result<(), Failure> {
+/// Waits until the browser has called the temporary listener.
+async fn wait_for_callback(logins: &Logins, id: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + MAX_WAIT;
     while Instant::now() < deadline {
         sleep(POLL_INTERVAL).await;
@@ -199,7 +197,7 @@ async fn until_back(logins: &Logins, id: &str) -> Result<(), Failure> {
             None => break,
         }
     }
-    Err(anyhow!("nobody logged in within ten minutes; begin again").into())
+    Err(anyhow!("nobody logged in within ten minutes; run the command again").into())
 }
 
 /// The configured redirect URI, or the one that the admin listener would have.
@@ -213,14 +211,15 @@ fn redirect_uri(config: &Config) -> Result<Url, Failure> {
 }
 
 async fn read_address(redirect_uri: &str) -> anyhow::Result<Zeroizing<String>> {
-    status!("Then paste the address that the browser was sent to ({redirect_uri}?code=...):");
+    status!(
+        "Log in, then paste the address that the browser was sent to ({redirect_uri}?code=...):"
+    );
     let (sender, line) = oneshot::channel();
-    // A thread of its own, so that one which waits for a person does not keep the process from
-    // ending.
+    // On its own thread, so that waiting for input does not keep the process from ending.
     std::thread::Builder::new().name("paste".into()).spawn(move || {
         let mut line = Zeroizing::new(Vec::new());
         let read = stdin().lock().take(MAX_INPUT).read_until(b'\n', &mut line);
-        // Nobody waits any more if the command was broken off.
+        // Nobody waits any more if the command was cancelled.
         let _ = sender.send(read.map(|_| line));
     })?;
     let line = line.await.context("stdin")?.context("stdin")?;
@@ -236,11 +235,11 @@ fn read_token() -> anyhow::Result<Zeroizing<String>> {
     input(&text, "refresh token")
 }
 
-/// What was pasted or piped in, as text.
+/// Pasted or piped input as text.
 fn input(bytes: &[u8], what: &str) -> anyhow::Result<Zeroizing<String>> {
     let text = text::decode(bytes).map_err(|error| anyhow!("the {what} on stdin {error}"))?;
     match text.trim() {
-        "" => bail!("there is no {what} on stdin; begin again"),
+        "" => bail!("there is no {what} on stdin; run the command again"),
         text => Ok(Zeroizing::new(text.to_owned())),
     }
 }

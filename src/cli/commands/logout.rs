@@ -23,7 +23,7 @@ impl Logout {
         let state = State::locate(&config)?;
         match locate::running(&state).await? {
             Some(proxy) => drop(proxy.post::<Done>(&format!("/api/accounts/{name}/logout")).await?),
-            None => match open_store::to_change(&config, &state).await?.logout(&name).await {
+            None => match open_store::writable(&config, &state).await?.logout(&name).await {
                 Err(unknown @ ChangeError::Unknown(_)) => return Err(Failure::usage(unknown)),
                 done => done?,
             },

@@ -1,4 +1,4 @@
-//! `open`: the page of the running proxy, by a fresh link.
+//! `open`: opens the page of the running proxy with a fresh link.
 
 use crate::admin::protocol::{SessionLink, Versioned};
 use crate::cli::context::Context;
@@ -11,17 +11,16 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let none =
         format!("no pleo-proxy is running for this store; start it with: {}", context.program);
     let proxy = locate::required(&state, &none).await?;
-    let asked = proxy.post::<SessionLink>("/api/session").await;
-    let link = Versioned::from(
-        asked.map_err(|error| Failure::from(error).context("the proxy gave no link"))?,
-    );
+    let link = proxy.post::<SessionLink>("/api/session").await;
+    let link = link.map_err(|error| Failure::from(error).context("the proxy created no link"))?;
+    let link = Versioned::from(link);
     if context.json {
         output::json(&link)?;
     } else {
         out!("{}", link.body.url)?;
     }
     if !browser::open(&link.body.url) {
-        status!("No browser could be opened; copy the address into one. It works once.");
+        status!("No browser could be opened; open the address yourself. It works once.");
     }
     Ok(Exit::Fine)
 }

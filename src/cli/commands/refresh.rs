@@ -58,7 +58,7 @@ async fn on_store(
     name: &AccountName,
     force: bool,
 ) -> Result<Refreshed, Failure> {
-    let operator = open_store::to_change(config, state).await?;
+    let operator = open_store::writable(config, state).await?;
     let refreshed = operator.refresh(name, force).await.map_err(Failure::usage)?;
     open_store::close(&operator, name).await?;
     let is_unsaved = |health: &Health| matches!(health, Health::Unsaved(_));

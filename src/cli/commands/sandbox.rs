@@ -1,4 +1,4 @@
-//! `sandbox`: the fake Pleo alone.
+//! `sandbox`: runs the fake Pleo alone.
 
 use std::net::SocketAddr;
 
@@ -19,19 +19,19 @@ pub(crate) struct SandboxCommand {
     /// Authorization server and API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
-    /// Files behind presigned addresses
+    /// Files behind presigned URLs
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091")]
     files: SocketAddr,
-    /// The client id it knows
+    /// The client id it accepts
     #[arg(long, value_name = "ID", default_value = "sandbox-client")]
     client_id: String,
-    /// A redirect URI it accepts, exactly [default: any on loopback]
+    /// A redirect URI it accepts, compared exactly [default: any on loopback]
     #[arg(long, value_name = "URI")]
     redirect_uri: Vec<String>,
     /// Consent without asking
     #[arg(long)]
     auto_consent: bool,
-    /// Life of access tokens in milliseconds
+    /// Lifetime of access tokens in milliseconds
     #[arg(long, value_name = "MS")]
     access_life_ms: Option<u64>,
     /// Latency of the API in milliseconds
@@ -100,13 +100,13 @@ impl SandboxCommand {
     }
 }
 
-/// Says which address is taken, and by what option to choose another.
+/// Names the address that cannot be used, and the option that changes it.
 fn ensure_can_listen(option: &str, address: SocketAddr) -> Result<(), Failure> {
     let tried = std::net::TcpListener::bind(address).map(drop);
     tried.map_err(|error| {
         let advice = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                "end the program that listens there, or choose another address with"
+                "stop the program that listens there, or choose another address with"
             }
             _ => "choose another address with",
         };

@@ -1,4 +1,4 @@
-//! `pleo-proxy serve`: everything is opened, then served, then drained.
+//! `serve`: opens everything, serves, then drains.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -18,30 +18,31 @@ use crate::cli::run_file::{self, Instance, Process, RunFile};
 use crate::cli::shell::{quoted, with_flags};
 use crate::cli::signals::Signals;
 use crate::cli::state::State;
-use crate::cli::{embedded_sandbox, output, wiring};
+use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
 use crate::config::{Config, Diagnostic, Environment};
 use crate::operate::{Operator, Redirect};
-use crate::outbound::{Outbound, ProxyChoice};
+use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
 use crate::proxy::body::Budget;
 use crate::proxy::guard::{self, Guard};
-use crate::proxy::peer::{self, PeerCheck, Peers};
+use crate::proxy::peer::Peers;
 use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
 use crate::store::AccountName;
 use crate::tokens::{Accounts, Background};
 
-/// What is opened before the first request.
+/// Everything that is opened before the first request.
 struct Opened {
     config: Config,
     state: State,
     outbound: Outbound,
-    /// Where tools talk, and people.
+    /// Where tools connect.
     api: Address,
+    /// Where logins and commands connect.
     admin: Option<SocketAddr>,
-    /// Until serving begins.
+    /// Taken when serving begins.
     listeners: Option<Bound>,
     guard: guard::Settings,
     peers: Peers,
@@ -52,12 +53,12 @@ struct Opened {
     sandbox: Option<Sandbox>,
 }
 
-/// Runs until told to end; every step that can fail for a foreseeable reason comes before the first
-/// request.
+/// Runs until a signal or a shutdown request. Every step that can fail for a foreseeable reason
+/// comes before the first request.
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let (config, program) = (context.config()?, &context.program);
-    // Before anything is served nothing is lost by ending, whatever the start waits for.
+    // Before anything is served, a signal may end the process at any point.
     let mut opened = tokio::select! {
         opened = open(config, program) => opened?,
         () = signals.next() => return Ok(Exit::Fine),
@@ -74,17 +75,16 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
         )
         .await?;
     }
-    // Whoever waits for the ready line and cannot get it is not left with a proxy that it knows
-    // nothing of.
+    // If the ready line cannot be written, the proxy ends: nobody would know that it runs.
     let announced = opened.announce(&instance, context.json, program);
     tokio::select! {
         () = std::future::ready(()), if announced.is_err() => {}
         () = signals.next() => {}
         () = opened.shutdown.cancelled() => {}
     }
-    // From here on `/ready` and `status` say so.
+    // `/ready` and `status` report it from here on.
     opened.shutdown.cancel();
-    info!("ending: requests under way are given {:?}; a second signal ends at once", server::DRAIN);
+    info!("ending: requests in progress get {:?}; a second signal ends at once", server::DRAIN);
     let ending = async {
         running.drain().await;
         let unsaved = opened.accounts.close().await;
@@ -94,7 +94,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let unsaved = tokio::select! {
         unsaved = ending => unsaved,
         () = signals.another() => {
-            status!("pleo-proxy: ended at once; if a refresh was under way, its account may need a login");
+            status!("pleo-proxy: ended at once; if a refresh was in progress, its account may need a login");
             return Ok(Exit::Failed);
         }
     };
@@ -110,9 +110,9 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let guard = config.guard().map_err(Failure::usage)?;
     let state = State::create(&config)?;
-    // The ports first: with them in hand no second process of this configuration gets any further.
+    // The ports first: a second process with the same configuration fails here.
     let settings = config.server();
-    let bound = server::bind(&settings).map_err(|error| taken(&error, &config, program))?;
+    let bound = server::bind(&settings).map_err(|error| bind_failure(&error, &config, program))?;
     let peers = settings.peers;
     if let Some(listener) = bound.admin.or(bound.api.tcp()) {
         peers.probe(listener);
@@ -147,8 +147,8 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     })
 }
 
-/// An address is taken: says by whom, if it is one of us.
-fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
+/// The failure to listen at an address, naming the proxy that holds it if there is one.
+fn bind_failure(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let end = match &error.address {
         Address::Tcp(address) => format!(":{}", address.port()),
         Address::Unix(_) => error.address.origin(),
@@ -166,17 +166,17 @@ fn taken(error: &server::BindError, config: &Config, program: &str) -> Failure {
     let advice = match holder {
         Some(holder) if is_taken && holder.environment == config.environment().as_str() => {
             format!(
-                "pleo-proxy (process {}) is running there; end it with `{program} stop`",
+                "pleo-proxy (process {}) is running there; stop it with `{program} stop`",
                 holder.process.pid
             )
         }
         Some(holder) if is_taken => {
             let (pid, environment) = (holder.process.pid, holder.environment);
             format!(
-                "pleo-proxy (process {pid}, {environment}) is running there; end it with `kill {pid}`"
+                "pleo-proxy (process {pid}, {environment}) is running there; stop it with `kill {pid}`"
             )
         }
-        None if is_taken => "end the program that listens there".to_owned(),
+        None if is_taken => "stop the program that listens there".to_owned(),
         _ => {
             return Failure::new(
                 Exit::Failed,
@@ -216,7 +216,7 @@ impl Opened {
         let (guard, origin) =
             (Guard::admin(&self.guard, own), self.admin_origin().unwrap_or_default());
         let beside = server::Settings { peers: self.peers.clone(), ..self.config.server() };
-        let redirect = Redirect::beside_admin(
+        let redirect = Redirect::with_admin(
             self.config.login.redirect_uri.clone(),
             &origin,
             guard.own_origins(),
@@ -244,7 +244,7 @@ impl Opened {
             admin: instance.admin,
             store: instance.store.display().to_string(),
             upstream: self.accounts.oauth().settings.api.to_string(),
-            notes: notes(&self.config, &self.guard),
+            notes: loosened::notes(&self.config, &self.guard),
         }
     }
 
@@ -266,8 +266,8 @@ impl Opened {
         self.accounts.settings().default_account.clone().unwrap_or_else(AccountName::fallback)
     }
 
-    /// Where a login comes back to. The embedded sandbox takes any loopback address, so none has to
-    /// be listening.
+    /// The redirect URI of the embedded sandbox's login. It accepts any loopback address, even if
+    /// nothing listens there.
     fn redirect_uri(&self) -> String {
         match &self.config.login.redirect_uri {
             Some(configured) => configured.to_string(),
@@ -278,10 +278,10 @@ impl Opened {
         }
     }
 
-    /// The ready line, what is loosened, and what to do next.
+    /// Prints the ready line, the notes about loosened protection, and the next command.
     fn announce(&self, instance: &Instance, json: bool, program: &str) -> Result<(), Failure> {
         let oddities = self.config.oddities();
-        for note in notes(&self.config, &self.guard)
+        for note in loosened::notes(&self.config, &self.guard)
             .into_iter()
             .chain(oddities.iter().map(Diagnostic::sentence))
         {
@@ -299,10 +299,10 @@ impl Opened {
         let environment = self.config.environment().as_str();
         status!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
         if credentials.is_ok() {
-            self.say_what_is_missing(program);
+            self.report_missing_login(program);
         }
         if let Some(sandbox) = &self.sandbox {
-            embedded_sandbox::say_moved(sandbox);
+            embedded_sandbox::report_moved_ports(sandbox);
             self.suggest();
         }
         if !json {
@@ -312,8 +312,8 @@ impl Opened {
         output::json(&json!({"version": 1, "event": "ready", "api": api, "admin": admin}))
     }
 
-    /// Says what to do if no account can serve.
-    fn say_what_is_missing(&self, program: &str) {
+    /// Says what to do if no account can serve requests.
+    fn report_missing_login(&self, program: &str) {
         let accounts = self.accounts.all();
         if accounts.iter().any(|account| account.can_serve()) {
             return;
@@ -323,7 +323,7 @@ impl Opened {
             .iter()
             .find_map(|account| account_problem(&account.snapshot().health, &account.name))
         {
-            Some(why) => status!("No account can serve: {}", with_flags(&why, program)),
+            Some(why) => status!("No account can serve requests: {}", with_flags(&why, program)),
             None => status!("No account is connected yet; run: {program} login {name}"),
         }
     }
@@ -340,7 +340,7 @@ impl Opened {
                 (format!("curl --unix-socket {path}"), "http://localhost".to_owned())
             }
         };
-        // The key's file, not the key: the line lands in logs and in the shell's history.
+        // The file and not the key: the line ends up in logs and in the shell's history.
         let key = self.config.callers.local_key_file.as_ref();
         let key = key.map(|file| {
             format!(" -H \"Pleo-Proxy-Key: $(cat {})\"", quoted(&file.display().to_string()))
@@ -360,48 +360,4 @@ impl Opened {
         }
         status!("");
     }
-}
-
-/// Defences that are off or loosened: said at the start and in `status`.
-fn notes(config: &Config, guard: &guard::Settings) -> Vec<String> {
-    let mut notes = Vec::new();
-    let everybody = "any user of this machine can use the proxy";
-    match &config.callers.peer_check {
-        PeerCheck::Off => notes.push(format!("guard.peer_check is off: {everybody}")),
-        _ if !peer::IS_SUPPORTED => {
-            notes.push(format!("guard.peer_check does not work on this system: {everybody}"))
-        }
-        PeerCheck::Users(users) => {
-            let own = rustix::process::geteuid().as_raw();
-            let and = if users.contains(&own) {
-                String::new()
-            } else {
-                format!(", and its own user {own} all the same")
-            };
-            notes.push(format!("guard.peer_check lets these users in: {users:?}{and}"));
-        }
-        PeerCheck::SameUser => {}
-    }
-    if !guard.allow_hosts.is_empty() {
-        notes.push(format!("guard.allow_hosts lets in: {}", guard.allow_hosts.join(", ")));
-    }
-    if !guard.allow_origins.is_empty() {
-        notes.push(format!(
-            "guard.allow_origins lets pages of these origins in: {}",
-            guard.allow_origins.join(", ")
-        ));
-    }
-    if guard.allow_disconnect {
-        notes.push("guard.allow_disconnect lets DELETE /v1/installations/me through".into());
-    }
-    if let ProxyChoice::Url(_) = config.outbound.proxy {
-        notes.push("upstream.proxy is set: Pleo is reached through an outbound proxy".into());
-    }
-    if let Some(file) = &config.outbound.ca_file {
-        notes.push(format!("endpoints.ca_file adds trust roots: {}", file.display()));
-    }
-    if rustix::process::geteuid().is_root() {
-        notes.push("running as root; a user of its own is safer".into());
-    }
-    notes
 }

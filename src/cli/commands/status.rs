@@ -1,4 +1,4 @@
-//! `status`: the running proxy of this store, or what the store says when none can be asked.
+//! `status`: the accounts as the running proxy of this store reports them, else as stored.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use strum::VariantArray as _;
 use crate::admin::protocol::{About, AccountStatus, State as AccountState, Status, Versioned};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::locate::{self, Found, way_out};
+use crate::cli::locate::{self, Found, kill_advice};
 use crate::cli::run_file::{self, Instance};
 use crate::cli::shell::with_flags;
 use crate::cli::state::State;
 use crate::cli::{open_store, output};
 use crate::config::{Config, Environment};
 
-/// What the command tells.
+/// The output of the command.
 #[derive(Serialize)]
 struct Report {
     running: bool,
@@ -24,7 +24,7 @@ struct Report {
     accounts: Vec<AccountStatus>,
     /// Proxies of this user that run for other environments or other stores.
     others: Vec<Instance>,
-    /// Run files of another machine or container.
+    /// Proxies that may run on another machine or in another container.
     elsewhere: Vec<Instance>,
 }
 
@@ -32,38 +32,38 @@ struct Report {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Process {
-    /// It was asked.
-    Answering {
+    /// It responded.
+    Responding {
         ending: bool,
         stopped_tasks: Vec<String>,
         #[serde(flatten)]
         about: About,
     },
-    /// It runs and was not asked; so the accounts are those of the store.
-    Unasked {
+    /// It runs but was not asked, so the accounts are read from the store.
+    NotAsked {
         environment: &'static str,
         pid: u32,
         api: String,
-        /// None: it is off.
+        /// `None` if it is off.
         admin: Option<String>,
         store: PathBuf,
         #[serde(flatten)]
-        silence: Option<Silence>,
+        unresponsive: Option<Unresponsive>,
     },
     /// It does not run here.
     Absent {
         environment: &'static str,
-        /// None where the accounts end with the process.
+        /// `None` if the accounts exist only in the process.
         store: Option<String>,
-        /// Who answers at its address.
+        /// Another proxy at its address.
         note: Option<String>,
     },
 }
 
-/// A process that should answer and does not.
+/// Why a running process was not asked.
 #[derive(Serialize)]
-struct Silence {
-    /// False.
+struct Unresponsive {
+    /// Always false.
     answers: bool,
     why: String,
 }
@@ -77,14 +77,14 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
             let status =
                 asked.map_err(|error| Failure::from(error).context("the status request failed"))?;
             let Status { ending, stopped_tasks, accounts, about, .. } = status;
-            (Process::Answering { ending, stopped_tasks, about }, accounts)
+            (Process::Responding { ending, stopped_tasks, about }, accounts)
         }
         Found::AdminOff(instance) => {
-            (unasked(&config, instance, None), stored(&config, &state).await?)
+            (not_asked(&config, instance, None), stored(&config, &state).await?)
         }
-        Found::Silent(instance, why) => {
-            let silence = Silence { answers: false, why: format!("{why:#}") };
-            (unasked(&config, instance, Some(silence)), stored(&config, &state).await?)
+        Found::Unresponsive(instance, why) => {
+            let why = Unresponsive { answers: false, why: format!("{why:#}") };
+            (not_asked(&config, instance, Some(why)), stored(&config, &state).await?)
         }
         Found::Nothing => {
             let accounts = stored(&config, &state).await?;
@@ -103,7 +103,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// What the store says; nothing is made or changed.
+/// The accounts as stored; nothing is created or changed.
 async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Failure> {
     if state.is_temporary {
         return Ok(Vec::new());
@@ -112,21 +112,21 @@ async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Fa
     Ok(operator.status().into_iter().map(Into::into).collect())
 }
 
-fn unasked(config: &Config, instance: Instance, silence: Option<Silence>) -> Process {
+fn not_asked(config: &Config, instance: Instance, unresponsive: Option<Unresponsive>) -> Process {
     let Instance { process, api, admin, store, .. } = instance;
-    Process::Unasked {
+    Process::NotAsked {
         environment: config.environment().as_str(),
         pid: process.pid,
         api,
         admin,
         store,
-        silence,
+        unresponsive,
     }
 }
 
 async fn absent(config: &Config, state: &State) -> Process {
     let store = (!state.is_temporary).then(|| state.records.display().to_string());
-    let note = locate::somebody_at(config.listen.admin).await;
+    let note = locate::other_proxy_at(config.listen.admin).await;
     Process::Absent { environment: config.environment().as_str(), store, note }
 }
 
@@ -141,11 +141,11 @@ fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Instance> {
 }
 
 impl Process {
-    /// None: it does not run.
+    /// `None` if it does not run.
     fn pid(&self) -> Option<u32> {
         match self {
-            Self::Answering { about, .. } => Some(about.pid),
-            Self::Unasked { pid, .. } => Some(*pid),
+            Self::Responding { about, .. } => Some(about.pid),
+            Self::NotAsked { pid, .. } => Some(*pid),
             Self::Absent { .. } => None,
         }
     }
@@ -156,7 +156,7 @@ impl Report {
         let states = || self.accounts.iter().map(|account| &account.state);
         match &self.process {
             Process::Absent { .. } => Exit::NotRunning,
-            Process::Unasked { silence: Some(_), .. } => Exit::Failed,
+            Process::NotAsked { unresponsive: Some(_), .. } => Exit::Failed,
             _ if states().all(|state| *state != AccountState::LoginRequired)
                 && !self.accounts.is_empty() =>
             {
@@ -188,14 +188,14 @@ impl Report {
 
     fn print_process(&self) -> Result<(), Failure> {
         match &self.process {
-            Process::Answering { about, .. } => print_answering(about),
-            Process::Unasked { environment, pid, api, admin, silence, .. } => {
+            Process::Responding { about, .. } => print_answering(about),
+            Process::NotAsked { environment, pid, api, admin, unresponsive, .. } => {
                 let running = format!("({environment}, process {pid}): tools {api}, admin");
-                let Some(silence) = silence else {
-                    return out!("running {running} off; so this is what the store says");
+                let Some(unresponsive) = unresponsive else {
+                    return out!("running {running} off; the accounts are read from the store");
                 };
-                out!("not answering {running} {}", admin.as_deref().unwrap_or("-"))?;
-                out!("{}; {}", silence.why, way_out(pid))
+                out!("not responding {running} {}", admin.as_deref().unwrap_or("-"))?;
+                out!("{}; {}", unresponsive.why, kill_advice(pid))
             }
             Process::Absent { environment, store, note } => {
                 let store =
@@ -203,7 +203,11 @@ impl Report {
                 let here = if self.elsewhere.is_empty() { "" } else { " here" };
                 out!("not running{here} ({environment}{store})")?;
                 for Instance { process, .. } in &self.elsewhere {
-                    out!("note: process {} of {} may be: ask there", process.pid, process.host)?;
+                    out!(
+                        "note: process {} of {} may be running: run `pleo-proxy status` there",
+                        process.pid,
+                        process.host
+                    )?;
                 }
                 note.iter().try_for_each(|note| out!("note: {note}"))
             }
