@@ -186,7 +186,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
             access: Some(AccessToken::new(format!("access-{number}"))),
             refresh: RefreshToken::new(format!("refresh-{number}")),
             expires_at: now + 86_000_000,
-            life: 86_400_000,
+            lifetime: 86_400_000,
             scope: Vec::new(),
             issued: issued.clone(),
             logged_in_at: now,

@@ -39,13 +39,14 @@
 //!
 //! # A refresh
 //!
-//! Near expiry, a 401, a long rest, a person: all end in
-//! [`Accounts::refresh`](tokens::Accounts::refresh). It takes the account's turn in this process,
-//! then the lock on the [`store`], and reads the record again: what is newer is adopted, and
-//! nothing is sent. Else an intent goes to disk, the gate closes, leases that are under way come
-//! back, and [`oauth`] sends the token request. The answer is sorted by what is to be done about it
-//! ([`oauth::Outcome`]): a fresh pair is saved, then published, and the gate opens; only a definite
-//! refusal ends in a login.
+//! Near expiry, a 401, a long idle time, a person: all end in
+//! [`Accounts::refresh`](tokens::Accounts::refresh), which runs one job of an account at a time. The
+//! job takes the account's refresh lock in this process, then the lock on the [`store`], and reads
+//! the record again: a newer one is adopted, and nothing is sent. Otherwise the intent is written,
+//! the gate closes, leases under way are returned, and [`oauth`] sends the token request. What it
+//! answers is named by what must be done ([`oauth::Outcome`]); a pure function decides what follows,
+//! and an executor carries it out: a fresh pair is saved, then published, and the gate opens; only a
+//! definite refusal ends in a login.
 //!
 //! # A login
 //!
@@ -54,7 +55,7 @@
 //! person consents; the answer comes to [`admin`], to a
 //! [`CallbackListener`](login::CallbackListener), or by hand.
 //! [`Logins::finish`](login::Logins::finish) exchanges the code at once (codes live for a minute),
-//! asks whose grant it is, and installs it under turn and lock with the next generation. A refresh
+//! asks whose grant it is, and installs it under both locks with the next generation. A refresh
 //! that finds a higher generation than it began with drops its own result.
 //!
 //! # Invariants
@@ -95,8 +96,8 @@
 //!
 //! Any future here may be dropped at any await. What must not stop half-way (an exchange and its
 //! save, the end of a login) runs in a task of its own on the control runtime, and the caller only
-//! waits for it ([`Accounts::keep`](tokens::Accounts::keep)). Leases, the gate, turns and locks are
-//! given back in `Drop`. At the end of the process requests get a moment, and a token request that
+//! waits for it ([`Accounts::keep`](tokens::Accounts::keep)). Leases, the gate and all locks are
+//! returned in `Drop`. At the end of the process requests get a moment, and a token request that
 //! was sent is waited for until its pair is saved.
 
 pub mod admin;

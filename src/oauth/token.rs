@@ -25,12 +25,12 @@ pub use super::response::End;
 const WANTED: [&str; 3] = ["access_token", "refresh_token", "error"];
 /// Longest token that is believed, in bytes: half of what a request head may hold.
 const LONGEST_TOKEN: usize = 32 * 1024;
-/// Above this `expires_in` is read as milliseconds, and no life is longer: one day in seconds.
-const LONGEST_LIFE: f64 = 86_400.0;
-/// Below this `expires_in` is as good as nought: one millisecond, the unit that lives are kept in.
-const SHORTEST_LIFE: f64 = 0.001;
-/// Life of an access token whose `expires_in` is absent, unreadable or not positive.
-const UNKNOWN_LIFE: Duration = Duration::from_secs(300);
+/// Above this `expires_in` is read as milliseconds, and no lifetime is longer: one day in seconds.
+const MAX_LIFETIME: f64 = 86_400.0;
+/// Below this `expires_in` is as good as nought: one millisecond, the unit that lifetimes are kept in.
+const MIN_LIFETIME: f64 = 0.001;
+/// Lifetime of an access token whose `expires_in` is absent, unreadable or not positive.
+const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
 /// Longest wait a `Retry-After` can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
@@ -71,8 +71,8 @@ pub struct Tokens {
     /// A refresh token was sent that is none: the old one is spent, and its successor cannot be
     /// used.
     pub refresh_unreadable: bool,
-    /// Life of the access token, counted from before the request was sent.
-    pub life: Duration,
+    /// Lifetime of the access token, counted from before the request was sent.
+    pub lifetime: Duration,
     /// Granted scopes, if told.
     pub scope: Option<Vec<String>>,
     /// What was unusual, for the log.
@@ -249,13 +249,13 @@ fn tokens(fields: &Fields) -> Option<Tokens> {
     if refresh_unreadable {
         oddities.push("refresh_token is unusable");
     }
-    let life = life(fields.get("expires_in"), &mut oddities);
+    let lifetime = lifetime(fields.get("expires_in"), &mut oddities);
     let scope = scope(fields.get("scope"));
     Some(Tokens {
         access: access.filter(|_| bearer).map(AccessToken::new),
         refresh: refresh.map(RefreshToken::new),
         refresh_unreadable,
-        life,
+        lifetime,
         scope,
         oddities,
     })
@@ -288,21 +288,21 @@ fn is_refresh_token(token: &str) -> bool {
         && token.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-fn life(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duration {
+fn lifetime(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duration {
     let told = match expires_in {
         Some(Value::Number(number)) => number.as_f64(),
         Some(Value::String(text)) => text.trim().parse().ok(),
         _ => None,
     };
-    match told.filter(|seconds: &f64| seconds.is_finite() && *seconds >= SHORTEST_LIFE) {
-        Some(seconds) if seconds > LONGEST_LIFE => {
+    match told.filter(|seconds: &f64| seconds.is_finite() && *seconds >= MIN_LIFETIME) {
+        Some(seconds) if seconds > MAX_LIFETIME => {
             oddities.push("expires_in is read as milliseconds");
-            Duration::from_secs_f64((seconds / 1000.0).min(LONGEST_LIFE))
+            Duration::from_secs_f64((seconds / 1000.0).min(MAX_LIFETIME))
         }
         Some(seconds) => Duration::from_secs_f64(seconds),
         None => {
             oddities.push("expires_in is missing or unusable, taken for 300 s");
-            UNKNOWN_LIFE
+            UNKNOWN_LIFETIME
         }
     }
 }
@@ -414,12 +414,12 @@ mod tests {
                 r#"{{"access_token":"a","token_type":"bearer","expires_in":{told}}}"#
             ));
             assert!(
-                (tokens.life.as_secs_f64() - seconds).abs() < 1e-6,
+                (tokens.lifetime.as_secs_f64() - seconds).abs() < 1e-6,
                 "{told}: {:?}",
-                tokens.life
+                tokens.lifetime
             );
         }
-        assert_eq!(fresh(r#"{"access_token":"a"}"#).life, UNKNOWN_LIFE);
+        assert_eq!(fresh(r#"{"access_token":"a"}"#).lifetime, UNKNOWN_LIFETIME);
     }
 
     #[test]
@@ -516,7 +516,7 @@ mod tests {
                 (tokens.access.unwrap().expose(), tokens.refresh.unwrap().expose()),
                 ("a", "r")
             );
-            assert_eq!(tokens.life, UNKNOWN_LIFE, "its number may be cut short");
+            assert_eq!(tokens.lifetime, UNKNOWN_LIFETIME, "its number may be cut short");
         }
         let Outcome::Fresh(tokens) =
             cut(r#"{"refresh_token":"r","access_token":"a"#.as_bytes(), End::BrokenOff)
@@ -624,8 +624,8 @@ mod tests {
         #[test]
         fn every_life_is_within_a_day(expires_in in any::<f64>()) {
             let value = serde_json::json!(expires_in);
-            let life = life(Some(&value), &mut Vec::new());
-            prop_assert!(life <= Duration::from_secs(86_400));
+            let lifetime = lifetime(Some(&value), &mut Vec::new());
+            prop_assert!(lifetime <= Duration::from_secs(86_400));
         }
     }
 }

@@ -102,7 +102,7 @@ fn record(generation: u64) -> Record {
         access: Some(AccessToken::new(format!("access-{generation}"))),
         refresh: RefreshToken::new(format!("refresh-{generation}")),
         expires_at: 1_800_000_000_000,
-        life: 600_000,
+        lifetime: 600_000,
         scope: vec!["companies:read".into()],
         issued: Issued {
             token_endpoint: "t".into(),

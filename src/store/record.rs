@@ -45,8 +45,8 @@ pub struct Grant {
     pub refresh: RefreshToken,
     /// When the access token expires: milliseconds since 1970.
     pub expires_at: i64,
-    /// Life of the access token in milliseconds.
-    pub life: u64,
+    /// Lifetime of the access token in milliseconds.
+    pub lifetime: u64,
     /// Granted scopes.
     pub scope: Vec<String>,
     /// Where it was issued; it is used nowhere else.
@@ -338,7 +338,7 @@ impl Grant {
                 .map(|token| Zeroizing::new(token.expose().to_owned())),
             refresh_token: Zeroizing::new(self.refresh.expose().to_owned()),
             expires_at: self.expires_at,
-            life: self.life,
+            life: self.lifetime,
             scope: self.scope.clone(),
             issued: self.issued.clone(),
             logged_in_at: self.logged_in_at,
@@ -354,7 +354,7 @@ impl GrantContent {
             access: self.access_token.map(|token| AccessToken::new(token.as_str())),
             refresh: RefreshToken::new(self.refresh_token.as_str()),
             expires_at: self.expires_at,
-            life: self.life,
+            lifetime: self.life,
             scope: self.scope,
             issued: self.issued,
             logged_in_at: self.logged_in_at,
@@ -383,7 +383,7 @@ mod tests {
                 access: Some(AccessToken::new("access")),
                 refresh: RefreshToken::new("refresh \"quoted\""),
                 expires_at: 5,
-                life: 600_000,
+                lifetime: 600_000,
                 scope: vec!["a:read".into()],
                 issued,
                 logged_in_at: 1,

@@ -353,7 +353,7 @@ mod tests {
             access: Some(AccessToken::new(format!("access-{generation}"))),
             refresh: RefreshToken::new("refresh"),
             expires_at: i64::MAX,
-            life: millis(LIFE),
+            lifetime: millis(LIFE),
             scope: Vec::new(),
             issued,
             logged_in_at: 0,

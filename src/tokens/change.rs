@@ -82,7 +82,7 @@ impl Changes {
         let subject = subject_of(&account.name, bound, login.subject)?;
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
-        let deadline = Deadline::after(login.sent, login.tokens.life);
+        let deadline = Deadline::after(login.sent, login.tokens.lifetime);
         let grant =
             self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
         let is_usable = grant.access.is_some();
@@ -148,7 +148,7 @@ impl Changes {
             access: None,
             refresh: None,
             refresh_unreadable: false,
-            life: UNKNOWN_LIFETIME,
+            lifetime: UNKNOWN_LIFETIME,
             scope: None,
             oddities: Vec::new(),
         };
@@ -282,7 +282,7 @@ impl Changes {
             access: tokens.access,
             refresh,
             expires_at: deadline.wall,
-            life: millis(tokens.life),
+            lifetime: millis(tokens.lifetime),
             scope: tokens.scope.unwrap_or_else(asked_for),
             issued: self.services.issued(),
             logged_in_at: sent.wall,

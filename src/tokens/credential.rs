@@ -151,7 +151,7 @@ impl Credential {
 }
 
 fn bearer(grant: &Grant, deadline: Option<Deadline>, now: Now) -> Option<Credential> {
-    let lifetime = Duration::from_millis(grant.life);
+    let lifetime = Duration::from_millis(grant.lifetime);
     // A token is never believed for longer than its lifetime; a clock that was ahead may say so.
     let stored = || Deadline::from_wall(now, grant.expires_at, MAX_LIFETIME.min(lifetime));
     let deadline = deadline.unwrap_or_else(stored);

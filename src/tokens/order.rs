@@ -5,6 +5,7 @@
 /// earlier one's place; a logout counts from the moment it is asked for until it is given up.
 #[derive(Debug, Default)]
 pub(super) struct ChangeOrder {
+    /// The last number that was given out.
     last: u64,
     /// The highest number whose outcome is saved.
     saved: u64,
@@ -12,8 +13,8 @@ pub(super) struct ChangeOrder {
 }
 
 impl ChangeOrder {
-    /// The next number.
-    pub(super) fn ask(&mut self) -> u64 {
+    /// The number of what is asked for now.
+    pub(super) fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -37,7 +38,7 @@ impl ChangeOrder {
         self.saved > number || self.logouts_under_way.iter().any(|logout| *logout > number)
     }
 
-    /// True while a logout waits for its turn: nothing serves until it is through.
+    /// True while a logout waits for the refresh lock: nothing serves until it is done.
     pub(super) fn is_logging_out(&self) -> bool {
         !self.logouts_under_way.is_empty()
     }
@@ -50,14 +51,14 @@ mod tests {
     #[test]
     fn a_login_counts_once_it_is_saved_and_a_logout_from_the_start_until_it_is_given_up() {
         let mut order = ChangeOrder::default();
-        let (first, second) = (order.ask(), order.ask());
+        let (first, second) = (order.next_number(), order.next_number());
         assert!(!order.is_superseded(first), "the second may fail");
-        let logout = order.ask();
+        let logout = order.next_number();
         order.logout_began(logout);
         assert!(
             order.is_superseded(second) && order.is_logging_out() && !order.is_superseded(logout)
         );
-        let third = order.ask();
+        let third = order.next_number();
         assert!(!order.is_superseded(third));
         order.logout_ended(logout);
         assert!(!order.is_superseded(first) && !order.is_logging_out(), "it was given up");

@@ -120,14 +120,14 @@ pub(super) fn consequence(outcome: Outcome, sent: Sent<'_>, now: Now) -> Consequ
 }
 
 fn renewal(tokens: Tokens, sent: Sent<'_>) -> Renewal {
-    let deadline = Deadline::after(sent.at, tokens.life);
+    let deadline = Deadline::after(sent.at, tokens.lifetime);
     let generation = sent.noted.generation + 1;
     let is_usable = tokens.access.is_some();
     let grant = Grant {
         access: tokens.access,
         refresh: tokens.refresh.unwrap_or_else(|| sent.grant.refresh.clone()),
         expires_at: deadline.wall,
-        life: millis(tokens.life),
+        lifetime: millis(tokens.lifetime),
         scope: tokens.scope.unwrap_or_else(|| sent.grant.scope.clone()),
         issued: sent.grant.issued.clone(),
         logged_in_at: sent.grant.logged_in_at,

@@ -83,7 +83,7 @@ pub(super) async fn save_expired(services: &Services, name: &AccountName) {
         access: None,
         refresh: RefreshToken::new("refresh"),
         expires_at: now,
-        life: 600_000,
+        lifetime: 600_000,
         scope: Vec::new(),
         issued: services.issued(),
         logged_in_at: now,

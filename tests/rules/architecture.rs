@@ -32,7 +32,7 @@ const ROWS: [&[&str]; 11] = [
 ];
 /// Outside the rows, a crate of its own: imports nothing of ours, and only the command line starts
 /// it.
-const ASIDE: &str = "sandbox";
+pub(crate) const ASIDE: &str = "sandbox";
 /// Where the crates' sources are, and what their files are called here: those of the sandbox are
 /// parts of `sandbox/`.
 const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "sandbox/")];
@@ -68,23 +68,23 @@ const MOST_LINES_IN_FUNCTION: usize = 80;
 /// So that a moved folder does not turn this test into one of nothing.
 const LEAST_FILES: usize = 80;
 
-struct Source {
+pub(crate) struct Source {
     /// Below `src`, such as `proxy/guard.rs`; those of the sandbox as `sandbox/grants.rs`.
-    name: String,
+    pub(crate) name: String,
     /// The text without comments and without the content of strings; lines stay where they are.
     code: String,
     /// The same without its tests; empty for a file of tests alone.
-    product: String,
+    pub(crate) product: String,
 }
 
 impl Source {
     /// The part that the file belongs to: `proxy` for `proxy.rs` and `proxy/guard.rs`.
-    fn part(&self) -> &str {
+    pub(crate) fn part(&self) -> &str {
         self.name.split('/').next().unwrap().trim_end_matches(".rs")
     }
 }
 
-fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let found: Vec<_> =
         CRATES.iter().flat_map(|(folder, prefix)| sources_below(folder, prefix)).collect();
     assert!(found.len() >= LEAST_FILES, "only {} files", found.len());
@@ -160,7 +160,7 @@ fn blank(text: &str) -> String {
     out
 }
 
-fn in_word(bytes: &[u8], at: usize) -> bool {
+pub(crate) fn in_word(bytes: &[u8], at: usize) -> bool {
     at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
 }
 
@@ -257,7 +257,7 @@ fn group_heads(group: &str) -> Vec<String> {
     heads
 }
 
-fn word(text: &str) -> String {
+pub(crate) fn word(text: &str) -> String {
     text.chars()
         .take_while(|character| character.is_ascii_alphanumeric() || *character == '_')
         .collect()
@@ -267,7 +267,7 @@ fn row(part: &str) -> Option<usize> {
     ROWS.iter().position(|row| row.contains(&part))
 }
 
-fn assert_none(faults: &[String], rule: &str) {
+pub(crate) fn assert_none(faults: &[String], rule: &str) {
     assert!(faults.is_empty(), "{rule}:\n  {}", faults.join("\n  "));
 }
 

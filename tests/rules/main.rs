@@ -6,4 +6,5 @@ mod support;
 
 mod architecture;
 mod docs;
+mod files;
 mod rules;

@@ -33,7 +33,7 @@ pub(super) struct LockedChange {
 
 impl ChangeTicket {
     pub(super) fn new(account: Arc<Account>) -> Self {
-        let number = account.order().ask();
+        let number = account.order().next_number();
         Self { account, number }
     }
 

@@ -19,7 +19,7 @@ fn record() -> Record {
         access: Some(AccessToken::new("a1")),
         refresh: RefreshToken::new("r1"),
         expires_at: SENT.wall,
-        life: 600_000,
+        lifetime: 600_000,
         scope: vec!["old".into()],
         issued,
         logged_in_at: 1,
@@ -108,7 +108,7 @@ fn fresh_makes_the_next_generation_and_keeps_what_the_answer_leaves_out() {
         Deadline::after(SENT, Duration::from_secs(600)),
         "from the sending"
     );
-    assert_eq!((grant.expires_at, grant.life), (renewal.deadline.wall, 600_000));
+    assert_eq!((grant.expires_at, grant.lifetime), (renewal.deadline.wall, 600_000));
     assert_eq!(
         (&grant.scope[..], grant.logged_in_at, grant.refreshed_at),
         (&["new".to_owned()][..], 1, SENT.wall)

@@ -86,8 +86,8 @@ fn is_same(one: &Record, other: &Record) {
     );
     assert_eq!(one.refresh.expose(), other.refresh.expose());
     assert_eq!(
-        (one.expires_at, one.life, &one.scope),
-        (other.expires_at, other.life, &other.scope)
+        (one.expires_at, one.lifetime, &one.scope),
+        (other.expires_at, other.lifetime, &other.scope)
     );
     assert_eq!(
         (&one.issued, one.logged_in_at, one.refreshed_at),

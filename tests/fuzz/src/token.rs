@@ -1,5 +1,5 @@
 //! Whatever the token endpoint answers: only a definite code is `Dead`, a token that is used fits a
-//! header, and its life is between a millisecond and a day.
+//! header, and its lifetime is between a millisecond and a day.
 //!
 //! Input: a line with the status and, if there is more on it, the value of `Retry-After`; then the
 //! body.
@@ -85,7 +85,7 @@ fn is_usable(tokens: &Tokens, status: StatusCode, json: Option<&Value>) {
 }
 
 fn fit_their_places(tokens: &Tokens) {
-    assert!((Duration::from_millis(1)..=DAY).contains(&tokens.life), "{:?}", tokens.life);
+    assert!((Duration::from_millis(1)..=DAY).contains(&tokens.lifetime), "{:?}", tokens.lifetime);
     if let Some(access) = &tokens.access {
         let token = access.expose();
         let stem = token.trim_end_matches('=');
