@@ -1,9 +1,9 @@
 //! Configuration: the only reader of configuration files and of the environment.
 //!
-//! [`load`] is a function of files, an environment map and flags, so nothing else in the program
-//! (and no test) needs the environment of the process. Four layers, the later wins: built-in
-//! defaults, one file, variables, flags. What can be set is one table, [`settings`](rows); each
-//! part takes its settings from [`Config`] as they are.
+//! [`load`] takes files, a map of variables and flags, so nothing else in the program (and no test)
+//! reads the environment of the process. There are four layers, each overriding the ones before:
+//! built-in defaults, one file, variables, flags. All settings are rows of one [table](rows), and
+//! each part takes its own settings from [`Config`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,20 +33,20 @@ use file::{ConfigFile, xdg_folder};
 use layers::{Layer, Reader};
 pub use settings::{Callers, Config, DefaultValue, General, Listen, Login, Row, Store, rows};
 
-/// The one way to hand the client secret over without a file.
+/// Holds the client secret, for use without a file.
 pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
-/// Same as `--config`.
+/// Names the file, like `--config`.
 const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
-/// Where systemd hands credentials over, and what ours is called.
+/// The variable that names systemd's folder of credentials, and the name of ours in it.
 const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
-/// The folder that is ours below the XDG folders.
+/// Our folder below the XDG folders.
 const FOLDER: &str = "pleo-proxy";
-/// Larger than any client secret or key in a file.
+/// Largest file of a client secret or key, in bytes.
 const SECRET_LIMIT: u64 = 16 * 1024;
-/// The endpoints of which one without the others makes no sense in the sandbox.
+/// The endpoints that must be set together in the sandbox.
 const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.api"];
 
-/// What the command line contributes.
+/// The flags that affect the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--config FILE`.
@@ -55,7 +55,7 @@ pub struct Flags {
     pub environment: Option<String>,
     /// Every `--set KEY=VALUE`, in order.
     pub set: Vec<String>,
-    /// What relative paths in flags and variables start at, and where `proxy.toml` is looked for.
+    /// Base of relative paths in flags and variables, and the first place to look for `proxy.toml`.
     pub working_dir: PathBuf,
 }
 
@@ -63,11 +63,11 @@ pub struct Flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Environment {
-    /// The imitation of Pleo on this machine.
+    /// An imitation of Pleo on this machine.
     Sandbox,
     /// Pleo's own test system.
     Staging,
-    /// The real one.
+    /// Pleo itself.
     Production,
 }
 
@@ -77,7 +77,7 @@ impl Environment {
         self.into()
     }
 
-    /// Where its authorization server is, and its API.
+    /// The origins of its authorization server and of its API.
     fn origins(self) -> (&'static str, &'static str) {
         match self {
             Self::Sandbox => ("http://127.0.0.1:8090", "http://127.0.0.1:8090"),
@@ -90,13 +90,13 @@ impl Environment {
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Built in, or what the environment's name stands for.
+    /// Built in, or set by the environment.
     Default,
     /// A line of the file.
     File {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// The line, counted from 1.
         line: usize,
     },
     /// A variable of this name.
@@ -118,10 +118,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Reads the one file that applies, lays variables and flags over it, and checks everything.
+/// Reads the file, applies variables and flags, and checks everything.
 ///
 /// # Errors
-/// All problems found, as text for a person.
+/// All problems found.
 pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let file = file::find(flags, environment)?;
     let source = file.as_ref().map(|file| &file.source);
@@ -149,10 +149,9 @@ pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Con
     }
 }
 
-/// Fills in the endpoints that the environment stands for. True if the sandbox is to be started by
-/// `serve` itself.
+/// Fills in the endpoints of the environment. True if `serve` starts the sandbox itself.
 fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
-    // Whatever is wrong with it is told when all rows are read.
+    // A bad value is reported when the rows are read.
     let environment = reader.peek("environment", &kinds::Word).unwrap_or(Environment::Sandbox);
     let is_sandbox = environment == Environment::Sandbox;
     let (auth, api) = environment.origins();
@@ -164,12 +163,11 @@ fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
         CORE.iter().partition(|name| reader.layers.is_given(name));
     let Some(first) = given.first().filter(|_| is_sandbox) else { return is_sandbox };
     reader.layers.set_default("endpoints.introspect", String::new());
-    // Half a sandbox would mix ours with somebody else's: the token of the one would go to the
-    // other.
+    // With only some of them set, tokens of our sandbox would go to another server.
     if !missing.is_empty() {
         let problem = format!(
-            "stands alone: in the sandbox, {} must be set too; set all three of authorize, token and api, or none of \
-             them, or choose another environment",
+            "is not enough: in the sandbox, {} must be set too; set all three of authorize, token and api, or \
+             none of them, or choose another environment",
             missing.join(" and ")
         );
         reader.invalid(first, &InvalidValue::new(problem));
@@ -179,17 +177,20 @@ fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
 
 fn warnings(environment: &BTreeMap<String, String>) -> Vec<Diagnostic> {
     let links = layers::service_links(environment).join(", ");
-    let title = format!("{links}: ignored; a cluster sets these for a service of this name");
+    let title = format!(
+        "{links}: ignored, because a cluster sets such variables for a service of this name"
+    );
     (!links.is_empty()).then(|| Diagnostic::warning(title, "")).into_iter().collect()
 }
 
 impl Config {
-    /// Which set of endpoints and stores.
+    /// The environment in effect.
     pub fn environment(&self) -> Environment {
         self.general.environment
     }
 
-    /// A flag's file, a variable, the file's file, a credential, in that order.
+    /// Takes the secret from a flag's file, the variable, the configured file or a credential, in
+    /// that order.
     fn take_secret(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {
         let layer = reader.layers.get("client.secret_file").layer;
         let is_file = matches!(self.oauth.client_secret, SecretSource::File(_));
@@ -223,13 +224,13 @@ impl Config {
         self.state_root = self.store.path.clone().or_else(xdg);
         if self.state_root.is_none() && self.environment() != Environment::Sandbox {
             let title =
-                "no place for the store: `store.path`, XDG_STATE_HOME and HOME are all not set";
+                "the store has no folder: `store.path`, XDG_STATE_HOME and HOME are not set";
             let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
             reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
         }
     }
 
-    /// Settings of everything that leaves the machine, with what is called.
+    /// Settings of the outbound connections, with the servers they go to.
     pub fn outbound(&self) -> outbound::Settings {
         let oauth = &self.oauth;
         let introspect = oauth.introspect.as_ref().map(|endpoint| endpoint.origin());
@@ -242,7 +243,7 @@ impl Config {
         }
     }
 
-    /// Settings of the guard, the local key read from its file.
+    /// Settings of the guard, with the local key from its file.
     ///
     /// # Errors
     /// The key's file is not private or cannot be read.
@@ -264,20 +265,20 @@ impl Config {
         }
     }
 
-    /// The environment's state folder: records, `admin.key` and `run/`. None if no home is known
+    /// The environment's state folder: records, `admin.key` and `run/`. `None` if no home is known
     /// (sandbox only).
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state_folder_of(self.environment())
     }
 
-    /// The same for another environment: its proxies are told apart by it.
+    /// The state folder of any environment.
     pub fn state_folder_of(&self, environment: Environment) -> Option<PathBuf> {
         self.state_root.as_ref().map(|root| root.join(environment.as_str()))
     }
 }
 
 fn secret_variable(secret: &str, diagnostics: &mut Diagnostics<'_>) -> SecretSource {
-    // As from a file: `$(cat client-secret)` keeps the mark, and the carriage return of a CRLF.
+    // As from a file: `$(cat client-secret)` keeps a byte order mark and the CR of a CRLF.
     let secret = text::without_mark(secret).trim_end_matches(['\r', '\n']);
     if secret.is_empty() || secret.chars().any(char::is_control) {
         let title = format!("{SECRET_VARIABLE} is empty or contains control characters");
@@ -294,7 +295,7 @@ fn credential(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     fs::symlink_metadata(&path).is_ok().then_some(path)
 }
 
-/// Text that may come from anywhere, fit for one line of a terminal.
+/// Untrusted text, safe to print on one line of a terminal.
 fn one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }

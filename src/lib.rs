@@ -1,104 +1,104 @@
 //! The map of `pleo-proxy`, a local HTTP proxy that adds a fresh Pleo credential to plain requests.
-//! What it does for its users stands in the README; here stands how the code is laid out, what it
-//! promises, and what is not in it.
+//! The README describes it for users. This page describes the layout of the code, its invariants,
+//! and what was left out on purpose.
 //!
 //! # Rows
 //!
 //! A file imports from lower rows and from its own folder only; `tests/rules/architecture.rs`
-//! checks it. So every journey walks down and comes back, and each fact has one home.
+//! checks it. So every call goes down the rows and returns.
 //!
 //! | row | parts |
 //! | --- | --- |
 //! | 10 | `main`, and this file |
-//! | 9 | [`cli`]: commands, exit codes; puts the parts together |
-//! | 8 | [`config`]: the only reader of configuration files and of the environment; fills the settings of each part |
-//! | 7 | [`server`]: listeners, workers, the drain |
-//! | 6 | [`admin`]: where people and operators talk; its documentation is the table of routes, [`admin::protocol`] the bodies |
-//! | 5 | [`operate`]: what a person does to accounts, through the admin listener or on the store while no proxy runs |
-//! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorize address to a saved grant |
-//! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh, and what happens unasked |
-//! | 2 | [`store`]: where grants are kept, under a lock |
-//! | 1 | [`oauth`]: requests built and answers read by pure functions; the only sender to the token endpoint. [`operations`]: what Pleo's API offers, and what of it writes |
+//! | 9 | [`cli`]: commands and exit codes; builds the parts |
+//! | 8 | [`config`]: the only reader of configuration files and environment variables; fills the settings of each part |
+//! | 7 | [`server`]: listeners, workers, drain |
+//! | 6 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
+//! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
+//! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
+//! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh and background tasks |
+//! | 2 | [`store`]: keeps grants, under a lock |
+//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write |
 //! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
-//! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It imports nothing of ours: a fake that shares our code agrees with our mistakes |
+//! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
-//! Configuration is near the top because nothing below should know that it exists: each part has a
-//! `Settings` of its own.
+//! Configuration is near the top so that no other part depends on it: each part declares its own
+//! `Settings`.
 //!
 //! # A request
 //!
 //! [`server`] accepts on a worker, a runtime of one thread with its own connections to Pleo; it
-//! borrows another's when none of its own is at rest, and the first worker keeps one ready.
+//! borrows an idle one of another worker if it has none, and the first worker keeps one open.
 //! [`Forwarder::answer`](proxy::Forwarder::answer) then reads top to bottom: [`proxy::guard`]
-//! judges the head before a token is looked at or a body read; [`proxy::route`] finds the account
-//! and the raw target; the account gives a [`Lease`](tokens::Lease), which holds the credential;
-//! [`proxy::headers`] builds a new map and puts the credential in last; [`proxy::body`] streams,
-//! and keeps a bounded copy; [`proxy::upstream`] sends. With the head of the response the lease is
-//! returned and the answer streams back. A 401 is handled here, once. Whatever fails goes to
-//! [`proxy::reply`], never sideways.
+//! checks the head before a token is used or a body read; [`proxy::route`] finds the account and
+//! the raw target; the account returns a [`Lease`](tokens::Lease), which holds the credential;
+//! [`proxy::headers`] builds a new header map and inserts the credential last; [`proxy::body`]
+//! streams, and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the response
+//! arrives, the lease is returned and the response streams back. A 401 is handled here, once. Every
+//! failure becomes a response in [`proxy::reply`].
 //!
 //! # A refresh
 //!
-//! Near expiry, a 401, a long idle time, a person: all end in
+//! A token near expiry, a 401, an unused account, a command: all of them call
 //! [`Accounts::refresh`](tokens::Accounts::refresh), which runs one job of an account at a time. The
 //! job takes the account's refresh lock in this process, then the lock on the [`store`], and reads
-//! the record again: a newer one is adopted, and nothing is sent. Otherwise the intent is written,
-//! the gate closes, leases under way are returned, and [`oauth`] sends the token request. What it
-//! answers is named by what must be done ([`oauth::Outcome`]); a pure function decides what follows,
-//! and an executor carries it out: a fresh pair is saved, then published, and the gate opens; only a
-//! definite refusal ends in a login.
+//! the record again: a newer one is adopted, and nothing is sent. Otherwise an intent is saved, the
+//! gate closes, leases are returned, and [`oauth`] sends the token request. Its result is named by
+//! what must be done ([`oauth::Outcome`]); a pure function decides what follows, and an executor
+//! carries it out: new tokens are saved, then published, and the gate opens; only a definite refusal
+//! requires a login.
 //!
 //! # A login
 //!
-//! [`Operator::begin_login`](operate::Operator::begin_login) sees to it that somebody listens at
-//! the redirect URI; [`Logins::begin`](login::Logins::begin) makes PKCE verifier and state; the
-//! person consents; the answer comes to [`admin`], to a
-//! [`CallbackListener`](login::CallbackListener), or by hand.
-//! [`Logins::finish`](login::Logins::finish) exchanges the code at once (codes live for a minute),
-//! asks whose grant it is, and installs it under both locks with the next generation. A refresh
-//! that finds a higher generation than it began with drops its own result.
+//! [`Operator::begin_login`](operate::Operator::begin_login) makes sure that something listens at
+//! the redirect URI; [`Logins::begin`](login::Logins::begin) creates PKCE verifier and state; the
+//! user consents; the callback comes to [`admin`], to a
+//! [`CallbackListener`](login::CallbackListener), or is pasted.
+//! [`Logins::finish`](login::Logins::finish) exchanges the code at once (codes are valid for a
+//! minute), asks Pleo whose grant it is, and installs it under both locks with the next generation.
+//! A refresh that finds a higher generation than it started with drops its own result.
 //!
 //! # Invariants
 //!
-//! 1. However many callers and processes meet an expired token: one token request. A refresh token
-//!    that is known to have a successor is never sent.
-//! 2. A new pair is on disk before any request carries it, or the account says that it is
-//!    `unsaved`. A process that is killed anywhere leaves a store that loads.
-//! 3. A caller that leaves cancels its own request and nothing else.
-//! 4. Rotation is invisible: requests whose bodies are kept see no 401 and no error that Pleo did
-//!    not mean.
+//! 1. There is one token request, however many callers and processes find the token expired. A
+//!    refresh token that is known to have a successor is never sent.
+//! 2. New tokens are on disk before any request carries them, or the account is `unsaved`. A
+//!    process that is killed at any point leaves a store that loads.
+//! 3. A caller that disconnects cancels its own request and nothing else.
+//! 4. Rotation is invisible: requests whose bodies are kept never see a 401 or another error that a
+//!    refresh caused.
 //! 5. The credential goes to the configured origin of the API and nowhere else.
-//! 6. Web pages, other origins, other users and other machines get no answer with data, and cause
-//!    no request to Pleo.
+//! 6. Web pages, other origins, other users and other machines get no response with data and
+//!    cause no request to Pleo.
 //! 7. No secret in logs, errors, metrics, pages, arguments or files that others can read. Secrets
 //!    are types without `Display`; the places that may unwrap them are listed in
 //!    `tests/rules/architecture.rs`.
-//! 8. Memory is bounded, whatever streams through and however many connect.
-//! 9. An account in trouble slows no other.
-//! 10. A grant is deleted only by a logout or replaced by a newer one, never because something
-//!     failed.
+//! 8. Memory is bounded, however much is streamed and however many callers connect.
+//! 9. A failing account does not slow others.
+//! 10. A grant is only deleted by a logout or replaced by a newer one, never because of a failure.
 //!
 //! # Absent on purpose
 //!
-//! - No retry but two: the one after a 401, and the one on a connection that was closed while it
-//!   rested.
-//! - No redirects followed, no decompression, no caching, no rewriting of bodies, no `CONNECT` but
-//!   to the API itself, which ends here.
-//! - No second place that refreshes, posts to the token endpoint, or turns failures into statuses.
-//! - No route for people on the data listener: what tools may call and what operators may do are
-//!   two origins.
-//! - No access log, and on the usual path of a request no lock over an await, no store and no token
-//!   endpoint.
-//! - No traits with one implementation, no global state but the log subscriber and the TLS
-//!   provider, both set by [`cli`]. Time is passed in; the fake is the sandbox, over HTTP.
+//! - No retries except two: after a 401, and after a failure on an idle connection that had been
+//!   closed.
+//! - No redirects followed, no decompression, no caching, no rewriting of bodies, no `CONNECT`
+//!   except to the API itself, which the proxy terminates.
+//! - Only one place each that refreshes, posts to the token endpoint, and turns failures into
+//!   statuses.
+//! - No admin route on the data listener: tools and admin routes use two origins.
+//! - No access log, and on the usual path of a request no lock across an await, no access to the
+//!   store and none to the token endpoint.
+//! - No traits with one implementation, no global state except the log subscriber and the TLS
+//!   provider, both set by [`cli`]. Time is passed in; tests use the sandbox over HTTP
+//!   instead of mocks.
 //!
 //! # Cancellation
 //!
-//! Any future here may be dropped at any await. What must not stop half-way (an exchange and its
-//! save, the end of a login) runs in a task of its own on the control runtime, and the caller only
-//! waits for it ([`Accounts::keep`](tokens::Accounts::keep)). Leases, the gate and all locks are
-//! returned in `Drop`. At the end of the process requests get a moment, and a token request that
-//! was sent is waited for until its pair is saved.
+//! Any future here may be dropped at any await. What must not stop half-way (a token request and
+//! its save, the end of a login) runs in its own task on the control runtime, and the caller only
+//! waits for it ([`Accounts::keep`](tokens::Accounts::keep)). Leases, the gate and locks are
+//! released in `Drop`. When the process ends, requests get a moment to finish, and a token request
+//! that was sent is waited for until its tokens are saved.
 
 pub mod admin;
 pub mod alarm;

@@ -1,5 +1,5 @@
-//! Checks of the whole: settings that do not go together, what is missing before anything can work,
-//! and whether the files that are named would do.
+//! Checks across settings: conflicts, what is missing for a login, and whether the named files can
+//! be used.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,10 +18,10 @@ use crate::server::Address;
 const EXAMPLE_ID: &str = "your-client-id";
 /// Names that nobody can own (RFC 2606), as the examples use them.
 const EXAMPLE_DOMAINS: [&str; 4] = ["example.com", "example.org", "example.net", "example"];
-/// More often is only good for trying it out: Pleo's refresh tokens live 60 days.
-const LEAST_IDLE_REFRESH: Duration = Duration::from_secs(3600);
+/// Shorter intervals are for tests only: Pleo's refresh tokens are valid for 60 days.
+const MIN_IDLE_REFRESH: Duration = Duration::from_secs(3600);
 
-/// Reports settings that do not go together.
+/// Reports settings that conflict.
 pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
     for (name, listener) in listeners(config) {
         if !listener.ip().to_canonical().is_loopback() && config.callers.local_key_file.is_none() {
@@ -47,18 +47,17 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
         reader.invalid(given(reader, ["listen.admin", "listen.api"]), &InvalidValue::new(problem));
     }
     if config.tokens.drain > config.tokens.hold {
-        let problem = "does not fit: tokens.drain must not be longer than tokens.hold; requests wait for the drain and \
-                       the exchange together, 2s and 15s by default";
+        let problem = "is too long: tokens.drain must not be longer than tokens.hold; requests wait for the drain and \
+                       the token request together, 2s and 15s by default";
         reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), &InvalidValue::new(problem));
     }
-    if config.environment() != Environment::Sandbox
-        && config.tokens.idle_refresh < LEAST_IDLE_REFRESH
+    if config.environment() != Environment::Sandbox && config.tokens.idle_refresh < MIN_IDLE_REFRESH
     {
         reader.invalid("tokens.idle_refresh", &InvalidValue::new("must be between 1h and 30d"));
     }
 }
 
-/// The first one that is set; the second one else.
+/// The first one if it is set, else the second.
 fn given(reader: &Reader<'_>, [first, second]: [&'static str; 2]) -> &'static str {
     if reader.layers.is_given(first) { first } else { second }
 }
@@ -69,7 +68,7 @@ fn listeners(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)
     listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?)))
 }
 
-/// The endpoint that leads to one of our listeners.
+/// The endpoint that is at the address of one of our listeners.
 fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
     let oauth = &config.oauth;
     let candidates: [(&str, Option<Origin>); 4] = [
@@ -86,29 +85,31 @@ fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
 }
 
 impl Config {
-    /// Looks at everything that [`load`](super::load) leaves alone, so that commands that do not
-    /// need it work without. Returns what is odd and works.
+    /// Checks what [`load`](super::load) does not, because not every command needs it. Returns
+    /// warnings.
     ///
     /// # Errors
-    /// All that is missing and all files that would not do.
+    /// Everything that is missing for a login, and files that cannot be used.
     pub fn check(&self) -> Result<Vec<Diagnostic>, ConfigError> {
         let mut found = self.missing();
-        found.extend(self.secret_fault());
-        found.extend(self.callers.local_key_file.as_ref().and_then(|path| local_key_fault(path)));
-        found.extend(self.outbound.ca_file.as_ref().and_then(|path| certificate_fault(path)));
+        found.extend(self.secret_problem());
+        found.extend(self.callers.local_key_file.as_ref().and_then(|path| local_key_problem(path)));
+        found.extend(self.outbound.ca_file.as_ref().and_then(|path| certificate_problem(path)));
         if found.is_empty() { Ok(self.oddities()) } else { Err(ConfigError(found)) }
     }
 
-    /// What is odd and works, for the start and for `config check`.
+    /// Warnings, for the start and for `config check`.
     pub fn oddities(&self) -> Vec<Diagnostic> {
         let has_space =
             self.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
         let title = "the client secret begins or ends with a space, which is sent with it";
-        let space = has_space.then(|| Diagnostic::warning(title, "if it is none of it, remove it"));
+        let space = has_space.then(|| {
+            Diagnostic::warning(title, "remove the space if it is not part of the secret")
+        });
         self.warnings.iter().cloned().chain(space).collect()
     }
 
-    /// What a login needs. The embedded sandbox brings all of it.
+    /// What is missing for a login. The embedded sandbox provides everything.
     fn missing(&self) -> Vec<Diagnostic> {
         if self.embedded_sandbox {
             return Vec::new();
@@ -121,33 +122,33 @@ impl Config {
                 "`client.id` is not set",
                 "write, below [client], the id that Pleo gave you: id = \"...\"",
             ),
-            Some(EXAMPLE_ID) => {
-                report("`client.id` is still the example's", "write the id that Pleo gave you")
-            }
+            Some(EXAMPLE_ID) => report(
+                "`client.id` still has the value of the example",
+                "write the id that Pleo gave you",
+            ),
             Some(_) => {}
         }
         if matches!(self.oauth.client_secret, SecretSource::None) {
             let fix = format!(
-                "put it into a file of mode 600 and write, below [client]: secret_file = \"client-secret\"; or set \
+                "write it to a file with mode 600 and set, below [client]: secret_file = \"client-secret\"; or set \
                  {SECRET_VARIABLE}"
             );
             report("the client secret is not set", &fix);
         }
         if self.oauth.scopes.is_empty() {
-            let fix =
-                "write, below [client], those agreed with Pleo: scopes = [\"export-jobs:read\"]";
+            let fix = "write, below [client], the scopes agreed with Pleo: scopes = [\"export-jobs:read\"]";
             report("`client.scopes` is empty, so a login would ask for nothing", fix);
         }
         if self.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
             report(
-                "`client.redirect_uri` is still the example's",
-                "write the one that is registered at Pleo",
+                "`client.redirect_uri` still has the value of the example",
+                "write the redirect URI that is registered at Pleo",
             );
         }
         found
     }
 
-    fn secret_fault(&self) -> Option<Diagnostic> {
+    fn secret_problem(&self) -> Option<Diagnostic> {
         match self.oauth.client_secret.read() {
             Ok(_) | Err(CredentialsError::NoSecret) => None,
             Err(error) => Some(Diagnostic::of(Code::File, error)),
@@ -162,17 +163,17 @@ fn is_example(host: &str) -> bool {
     EXAMPLE_DOMAINS.into_iter().any(is_below)
 }
 
-fn local_key_fault(path: &Path) -> Option<Diagnostic> {
+fn local_key_problem(path: &Path) -> Option<Diagnostic> {
     let error = private_file::read_text(path, SECRET_LIMIT).err()?;
     Some(Diagnostic::of(Code::File, format!("`guard.local_key_file`: {error}")))
 }
 
-fn certificate_fault(path: &Path) -> Option<Diagnostic> {
-    let fault = match std::fs::read_to_string(path) {
+fn certificate_problem(path: &Path) -> Option<Diagnostic> {
+    let title = match std::fs::read_to_string(path) {
         Ok(content) if content.contains("-----BEGIN CERTIFICATE-----") => return None,
         Ok(_) => format!("`endpoints.ca_file`: {} holds no PEM certificate", path.display()),
         Err(error) => format!("`endpoints.ca_file`: {} cannot be read: {error}", path.display()),
     };
-    let fix = "name a file of certificates in PEM, or take the setting out";
-    Some(Diagnostic::error(Code::File, fault, fix))
+    let fix = "name a file of PEM certificates, or remove the setting";
+    Some(Diagnostic::error(Code::File, title, fix))
 }

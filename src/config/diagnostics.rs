@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, as values; their text looks like a compiler's.
+//! Problems of a configuration as values, displayed like those of a compiler.
 
 use std::fmt::{self, Display};
 use std::ops::Range;
@@ -11,53 +11,53 @@ use super::one_line;
 use super::settings::Row;
 use super::source::{Excerpt, Source};
 
-/// One finding. Holds no secret.
+/// One problem. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What kind of finding it is.
+    /// The kind of problem.
     pub code: Code,
-    /// Whether anything can work in spite of it.
+    /// Whether the proxy can start.
     pub severity: Severity,
-    /// What is wrong, naming the setting, variable, flag or file.
+    /// What is wrong, with the name of the setting, variable, flag or file.
     pub title: String,
-    /// Where in the file; none if it is not about a place there.
+    /// The place in the file, if it is about one.
     pub place: Option<Place>,
-    /// The one thing to do next; empty if the title says it.
+    /// What to do next; empty if the title says it.
     pub fix: String,
 }
 
-/// What kind of finding a [`Diagnostic`] is.
+/// The kind of problem of a [`Diagnostic`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     Syntax,
     /// A key, section, variable or flag that does not exist.
     UnknownName,
-    /// A value that its setting does not take.
+    /// A value that its setting does not accept.
     InvalidValue,
-    /// Settings that do not go together.
+    /// Settings that conflict.
     Conflict,
-    /// Something without which a login cannot work.
+    /// Something that a login needs.
     Missing,
     /// A file that cannot be used.
     File,
-    /// Odd, and works.
+    /// Works, but is probably not intended.
     Oddity,
 }
 
-/// Whether anything can work in spite of a [`Diagnostic`].
+/// How serious a [`Diagnostic`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Nothing starts.
+    /// The proxy does not start.
     Error,
-    /// It works, and is probably not what was meant.
+    /// The proxy works, but this is probably not intended.
     Warning,
 }
 
 /// A place in the configuration file, lines and columns counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file as the user would name it.
+    /// The file, as the user would name it.
     pub file: String,
     /// The line.
     pub line: usize,
@@ -67,25 +67,25 @@ pub struct Place {
 }
 
 impl Diagnostic {
-    /// An error that is not about a place in the file.
-    pub(super) fn error(code: Code, title: impl Display, fix: impl Display) -> Self {
+    /// An error without a place in the file.
+    pub(crate) fn error(code: Code, title: impl Display, fix: impl Display) -> Self {
         let (title, fix) = (one_line(&title.to_string()), one_line(&fix.to_string()));
         Self { code, severity: Severity::Error, title, place: None, fix }
     }
 
-    /// The error of a part, which says what to do itself, or behind `; `.
-    pub(super) fn of(code: Code, error: impl Display) -> Self {
+    /// The error of a part, whose text says what to do after `; `.
+    pub(crate) fn of(code: Code, error: impl Display) -> Self {
         let text = error.to_string();
         let (title, fix) = text.split_once("; ").unwrap_or((&text, ""));
         Self::error(code, title, fix)
     }
 
-    /// Something that is odd and works.
-    pub(super) fn warning(title: impl Display, fix: impl Display) -> Self {
+    /// A warning without a place in the file.
+    pub(crate) fn warning(title: impl Display, fix: impl Display) -> Self {
         Self { severity: Severity::Warning, ..Self::error(Code::Oddity, title, fix) }
     }
 
-    /// In one line, without the place.
+    /// Title and fix in one line.
     pub fn sentence(&self) -> String {
         if self.fix.is_empty() {
             self.title.clone()
@@ -95,7 +95,7 @@ impl Diagnostic {
     }
 }
 
-/// Plain, because it also goes to logs.
+/// Without colours, because it also goes to logs.
 impl Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.severity {
@@ -122,12 +122,12 @@ impl Display for Diagnostic {
     }
 }
 
-/// Everything that is wrong with a configuration. Holds no secret.
+/// All problems of a configuration. Holds no secret.
 #[derive(Clone)]
 pub struct ConfigError(pub(super) Vec<Diagnostic>);
 
 impl ConfigError {
-    /// All findings, in the order of the file.
+    /// All problems, in the order of the file.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.0
     }
@@ -153,18 +153,18 @@ impl fmt::Debug for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Why a value will not do. Never contains the value.
+/// Why a value is not accepted. Never contains the value.
 pub(super) struct InvalidValue {
     /// Continues "`listen.api` ...".
     pub(super) problem: String,
-    /// What to write instead; the setting's example if there is nothing better.
+    /// What to write instead; `None`: the setting's example.
     fix: Option<String>,
-    /// Which item of a list.
+    /// The index of the item, in a list.
     item: Option<usize>,
 }
 
 impl InvalidValue {
-    /// From the words of a type, which may say behind `; ` what to write.
+    /// From the error of a type, which may say after `; ` what to write.
     pub(super) fn new(error: impl Display) -> Self {
         let text = error.to_string();
         let (problem, fix) = match text.split_once("; ") {
@@ -183,7 +183,7 @@ impl InvalidValue {
     }
 }
 
-/// Collects findings, so that one run tells all of them.
+/// Collects problems, so that all are reported at once.
 pub(super) struct Diagnostics<'a> {
     source: Option<&'a Source>,
     found: Vec<Diagnostic>,
@@ -198,7 +198,7 @@ impl<'a> Diagnostics<'a> {
         self.found.is_empty()
     }
 
-    /// In the order of the file; those without a place come last.
+    /// All problems in the order of the file; those without a place come last.
     pub(super) fn into_error(mut self) -> ConfigError {
         let at = |found: &Diagnostic| found.place.as_ref().map(|place| (place.line, place.column));
         self.found.sort_by_key(|found| (at(found).is_none(), at(found)));
@@ -209,27 +209,27 @@ impl<'a> Diagnostics<'a> {
         self.found.push(diagnostic);
     }
 
-    /// A variable or flag that does not exist.
+    /// Reports an unknown variable or flag.
     pub(super) fn unknown(&mut self, title: &str, fix: &str) {
         self.push(Diagnostic::error(Code::UnknownName, title, fix));
     }
 
-    /// A key or section of the file that does not exist; its value is not shown.
+    /// Reports an unknown key or section of the file; its value is not shown.
     pub(super) fn key(&mut self, span: Range<usize>, title: &str, fix: &str) {
         let place = self.source.map(|source| place(source, span.start, source.key_only(&span)));
         self.push(Diagnostic { place, ..Diagnostic::error(Code::UnknownName, title, fix) });
     }
 
-    /// Text that is not TOML.
+    /// Reports text that is not valid TOML.
     pub(super) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let place = self.source.map(|source| place(source, span.start, source.broken(&span)));
         let title =
             format!("this is not valid TOML: {}", message.trim_end_matches(", expected nothing"));
-        let fix = "texts stand in double quotes, lists in square brackets; see proxy.toml of the repository";
+        let fix = "write strings in double quotes and lists in square brackets; see proxy.toml in the repository";
         self.push(Diagnostic { place, ..Diagnostic::error(Code::Syntax, title, fix) });
     }
 
-    /// A table with a free name that its section does not take.
+    /// Reports a table whose name its section does not accept.
     pub(super) fn table(&mut self, heading: &str, layer: &Layer, error: &impl Display) {
         let error = Diagnostic::of(Code::InvalidValue, format!("`{heading}`: the name {error}"));
         let place = match (layer, self.source) {
@@ -241,7 +241,7 @@ impl<'a> Diagnostics<'a> {
         self.push(Diagnostic { place, ..error });
     }
 
-    /// A value that its setting does not take, from any layer.
+    /// Reports a value of any layer that its setting does not accept.
     pub(super) fn invalid(&mut self, name: &str, row: &Row, layer: &Layer, invalid: &InvalidValue) {
         let bare = row.bare_example();
         let (name, example) = match layer {
@@ -253,7 +253,7 @@ impl<'a> Diagnostics<'a> {
             }
         };
         let by_example = || match (row.shape)() {
-            // An example of a switch would say which way to turn it.
+            // The example of a switch would recommend one of its two values.
             Shape::Boolean => format!("write {} or {example}", example.replace("false", "true")),
             _ => format!("write for example: {example}"),
         };
@@ -274,7 +274,7 @@ fn place(source: &Source, offset: usize, excerpt: Option<Excerpt>) -> Place {
     Place { file: one_line(&source.shown), line, column, excerpt }
 }
 
-/// The place of a value or of one of its items; of its key where the value is not shown.
+/// The place of a value or one of its items, or of its key if the value must not be shown.
 fn value_place(source: &Source, spans: &Spans, hides: bool, item: Option<usize>) -> Place {
     let value = item.and_then(|item| spans.items.get(item)).unwrap_or(&spans.value);
     let shown = if hides { None } else { source.setting(&spans.key, value) };

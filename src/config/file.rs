@@ -11,18 +11,18 @@ use super::source::Source;
 use super::{FILE_VARIABLE, FOLDER, Flags};
 use crate::private_file::text::{self, NotText};
 
-/// A file larger than this was not meant for us.
+/// Largest file, in bytes: a larger one is a mistake.
 const LIMIT: u64 = 1024 * 1024;
 const NAME: &str = "proxy.toml";
 
-/// The file that applies.
+/// The configuration file and its mode.
 pub(super) struct ConfigFile {
     pub(super) source: Source,
     mode: u32,
 }
 
 impl ConfigFile {
-    /// What to do if the group may change the file.
+    /// The problem of a file that its group may change, if it is one.
     pub(super) fn group_writable(&self) -> Option<Diagnostic> {
         let path = self.source.path.display();
         (self.mode & 0o020 != 0).then(|| {
@@ -33,7 +33,8 @@ impl ConfigFile {
     }
 }
 
-/// Looks for the file: named, else in the working folder, else in the user's configuration folder.
+/// Finds the file: the named one, else in the working folder, else in the user's configuration
+/// folder.
 pub(super) fn find(
     flags: &Flags,
     environment: &BTreeMap<String, String>,
@@ -42,7 +43,7 @@ pub(super) fn find(
     if let Some(path) = flags.config.clone().or(named) {
         let path = flags.working_dir.join(path);
         let missing =
-            || fault(format!("{} does not exist", path.display()), "name a file that does");
+            || file_error(format!("{} does not exist", path.display()), "name an existing file");
         return read(&path, flags)?.ok_or_else(missing).map(Some);
     }
     match read(&flags.working_dir.join(NAME), flags)? {
@@ -54,7 +55,7 @@ pub(super) fn find(
     }
 }
 
-/// Our folder below an XDG base folder. Relative values do not count (XDG Base Directory
+/// Our folder below an XDG base folder. Relative values are ignored (XDG Base Directory
 /// Specification).
 pub(super) fn xdg_folder(
     environment: &BTreeMap<String, String>,
@@ -75,9 +76,12 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     let mut content = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
     if content.len() as u64 > LIMIT {
-        return Err(fault(format!("{} is larger than 1 MiB", path.display()), "name another file"));
+        return Err(file_error(
+            format!("{} is larger than 1 MiB", path.display()),
+            "name another file",
+        ));
     }
-    // Without its mark, so that places in the text are those that an editor shows.
+    // Without the byte order mark, so that columns are the same as in an editor.
     let text = text::decode(&content).map_err(|error| not_text(path, error))?.to_owned();
     let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
     Ok(Some(ConfigFile {
@@ -86,7 +90,7 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     }))
 }
 
-/// Opens without waiting (it may be a FIFO). `None`: nothing is there.
+/// Opens a file without blocking if it is a FIFO. `None` if there is none.
 fn open(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let file = match OpenOptions::new()
@@ -111,29 +115,32 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
     let (me, shown) = (rustix::process::geteuid().as_raw(), path.display());
     if !metadata.is_file() {
         let title = format!("{shown} is not a regular file");
-        return Err(fault(title, "put a file there, or name another one with --config"));
+        return Err(file_error(title, "replace it by a file, or name another one with --config"));
     }
     if metadata.uid() != me && metadata.uid() != 0 {
         let title = format!("{shown} belongs to user {}, not to you or root", metadata.uid());
-        return Err(fault(title, &format!("if you trust its content, run: chown {me} {shown}")));
+        return Err(file_error(
+            title,
+            &format!("if you trust its content, run: chown {me} {shown}"),
+        ));
     }
     if metadata.mode() & 0o002 != 0 {
         let title =
             format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
-        return Err(fault(title, &format!("look through it, then run: chmod go-w {shown}")));
+        return Err(file_error(title, &format!("check its content, then run: chmod go-w {shown}")));
     }
     Ok(())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     let title = format!("{} cannot be read: {error}", path.display());
-    fault(title, "make it readable for you, or name another file with --config")
+    file_error(title, "make it readable for your user, or name another file with --config")
 }
 
 fn not_text(path: &Path, error: NotText) -> ConfigError {
     Diagnostic::of(Code::File, format!("{} {error}", path.display())).into()
 }
 
-fn fault(title: String, fix: &str) -> ConfigError {
+fn file_error(title: String, fix: &str) -> ConfigError {
     Diagnostic::error(Code::File, title, fix).into()
 }

@@ -1,6 +1,5 @@
-//! The kinds of settings: which TOML value each takes, what that means, and how it is written down
-//! again. What a text means is said by the type of the setting or by a function of the part that
-//! uses it.
+//! The kinds of settings: which TOML value each accepts, how it is read and how it is shown. Strings
+//! are parsed by the type of the setting or by a function of the part that uses it.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -22,36 +21,36 @@ pub(super) trait Kind<T> {
         Shape::Text
     }
 
-    /// True if a value in the wrong place here may be a secret: it is then never part of an error.
+    /// True if a wrong value may be a secret: it is then never part of an error.
     fn hides(&self) -> bool {
         false
     }
 
-    /// Reads a value of the right shape; a relative path starts at `base`. The empty text is what
-    /// is not set.
+    /// Reads a value of the right shape; a relative path starts at `base`. The empty string means
+    /// "not set".
     fn read(&self, value: &Value, base: &Path) -> Result<T, InvalidValue>;
 
-    /// What a file would say, without secrets.
+    /// The value as a file would have it, without secrets.
     fn show(&self, value: &T) -> Value;
 }
 
-/// What TOML value a setting takes.
+/// The TOML values that a setting accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Text,
     Boolean,
     Integer,
     Texts,
-    /// A word or a list of user ids.
+    /// A string or a list of user ids.
     WordOrIds,
-    /// A text such as "256KiB" or a number of bytes.
+    /// A string such as "256KiB" or a number of bytes.
     Size,
 }
 
 impl Shape {
     pub(super) fn accepts(self, value: &Value) -> bool {
         match (self, value) {
-            // Ids as a text are for variables, which have no lists.
+            // A string of ids is accepted only in variables, which have no lists.
             (Self::WordOrIds, Value::String(text)) => {
                 !text.starts_with(|first: char| first.is_ascii_digit())
             }
@@ -75,7 +74,7 @@ impl Shape {
         }
     }
 
-    /// The value that a variable or a bare `--set` means: no quotes, lists by comma.
+    /// The value of a variable or an unquoted `--set`: no quotes, lists by comma.
     pub(super) fn of_bare(self, raw: &str) -> Option<Value> {
         let parts = || raw.split(',').map(str::trim).filter(|part| !part.is_empty());
         let integer = |text: &str| text.parse().ok().map(Value::Integer);
@@ -92,7 +91,7 @@ impl Shape {
     }
 }
 
-/// A value as a variable would carry it.
+/// A value as a variable would have it.
 fn bare(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -101,7 +100,7 @@ fn bare(value: &Value) -> String {
     }
 }
 
-/// A value that a function reads from its text.
+/// A value that a function parses.
 pub(super) struct By<F>(pub(super) Shape, pub(super) F);
 
 impl<T: Display, E: Display, F: Fn(&str) -> Result<T, E>> Kind<T> for By<F> {
@@ -121,7 +120,7 @@ impl<T: Display, E: Display, F: Fn(&str) -> Result<T, E>> Kind<T> for By<F> {
     }
 }
 
-/// A list of texts that a function reads one by one.
+/// A list of strings, each parsed by a function.
 pub(super) struct Each<F>(pub(super) F);
 
 impl<E: Display, F: Fn(&str) -> Result<String, E>> Kind<Vec<String>> for Each<F> {
@@ -143,7 +142,7 @@ impl<E: Display, F: Fn(&str) -> Result<String, E>> Kind<Vec<String>> for Each<F>
     }
 }
 
-/// A word for "none", or something else.
+/// An optional value; the string stands for `None`.
 pub(super) struct Or<K>(pub(super) &'static str, pub(super) K);
 
 impl<T, K: Kind<T>> Kind<Option<T>> for Or<K> {
@@ -156,7 +155,7 @@ impl<T, K: Kind<T>> Kind<Option<T>> for Or<K> {
     }
 }
 
-/// Something whose value is never part of an error.
+/// A setting whose value is never part of an error.
 pub(super) struct Hidden<K>(pub(super) K);
 
 impl<T, K: Kind<T>> Kind<T> for Hidden<K> {
@@ -210,7 +209,7 @@ impl Kind<Duration> for Span {
     }
 }
 
-/// A duration up to this one; zero is none at all.
+/// A duration up to this one; zero means no limit.
 pub(super) struct NoneAtZero(pub(super) &'static str);
 
 impl Kind<Option<Duration>> for NoneAtZero {
@@ -237,7 +236,7 @@ fn duration(text: &str) -> Option<Duration> {
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }
 
-/// A path; a relative one starts where it was written.
+/// A path; a relative one starts at the folder of its layer.
 pub(super) struct FilePath;
 
 impl Kind<PathBuf> for FilePath {
@@ -247,7 +246,7 @@ impl Kind<PathBuf> for FilePath {
                 Err(InvalidValue::new("must not contain control characters"))
             }
             text if text.starts_with('~') => Err(InvalidValue::new(
-                "starts with `~`, which only shells expand; write the whole path",
+                "starts with `~`, which only shells expand; write the absolute path",
             )),
             text => Ok(base.join(text)),
         }
@@ -258,8 +257,7 @@ impl Kind<PathBuf> for FilePath {
     }
 }
 
-/// The file of the client secret. What else the secret may come from is laid over it when all is
-/// read.
+/// The file of the client secret. Other sources of the secret are applied when all rows are read.
 pub(super) struct SecretFile;
 
 impl Kind<SecretSource> for SecretFile {
@@ -275,7 +273,7 @@ impl Kind<SecretSource> for SecretFile {
     }
 }
 
-/// A port, or a unix socket; a relative path starts where it was written.
+/// A port, or a unix socket; a relative path starts at the folder of its layer.
 pub(super) struct Listener;
 
 impl Kind<Address> for Listener {

@@ -1,5 +1,5 @@
-//! The layers of settings: defaults, the file, variables, flags. A later one replaces what an
-//! earlier one said.
+//! The layers of settings: defaults, the file, variables, flags. A later layer overrides the ones
+//! before.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,7 +16,7 @@ use super::settings::{self, Row, SECTIONS, VARIABLE_PREFIX, find};
 use super::source::Source;
 use super::{FILE_VARIABLE, Flags, Origin, SECRET_VARIABLE, suggest};
 
-/// Where in the file a setting is.
+/// The place of a setting in the file.
 #[derive(Clone)]
 pub(super) struct Spans {
     pub(super) key: Range<usize>,
@@ -24,7 +24,7 @@ pub(super) struct Spans {
     pub(super) items: Vec<Range<usize>>,
 }
 
-/// Who set a value.
+/// The layer that set a value.
 #[derive(Clone)]
 pub(super) enum Layer {
     Default,
@@ -33,7 +33,7 @@ pub(super) enum Layer {
     Flag(&'static str),
 }
 
-/// A value before it means anything, and its layer. No `Debug`: a proxy URL may carry a password.
+/// A raw value and its layer. No `Debug`: a proxy URL may hold a password.
 #[derive(Clone)]
 pub(super) struct Setting {
     pub(super) value: Value,
@@ -85,7 +85,7 @@ fn parse(text: &str) -> Option<Value> {
     DeValue::parse(text).ok().map(|value| plain(value.get_ref()))
 }
 
-/// A value without its places; one that no setting takes is told by its type alone.
+/// A value without its places in the file. Types that no setting accepts lose their value.
 fn plain(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::String(text.to_string()),
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What stands at the top of the file: a section or a key.
+    /// A section or key at the top of the file.
     fn top(&mut self, name: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
         match value.get_ref() {
             DeValue::Table(tables) if settings::has_tables(name) => {
@@ -311,8 +311,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The variables that a cluster sets in every container for a service called `pleo-proxy` (or
-/// `pleo-proxy-...`), and that are none of ours.
+/// The variables that a cluster sets in every container for a service called `pleo-proxy` or
+/// `pleo-proxy-...`.
 pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<String> {
     let is_unknown = |name: &str| !settings::rows().any(|row| row.set_by(name).is_some());
     let links =
@@ -325,7 +325,7 @@ pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<Strin
 fn is_service_link(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { return false };
     let is_own = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
-    // A service with a longer name. What looks like a mistyped key stays an error.
+    // A service with a longer name. Other unknown names are probably mistyped keys.
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let is_port = |after: &str| after.starts_with(|first: char| first.is_ascii_digit());
     let is_longer = rest.ends_with("_SERVICE_HOST")

@@ -38,22 +38,22 @@ use crate::server::{self, Address};
 use crate::store::{self, AccountName};
 use crate::tokens;
 
-/// One setting, without the type of its value.
+/// One setting.
 pub struct Row {
     /// `section.key`, `section.*.key` in tables with free names, or `key` at the top.
     pub name: &'static str,
-    /// What it is without being set, and what it may look like; both as TOML.
+    /// The default and an example, as TOML.
     pub default: DefaultValue,
-    /// What it does, as the README says it.
+    /// What it does; the same text is in the README.
     pub doc: &'static str,
     pub(super) shape: fn() -> Shape,
-    /// Whether a value in the wrong place here may be a secret: it is then never part of an error.
+    /// True if a wrong value may be a secret: it is then never part of an error.
     pub(super) hides: fn() -> bool,
     /// The values in effect by their full names, without secrets: one, or one for each table.
     pub(super) show: fn(&Config) -> Vec<(String, Value)>,
 }
 
-/// What a setting is when nobody sets it.
+/// The value of a setting that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultValue {
     /// This value, which is its own example.
@@ -62,7 +62,7 @@ pub enum DefaultValue {
     Like(&'static str, &'static str),
     /// Nothing; the value is an example.
     Unset(&'static str),
-    /// What the environment stands for; the value is an example.
+    /// Set by the environment; the value is an example.
     ByEnvironment(&'static str),
 }
 
@@ -132,13 +132,13 @@ impl Row {
         format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// The example as a variable would carry it.
+    /// The example as a variable would have it.
     pub(super) fn bare_example(&self) -> String {
         self.example().trim_matches(['[', ']']).replace('"', "").replace(", ", ",")
     }
 }
 
-/// What every variable of ours begins with.
+/// The prefix of all our variables.
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 
 /// The sections in the order of `proxy.toml`.
@@ -154,7 +154,7 @@ pub(super) const SECTIONS: &[&str] = &[
     "offices",
 ];
 
-/// Keys that have another name now.
+/// Keys that were renamed.
 pub(super) const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
 
 macro_rules! settings {

@@ -8,21 +8,21 @@ use super::settings::{self, Config, DefaultValue, Row, SECTIONS};
 use super::{Origin, SecretSource, one_line};
 use crate::outbound::ProxyChoice;
 
-/// How one setting is shown.
+/// How a setting is shown.
 enum Shown {
-    /// In effect, and right if it were read again.
+    /// The value in effect, which could be read again.
     Value(Value),
-    /// As a comment: not set, or not what a file should say.
+    /// A comment: not set, or not to be written in a file.
     Comment(String),
 }
 
 impl Config {
-    /// `config show`: TOML that could be a `proxy.toml`, each line with the origin of its value; no
-    /// secret in it.
+    /// `config show`: the configuration as a valid `proxy.toml` with the origin of each value,
+    /// without secrets.
     pub fn show(&self) -> String {
         let mut text = match &self.file {
             Some(file) => format!("# from {}\n", one_line(&file.display().to_string())),
-            None => "# no file was found\n".to_owned(),
+            None => "# no configuration file found\n".to_owned(),
         };
         let mut heading = None;
         for (name, row, value) in self.settings() {
@@ -36,8 +36,8 @@ impl Config {
         text + &self.outside()
     }
 
-    /// `config show --json`: every key with its value in effect and where it came from, or a remark
-    /// where there is no value to be read again; no secret in it.
+    /// `config show --json`: each setting with its value and origin, or with a remark if it is shown
+    /// as a comment, without secrets.
     pub fn show_json(&self) -> serde_json::Value {
         let setting = |(name, row, value): (String, &Row, Value)| {
             let origin = self.origin(&name);
@@ -93,7 +93,7 @@ impl Config {
                 let folder = self.state_root.as_ref().map(|folder| folder.display().to_string());
                 Shown::Value(folder.unwrap_or_default().into())
             }
-            // Written down, they would be somebody else's sandbox.
+            // In a file, they would mean an external sandbox.
             DefaultValue::ByEnvironment(_) if self.embedded_sandbox && is_by_default => {
                 Shown::Comment(format!("{} (embedded sandbox)", value.as_str().unwrap_or_default()))
             }
@@ -118,7 +118,7 @@ impl Config {
         })
     }
 
-    /// What lies outside the file and matters to where credentials go.
+    /// Settings outside the file that affect where credentials go.
     fn outside(&self) -> String {
         let mut text = "\n# Outbound proxy variables".to_owned();
         text += match self.outbound.proxy {

@@ -1,4 +1,4 @@
-//! The text of the file, and which part of it an error may show.
+//! The text of the file, and the parts of it that an error may show.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// A line cut down to what may be seen, and what the caret points at, in bytes of that line.
+/// The part of a line that may be shown, and the span of the caret in its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Excerpt {
     pub(super) text: String,
     pub(super) span: Range<usize>,
 }
 
-/// What stands for a value that is not shown.
+/// Replaces a value that is not shown.
 const CUT: &str = " = ...";
 
 impl Source {
@@ -32,11 +32,11 @@ impl Source {
         (before.iter().filter(|byte| **byte == b'\n').count() + 1, column + 1)
     }
 
-    /// The line of a setting up to the end of its value. `None`: there may be a secret in it.
+    /// The line of a setting up to the end of its value. `None` if it may hold a secret.
     pub(super) fn setting(&self, key: &Range<usize>, value: &Range<usize>) -> Option<Excerpt> {
         let start = self.line_start(value.start);
-        // From the key on, everything belongs to one key that holds no secret. What stands before
-        // may be another's.
+        // From the key on, everything belongs to a setting without a secret. Text before it may
+        // belong to another one.
         if start <= key.start && !is_key_prefix(self.text.get(start..key.start)?) {
             return None;
         }
@@ -55,9 +55,9 @@ impl Source {
         Some(excerpt(format!("{line}{}", if is_header { "]" } else { CUT }), start, key))
     }
 
-    /// The line of a syntax error: whole only when a key without secrets starts it.
+    /// The line of a syntax error: whole only if it starts with a key that holds no secret.
     pub(super) fn broken(&self, span: &Range<usize>) -> Option<Excerpt> {
-        // Inside a text of several lines, a line says nothing about whose it is.
+        // A line of a multi-line string does not show which key it belongs to.
         if self.text.contains(r#"""""#) || self.text.contains("'''") {
             return None;
         }
@@ -99,7 +99,7 @@ fn excerpt(text: String, start: usize, span: &Range<usize>) -> Excerpt {
     Excerpt { text, span }
 }
 
-/// Nothing but names, dots and brackets: no value can hide in it.
+/// True for names, dots and brackets only, which cannot hold a value.
 fn is_key_prefix(text: &str) -> bool {
     text.chars()
         .all(|character| character.is_ascii_alphanumeric() || "_-. \t[]".contains(character))
@@ -117,8 +117,7 @@ fn is_suspicious(line: &str) -> bool {
         || names_hidden_key(&line)
 }
 
-/// True if a key whose value is never shown stands anywhere in the line: behind another's value,
-/// its line break lost.
+/// True if a key whose value is never shown is anywhere in the line, as after a lost line break.
 fn names_hidden_key(line: &str) -> bool {
     let is_set = |rest: &str| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with('=');
     let mut hidden = rows().filter(|row| (row.hides)()).map(Row::short);

@@ -1,14 +1,14 @@
-//! What was probably meant by a name that does not exist.
+//! Suggestions for unknown names.
 
 use super::settings::{RENAMED, Row, SECTIONS, VARIABLE_PREFIX, rows};
 use super::{FILE_VARIABLE, SECRET_VARIABLE};
 
-/// Sections that do not exist yet, refused by name.
+/// Sections of later versions.
 const LATER: [&str; 2] = ["accounts", "hooks"];
-/// Longer names are no typing mistakes.
+/// Longer names are not compared: they are not typing mistakes.
 const MAX_NAME: usize = 64;
 
-/// What to write instead of a key or section that does not exist, `name` with its section.
+/// What to write instead of an unknown key or section; `name` includes the section.
 pub(super) fn key(name: &str) -> String {
     let (section, short) = name.rsplit_once('.').unwrap_or(("", name));
     if LATER.contains(&section.split('.').next().unwrap_or(section)) || LATER.contains(&name) {
@@ -47,7 +47,7 @@ fn listing(section: &str, names: &[String]) -> String {
     }
 }
 
-/// What to set instead of a variable that does not exist.
+/// What to set instead of an unknown variable.
 pub(super) fn variable(name: &str) -> String {
     let variable =
         |key: &str| format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase());
@@ -64,7 +64,7 @@ pub(super) fn variable(name: &str) -> String {
     }
 }
 
-/// The candidate that a mistyped name most probably means.
+/// The candidate that a mistyped name probably means.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,

@@ -605,11 +605,11 @@ fn a_check_tells_all_that_a_login_would_miss() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{example}.toml"));
         let told = missing(&fs::read_to_string(file).unwrap()).unwrap();
         assert!(
-            told.contains("`client.id` is still the example's") && told.contains("client-secret"),
+            told.contains("`client.id` still has the value") && told.contains("client-secret"),
             "{told}"
         );
         assert_eq!(
-            told.contains("`client.redirect_uri` is still"),
+            told.contains("`client.redirect_uri` still has"),
             example == "production",
             "{told}"
         );
