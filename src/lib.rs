@@ -19,7 +19,7 @@
 //! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh and background tasks |
 //! | 2 | [`store`]: keeps grants, under a lock |
 //! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write |
-//! | 0 | [`secret`], [`clock`], [`alarm`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
+//! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
 //! Configuration is near the top so that no other part depends on it: each part declares its own
@@ -101,11 +101,11 @@
 //! that was sent is waited for until its tokens are saved.
 
 pub mod admin;
-pub mod alarm;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod hardening;
+pub mod lazy_timer;
 pub mod login;
 pub mod oauth;
 pub mod operate;

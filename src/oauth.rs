@@ -1,5 +1,5 @@
-//! The OAuth client: requests are built and answers read by pure functions in the files below; this
-//! one puts the transport between them.
+//! The OAuth client: pure functions in the files below build requests and read responses; this file
+//! sends them.
 
 pub mod authorize;
 pub mod endpoint;
@@ -17,21 +17,20 @@ use zeroize::Zeroizing;
 
 use crate::outbound::{self, Names, Outbound};
 use crate::private_file::{self, PrivateFileError};
-use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
+use crate::secret::{AccessToken, ClientSecret, RefreshToken};
 use crate::timeout::while_running;
 use endpoint::{Endpoint, Origin};
 use introspect::IntrospectError;
-pub use token::{Outcome, Tokens};
+pub use token::{ClientAuth, Outcome, TokenRequest, Tokens};
 
 /// Time to reach a server, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Time for a whole call, as long as this process runs.
+/// Time for a whole call; time in which this process does not run is not counted.
 pub const CALL: Duration = response::CALL;
-/// Addresses of the token endpoint that get a try, one after the other: each may take as long as a
-/// connection may.
-const MOST_TRIES: usize = 3;
+/// Addresses of the token endpoint that are tried one after the other, each for [`CONNECT`].
+const MAX_TRIES: usize = 3;
 /// Largest secret file, in bytes.
-const LARGEST_SECRET: u64 = 16 * 1024;
+const MAX_SECRET: u64 = 16 * 1024;
 
 /// Who we are, and where the servers are.
 #[derive(Clone, Debug)]
@@ -40,9 +39,9 @@ pub struct Settings {
     pub client_id: Option<String>,
     /// Where the client secret is.
     pub client_secret: SecretSource,
-    /// How the client proves itself.
+    /// How the client authenticates at the token endpoint.
     pub auth: ClientAuth,
-    /// Scopes asked for at a login.
+    /// Scopes requested at a login.
     pub scopes: Vec<String>,
     /// Authorize endpoint, opened by a browser.
     pub authorize: Endpoint,
@@ -54,8 +53,8 @@ pub struct Settings {
     pub api: Origin,
 }
 
-/// Where the client secret comes from; a file is read anew at every attempt, so that a changed one
-/// heals.
+/// Where the client secret comes from. A file is read at every attempt, so that a corrected one is
+/// used without a restart.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
     /// Nothing is configured.
@@ -77,24 +76,12 @@ impl SecretSource {
             Self::Value(secret) => return Ok(secret.clone()),
             Self::File(path) => path,
         };
-        let text = private_file::read_text(path, LARGEST_SECRET)?;
-        match text.contains(char::is_control) {
-            true => Err(CredentialsError::Form(path.clone())),
-            false => Ok(ClientSecret::new(text.as_str())),
+        let text = private_file::read_text(path, MAX_SECRET)?;
+        if text.contains(char::is_control) {
+            return Err(CredentialsError::Form(path.clone()));
         }
+        Ok(ClientSecret::new(text.as_str()))
     }
-}
-
-/// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum ClientAuth {
-    /// HTTP Basic, id and secret form-encoded first.
-    Basic,
-    /// HTTP Basic without the encoding.
-    BasicRaw,
-    /// In the form.
-    Post,
 }
 
 /// Reads a client id (RFC 6749 appendix A.1).
@@ -102,9 +89,11 @@ pub enum ClientAuth {
 /// # Errors
 /// What it must consist of.
 pub fn client_id(text: &str) -> Result<String, &'static str> {
-    match text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && text.trim() == text {
-        true => Ok(text.to_owned()),
-        false => Err("must be printable ASCII without spaces around it"),
+    let is_printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_printable && text.trim() == text {
+        Ok(text.to_owned())
+    } else {
+        Err("must be printable ASCII without spaces around it")
     }
 }
 
@@ -113,28 +102,12 @@ pub fn client_id(text: &str) -> Result<String, &'static str> {
 /// # Errors
 /// What it must consist of.
 pub fn scope(text: &str) -> Result<String, &'static str> {
-    match !text.is_empty()
-        && text.bytes().all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'))
-    {
-        true => Ok(text.to_owned()),
-        false => Err("must hold scopes without spaces, quotes or backslashes, one to an item"),
+    let is_allowed = |byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
+    if !text.is_empty() && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("must hold scopes without spaces, quotes or backslashes, one to an item")
     }
-}
-
-/// What is handed in at the token endpoint.
-#[derive(Debug)]
-pub enum Exchange<'a> {
-    /// A login's code.
-    Code {
-        /// From the callback.
-        code: &'a AuthorizationCode,
-        /// The verifier whose challenge was sent.
-        verifier: &'a CodeVerifier,
-        /// The very redirect URI of the authorization request.
-        redirect_uri: &'a str,
-    },
-    /// The single-use refresh token.
-    Refresh(&'a RefreshToken),
 }
 
 /// Id and secret, read for one attempt.
@@ -144,9 +117,10 @@ pub struct Credentials {
     secret: ClientSecret,
 }
 
-/// Tells one version of the secret file from the next: inode and change time; empty without a file.
+/// Tells one version of the secret file from the next, its owner and mode included: inode and change
+/// time; empty without a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SecretStamp(Option<(u64, i64, i64)>);
+pub struct SecretVersion(Option<(u64, i64, i64)>);
 
 impl Credentials {
     /// The client id.
@@ -174,7 +148,7 @@ pub enum CredentialsError {
         "client.secret_file cannot be read within {0:?}: the disk it is on does not answer; put it on a local disk"
     )]
     Hangs(Duration),
-    /// The file holds more than one line, or what is no text.
+    /// The file holds more than one line, or control characters.
     #[error("client.secret_file {} must hold the client secret on one line", .0.display())]
     Form(PathBuf),
 }
@@ -200,8 +174,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sets the transport up: HTTP/1.1, no redirects, no retries; it has no limit of time, which
-    /// each call sets itself. Heads are read leniently, since a new pair may follow.
+    /// Sets up the transport: HTTP/1.1, no redirects, no retries, and no time limit, which each call
+    /// sets itself. Response heads are read leniently, because new tokens may follow.
     ///
     /// # Errors
     /// The TLS library refuses its settings.
@@ -212,7 +186,7 @@ impl Client {
             .no_proxy()
             .dns_resolver(outbound.names.clone())
             .proxy(reqwest::Proxy::custom(move |url| {
-                // A proxy that cannot be used was an error when the destinations were set.
+                // A proxy that cannot be used was reported when the destinations were set.
                 let proxy =
                     proxies.proxy_to(url.host_str()?, url.port_or_known_default()?).ok().flatten();
                 proxy.map(|proxy| proxy.url().clone())
@@ -225,8 +199,8 @@ impl Client {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .connect_timeout(CONNECT)
             .pool_idle_timeout(Duration::from_secs(20))
-            .tcp_keepalive(outbound::SILENT)
-            .tcp_keepalive_interval(outbound::ASK_AGAIN)
+            .tcp_keepalive(outbound::KEEPALIVE_TIME)
+            .tcp_keepalive_interval(outbound::KEEPALIVE_INTERVAL)
             .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")));
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let builder = builder.tcp_user_timeout(outbound::UNACKNOWLEDGED);
@@ -243,21 +217,22 @@ impl Client {
         Ok(Credentials { id, secret: self.settings.client_secret.read()? })
     }
 
-    /// Changes with the secret file, its content, owner or mode, to notice that a refused one was
-    /// mended.
-    pub fn secret_stamp(&self) -> SecretStamp {
+    /// The version of the secret file, to notice that a refused secret was corrected.
+    pub fn secret_version(&self) -> SecretVersion {
         use std::os::unix::fs::MetadataExt as _;
         let SecretSource::File(path) = &self.settings.client_secret else {
-            return SecretStamp::default();
+            return SecretVersion::default();
         };
-        SecretStamp(path.metadata().ok().map(|data| (data.ino(), data.ctime(), data.ctime_nsec())))
+        SecretVersion(
+            path.metadata().ok().map(|data| (data.ino(), data.ctime(), data.ctime_nsec())),
+        )
     }
 
-    /// Any HTTP answer from the token endpoint's origin: the connection is up and waits for the
-    /// real request.
+    /// Opens the connection that the token request will use. Any HTTP response from the token
+    /// endpoint's origin counts.
     ///
     /// # Errors
-    /// What stands between us and the server.
+    /// Why the server cannot be reached.
     pub async fn reach(&self) -> Result<(), String> {
         let mut origin = self.settings.token.url().clone();
         origin.set_path("/");
@@ -278,19 +253,22 @@ impl Client {
     /// True if the token endpoint has another address, which is tried next.
     fn has_another(&self, tries: usize) -> bool {
         let host = self.settings.token.url().host_str().unwrap_or_default();
-        tries < MOST_TRIES && self.names.pass_over(host)
+        tries < MAX_TRIES && self.names.pass_over(host)
     }
 
-    /// Posts to the token endpoint, once; where no connection comes about, the next address gets
-    /// its try.
-    pub async fn exchange(&self, exchange: &Exchange<'_>, credentials: &Credentials) -> Outcome {
+    /// Posts to the token endpoint, once. Where no connection can be made, the next address is
+    /// tried.
+    pub async fn request_tokens(
+        &self,
+        what: &TokenRequest<'_>,
+        credentials: &Credentials,
+    ) -> Outcome {
         let mut tries = 0;
         loop {
-            let request =
-                self.authenticated(&self.settings.token, token::form(exchange), credentials);
+            let request = self.authenticated(&self.settings.token, token::form(what), credentials);
             let outcome = token::post(request).await;
             tries += 1;
-            // Only what surely did not leave goes again.
+            // Only a request that certainly was not sent is sent again.
             if !matches!(outcome, Outcome::NotSent(_)) || !self.has_another(tries) {
                 return outcome;
             }
@@ -383,7 +361,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_dead_machine_behind_the_name_leaves_a_try_for_the_next() {
+    async fn the_next_address_is_tried_if_one_does_not_answer() {
         fn two(_: &str) -> Result<Vec<IpAddr>, outbound::NameError> {
             Ok(vec![[127, 0, 0, 2].into(), [127, 0, 0, 1].into()])
         }
@@ -391,14 +369,14 @@ mod tests {
         let port = good.local_addr().unwrap().port();
         let bad = TcpListener::bind(("127.0.0.2", port)).unwrap();
         let visits = |listener: TcpListener| {
-            let (tell, told) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
-                listener.incoming().map_while(|stream| tell.send(stream).ok()).count()
+                listener.incoming().map_while(|stream| sender.send(stream).ok()).count()
             });
-            told
+            receiver
         };
         let (bad, good) = (visits(bad), visits(good));
-        // Both accept and say nothing in TLS; what counts is that each was asked.
+        // Both accept and send nothing; what counts is that each was tried.
         let closing = std::thread::spawn(move || {
             let wait = Duration::from_secs(10);
             (bad.recv_timeout(wait).is_ok(), good.recv_timeout(wait).is_ok())
@@ -406,7 +384,7 @@ mod tests {
         let client = client(Names::by(two), port);
         let credentials = client.credentials().unwrap();
         let token = RefreshToken::new("refresh");
-        let outcome = client.exchange(&Exchange::Refresh(&token), &credentials).await;
+        let outcome = client.request_tokens(&TokenRequest::Refresh(&token), &credentials).await;
         assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
         assert_eq!(closing.join().unwrap(), (true, true));
     }

@@ -1,6 +1,7 @@
-//! How this process reaches the outside, one decision for both HTTP clients: names and trust roots,
-//! the outbound proxy, and what to say when it does not work.
+//! How this process reaches the outside, decided in one place for both HTTP clients: names, trust
+//! roots, the outbound proxy, and the explanation of a failure.
 
+mod error;
 mod explain;
 mod names;
 mod roots;
@@ -15,30 +16,32 @@ use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls_platform_verifier::Verifier;
 
+pub use error::OutboundError;
 pub use explain::explain;
 pub use names::{NameError, Names};
 pub use route::{OutboundProxy, ProxyChoice, ProxyVariables, proxy_url};
 pub use tunnel::TunnelError;
 
-/// Bytes that nobody acknowledges for this long end a connection (`TCP_USER_TIMEOUT`, RFC 5482).
+/// A connection is closed if bytes that were sent stay unacknowledged for this long
+/// (`TCP_USER_TIMEOUT`, RFC 5482).
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// A connection that was silent for this long is asked whether it still stands.
-pub const SILENT: Duration = Duration::from_secs(15);
-/// Between two such questions.
-pub const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Silence after which TCP probes whether a connection is still open.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+/// Time between two such probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Settings of everything that leaves the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Extra trust roots in PEM, beside the system's.
+    /// Further trust roots in PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
     /// The outbound proxy.
     pub proxy: ProxyChoice,
     /// The proxy variables as they were at the start.
     pub variables: ProxyVariables,
-    /// True when no endpoint is https: then a machine without any CA certificates will do.
+    /// True if no endpoint is https: then no CA certificates are needed.
     pub plain_only: bool,
-    /// Hosts and ports that are called: a proxy that one of them would take must be usable.
+    /// Hosts and ports that are called: the proxy that leads to one of them must be usable.
     pub destinations: Vec<(String, u16)>,
     /// How keys are exchanged.
     pub key_exchange: KeyExchange,
@@ -48,35 +51,11 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum KeyExchange {
-    /// With a post-quantum group (X25519MLKEM768) first: the greeting fills two packets.
+    /// With a post-quantum group (X25519MLKEM768) first: the ClientHello fills two packets.
     #[default]
     Hybrid,
-    /// Without: the greeting fits one packet, for devices on the way that drop a second one.
+    /// Without it: the ClientHello fits one packet, for middleboxes that drop a second one.
     Classic,
-}
-
-/// Why TLS or the outbound proxy could not be set up.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum OutboundError {
-    /// The extra roots cannot be read.
-    #[error("endpoints.ca_file {} cannot be used: {}", .0.display(), .1)]
-    CaFile(PathBuf, String),
-    /// The system's own roots cannot be read.
-    #[error(
-        "the system's certificate store cannot be used: {0}; install the package ca-certificates or set SSL_CERT_FILE"
-    )]
-    Roots(rustls::Error),
-    /// The platform's verifier or protocol versions are unusable.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(rustls::Error),
-    /// The value of a proxy variable cannot be used.
-    #[error("the variable {named_by} {problem}; correct it, unset it, or set upstream.proxy")]
-    Proxy {
-        /// The variable.
-        named_by: &'static str,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
 }
 
 /// Names, trust roots and outbound proxy, ready for use.
@@ -84,7 +63,7 @@ pub enum OutboundError {
 pub struct Outbound {
     /// TLS for both clients and for proxies, no ALPN set.
     pub tls: Arc<ClientConfig>,
-    /// The look-up of names.
+    /// Name resolution.
     pub names: Names,
     routes: Arc<route::Routes>,
 }
@@ -103,7 +82,7 @@ impl Outbound {
         Ok(outbound)
     }
 
-    /// The proxy to take to a host (IPv6 in brackets); none for loopback.
+    /// The proxy that leads to a host (IPv6 in brackets); none for loopback.
     ///
     /// # Errors
     /// The value of the variable that would name it cannot be used.

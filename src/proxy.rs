@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::alarm::Alarm;
+use crate::lazy_timer::LazyTimer;
 use crate::store::EndReason;
 use crate::tokens::{Account, Accounts, DefaultAccount, Lease, Verdict};
 use body::{Answer, Budget, Original};
@@ -240,7 +240,7 @@ impl Journey<'_> {
         lease: &Lease,
     ) -> Result<Result<Arrived, SendError>, Problem> {
         let limit = self.forwarder.settings.response_timeout;
-        let mut alarm = Alarm::new(Instant::now() + limit);
+        let mut alarm = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {
             biased;
             sent = connection.send(self.request(lease)) => sent,

@@ -7,12 +7,11 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::private_file;
+use crate::private_file::{self, access::Access};
 
 /// Larger than any run file, in bytes.
 const LIMIT: u64 = 64 * 1024;
@@ -128,7 +127,7 @@ impl RunFile {
     /// Writes the run file of this process.
     pub(super) fn write(state: &Path, instance: &Instance) -> io::Result<Self> {
         let folder = state.join("run");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        private_file::folder::make(&folder)?;
         remove_dead(state);
         let mut file = tempfile::NamedTempFile::new_in(&folder)?;
         file.write_all(&serde_json::to_vec(instance)?)?;
@@ -153,9 +152,8 @@ impl Drop for RunFile {
 
 /// Removes our own run files of processes that have certainly ended.
 fn remove_dead(state: &Path) {
-    let me = rustix::process::geteuid().as_raw();
     for (path, instance) in read_all(state) {
-        let is_ours = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.uid() == me);
+        let is_ours = fs::symlink_metadata(&path).is_ok_and(|it| Access::of(&it).is_ours());
         if is_ours && instance.process.liveness() == Liveness::Dead {
             let _ = fs::remove_file(path);
         }

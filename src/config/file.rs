@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Code, ConfigError, Diagnostic};
 use super::source::Source;
 use super::{FILE_VARIABLE, FOLDER, Flags};
+use crate::private_file::access::{Access, current_user};
 use crate::private_file::text::{self, NotText};
 
 /// Largest file, in bytes: a larger one is a mistake.
@@ -86,7 +87,7 @@ fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
     let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
     Ok(Some(ConfigFile {
         source: Source { path: path.into(), shown, text },
-        mode: metadata.mode() & 0o7777,
+        mode: Access::of(&metadata).mode,
     }))
 }
 
@@ -110,23 +111,20 @@ fn open(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     Ok(Some((file, metadata)))
 }
 
-/// Whoever can change this file can send the tokens elsewhere.
+/// A user who can change this file can send the tokens to another server.
 fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
-    let (me, shown) = (rustix::process::geteuid().as_raw(), path.display());
+    let (access, shown) = (Access::of(metadata), path.display());
     if !metadata.is_file() {
         let title = format!("{shown} is not a regular file");
         return Err(file_error(title, "replace it by a file, or name another one with --config"));
     }
-    if metadata.uid() != me && metadata.uid() != 0 {
-        let title = format!("{shown} belongs to user {}, not to you or root", metadata.uid());
-        return Err(file_error(
-            title,
-            &format!("if you trust its content, run: chown {me} {shown}"),
-        ));
+    if !access.is_ours_or_roots() {
+        let title = format!("{shown} belongs to user {}, not to you or root", access.owner);
+        let fix = format!("if you trust its content, run: chown {} {shown}", current_user());
+        return Err(file_error(title, &fix));
     }
-    if metadata.mode() & 0o002 != 0 {
-        let title =
-            format!("{shown} can be changed by anyone (mode {:04o})", metadata.mode() & 0o7777);
+    if access.is_world_writable() {
+        let title = format!("{shown} can be changed by anyone (mode {:04o})", access.mode);
         return Err(file_error(title, &format!("check its content, then run: chmod go-w {shown}")));
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A listener for the length of one login, where the redirect URI is on loopback and nobody else
-//! serves it.
+//! A temporary listener for one login whose redirect URI is on loopback, on an address that no other
+//! listener of this process serves.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,13 +18,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
-use super::{Logins, is_navigation};
+use super::error::ListenerError;
+use super::logins::Logins;
+use super::page::is_navigation;
 
 /// Time for the last page to reach the browser.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 
-/// How a router is served on a listener for a redirect URI until the token is cancelled. The server
-/// does it, with the checks and limits of its other listeners; it is above, so it is passed in.
+/// Serves a router on a listener for a redirect URI until the token is cancelled. The server does
+/// this, with the checks and limits of its other listeners; it is in a higher row, so it is passed
+/// in.
 pub type Serve = Arc<dyn Fn(TcpListener, &Url, Router, CancellationToken) -> Serving + Send + Sync>;
 
 /// A listener being served.
@@ -37,24 +40,11 @@ pub struct CallbackListener {
     serving: JoinSet<()>,
 }
 
-/// What it answers with.
+/// What its handler needs.
 struct Served {
     logins: Arc<Logins>,
-    /// As the browser was sent there.
+    /// As it was sent to the authorization server.
     redirect_uri: Url,
-}
-
-/// Why there is no listener.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenerError {
-    /// The redirect URI leads to another machine.
-    #[error("the redirect URI {0} is not on this machine; use `pleo-proxy login --paste`")]
-    Elsewhere(Url),
-    /// Somebody else listens there, who would get the code.
-    #[error(
-        "{0}, where the login comes back to, cannot be listened on: {1}; end what listens there, or use --paste"
-    )]
-    Taken(SocketAddr, std::io::Error),
 }
 
 impl CallbackListener {
@@ -74,7 +64,7 @@ impl CallbackListener {
         {
             match TcpListener::bind(address).await {
                 Ok(listener) => listeners.push(listener),
-                // A kernel without IPv6 sends nobody there.
+                // On a kernel without IPv6 no browser can connect there.
                 Err(_) if address.is_ipv6() && !listeners.is_empty() && no_ipv6() => {}
                 Err(error) => return Err(ListenerError::Taken(address, error)),
             }
@@ -96,7 +86,7 @@ impl CallbackListener {
     /// Ends after the page under way; the port is free then.
     pub async fn close(mut self) {
         self.ended.cancel();
-        // Whoever does not read its page does not get it.
+        // A browser that does not read its page in time does not get it.
         let _ =
             timeout(LAST_PAGE, async { while self.serving.join_next().await.is_some() {} }).await;
     }

@@ -1,15 +1,17 @@
-//! The page that ends a login in the browser: plain text in plain HTML, nothing runs, nothing is
-//! kept.
+//! The page that ends a login in the browser: plain text in plain HTML, without scripts, not stored.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
+
+use super::error::LoginError;
 
 const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem;\
 color-scheme:light dark}h1{font-size:1.4rem}code{font-size:.95em}";
@@ -25,14 +27,49 @@ pub struct Page {
     pub text: String,
 }
 
+impl Page {
+    /// Says why a login cannot begin or failed.
+    pub fn failure(error: &LoginError) -> Self {
+        let (status, title) = match error {
+            LoginError::Callback(_) | LoginError::UnknownState => {
+                (StatusCode::BAD_REQUEST, "This login cannot be finished")
+            }
+            LoginError::Credentials(_) | LoginError::Random(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "The login cannot begin")
+            }
+            LoginError::Listener(_) => (StatusCode::CONFLICT, "The login cannot begin"),
+            _ => (StatusCode::BAD_REQUEST, "The login failed"),
+        };
+        Self { status, title: title.into(), text: error.to_string() }
+    }
+
+    fn html(&self) -> String {
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (self.title) " - pleo-proxy" }
+                style { (PreEscaped(STYLE)) }
+                h1 { (self.title) }
+                p { (self.text) }
+            }
+        };
+        page.into_string()
+    }
+}
+
+/// True if a person opens the address. A prefetch, or a part of another page, must not use up a
+/// login.
+pub fn is_navigation(headers: &HeaderMap) -> bool {
+    let is_prefetch = ["sec-purpose", "purpose"].iter().any(|name| headers.contains_key(*name));
+    !is_prefetch
+        && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
+}
+
 impl IntoResponse for Page {
     fn into_response(self) -> Response {
-        let (title, text) = (escape(&self.title), escape(&self.text));
-        let html = format!(
-            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-             <title>{title} - pleo-proxy</title><style>{STYLE}</style><h1>{title}</h1><p>{text}</p></html>"
-        );
-        let mut response = (self.status, html).into_response();
+        let mut response = (self.status, self.html()).into_response();
         let policy = format!(
             "default-src 'none'; style-src '{}'; frame-ancestors 'none'",
             source_hash(STYLE)
@@ -61,24 +98,30 @@ pub fn source_hash(source: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(source.as_bytes())))
 }
 
-/// Text as HTML shows it.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn markup_is_shown_not_run() {
-        assert_eq!(
-            escape("<svg/onload=\"x('&')\">"),
-            "&lt;svg/onload=&quot;x(&#39;&amp;&#39;)&quot;&gt;"
+    fn markup_is_shown_and_not_run() {
+        let evil = "<svg/onload=\"x('&')\">";
+        let page = Page { status: StatusCode::OK, title: evil.into(), text: evil.into() }.html();
+        let shown = "&lt;svg/onload=&quot;x('&amp;')&quot;&gt;";
+        assert_eq!(page.matches(shown).count(), 3, "title, heading and text: {page}");
+        assert!(!page.contains("<svg") && !page.contains("PreEscaped"), "{page}");
+    }
+
+    #[test]
+    fn the_policy_allows_the_style_and_nothing_else() {
+        let page = Page { status: StatusCode::OK, title: "Connected".into(), text: "Done".into() };
+        let style = format!("<style>{STYLE}</style>");
+        assert!(page.html().contains(&style), "the hash is of the style as it is sent");
+        let response = page.into_response();
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+        let expected = format!("style-src '{}'", source_hash(STYLE));
+        assert!(
+            policy.starts_with("default-src 'none'; ") && policy.contains(&expected),
+            "{policy}"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The logins that were begun: what each needs to be finished, and how the finished ones ended. An
-//! ended login stays known until it would have expired, so that a page that is loaded twice and a
-//! command that waits learn its end.
+//! The logins that were begun: what is needed to finish each, and how the finished ones ended. A
+//! finished login stays known until it would have expired, so that a page that is loaded twice and a
+//! command that waits are told its result.
 
 use data_encoding::HEXLOWER;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +10,8 @@ use dashmap::DashMap;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::PendingLogin;
 use crate::clock::{Deadline, Now};
-use crate::secret::LoginState;
+use crate::secret::{CodeVerifier, LoginState};
 use crate::store::AccountName;
 
 /// Logins of one account that may be pending; one more ends the oldest.
@@ -20,14 +19,24 @@ const MAX_PENDING: usize = 5;
 /// Pending logins of all accounts together: `/connect` needs no key, and takes any name.
 const MAX_PENDING_IN_ALL: usize = 100;
 
-/// How long the end of a login is known at least.
-const KNOWN: Duration = Duration::from_secs(60);
+/// How long the result of a login is kept at least.
+const RESULT_TIME: Duration = Duration::from_secs(60);
 
-/// SHA-256 of a state, so that looking one up takes no time that depends on the state.
+/// SHA-256 of a state, so that the time of a look-up does not depend on the state.
 type Key = [u8; 32];
 
 /// How a login ended; none while it is pending or being finished.
 pub type End = Option<Result<(), String>>;
+
+/// What is needed to finish a login once its callback comes.
+pub(super) struct PendingLogin {
+    pub(super) account: AccountName,
+    pub(super) verifier: CodeVerifier,
+    pub(super) redirect_uri: String,
+    /// Once this login is saved, another account that holds the company is logged out.
+    pub(super) replaces: bool,
+    pub(super) expires: Deadline,
+}
 
 /// All logins of this process.
 #[derive(Default)]
@@ -47,16 +56,16 @@ struct Entry {
 }
 
 impl Entry {
-    /// True once nobody needs it any more: never while a login is being finished.
+    /// True once it can be forgotten: never while a login is being finished.
     fn is_over(&self, now: Now) -> bool {
         let is_being_finished = self.pending.is_none() && self.end.borrow().is_none();
         !is_being_finished && self.expires.passed(now)
     }
 }
 
-/// What a callback's state leads to.
+/// The login that a callback's state belongs to.
 pub(super) enum Claim {
-    /// A pending login, which is the caller's to finish and to end.
+    /// A pending login, which the caller must finish and end.
     First(PendingLogin),
     /// Its callback came before.
     Repeated(AccountName, watch::Receiver<End>),
@@ -65,11 +74,12 @@ pub(super) enum Claim {
 }
 
 impl Register {
-    /// Adds a pending login and returns its id, which is no secret. The oldest make room for it.
+    /// Adds a pending login and returns its id, which is not secret. The oldest ones over the limit
+    /// are removed.
     pub(super) fn add(&self, state: &LoginState, pending: PendingLogin, now: Now) -> String {
         self.entries.retain(|_, entry| !entry.is_over(now));
-        self.make_room(MAX_PENDING, |entry| entry.account == pending.account);
-        self.make_room(MAX_PENDING_IN_ALL, |_| true);
+        self.remove_oldest(MAX_PENDING, |entry| entry.account == pending.account);
+        self.remove_oldest(MAX_PENDING_IN_ALL, |_| true);
         let (key, end) = (key(state), watch::Sender::default());
         let (account, expires) = (pending.account.clone(), pending.expires);
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
@@ -77,8 +87,8 @@ impl Register {
         id(&key)
     }
 
-    /// Removes the oldest of the pending logins that are counted, until there is room for one more.
-    fn make_room(&self, limit: usize, is_counted: impl Fn(&Entry) -> bool) {
+    /// Removes the oldest of the counted pending logins until one more is within the limit.
+    fn remove_oldest(&self, limit: usize, is_counted: impl Fn(&Entry) -> bool) {
         let counted =
             self.entries.iter().filter(|entry| entry.pending.is_some() && is_counted(entry));
         let mut oldest: Vec<_> = counted.map(|entry| (entry.number, *entry.key())).collect();
@@ -89,7 +99,7 @@ impl Register {
         }
     }
 
-    /// Hands a pending login to the first callback that names its state.
+    /// Gives a pending login to the first callback that has its state.
     pub(super) fn claim(&self, state: &LoginState, now: Now) -> Claim {
         let Some(mut entry) = self.entries.get_mut(&key(state)).filter(|entry| !entry.is_over(now))
         else {
@@ -101,10 +111,10 @@ impl Register {
         }
     }
 
-    /// Notes how a claimed login ended, for everybody who waits for it.
+    /// Records how a claimed login ended, and wakes everyone who waits for it.
     pub(super) fn end(&self, state: &LoginState, end: Result<(), String>, now: Now) {
         if let Some(mut entry) = self.entries.get_mut(&key(state)) {
-            let known_until = Deadline::after(now, KNOWN);
+            let known_until = Deadline::after(now, RESULT_TIME);
             entry.expires =
                 if entry.expires.boot < known_until.boot { known_until } else { entry.expires };
             entry.end.send_replace(Some(end));
@@ -123,7 +133,7 @@ impl Register {
         })
     }
 
-    /// Forgets a pending login; false if it is none (any more).
+    /// Forgets a pending login; false if it is not pending (any more).
     pub(super) fn abandon(&self, login: &str) -> bool {
         let before = self.entries.len();
         self.entries.retain(|key, entry| entry.pending.is_none() || id(key) != login);
@@ -140,10 +150,10 @@ impl Register {
 
     /// True if a pending login comes back to this redirect URI.
     pub(super) fn is_pending_at(&self, redirect_uri: &str, now: Now) -> bool {
-        let leads_there = |pending: &PendingLogin| {
+        let is_there = |pending: &PendingLogin| {
             pending.redirect_uri == redirect_uri && !pending.expires.passed(now)
         };
-        self.entries.iter().any(|entry| entry.pending.as_ref().is_some_and(leads_there))
+        self.entries.iter().any(|entry| entry.pending.as_ref().is_some_and(is_there))
     }
 }
 
@@ -151,7 +161,7 @@ fn key(state: &LoginState) -> Key {
     Sha256::digest(state.expose().as_bytes()).into()
 }
 
-/// A part of the key: it tells logins apart and leads nowhere.
+/// A part of the key: it tells logins apart and does not reveal the state.
 fn id(key: &Key) -> String {
     HEXLOWER.encode(&key[..8])
 }

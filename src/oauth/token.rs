@@ -1,8 +1,8 @@
-//! The token endpoint: the form that is sent, and what an answer means. The only code that posts
+//! The token endpoint: the form that is sent, and what a response means. The only code that posts
 //! there.
 //!
-//! An [`Outcome`] is named by what the caller must do next, because a lost or odd answer to a
-//! single-use refresh token must never be taken for a denial.
+//! An [`Outcome`] is named by what the caller must do next, because a lost or malformed response to a
+//! single-use refresh token must never be taken for a refusal.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,87 +16,114 @@ use zeroize::Zeroizing;
 use super::authorize::printable;
 use super::fields::Fields;
 use super::response::{self, SendError};
-use super::{ClientAuth, Exchange};
-use crate::secret::{AccessToken, ClientSecret, RefreshToken};
+use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 
 pub use super::response::End;
 
-/// Members of which a token answer has one at least.
+/// Members of which a token response has at least one.
 const WANTED: [&str; 3] = ["access_token", "refresh_token", "error"];
-/// Longest token that is believed, in bytes: half of what a request head may hold.
-const LONGEST_TOKEN: usize = 32 * 1024;
+/// Longest token that is accepted, in bytes: half of what a request head may hold.
+const MAX_TOKEN: usize = 32 * 1024;
 /// Above this `expires_in` is read as milliseconds, and no lifetime is longer: one day in seconds.
 const MAX_LIFETIME: f64 = 86_400.0;
-/// Below this `expires_in` is as good as nought: one millisecond, the unit that lifetimes are kept in.
+/// Below this `expires_in` counts as zero: one millisecond, the unit in which lifetimes are stored.
 const MIN_LIFETIME: f64 = 0.001;
 /// Lifetime of an access token whose `expires_in` is absent, unreadable or not positive.
-const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
-/// Longest wait a `Retry-After` can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
+/// Longest wait that a `Retry-After` can request.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// What a token request came to, named by what the caller must do.
+/// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum ClientAuth {
+    /// HTTP Basic, id and secret form-encoded first.
+    Basic,
+    /// HTTP Basic without the encoding.
+    BasicRaw,
+    /// In the form.
+    Post,
+}
+
+/// What is sent to the token endpoint.
+#[derive(Debug)]
+pub enum TokenRequest<'a> {
+    /// A login's authorization code.
+    Code {
+        /// From the callback.
+        code: &'a AuthorizationCode,
+        /// The verifier whose challenge was sent.
+        verifier: &'a CodeVerifier,
+        /// The redirect URI of the authorization request, unchanged.
+        redirect_uri: &'a str,
+    },
+    /// The single-use refresh token.
+    Refresh(&'a RefreshToken),
+}
+
+/// The result of a token request, named by what the caller must do.
 #[derive(Debug)]
 pub enum Outcome {
     /// Save these before anything else.
     Fresh(Tokens),
-    /// The request never left: try again later, nothing is spent.
+    /// The request was not sent: try again later, no token is spent.
     NotSent(String),
-    /// The server asks for patience and has not looked at the token.
+    /// The server asks to try again later and has not used the token.
     ComeBackLater {
-        /// What it answered.
+        /// Its response.
         why: String,
         /// How long it asks to wait, at most five minutes.
         retry_after: Option<Duration>,
     },
-    /// The pair may or may not be spent.
+    /// The refresh token may or may not be spent.
     Ambiguous {
-        /// What was seen.
+        /// What was received.
         why: String,
-        /// True if a whole answer came, so that no copy of the request can still be under way.
+        /// True if a complete response came, so that no copy of the request can still be in flight.
         answered: bool,
     },
-    /// The grant is over, in the server's own words (an error code).
+    /// The grant has ended, with the server's error code.
     Dead(String),
-    /// Something on our side must change; the grant is untouched.
+    /// A setting must change; the grant is untouched.
     Misconfigured(String),
 }
 
-/// The usable parts of a successful answer.
+/// The usable parts of a successful response.
 #[derive(Debug)]
 pub struct Tokens {
     /// The new access token, if one can be put into a header.
     pub access: Option<AccessToken>,
     /// The new refresh token, if one was sent.
     pub refresh: Option<RefreshToken>,
-    /// A refresh token was sent that is none: the old one is spent, and its successor cannot be
-    /// used.
+    /// The refresh token that was sent is invalid: the old one is spent, and its successor cannot
+    /// be used.
     pub refresh_unreadable: bool,
     /// Lifetime of the access token, counted from before the request was sent.
     pub lifetime: Duration,
-    /// Granted scopes, if told.
+    /// Granted scopes, if the response names them.
     pub scope: Option<Vec<String>>,
     /// What was unusual, for the log.
     pub oddities: Vec<&'static str>,
 }
 
 /// The body of a token request.
-pub(super) fn form(exchange: &Exchange<'_>) -> Zeroizing<String> {
+pub(super) fn form(request: &TokenRequest<'_>) -> Zeroizing<String> {
     let mut form = form_urlencoded::Serializer::new(String::new());
-    match exchange {
-        Exchange::Code { code, verifier, redirect_uri } => form
+    match request {
+        TokenRequest::Code { code, verifier, redirect_uri } => form
             .append_pair("grant_type", "authorization_code")
             .append_pair("code", code.expose())
             .append_pair("redirect_uri", redirect_uri)
             .append_pair("code_verifier", verifier.expose()),
-        Exchange::Refresh(token) => form
+        TokenRequest::Refresh(token) => form
             .append_pair("grant_type", "refresh_token")
             .append_pair("refresh_token", token.expose()),
     };
     Zeroizing::new(form.finish())
 }
 
-/// Adds the client's proof to a form, in one style only (RFC 6749 section 2.3); returns the header
-/// for the Basic ones.
+/// Adds client authentication to a form, in one style only (RFC 6749 section 2.3); returns the
+/// header for the Basic styles.
 pub(super) fn authenticate(
     style: ClientAuth,
     id: &str,
@@ -123,7 +150,7 @@ pub(super) fn authenticate(
     Some(header)
 }
 
-/// Sends a prepared token request once and reads its answer.
+/// Sends a prepared token request once and reads its response.
 pub(super) async fn post(request: reqwest::RequestBuilder) -> Outcome {
     match response::send(request, &WANTED).await {
         Ok(response) => read(response.status, &response.headers, &response.body, response.end),
@@ -139,25 +166,21 @@ fn failure(error: &reqwest::Error) -> Outcome {
     if error.is_builder() {
         return Outcome::Misconfigured(format!("the token request cannot be built: {why}"));
     }
-    match error.is_connect() {
-        true => Outcome::NotSent(why),
-        false => {
-            Outcome::Ambiguous { why: format!("the connection broke: {why}"), answered: false }
-        }
+    if error.is_connect() {
+        return Outcome::NotSent(why);
     }
+    Outcome::Ambiguous { why: format!("the connection broke: {why}"), answered: false }
 }
 
-/// What an answer means, as far as it has arrived. A new pair in it counts first; then its status;
-/// then an error code, which must stand in an object that is there to its end.
+/// What a response means, as far as it has arrived. New tokens in it count first, then its status,
+/// then an error code, which must be in a complete object.
 pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> Outcome {
     let fields = Fields::read(body, end == End::Whole, &WANTED);
     if status.is_success()
         && let Some(mut tokens) = fields.as_ref().and_then(tokens)
     {
         if end != End::Whole || serde_json::from_slice::<Map<String, Value>>(body).is_err() {
-            tokens
-                .oddities
-                .push("it is damaged or ended badly, and its tokens could be read all the same");
+            tokens.oddities.push("it is damaged or incomplete, but its tokens could be read");
         }
         return Outcome::Fresh(tokens);
     }
@@ -176,8 +199,8 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> O
         (200..=299, Some(code @ ("temporarily_unavailable" | "slow_down"))) => {
             later(format!("it answered {code}"))
         }
-        // Whoever stands in front of the token endpoint may say so too, and codes that are not
-        // known here may pass.
+        // A gateway in front of the token endpoint may answer so too, and unknown codes may be
+        // temporary.
         (400..=499, Some(code)) => later(format!(
             "it answered {status} with {}; if that lasts, check [client] and endpoints.token",
             printable(code, 64)
@@ -200,7 +223,7 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], end: End) -> O
     }
 }
 
-/// The settings that an error code speaks of; empty for codes that are not about this client.
+/// The settings that an error code is about; empty for codes that are not about this client.
 fn setting_of(code: &str) -> &'static str {
     match code {
         "invalid_client" => "check client.id, the client secret and client.auth",
@@ -213,8 +236,7 @@ fn setting_of(code: &str) -> &'static str {
     }
 }
 
-/// The `error` code; Pleo's `invalid_refresh_token` may stand in the description instead (pleo.md
-/// 1.5).
+/// The `error` code; Pleo may send `invalid_refresh_token` in the description instead (pleo.md 1.5).
 fn error_code(fields: &Fields) -> Option<&str> {
     let code = fields.text("error").filter(|code| !code.is_empty())?;
     match fields.text("error_description") {
@@ -223,7 +245,7 @@ fn error_code(fields: &Fields) -> Option<&str> {
     }
 }
 
-/// The tokens of an answer; none where a refresh token may have been sent that did not arrive.
+/// The tokens of a response; none if a refresh token may have been sent that did not arrive.
 fn tokens(fields: &Fields) -> Option<Tokens> {
     let mut oddities = Vec::new();
     let sent = fields.get("refresh_token").filter(|token| !token.is_null());
@@ -261,9 +283,9 @@ fn tokens(fields: &Fields) -> Option<Tokens> {
     })
 }
 
-/// A refresh token as a person hands it in, without the blanks, byte order mark and quotes around
-/// it; none if nothing is left that could be one.
-pub fn handed_in(text: &RefreshToken) -> Option<RefreshToken> {
+/// A refresh token as a person enters it, without the blanks, byte order mark and quotes around it;
+/// none if no valid token is left.
+pub fn entered(text: &RefreshToken) -> Option<RefreshToken> {
     let is_blank =
         |it: char| it.is_whitespace() || it.is_control() || matches!(it, '\u{feff}' | '\u{200b}');
     let text = text.expose().trim_matches(is_blank);
@@ -277,24 +299,24 @@ pub fn handed_in(text: &RefreshToken) -> Option<RefreshToken> {
 fn is_bearer_token(token: &str) -> bool {
     let stem = token.trim_end_matches('=');
     !stem.is_empty()
-        && token.len() <= LONGEST_TOKEN
+        && token.len() <= MAX_TOKEN
         && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
 }
 
 /// `1*VSCHAR` (RFC 6749 appendix A.17).
 fn is_refresh_token(token: &str) -> bool {
     !token.is_empty()
-        && token.len() <= LONGEST_TOKEN
+        && token.len() <= MAX_TOKEN
         && token.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
 fn lifetime(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Duration {
-    let told = match expires_in {
+    let seconds = match expires_in {
         Some(Value::Number(number)) => number.as_f64(),
         Some(Value::String(text)) => text.trim().parse().ok(),
         _ => None,
     };
-    match told.filter(|seconds: &f64| seconds.is_finite() && *seconds >= MIN_LIFETIME) {
+    match seconds.filter(|seconds: &f64| seconds.is_finite() && *seconds >= MIN_LIFETIME) {
         Some(seconds) if seconds > MAX_LIFETIME => {
             oddities.push("expires_in is read as milliseconds");
             Duration::from_secs_f64((seconds / 1000.0).min(MAX_LIFETIME))
@@ -302,12 +324,12 @@ fn lifetime(expires_in: Option<&Value>, oddities: &mut Vec<&'static str>) -> Dur
         Some(seconds) => Duration::from_secs_f64(seconds),
         None => {
             oddities.push("expires_in is missing or unusable, taken for 300 s");
-            UNKNOWN_LIFETIME
+            DEFAULT_LIFETIME
         }
     }
 }
 
-/// Splits on space and `+` (pleo.md 1.4); an array is taken as it is.
+/// Splits on space and `+` (pleo.md 1.4); so do the items of an array.
 fn scope(scope: Option<&Value>) -> Option<Vec<String>> {
     let split = |text: &str| {
         text.split([' ', '+'])
@@ -334,7 +356,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
             .duration_since(SystemTime::now())
             .unwrap_or_default(),
     };
-    Some(wait.min(LONGEST_WAIT))
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -359,7 +381,7 @@ mod tests {
     fn forms_are_encoded() {
         let code = AuthorizationCode::new("a+b/c d");
         let verifier = CodeVerifier::new("v~");
-        let form = form(&Exchange::Code {
+        let form = form(&TokenRequest::Code {
             code: &code,
             verifier: &verifier,
             redirect_uri: "http://127.0.0.1:1/cb",
@@ -419,7 +441,7 @@ mod tests {
                 tokens.lifetime
             );
         }
-        assert_eq!(fresh(r#"{"access_token":"a"}"#).lifetime, UNKNOWN_LIFETIME);
+        assert_eq!(fresh(r#"{"access_token":"a"}"#).lifetime, DEFAULT_LIFETIME);
     }
 
     #[test]
@@ -516,7 +538,7 @@ mod tests {
                 (tokens.access.unwrap().expose(), tokens.refresh.unwrap().expose()),
                 ("a", "r")
             );
-            assert_eq!(tokens.lifetime, UNKNOWN_LIFETIME, "its number may be cut short");
+            assert_eq!(tokens.lifetime, DEFAULT_LIFETIME, "its number may be cut short");
         }
         let Outcome::Fresh(tokens) =
             cut(r#"{"refresh_token":"r","access_token":"a"#.as_bytes(), End::BrokenOff)
@@ -565,9 +587,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_handed_in_with_what_surrounds_it_or_not_at_all() {
+    fn an_entered_token_is_freed_of_what_surrounds_it() {
         let bare =
-            |text: &str| handed_in(&RefreshToken::new(text)).map(|token| token.expose().to_owned());
+            |text: &str| entered(&RefreshToken::new(text)).map(|token| token.expose().to_owned());
         for text in [
             "r-1",
             " r-1\r\n",
@@ -593,7 +615,7 @@ mod tests {
         ] {
             assert_eq!(bare(text), None, "{text:?}");
         }
-        assert_eq!(bare(&"a".repeat(LONGEST_TOKEN + 1)), None);
+        assert_eq!(bare(&"a".repeat(MAX_TOKEN + 1)), None);
     }
 
     #[test]
@@ -622,7 +644,7 @@ mod tests {
         }
 
         #[test]
-        fn every_life_is_within_a_day(expires_in in any::<f64>()) {
+        fn every_lifetime_is_within_a_day(expires_in in any::<f64>()) {
             let value = serde_json::json!(expires_in);
             let lifetime = lifetime(Some(&value), &mut Vec::new());
             prop_assert!(lifetime <= Duration::from_secs(86_400));

@@ -1,4 +1,4 @@
-//! Why a server could not be reached, in words, and the one thing to do about it: for both HTTP
+//! Explains why a server could not be reached, and the one thing to do about it, for both HTTP
 //! clients.
 
 use std::error::Error;
@@ -6,10 +6,11 @@ use std::io;
 
 use rustls::CertificateError;
 
-use super::{NameError, TunnelError};
+use super::names::NameError;
+use super::tunnel::TunnelError;
 
-/// Longest foreign text that is passed on, in characters.
-const LONGEST: usize = 200;
+/// Longest text of a library or server that is shown, in characters.
+const MAX_TEXT: usize = 200;
 
 /// What went wrong, and what to do next. Neither holds a secret or a byte that the other side sent.
 pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
@@ -17,15 +18,14 @@ pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
     if let Some(tunnel) = chain.iter().find_map(|cause| cause.downcast_ref::<TunnelError>()) {
         return through_proxy(tunnel);
     }
-    // reqwest's tunnels say it in words only.
+    // reqwest's tunnels have no error type, only text.
     if let Some(tunnel) =
         chain.iter().map(ToString::to_string).find(|text| text.starts_with("tunnel error: "))
     {
-        let fix = match tunnel.contains("authorization required") {
-            true => {
-                "Write the proxy's user and password into upstream.proxy or the variable that names it."
-            }
-            false => "Check upstream.proxy, or the variable HTTPS_PROXY or ALL_PROXY.",
+        let fix = if tunnel.contains("authorization required") {
+            "Write the proxy's user and password into upstream.proxy or the variable that names it."
+        } else {
+            "Check upstream.proxy, or the variable HTTPS_PROXY or ALL_PROXY."
         };
         let tunnel = tunnel.trim_start_matches("tunnel error: ");
         return (format!("the outbound proxy does not lead on: {tunnel}"), fix);
@@ -65,7 +65,8 @@ fn through_proxy(error: &TunnelError) -> (String, &'static str) {
     }
 }
 
-/// Outermost first; what an I/O error wraps counts too, which its own `source` skips.
+/// The chain of causes, outermost first. An error that an I/O error wraps is included, which its own
+/// `source` skips.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut chain = Vec::new();
     let mut next = Some(error);
@@ -86,7 +87,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(String, &'static str)> {
         return Some(tls_failure(tls));
     }
     let io = cause.downcast_ref::<io::Error>()?;
-    // A wrapped cause says more.
+    // The wrapped cause is more specific.
     if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>() || inner.is::<NameError>()) {
         return None;
     }
@@ -147,7 +148,7 @@ const CA_FIX: &str = "If the network inspects TLS, check the certificate in endp
 fn printable(text: &str) -> String {
     text.chars()
         .map(|character| if character.is_control() { ' ' } else { character })
-        .take(LONGEST)
+        .take(MAX_TEXT)
         .collect()
 }
 

@@ -1,7 +1,7 @@
-//! Names to addresses, as the system does it (`getaddrinfo`: hosts file, search domains,
-//! `nsswitch.conf`), on threads of our own. A name server that hangs holds up whoever asked, until
-//! their own deadline, and nothing else: no end of the process waits for these threads, and a
-//! thread that cannot be had is one failed attempt.
+//! Resolves names as the system does (`getaddrinfo`: hosts file, search domains, `nsswitch.conf`), on
+//! its own threads. A name server that hangs delays its callers until their own deadline, and nothing
+//! else: the end of the process does not wait for these threads, and a thread that cannot be started
+//! is one failed attempt.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::net::{IpAddr, ToSocketAddrs as _};
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Look-ups at once; whoever comes later waits for one of them to end.
-const MOST: usize = 16;
-/// A look-up that has run for longer is not shared any more: the network may be back meanwhile.
-const SHARED: Duration = Duration::from_secs(3);
-/// How long an address that failed is tried after all others.
-const DOUBT: Duration = Duration::from_secs(60);
+/// Look-ups at the same time; further ones wait for one of them to end.
+const MAX_LOOKUPS: usize = 16;
+/// A look-up that has run for longer is not shared any more: the network may be back by now.
+const MAX_SHARED_AGE: Duration = Duration::from_secs(3);
+/// How long an address that failed is tried only after all others.
+const DOUBT_TIME: Duration = Duration::from_secs(60);
 /// Names whose addresses are remembered: those of the endpoints and of a proxy are fewer.
-const MOST_GIVEN: usize = 16;
+const MAX_GIVEN: usize = 16;
 /// Addresses that are remembered as failed.
-const MOST_DOUBTED: usize = 32;
+const MAX_DOUBTED: usize = 32;
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// The system's answer.
+    /// The system does not know it.
     #[error("the name {host} was not found: {why}")]
     NotFound {
         /// The name.
         host: String,
-        /// In the system's words.
+        /// The system's error.
         why: String,
     },
     /// No thread could be started, or it ended without an answer.
@@ -37,7 +37,7 @@ pub enum NameError {
     NoThread {
         /// The name.
         host: String,
-        /// In the system's words.
+        /// The system's error.
         why: String,
     },
     /// The look-up took too long.
@@ -50,17 +50,17 @@ pub enum NameError {
 
 pub(crate) type Answer = Result<Vec<IpAddr>, NameError>;
 
-/// Looks names up; clones share what is under way and which addresses failed lately.
+/// Looks names up; clones share the look-ups in flight and the addresses that failed recently.
 #[derive(Clone, Debug)]
 pub struct Names(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     resolve: fn(&str) -> Answer,
-    under_way: Mutex<Vec<LookUp>>,
-    places: Arc<Semaphore>,
+    in_flight: Mutex<Vec<LookUp>>,
+    permits: Arc<Semaphore>,
     doubted: Mutex<Vec<(IpAddr, Instant)>>,
-    /// What a client that makes its connections itself was given last, by name.
+    /// Addresses last given to the client that makes its connections itself (reqwest), by name.
     given: Mutex<Vec<(String, Vec<IpAddr>)>>,
 }
 
@@ -78,23 +78,23 @@ impl Default for Names {
 }
 
 impl Names {
-    /// By another way than the system's, which tests have.
+    /// Resolves in another way than the system's, for tests.
     pub(crate) fn by(resolve: fn(&str) -> Answer) -> Self {
-        let places = Arc::new(Semaphore::new(MOST));
+        let permits = Arc::new(Semaphore::new(MAX_LOOKUPS));
         Self(Arc::new(Shared {
             resolve,
-            under_way: Mutex::default(),
-            places,
+            in_flight: Mutex::default(),
+            permits,
             doubted: Mutex::default(),
             given: Mutex::default(),
         }))
     }
 
     /// The addresses of a name or of an address literal, at least one: in the system's order, those
-    /// that failed lately last.
+    /// that failed recently last.
     ///
     /// # Errors
-    /// There is none. A deadline is the caller's.
+    /// [`NameError`]. The caller sets the deadline.
     pub async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         if let Ok(literal) = host.trim_matches(['[', ']']).parse() {
             return Ok(vec![literal]);
@@ -108,20 +108,19 @@ impl Names {
         found.unwrap_or_else(|| Err(ended())).map(|addresses| self.ordered(addresses))
     }
 
-    /// Those that failed lately last, else as they are.
     fn ordered(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         let doubted = lock(&self.0.doubted);
         addresses.sort_by_key(|address| {
-            doubted.iter().any(|(ip, since)| ip == address && since.elapsed() < DOUBT)
+            doubted.iter().any(|(ip, since)| ip == address && since.elapsed() < DOUBT_TIME)
         });
         addresses
     }
 
-    /// An address that failed, or was overtaken by another: it is tried last for a minute.
+    /// An address that failed, or was slower than another: it is tried last for a minute.
     pub fn doubt(&self, address: IpAddr) {
         let mut doubted = lock(&self.0.doubted);
-        doubted.retain(|(ip, since)| *ip != address && since.elapsed() < DOUBT);
-        if doubted.len() < MOST_DOUBTED {
+        doubted.retain(|(ip, since)| *ip != address && since.elapsed() < DOUBT_TIME);
+        if doubted.len() < MAX_DOUBTED {
             doubted.push((address, Instant::now()));
         }
     }
@@ -131,8 +130,8 @@ impl Names {
         lock(&self.0.doubted).retain(|(ip, _)| *ip != address);
     }
 
-    /// No connection came about at the address that such a client was given first; true if there is
-    /// another to try, which then comes first.
+    /// The first address that was given for a name did not connect; true if there is another one to
+    /// try, which then comes first.
     pub fn pass_over(&self, host: &str) -> bool {
         let first = match lock(&self.0.given).iter().find(|(given, _)| given == host) {
             Some((_, addresses)) if addresses.len() > 1 => addresses[0],
@@ -145,26 +144,26 @@ impl Names {
     fn give(&self, host: &str, addresses: &[IpAddr]) {
         let mut given = lock(&self.0.given);
         given.retain(|(other, _)| other != host);
-        if given.len() < MOST_GIVEN {
+        if given.len() < MAX_GIVEN {
             given.push((host.to_owned(), addresses.to_vec()));
         }
     }
 
-    /// Joins the look-up of that name which is under way, or starts one as soon as there is a
-    /// place.
+    /// Joins the look-up of that name which is in flight, or starts one as soon as there is a permit.
     async fn ask(&self, host: &str) -> Result<watch::Receiver<Option<Answer>>, NameError> {
         loop {
             {
-                let mut under_way = lock(&self.0.under_way);
+                let mut in_flight = lock(&self.0.in_flight);
                 let now = Instant::now();
-                under_way
-                    .retain(|other| other.answer.borrow().is_none() && now - other.since < SHARED);
-                if let Some(other) = under_way.iter().find(|other| other.host == host) {
+                in_flight.retain(|other| {
+                    other.answer.borrow().is_none() && now - other.since < MAX_SHARED_AGE
+                });
+                if let Some(other) = in_flight.iter().find(|other| other.host == host) {
                     return Ok(other.answer.clone());
                 }
-                if let Ok(place) = self.0.places.clone().try_acquire_owned() {
-                    let answer = start(host.to_owned(), place, self.0.resolve)?;
-                    under_way.push(LookUp {
+                if let Ok(permit) = self.0.permits.clone().try_acquire_owned() {
+                    let answer = start(host.to_owned(), permit, self.0.resolve)?;
+                    in_flight.push(LookUp {
                         host: host.to_owned(),
                         since: now,
                         answer: answer.clone(),
@@ -172,22 +171,22 @@ impl Names {
                     return Ok(answer);
                 }
             }
-            drop(self.0.places.acquire().await);
+            drop(self.0.permits.acquire().await);
         }
     }
 }
 
 fn start(
     host: String,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     resolve: fn(&str) -> Answer,
 ) -> Result<watch::Receiver<Option<Answer>>, NameError> {
     let (tell, answer) = watch::channel(None);
     let name = host.clone();
     let thread = std::thread::Builder::new().name("name-lookup".into()).spawn(move || {
         let found = resolve(&host);
-        // The place is free before anybody hears of it.
-        drop(place);
+        // The permit is free before the waiters are woken.
+        drop(permit);
         tell.send_replace(Some(found));
     });
     match thread {
@@ -208,7 +207,7 @@ fn resolve(host: &str) -> Answer {
     if addresses.is_empty() { Err(not_found("it has no address".into())) } else { Ok(addresses) }
 }
 
-/// `getaddrinfo`'s own words, without what the standard library puts before them.
+/// The error text of `getaddrinfo`, without the prefix of the standard library.
 fn said(error: &str) -> String {
     error.rsplit_once("address information: ").map_or(error, |(_, said)| said).to_owned()
 }
@@ -242,8 +241,12 @@ mod tests {
     #[tokio::test]
     async fn literals_need_no_thread_and_hosts_are_read() {
         let names = Names::default();
-        let all =
-            names.0.places.clone().try_acquire_many_owned(u32::try_from(MOST).unwrap()).unwrap();
+        let all = names
+            .0
+            .permits
+            .clone()
+            .try_acquire_many_owned(u32::try_from(MAX_LOOKUPS).unwrap())
+            .unwrap();
         assert_eq!(names.look_up("[::1]").await.unwrap(), ["::1".parse::<IpAddr>().unwrap()]);
         assert_eq!(
             names.look_up("127.0.0.9").await.unwrap(),
@@ -268,14 +271,14 @@ mod tests {
         };
         assert!(
             tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(),
-            "each took a place"
+            "each took a permit"
         );
         assert_eq!(
-            names.0.places.available_permits(),
-            MOST - 1,
+            names.0.permits.available_permits(),
+            MAX_LOOKUPS - 1,
             "callers of one name share its look-up"
         );
-        for number in 1..MOST {
+        for number in 1..MAX_LOOKUPS {
             drop(names.ask(&format!("slow-{number}.invalid")).await.unwrap());
         }
         let late =
@@ -288,7 +291,7 @@ mod tests {
         let names = Names::by(|_| panic!("as a resolver plug-in may"));
         let mut answer = names.ask("odd.invalid").await.unwrap();
         assert!(answer.wait_for(Option::is_some).await.is_err());
-        assert_eq!(names.0.places.available_permits(), MOST);
+        assert_eq!(names.0.permits.available_permits(), MAX_LOOKUPS);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The further trust roots of `endpoints.ca_file`: bundles as companies hand them out, in which one
-//! odd certificate must not cost the good ones.
+//! The further trust roots of `endpoints.ca_file`. In a bundle, one certificate that cannot be used
+//! does not invalidate the others.
 
 use std::path::Path;
 
@@ -57,10 +57,12 @@ fn certificates(text: &str) -> (Vec<CertificateDer<'static>>, Vec<(usize, String
 /// The certificate in a block; none if it holds something else, such as a key.
 fn certificate(block: &str) -> Option<Result<CertificateDer<'static>, String>> {
     let label = block.strip_prefix(BEGIN)?.split("-----").next()?;
-    let own = match OTHER_LABELS.contains(&label) {
-        true => block.replace(&format!("{label}-----"), "CERTIFICATE-----"),
-        false if label == "CERTIFICATE" => block.to_owned(),
-        false => return None,
+    let own = if OTHER_LABELS.contains(&label) {
+        block.replace(&format!("{label}-----"), "CERTIFICATE-----")
+    } else if label == "CERTIFICATE" {
+        block.to_owned()
+    } else {
+        return None;
     };
     let parsed = CertificateDer::from_pem_slice(own.as_bytes()).map_err(|error| error.to_string());
     Some(parsed.and_then(|certificate| {

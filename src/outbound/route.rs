@@ -1,5 +1,5 @@
-//! Which outbound proxy leads to a destination: what the setting or the usual variables say, as
-//! curl reads them.
+//! Which outbound proxy leads to a destination, by the setting or by the usual variables, which are
+//! read as curl reads them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::OutboundError;
+use super::error::OutboundError;
 
 /// Which outbound proxy is used, never for loopback.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -175,11 +175,10 @@ impl fmt::Debug for OutboundProxy {
     }
 }
 
-/// The proxy, if there is one, and what does not take it.
+/// The proxy, if there is one, and the destinations that bypass it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
-    /// What the value is, or why it cannot be used: that matters only if a destination would take
-    /// it.
+    /// The proxy, or why its value cannot be used: an error only if a destination needs the proxy.
     proxy: Option<Result<OutboundProxy, OutboundError>>,
     no: Vec<Exception>,
 }
@@ -226,11 +225,11 @@ impl Routes {
         }
     }
 
-    /// The library knows suffixes, addresses and networks; ports and `*.` are ours.
+    /// The library matches suffixes, addresses and networks; ports and `*.` are handled here.
     fn is_exception(&self, host: &str, port: u16) -> bool {
-        let fits =
+        let applicable =
             self.no.iter().filter(|exception| exception.port.is_none_or(|only| only == port));
-        let hosts: Vec<_> = fits.map(|exception| exception.host.as_str()).collect();
+        let hosts: Vec<_> = applicable.map(|exception| exception.host.as_str()).collect();
         let Ok(destination) = http::Uri::try_from(format!("https://{host}:{port}/")) else {
             return false;
         };
@@ -239,7 +238,7 @@ impl Routes {
     }
 }
 
-/// Items stand between commas, blanks or both.
+/// Items are separated by commas, blanks or both.
 fn exceptions(no: &str) -> Vec<Exception> {
     no.split([',', ' ', '\t', '\r', '\n']).filter(|item| !item.is_empty()).map(exception).collect()
 }
@@ -256,7 +255,7 @@ fn exception(item: &str) -> Exception {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let host =
         host.strip_prefix("*.").map_or_else(|| host.to_owned(), |suffix| format!(".{suffix}"));
-    // A name may be written with its root.
+    // A name may end with the dot of the root.
     Exception { host: host.trim_end_matches('.').to_owned(), port }
 }
 
@@ -264,14 +263,14 @@ fn exception(item: &str) -> Exception {
 /// password, percent-encoded where need be, host and port.
 ///
 /// # Errors
-/// What is wrong with it, in words that do not repeat it: there may be a password in it.
+/// What is wrong with it, without repeating it: it may contain a password.
 pub fn proxy_url(text: &str) -> Result<Url, &'static str> {
     let text = text.trim();
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return Err("must start with http:// or https:// (SOCKS proxies are not supported)");
     }
-    // What the URL parser would repair, or read as the end of the host.
+    // The URL parser would repair these, or read them as the end of the host.
     if rest.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
         return Err(
             "must be ASCII without blanks and backslashes; in user and password write them as %XX",

@@ -4,12 +4,12 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::OutboundProxy;
+use super::route::OutboundProxy;
 
-/// Longest answer to a `CONNECT` that is read, in bytes.
-const LONGEST_ANSWER: usize = 16 * 1024;
+/// Longest response to a `CONNECT` that is read, in bytes.
+const MAX_RESPONSE: usize = 16 * 1024;
 
-/// Why an outbound proxy does not lead on; each names the setting or variable that the proxy comes
+/// Why an outbound proxy gives no tunnel; each names the setting or variable that the proxy comes
 /// from.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
@@ -26,10 +26,10 @@ pub enum TunnelError {
         named_by: &'static str,
         /// The destination.
         to: String,
-        /// Its answer.
+        /// The status of its response.
         status: u16,
     },
-    /// What is there speaks something else.
+    /// It does not speak HTTP.
     #[error("the outbound proxy of {named_by} does not answer as an HTTP proxy does")]
     NotHttp {
         /// The setting or variable.
@@ -52,8 +52,8 @@ impl TunnelError {
     }
 }
 
-/// Asks the proxy at the other end of `io` for a way to `host` and `port`. Nothing that comes
-/// behind the answer is read.
+/// Requests a tunnel to `host` and `port` from the proxy at the other end of `io`. Nothing after the
+/// response is read.
 ///
 /// # Errors
 /// [`TunnelError`].
@@ -74,18 +74,18 @@ pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(
     head.extend_from_slice(b"\r\n");
     io.write_all(&head).await.map_err(broken)?;
     io.flush().await.map_err(broken)?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") && !answer.ends_with(b"\n\n") {
-        if answer.len() >= LONGEST_ANSWER {
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") && !response.ends_with(b"\n\n") {
+        if response.len() >= MAX_RESPONSE {
             return Err(TunnelError::NotHttp { named_by: proxy.named_by });
         }
         match io.read_u8().await {
-            Ok(byte) => answer.push(byte),
-            Err(error) if answer.is_empty() => return Err(broken(error)),
+            Ok(byte) => response.push(byte),
+            Err(error) if response.is_empty() => return Err(broken(error)),
             Err(_) => break,
         }
     }
-    match status(&answer) {
+    match status(&response) {
         Some(200..=299) => Ok(()),
         Some(407) => Err(TunnelError::Credentials { named_by: proxy.named_by }),
         Some(status) => Err(TunnelError::Refused {
@@ -98,8 +98,8 @@ pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The status of `HTTP/1.x NNN ...`.
-fn status(answer: &[u8]) -> Option<u16> {
-    let rest = answer.strip_prefix(b"HTTP/1.")?.get(1..)?.strip_prefix(b" ")?;
+fn status(response: &[u8]) -> Option<u16> {
+    let rest = response.strip_prefix(b"HTTP/1.")?.get(1..)?.strip_prefix(b" ")?;
     let digits = rest.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
@@ -118,7 +118,7 @@ mod tests {
         Outbound::new(&settings).unwrap().proxy_to("external.pleo.io", 443).unwrap().unwrap()
     }
 
-    async fn told(answer: &[u8]) -> (Result<(), TunnelError>, String, Vec<u8>) {
+    async fn open_with(answer: &[u8]) -> (Result<(), TunnelError>, String, Vec<u8>) {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         theirs.write_all(answer).await.unwrap();
         let result =
@@ -133,9 +133,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_is_asked_for_with_the_password_and_nothing_behind_the_answer_is_eaten() {
+    async fn a_tunnel_is_requested_with_the_password_and_nothing_after_the_response_is_read() {
         let (result, sent, rest) =
-            told(b"HTTP/1.1 200 Connection established\r\nProxy-Agent: corp\r\n\r\nnext").await;
+            open_with(b"HTTP/1.1 200 Connection established\r\nProxy-Agent: corp\r\n\r\nnext")
+                .await;
         result.unwrap();
         assert_eq!(rest, b"next");
         let wanted = "CONNECT external.pleo.io:443 HTTP/1.1\r\nHost: external.pleo.io:443\r\n\
@@ -154,13 +155,13 @@ mod tests {
             ("220 smtp.example ESMTP\r\n\r\n", "as an HTTP proxy"),
             ("HTTP/1.1 2\r\n\r\n", "as an HTTP proxy"),
         ] {
-            let error = told(answer.as_bytes()).await.0.unwrap_err().to_string();
+            let error = open_with(answer.as_bytes()).await.0.unwrap_err().to_string();
             assert!(
                 error.contains(wanted) && error.contains("upstream.proxy"),
                 "{answer}: {error}"
             );
         }
-        let endless = vec![b'x'; LONGEST_ANSWER + 1];
-        assert!(matches!(told(&endless).await.0, Err(TunnelError::NotHttp { .. })));
+        let endless = vec![b'x'; MAX_RESPONSE + 1];
+        assert!(matches!(open_with(&endless).await.0, Err(TunnelError::NotHttp { .. })));
     }
 }

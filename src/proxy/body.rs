@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::kept::Kept;
 use super::upload::Upload;
 use super::upstream::Connection;
-use crate::alarm::Alarm;
+use crate::lazy_timer::LazyTimer;
 
 /// Bytes of request bodies that all requests together may keep: 64 MiB.
 const KEPT_IN_ALL: usize = 64 * 1024 * 1024;
@@ -406,7 +406,7 @@ impl Body for Answer {
 #[derive(Debug)]
 struct Idle {
     limit: Option<Duration>,
-    alarm: Option<Alarm>,
+    alarm: Option<LazyTimer>,
     last: Option<Instant>,
 }
 
@@ -444,6 +444,6 @@ impl Idle {
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let due = *self.last.get_or_insert_with(Instant::now) + limit;
-        self.alarm.get_or_insert_with(|| Alarm::new(due)).poll(|| Some(due), cx).map(|()| limit)
+        self.alarm.get_or_insert_with(|| LazyTimer::new(due)).poll(|| Some(due), cx).map(|()| limit)
     }
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Doing, HEAD, LARGEST_HEAD};
 use super::wire::{Stream, Wire};
-use crate::alarm::Alarm;
+use crate::lazy_timer::LazyTimer;
 use crate::proxy::guard::{Fragment, Tunnelled};
 use crate::proxy::upload::Upload;
 
@@ -95,7 +95,7 @@ where
     // have come by now.
     let mut sockets_seen = pin!(yield_now());
     let mut news = pin!(activity.leftover.news.notified());
-    let mut alarm = Alarm::new(Instant::now() + HEAD);
+    let mut alarm = LazyTimer::new(Instant::now() + HEAD);
     let mut left = None;
     let (mut is_draining, mut is_ending) = (false, false);
     poll_fn(|cx| {
@@ -128,7 +128,7 @@ where
         }
         // A head that has begun is due sooner than whatever the alarm was set for.
         if let Some(deadline) = activity.deadline() {
-            alarm.by(deadline);
+            alarm.bring_forward(deadline);
         }
         alarm.poll(|| activity.deadline(), cx).map(|()| match activity.doing() {
             Doing::Draining => End::Done,

@@ -3,14 +3,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Bits of a folder's mode that would let others put a socket of their own in its place.
-const LAX: u32 = 0o077;
+use crate::private_file::access::Access;
+use crate::private_file::folder::{self, FolderError};
 
 /// The name of a bound socket, removed when dropped.
 #[derive(Debug)]
@@ -38,11 +36,12 @@ impl Drop for Name {
 /// # Errors
 /// The folder is open to others, somebody listens there, or something else has the name.
 pub(super) fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, Name)> {
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let opened = File::open(folder)?;
-    check(folder, &opened.metadata()?)?;
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder::make(parent)?;
+    let opened = File::open(parent)?;
+    // In a folder that others can write to, they could replace the socket by their own.
+    folder::check_metadata(parent, &opened.metadata()?).map_err(refused_folder)?;
     // Two that start at once must not each take the other's socket for a dead one's. Freed with the
     // handle.
     opened.lock()?;
@@ -56,22 +55,15 @@ pub(super) fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, Name)
     Ok((listener, name))
 }
 
-fn check(folder: &Path, metadata: &fs::Metadata) -> io::Result<()> {
-    let me = rustix::process::geteuid().as_raw();
-    let refuse = |problem: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
-    let name = folder.display();
-    if metadata.uid() != me {
-        return refuse(format!(
-            "its folder {name} belongs to user {}, not to you; use a folder of yours",
-            metadata.uid()
-        ));
-    }
-    match metadata.mode() & 0o7777 {
-        mode if mode & LAX != 0 => refuse(format!(
-            "its folder {name} has mode {mode:04o}, others may enter it; run: chmod 700 {name}"
-        )),
-        _ => Ok(()),
-    }
+fn refused_folder(error: FolderError) -> io::Error {
+    let problem = match error {
+        FolderError::AnotherUsers(folder, owner) => format!(
+            "its folder {} belongs to user {owner}, not to you; use a folder of yours",
+            folder.display()
+        ),
+        error => format!("its folder {error}"),
+    };
+    io::Error::new(io::ErrorKind::PermissionDenied, problem)
 }
 
 /// Removes a socket that nobody listens on any more, and nothing else.
@@ -85,7 +77,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return taken("something that is not a socket has this name");
     }
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
+    if !Access::of(&metadata).is_ours() {
         return taken("another user's socket has this name");
     }
     match UnixStream::connect(path) {

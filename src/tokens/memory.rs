@@ -8,7 +8,7 @@ use super::health::RetryState;
 use super::reason::RetryReason;
 use super::refresh_reason::RefreshReason;
 use crate::clock::{Age, Deadline, Now, since};
-use crate::oauth::SecretStamp;
+use crate::oauth::SecretVersion;
 use crate::store::{Intent, Version};
 
 /// Longest time between two refreshes that are forced by a 401.
@@ -38,7 +38,7 @@ pub(super) struct Memory {
     /// Refusals in a row that say that a setting is wrong.
     refusals: u32,
     /// The secret file that was refused last, and when another one may be tried.
-    refused: (SecretStamp, Option<Deadline>),
+    refused: (SecretVersion, Option<Deadline>),
     /// When the last attempt began, if it failed.
     pub(super) failed: Option<Now>,
     /// Why the newest pair is not on disk, while it is not.
@@ -102,7 +102,7 @@ impl Memory {
     pub(super) fn misconfigured(
         &mut self,
         reason: RetryReason,
-        secret: SecretStamp,
+        secret: SecretVersion,
         now: Now,
     ) -> RetryState {
         self.refusals = self.refusals.saturating_add(1);
@@ -112,7 +112,7 @@ impl Memory {
     }
 
     /// True if the secret file is another one than the one that was refused.
-    pub(super) fn is_mended(&self, secret: SecretStamp, now: Now) -> bool {
+    pub(super) fn is_mended(&self, secret: SecretVersion, now: Now) -> bool {
         let (refused, not_before) = self.refused;
         refused != secret && not_before.is_none_or(|not_before| not_before.boot_left(now).is_zero())
     }

@@ -26,7 +26,7 @@ use super::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
 use super::subject::{self, Confirmation};
 use super::transition;
 use crate::clock::{Deadline, Now};
-use crate::oauth::{Credentials, Exchange};
+use crate::oauth::{Credentials, TokenRequest};
 use crate::store::{LockError, Record, Version};
 use crate::timeout::while_running;
 
@@ -294,7 +294,10 @@ impl RefreshJob {
         let at = services.now();
         info!(account = %account.name, reason = self.executor.reason.as_str(), generation = before.generation,
               drained = at.boot.saturating_sub(now.boot), "refresh sent");
-        let answer = services.oauth.exchange(&Exchange::Refresh(&grant.refresh), credentials).await;
+        let answer = services
+            .oauth
+            .request_tokens(&TokenRequest::Refresh(&grant.refresh), credentials)
+            .await;
         if let crate::oauth::Outcome::Fresh(tokens) = &answer {
             for oddity in &tokens.oddities {
                 warn!(account = %account.name, "the token endpoint's answer is odd: {oddity}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::oauth::{Client, Credentials, CredentialsError, SecretStamp};
+use crate::oauth::{Client, Credentials, CredentialsError, SecretVersion};
 use crate::store::Store;
 use crate::timeout::while_running;
 
@@ -21,7 +21,7 @@ pub(super) struct SecretFile {
     /// One read at a time: a mount that hangs takes one of the store's threads, not all.
     reading: Arc<tokio::sync::Mutex<()>>,
     /// Version of the file when it was last read.
-    stamp: Mutex<SecretStamp>,
+    stamp: Mutex<SecretVersion>,
 }
 
 impl SecretFile {
@@ -31,19 +31,19 @@ impl SecretFile {
 
     /// Client id and secret for one attempt.
     pub(super) async fn credentials(&self) -> Result<Credentials, CredentialsError> {
-        let read = |oauth: &Client| (oauth.secret_stamp(), oauth.credentials());
+        let read = |oauth: &Client| (oauth.secret_version(), oauth.credentials());
         let (stamp, credentials) = self.run(read).await.ok_or(CredentialsError::Hangs(PATIENCE))?;
         *self.stamp.lock() = stamp;
         credentials
     }
 
     /// Version of the file now; the last known one if it cannot be looked at.
-    pub(super) async fn current_stamp(&self) -> SecretStamp {
-        self.run(Client::secret_stamp).await.unwrap_or_else(|| self.last_stamp())
+    pub(super) async fn current_stamp(&self) -> SecretVersion {
+        self.run(Client::secret_version).await.unwrap_or_else(|| self.last_stamp())
     }
 
     /// Version of the secret that was used last.
-    pub(super) fn last_stamp(&self) -> SecretStamp {
+    pub(super) fn last_stamp(&self) -> SecretVersion {
         *self.stamp.lock()
     }
 

@@ -11,7 +11,7 @@ const ROWS: [&[&str]; 11] = [
     &[
         "secret",
         "clock",
-        "alarm",
+        "lazy_timer",
         "telemetry",
         "outbound",
         "private_file",
@@ -357,6 +357,24 @@ fn every_test_file_is_a_module_of_a_binary() {
         &faults,
         "a test stands in a folder with a main.rs that names it; else nobody runs it, or links it twice",
     );
+}
+
+#[test]
+fn owners_and_modes_are_judged_in_one_place() {
+    const JUDGE: &str = "private_file/access.rs";
+    let judges = |source: &Source| {
+        let code: String = source.product.split_whitespace().collect();
+        // `.mode()` alone may be a feature of a file's version; a mask judges it.
+        [".uid()", ".mode()&", "0o077", "0o002"].into_iter().any(|judged| code.contains(judged))
+    };
+    let found: Vec<_> = sources()
+        .iter()
+        .filter(|source| source.part() != ASIDE && judges(source))
+        .map(|source| source.name.clone())
+        // The peer of a connection has a user too, which no file system knows.
+        .filter(|name| name != "server/listen.rs")
+        .collect();
+    assert_eq!(found, [JUDGE], "use `private_file::access`");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::outbound::{ASK_AGAIN, SILENT, UNACKNOWLEDGED};
+use crate::outbound::{KEEPALIVE_INTERVAL, KEEPALIVE_TIME, UNACKNOWLEDGED};
 
 /// Bytes that may come before the head of an answer ends: interim responses (1xx) and the head.
 /// Above what is read at once (hyper's read buffer), so that no body is ever counted.
@@ -87,8 +87,8 @@ impl Socket {
         };
         // A system without these ends dead connections later.
         let _ = sockopt::set_socket_keepalive(&socket.tcp, true);
-        let _ = sockopt::set_tcp_keepidle(&socket.tcp, SILENT);
-        let _ = sockopt::set_tcp_keepintvl(&socket.tcp, ASK_AGAIN);
+        let _ = sockopt::set_tcp_keepidle(&socket.tcp, KEEPALIVE_TIME);
+        let _ = sockopt::set_tcp_keepintvl(&socket.tcp, KEEPALIVE_INTERVAL);
         socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(socket)
     }
