@@ -40,13 +40,14 @@ fn check(context: &Context) -> Result<Exit, Failure> {
             }
             Ok(Exit::Fine)
         }
-        Err(error) if context.json => {
+        Err(error) => {
             let problems: Vec<_> = error.diagnostics().iter().map(ToString::to_string).collect();
-            output::json(&json!({"version": 1, "outcome": "faulty", "problems": problems}))?;
-            status!("pleo-proxy: {error}");
+            status!("{}", problems.join("\n\n"));
+            if context.json {
+                output::json(&json!({"version": 1, "outcome": "faulty", "problems": problems}))?;
+            }
             Ok(Exit::Usage)
         }
-        Err(error) => Err(Failure::usage(error)),
     }
 }
 
