@@ -1,6 +1,7 @@
 //! The way to the API: HTTP/1.1 over connections that are dialled here, rest on the shelves of a
 //! [`Pool`], and carry one request after the other.
 
+mod bounded_read;
 mod dial;
 mod pool;
 mod socket;
@@ -20,6 +21,7 @@ use super::reply::{Code, Problem};
 use crate::clock::Clock;
 use crate::oauth::endpoint::Origin;
 use crate::outbound::{Outbound, explain};
+use bounded_read::BoundedRead;
 use dial::{DialError, Dialer, Wire};
 pub use pool::{Connection, Pool};
 use pool::{Line, Shelves};
@@ -97,9 +99,9 @@ impl Way {
         signals: Arc<Signals>,
     ) -> Result<Line, hyper::Error> {
         let mut builder = http1::Builder::new();
-        // The buffer as well: up to three of them are full while a caller does not read its answer.
+        // The size of the buffer bounds the head exactly only if it is the same.
         builder.max_header_size(LONGEST_HEAD).max_buf_size(LONGEST_HEAD);
-        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
+        let (sender, connection) = builder.handshake(TokioIo::new(BoundedRead::new(io))).await?;
         let shelves = self.shelves.clone();
         let driver = tokio::spawn(async move {
             // Its errors reach whoever waits for a response on it.

@@ -171,11 +171,18 @@ impl Activity {
         self.to_come.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn wrote(&self, is_pending: bool) {
-        let stalled = self.stalled.load(Ordering::Relaxed) != 0;
-        if stalled != is_pending {
+    /// The caller takes no bytes at present.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes whether a write had to wait. True if the caller takes bytes again.
+    pub(super) fn wrote(&self, is_pending: bool) -> bool {
+        let is_stalled = self.is_stalled();
+        if is_stalled != is_pending {
             self.stalled.store(if is_pending { self.elapsed() + 1 } else { 0 }, Ordering::Relaxed);
         }
+        is_stalled && !is_pending
     }
 
     /// What was written is out. True if an answer ended with it.

@@ -234,6 +234,10 @@ impl<B: Body + Unpin> Body for Serving<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if self.served.as_ref().is_some_and(|served| served.0.is_stalled()) {
+            // The wire wakes this task once the caller reads on. hyper would collect 64 KiB and more.
+            return Poll::Pending;
+        }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() && self.served.as_ref().is_some_and(|served| served.0.is_unframed()) {
             // Nothing is written to end it, and hyper may wait for a write before it looks whether

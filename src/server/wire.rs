@@ -214,9 +214,12 @@ impl<T: Stream> Wire<T> {
         Poll::Ready(Ok(()))
     }
 
-    fn note(&mut self, written: &Poll<io::Result<usize>>) {
+    fn note(&mut self, written: &Poll<io::Result<usize>>, cx: &Context<'_>) {
         self.is_broken |= matches!(written, Poll::Ready(Err(_)));
-        self.activity.wrote(written.is_pending());
+        if self.activity.wrote(written.is_pending()) {
+            // The body was held back, and hyper asks for more of it before it writes.
+            cx.waker().wake_by_ref();
+        }
     }
 }
 
@@ -270,7 +273,7 @@ impl<T: Stream> AsyncWrite for Wire<T> {
             true => self.poll_refuse(cx, buf).map_ok(|()| buf.len()),
             false => Pin::new(&mut self.stream).poll_write(cx, buf),
         };
-        self.note(&written);
+        self.note(&written, cx);
         written
     }
 
@@ -286,7 +289,7 @@ impl<T: Stream> AsyncWrite for Wire<T> {
             }
             false => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
         };
-        self.note(&written);
+        self.note(&written, cx);
         written
     }
 

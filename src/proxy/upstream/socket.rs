@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -23,11 +23,6 @@ const MOST_BEFORE_HEAD: usize = 1024 * 1024;
 /// to the kernel like bytes that nobody acknowledges, so the limit for those is then the one for a
 /// body that rests.
 const WINDOW: usize = 64 * 1024;
-
-/// Most bytes of one read while much comes. hyper makes its buffers as large as what comes at once,
-/// and several of them are full while a caller does not read. A power of two would make it reserve
-/// the next one.
-const SIP: usize = 8 * 1024 - 1;
 
 /// Too much came before the head of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +55,6 @@ pub(super) struct Socket {
     signals: Arc<Signals>,
     /// Bytes that were read since the last write, while a head was awaited.
     before_head: usize,
-    /// The last read took all that it could.
-    is_bulk: bool,
     /// Bytes that were written since the last read.
     written: usize,
     /// Limit for bytes that nobody acknowledges while a large body is sent; none = the system's
@@ -77,14 +70,7 @@ impl Socket {
     ) -> io::Result<Self> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let socket = Self {
-            tcp,
-            signals: Arc::default(),
-            before_head: 0,
-            is_bulk: false,
-            written: 0,
-            patience,
-        };
+        let socket = Self { tcp, signals: Arc::default(), before_head: 0, written: 0, patience };
         // A system without these ends dead connections later.
         let _ = sockopt::set_socket_keepalive(&socket.tcp, true);
         let _ = sockopt::set_tcp_keepidle(&socket.tcp, KEEPALIVE_TIME);
@@ -106,16 +92,7 @@ impl Socket {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn limit_unacknowledged(&self, _limit: Option<Duration>) {}
 
-    fn poll_sip(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut sip = ReadBuf::new(buffer.initialize_unfilled_to(SIP));
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut sip))?;
-        let read = sip.filled().len();
-        buffer.advance(read);
-        Poll::Ready(Ok(()))
-    }
-
     fn has_read(&mut self, bytes: usize) {
-        self.is_bulk = bytes >= SIP;
         if self.signals.awaits_head.load(Ordering::Relaxed) {
             self.before_head += bytes;
         }
@@ -161,11 +138,7 @@ impl AsyncRead for Socket {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Flood)));
         }
         let before = buffer.filled().len();
-        let polled = if self.is_bulk && buffer.remaining() > SIP {
-            self.poll_sip(cx, buffer)
-        } else {
-            Pin::new(&mut self.tcp).poll_read(cx, buffer)
-        };
+        let polled = Pin::new(&mut self.tcp).poll_read(cx, buffer);
         if polled.is_ready() {
             self.has_read(buffer.filled().len() - before);
         }
