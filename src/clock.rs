@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// One look at both clocks.
+/// A reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Milliseconds since 1970-01-01 UTC.
@@ -17,7 +17,7 @@ pub struct Now {
     pub boot: u64,
 }
 
-/// An instant to come, by both clocks.
+/// A future instant, by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     /// Milliseconds since 1970-01-01 UTC.
@@ -33,8 +33,7 @@ impl Deadline {
         Self { wall: now.wall.saturating_add_unsigned(wait), boot: now.boot.saturating_add(wait) }
     }
 
-    /// A stored wall time, believed for at most `longest` from now: a clock that was set back keeps
-    /// nothing alive.
+    /// A stored wall time, at most `longest` from now: a clock that was set back must not extend it.
     pub fn from_wall(now: Now, wall: i64, longest: Duration) -> Self {
         let ahead = since(wall, now.wall).min(millis(longest));
         Self {
@@ -48,39 +47,38 @@ impl Deadline {
         now.wall >= self.wall || now.boot >= self.boot
     }
 
-    /// What is left by the clock that is further ahead; zero once passed.
+    /// Time left by the clock that is further ahead; zero once passed.
     pub fn remaining(self, now: Now) -> Duration {
         self.wall_left(now).min(self.boot_left(now))
     }
 
-    /// What is left by the boot clock alone: for pauses of this process, which no change of the
-    /// wall clock shortens.
+    /// Time left by the boot clock alone: for pauses of this process, which no change of the wall
+    /// clock shortens.
     pub fn boot_left(self, now: Now) -> Duration {
         Duration::from_millis(self.boot.saturating_sub(now.boot))
     }
 
-    /// What is left by the wall clock alone.
+    /// Time left by the wall clock alone.
     pub fn wall_left(self, now: Now) -> Duration {
         Duration::from_millis(since(self.wall, now.wall))
     }
 }
 
-/// Since when something is there that was dated by a clock which may have been wrong: of an earlier
-/// run, or of another process. The time that runs in this process counts in any case. The wall
-/// clock is heard besides, because a machine that was paused has no other, but only after
-/// [`Age::BELIEVED`]: so a clock that jumps to and fro can say "old" a few times an hour, and not
-/// each time it jumps.
+/// The age of something that another run or process dated with a clock that may have been wrong. The
+/// time that passes in this process always counts. The wall clock counts too, because it alone
+/// notices that a machine was paused, but only after [`Age::BELIEVED`]: a clock that jumps back and
+/// forth can make something old a few times an hour, not at each jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age {
     dated: i64,
     seen: Now,
-    /// Milliseconds when it was seen; none if it was dated in the future, so that nobody knows.
+    /// Age in milliseconds when it was seen; none if it was dated in the future, so unknown.
     then: Option<u64>,
 }
 
 impl Age {
-    /// Time in this process after which the wall clock is believed. A date no further in the future
-    /// than this is one of now.
+    /// Time in this process after which the wall clock counts. A date that is no further in the future
+    /// than this is taken for the present.
     pub const BELIEVED: Duration = Duration::from_secs(600);
 
     /// The age of what is seen now and dated `wall`.
@@ -90,7 +88,7 @@ impl Age {
         Self { dated: wall, seen: now, then }
     }
 
-    /// The time until it is `limit` old; zero if nobody knows how old it is.
+    /// The time until it is `limit` old; zero if its age is not known.
     pub fn until(self, limit: Duration, now: Now) -> Duration {
         let Some(then) = self.then else { return Duration::ZERO };
         let here = Duration::from_millis(now.boot.saturating_sub(self.seen.boot));
@@ -105,7 +103,7 @@ pub fn since(now: i64, then: i64) -> u64 {
     u64::try_from(now.saturating_sub(then)).unwrap_or(0)
 }
 
-/// Where the time comes from.
+/// The source of the time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -132,7 +130,7 @@ impl Clock {
         Self(Source::Paused(tokio::time::Instant::now()))
     }
 
-    /// Moves a manual clock; any other keeps its own time.
+    /// Sets a manual clock; has no effect on another one.
     pub fn set(&self, now: Now) {
         if let Source::Manual(shared) = &self.0 {
             *shared.lock() = now;
@@ -185,7 +183,7 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A wall time for people and JSON: RFC 3339, UTC, whole seconds.
+/// A wall time as text: RFC 3339, UTC, whole seconds.
 pub fn rfc3339(wall: i64) -> String {
     let seconds = jiff::Timestamp::from_second(wall.div_euclid(1000)).unwrap_or_default();
     seconds.to_string()
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_our_own_is_neither_shortened_nor_stretched_by_the_wall_clock() {
+    fn a_pause_of_this_process_is_not_changed_by_the_wall_clock() {
         let deadline = Deadline::after(NOON, Duration::from_secs(10));
         for jump in [-86_400_000, 0, 86_400_000] {
             assert_eq!(
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_wrong_clock_dated_is_as_old_as_the_time_that_ran_since() {
+    fn a_date_of_a_wrong_clock_is_as_old_as_the_time_that_passed_since() {
         let (year, day, hour) = (365 * 86_400_000_i64, Duration::from_secs(86_400), 3_600_000);
         let until = |dated: i64, wall, boot| {
             Age::of(NOON.wall + dated, NOON).until(day, later(NOON, wall, boot))
@@ -257,7 +255,7 @@ mod tests {
             day - Duration::from_secs(60),
             "a little ahead is now"
         );
-        assert_eq!(until(year, 0, 0), Duration::ZERO, "far ahead: nobody knows how old it is");
+        assert_eq!(until(year, 0, 0), Duration::ZERO, "far ahead: its age is not known");
         assert_eq!(until(-NOON.wall, 0, 0), Duration::ZERO, "dated 1970");
         assert_eq!(until(0, year, 0), Age::BELIEVED, "set ahead: believed after a while");
         assert_eq!(until(0, year, millis(Age::BELIEVED)), Duration::ZERO);
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_are_rfc_3339() {
+    fn time_stamps_are_rfc_3339() {
         assert_eq!(rfc3339(1_800_000_000_999), "2027-01-15T08:00:00Z");
     }
 }

@@ -240,7 +240,7 @@ impl Client {
         for tries in 1.. {
             let why = match while_running(CONNECT, self.http.head(origin.clone()).send()).await {
                 Some(Ok(_)) => break,
-                Some(Err(error)) => response::obstacle(&error),
+                Some(Err(error)) => response::explain(&error),
                 None => "it does not answer".into(),
             };
             if !self.has_another(tries) {

@@ -1,11 +1,11 @@
 //! Pleo's operations: which request reads and which writes, by method and path template.
 //!
-//! The table is `operations.tsv`; its first line says where it comes from. It is read when the
-//! program is built, so a line that makes no sense does not compile. Looking up allocates nothing.
+//! The table is `operations.tsv`; its first line names its source. It is read when the program is
+//! compiled, so an invalid line does not compile. A look-up allocates nothing.
 
 use http::Method;
 
-/// A comment, a line of column names, then an operation a line, its columns separated by tabs.
+/// A comment, a line of column names, then one operation per line, its columns separated by tabs.
 const TABLE: &str = include_str!("operations.tsv");
 const LINES_BEFORE: usize = 2;
 static OPERATIONS: [Operation; count(TABLE)] = read(TABLE);
@@ -13,26 +13,25 @@ static OPERATIONS: [Operation; count(TABLE)] = read(TABLE);
 /// What an operation does to the data at Pleo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing; searches and calculations that are sent by POST are reads too.
+    /// Nothing. Searches and calculations that are sent by POST are reads too.
     Read,
-    /// It may change something. So is everything that is not known to be a read.
+    /// It may change something, as everything that is not known to be a read.
     Write,
 }
 
 /// One operation of Pleo's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Upper case, as it is sent.
+    /// HTTP method in upper case.
     pub method: &'static str,
     /// Path template, such as `/v1/vendors/{id}:archive`.
     pub path: &'static str,
-    /// What it does.
+    /// Whether it reads or writes.
     pub kind: Kind,
 }
 
-/// The operation that a request asks for; none if it is not in the table. The path is compared as
-/// it is written: no escape is decoded, no empty segment dropped. HEAD asks for what GET does (RFC
-/// 9110 section 9.3.2).
+/// The operation of a request; none if it is not in the table. The path is compared literally: no
+/// escape is decoded, no empty segment dropped. HEAD counts as GET (RFC 9110 section 9.3.2).
 pub fn find(method: &Method, path: &str) -> Option<&'static Operation> {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
     OPERATIONS.iter().find(|operation| operation.method == method && fits(operation.path, path))
@@ -44,8 +43,8 @@ fn fits(template: &str, path: &str) -> bool {
     template.split('/').all(is_alike) && segments.next().is_none()
 }
 
-/// `{id}` stands for anything but nothing; a colon begins a custom verb (`{id}:archive`), so it is
-/// no part of an id.
+/// `{id}` stands for one or more characters. A colon begins a custom verb (`{id}:archive`), so it is
+/// not part of an id.
 fn segment_fits(template: &str, segment: &str) -> bool {
     let Some((_, verb)) = template.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
         return template == segment;
@@ -89,7 +88,7 @@ const fn operation(line: &'static str) -> Operation {
     Operation { method, path, kind }
 }
 
-/// What is before the first `end`, and what is behind it.
+/// The parts before and after the first `end`.
 const fn cut(text: &str, end: u8) -> (&str, &str) {
     let mut at = 0;
     while at < text.len() && text.as_bytes()[at] != end {
@@ -107,7 +106,7 @@ mod tests {
         find(&Method::from_bytes(method.as_bytes()).unwrap(), path).map(|operation| operation.kind)
     }
 
-    /// A path that a template stands for.
+    /// An example of a path that matches a template.
     fn example(template: &str) -> String {
         let segment =
             |part: &str| match part.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_similar_is_not_in_the_table() {
+    fn a_similar_request_is_not_in_the_table() {
         for (method, path) in [
             ("PATCH", "/v1/vendors/17"),
             ("GET", "/v1/vendors/"),

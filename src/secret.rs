@@ -23,7 +23,7 @@ macro_rules! secret {
         pub struct $name(Zeroizing<String>);
 
         impl $name {
-            /// Takes the secret over.
+            /// Takes ownership of the secret.
             pub fn new(value: impl Into<String>) -> Self {
                 Self(Zeroizing::new(value.into()))
             }
@@ -48,9 +48,9 @@ macro_rules! secret {
 }
 
 secret! {
-    /// Single-use token that buys the next pair (RFC 6749 section 6).
+    /// Single-use token that is exchanged for the next pair (RFC 6749 section 6).
     RefreshToken;
-    /// What the client proves itself with at the token endpoint (RFC 6749 section 2.3.1).
+    /// Authenticates the client at the token endpoint (RFC 6749 section 2.3.1).
     ClientSecret;
     /// Authorization code (RFC 6749 section 4.1.2).
     AuthorizationCode;
@@ -58,9 +58,9 @@ secret! {
     CodeVerifier;
     /// The one-time `state` of a login (RFC 6749 section 10.12).
     LoginState;
-    /// What callers of the data listener must send when `local_key_file` is set.
+    /// Key that callers of the data listener must send when `local_key_file` is set.
     LocalKey;
-    /// What opens the admin listener's API.
+    /// Key of the admin listener's API.
     AdminKey;
     /// A static key for Pleo's API, which its customers use in place of a login.
     ApiKey;
@@ -110,16 +110,15 @@ impl fmt::Debug for AccessToken {
 }
 
 impl ClientSecret {
-    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), and mostly a
-    /// mistake.
+    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), but usually a mistake.
     pub fn has_outer_space(&self) -> bool {
         self.0.trim() != self.0.as_str()
     }
 }
 
 impl RefreshToken {
-    /// A short hash that tells two tokens apart in the intent and in logs, and gives neither away:
-    /// 48 of 256 bits.
+    /// A short hash, 48 of 256 bits, that tells two tokens apart in the intent and in logs without
+    /// revealing them.
     pub fn fingerprint(&self) -> String {
         let digest = Sha256::digest(self.0.as_bytes());
         HEXLOWER.encode(&digest[..6])
@@ -129,7 +128,7 @@ impl RefreshToken {
 /// A fresh random secret of 256 bits, base64url without padding: 43 characters of `[A-Za-z0-9-_]`.
 ///
 /// # Errors
-/// The operating system has no randomness to give.
+/// The operating system gives no randomness.
 pub fn random() -> Result<Zeroizing<String>, getrandom::Error> {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     getrandom::fill(bytes.as_mut())?;

@@ -1,4 +1,4 @@
-//! Background tasks that go on: one that panics or ends is started again after a growing pause,
+//! Supervises background tasks: one that panics or ends is started again after a growing pause,
 //! logged and counted.
 
 use parking_lot::{Mutex, MutexGuard};
@@ -16,15 +16,15 @@ use tracing::error;
 
 /// First and longest pause before a task is started again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// Once it has run for this long, what stopped it before does not count any more.
+/// A run of this length makes the next pause the shortest one again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// The threads that answer tools.
+/// The threads that serve API requests.
 pub const WORKER: &str = "worker";
-/// The tasks that accept what tools send.
+/// The tasks that accept API connections.
 pub const DATA_LISTENER: &str = "data_listener";
 
-/// What became of the background tasks of this process, by name. Clones are the same one.
+/// The state of the background tasks of this process, by name. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Supervisor(Arc<Mutex<BTreeMap<&'static str, Counts>>>);
 
@@ -38,18 +38,18 @@ struct Counts {
 /// One kind of background task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// What it is called in logs, metrics and `status`.
+    /// Its name in logs, metrics and `status`.
     pub name: &'static str,
-    /// How many of it are running.
+    /// Number of instances that are running.
     pub running: usize,
-    /// How many of it have stopped and wait to be started again.
+    /// Number of instances that have stopped and wait to be started again.
     pub paused: usize,
-    /// How often one of it was started again since the start of the process.
+    /// Number of restarts since the start of the process.
     pub restarts: u64,
 }
 
 impl Supervisor {
-    /// All tasks that were ever started, by name.
+    /// All kinds of tasks that were ever started, by name.
     pub fn tasks(&self) -> Vec<Task> {
         let task = |(name, counts): (&&'static str, &Counts)| {
             let Counts { running, paused, restarts } = *counts;
@@ -58,23 +58,23 @@ impl Supervisor {
         self.lock().iter().map(task).collect()
     }
 
-    /// The names of tasks of which at least one has stopped and waits to be started again.
+    /// The names of tasks of which at least one instance waits to be started again.
     pub fn paused(&self) -> Vec<&'static str> {
         self.tasks().into_iter().filter(|task| task.paused > 0).map(|task| task.name).collect()
     }
 
-    /// True if such a task was started and none is running now.
+    /// True if all instances of a task have stopped.
     pub fn is_down(&self, name: &'static str) -> bool {
         self.lock().get(name).is_some_and(|counts| counts.running == 0 && counts.paused > 0)
     }
 
-    /// True if no request of a tool can be answered now: no worker runs, or none of them accepts.
+    /// True if no API request can be served now: no worker runs, or none of them accepts connections.
     pub fn is_deaf(&self) -> bool {
         self.is_down(WORKER) || self.is_down(DATA_LISTENER)
     }
 
-    /// Notes one more of a task, running until the note is dropped. For what cannot run under
-    /// [`supervise`].
+    /// Registers one more instance of a task, which runs until the result is dropped. For threads and
+    /// tasks that cannot run under [`supervise`].
     pub fn enter(&self, name: &'static str) -> Note {
         self.lock().entry(name).or_default().running += 1;
         Note { supervisor: self.clone(), name, is_running: true }
@@ -85,7 +85,7 @@ impl Supervisor {
     }
 }
 
-/// One task in its supervisor's books.
+/// One registered instance of a task.
 #[derive(Debug)]
 pub struct Note {
     supervisor: Supervisor,
@@ -110,9 +110,10 @@ impl Note {
         }
         self.is_running = is_running;
         if let Some(counts) = self.supervisor.lock().get_mut(self.name) {
-            let (from, to) = match is_running {
-                true => (&mut counts.paused, &mut counts.running),
-                false => (&mut counts.running, &mut counts.paused),
+            let (from, to) = if is_running {
+                (&mut counts.paused, &mut counts.running)
+            } else {
+                (&mut counts.running, &mut counts.paused)
             };
             (*from, *to) = (from.saturating_sub(1), to.saturating_add(1));
             counts.restarts += u64::from(is_running);
@@ -129,7 +130,7 @@ impl Drop for Note {
     }
 }
 
-/// The pause before the next start: it doubles, and begins anew after a steady run.
+/// The pause before the next start: it doubles, and is reset after a long run.
 #[derive(Debug)]
 pub struct Pause(Duration);
 
@@ -151,9 +152,8 @@ impl Pause {
     }
 }
 
-/// Runs a task for ever: whenever what `start` makes has ended or panicked, it is started again
-/// after a pause of 0.1 to 10 seconds. Ends once `closing` is cancelled. What the task is in the
-/// middle of is dropped then.
+/// Runs a task for ever: whenever the future of `start` ends or panics, it is started again after a
+/// pause of 0.1 to 10 seconds. Ends once `closing` is cancelled, and drops the running future then.
 pub async fn supervise<F: Future<Output = ()>>(
     name: &'static str,
     supervisor: &Supervisor,
@@ -183,8 +183,7 @@ pub async fn supervise<F: Future<Output = ()>>(
 /// The output of a future; none if it panicked.
 async fn unless_panicked<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
-    // What it may have left half done is dropped with it; what it shares has locks that outlive a
-    // panic.
+    // Unwind safe: the future is dropped after a panic, and locks that it shares are not poisoned.
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_panics_or_ends_is_started_again_after_growing_pauses() {
+    async fn a_task_that_panics_or_ends_is_started_again_after_growing_pauses() {
         // 0.1 + 0.2 + ... + 6.4 = 12.7 s for eight starts, then one each ten seconds.
         let (panics, supervisor) = starts_in_a_minute(|_| panic!("on purpose")).await;
         assert_eq!((panics, task(&supervisor)), (12, (0, 0, 11)));
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_what_is_paused_and_what_is_down() {
+    async fn paused_tasks_and_tasks_that_are_down_are_reported() {
         let (supervisor, closing) = (Supervisor::default(), CancellationToken::new());
         let fails = supervise("work", &supervisor, &closing, || async {});
         let runs = supervise("work", &supervisor, &closing, pending::<()>);

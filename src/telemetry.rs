@@ -1,5 +1,5 @@
-//! Logs and metrics. Logs go to stderr, one line an event, escaped by the subscriber; no secret is
-//! ever passed to either. A process that serves writes them by a thread of its own and never waits
+//! Logs and metrics. Logs go to stderr, one line per event, escaped by the subscriber; no secret is
+//! ever passed to either. A process that serves writes them on a thread of its own and never waits
 //! for their reader.
 
 mod lines;
@@ -28,21 +28,20 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use lines::Lines;
 pub use repeats::Repeats;
 
-/// Libraries that would write headers or bodies at their finer levels, capped whatever the user
-/// asks for.
+/// Libraries that would log headers or bodies at their finer levels; capped at every log level.
 const CAPPED: [&str; 6] = ["hyper", "hyper_util", "reqwest", "rustls", "h2", "tower"];
 
-/// How long the end of the process waits for the reader of its last lines.
+/// How long the process waits at its end until its last lines are read.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// The queue of a process that serves; part of its subscriber.
+/// The queue of log lines of a process that serves.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Starts logging for the process; a second call changes nothing. With `queued` nothing that logs
 /// ever waits for the reader of stderr, and panics are log lines too.
 pub fn init(level: Level, queued: bool) {
     if queued {
-        // Without a thread, lines are written where they arise.
+        // If there is no thread, each line is written where it is logged.
         let _ = Lines::start().map(|lines| LINES.set(lines));
         std::panic::set_hook(Box::new(log_panic));
     }
@@ -58,7 +57,7 @@ pub fn init(level: Level, queued: bool) {
     };
     let lines =
         tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color).with_target(false);
-    // A test process may have one already.
+    // A test process may have a subscriber already.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
 }
 
@@ -79,8 +78,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Writes a line of talk to stderr, after the log lines before it. Whoever reads it may be gone,
-/// which is no failure.
+/// Writes a message to stderr, after the log lines before it. A missing reader is not an error.
 pub fn say(line: Arguments<'_>) {
     match LINES.get() {
         Some(lines) => lines.put(format!("{line}\n").as_bytes()),
@@ -88,34 +86,33 @@ pub fn say(line: Arguments<'_>) {
     }
 }
 
-/// Waits for the reader of what was logged and said, half a second at most: the last thing that a
-/// process does.
+/// Waits until all lines are written, half a second at most: the last thing that a process does.
 pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(LAST_LINES);
     }
 }
 
-/// What an attempt to refresh was for, and what came of it.
+/// Labels of an attempt to refresh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Attempt {
     reason: &'static str,
     outcome: &'static str,
 }
 
-/// An answer that the proxy made itself.
+/// Label of a response that the proxy made itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
     code: &'static str,
 }
 
-/// A state of accounts.
+/// Label of the state of accounts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
 
-/// A kind of background task.
+/// Label of a kind of background task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Background {
     task: &'static str,
@@ -184,7 +181,7 @@ impl Metrics {
         self.refreshes.get_or_create(&Attempt { reason, outcome }).inc();
     }
 
-    /// The proxy answered a request itself.
+    /// The proxy responded to a request itself.
     pub fn refused(&self, code: &'static str) {
         self.refusals.get_or_create(&Refusal { code }).inc();
     }
@@ -194,18 +191,18 @@ impl Metrics {
         self.held.inc();
     }
 
-    /// A request is sent once more.
+    /// A request is sent again after a 401.
     pub fn resent(&self) {
         self.resent.inc();
     }
 
-    /// A refresh token of unknown fate is sent again.
+    /// A refresh token is sent again because the outcome of its refresh is not known.
     pub fn token_resent(&self) {
         self.token_resends.inc();
     }
 
-    /// All of it in the text format, with each account's state as it is now and how often each
-    /// background task was started again.
+    /// All metrics in the text format, with the current state of each account and the restarts of each
+    /// background task.
     ///
     /// # Errors
     /// Never in practice: the sink is a string.
@@ -235,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_told_by_label() {
+    fn metrics_have_labels() {
         let metrics = Metrics::default();
         metrics.refreshed("margin", "fresh");
         metrics.refreshed("margin", "fresh");

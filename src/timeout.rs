@@ -1,22 +1,22 @@
-//! Time limits for what must not be given up on while its result is waiting to be read.
+//! Time limits for work that must not be abandoned while its result is waiting to be read.
 //!
-//! A plain timer measures the time that passed, also while this process did not run: stopped by a
-//! signal, frozen with its container, asleep. It fires on resume, before anybody has read the
-//! response that arrived meanwhile, and that response may hold the only copy of a new pair. A limit
-//! here is counted in time in which the process ran.
+//! A plain timer also counts time in which this process did not run: stopped by a signal, frozen with
+//! its container, or suspended. It fires on resume, before the response that arrived meanwhile is
+//! read, and that response may hold the only copy of new tokens. A limit here counts only time in
+//! which the process ran.
 
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-/// How much of a limit one standstill can use up.
+/// The part of a limit that one standstill can use up.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs `work` until it ends, or until this process has run for `limit`; `None` if it did not end.
 ///
 /// The limit is cut into ticks, one after the other: a standstill, however long, ends one tick.
-/// After the last one comes one more, so that what arrived during a standstill right before the end
-/// is read all the same.
+/// One more tick follows the last one, so that what arrived during a standstill right before the end
+/// is still read.
 pub async fn while_running<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let tick = TICK.min(limit);
@@ -42,8 +42,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    /// What arrives `after` so long, and is noticed a little later: the task that reads a socket
-    /// runs first.
+    /// Something that arrives `after` this time and is noticed a little later, because the task that
+    /// reads a socket runs first.
     async fn arriving(after: Duration) -> &'static str {
         let (tx, rx) = oneshot::channel();
         tokio::spawn(async move {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_arrived_during_a_standstill_is_read_before_the_limit_is_looked_at() {
+    async fn what_arrived_during_a_standstill_is_read_before_the_limit_is_checked() {
         let second = Duration::from_secs(1);
         for (arrives, run) in [(5, 0), (5, 4), (29, 20), (31, 29), (40, 30)] {
             let read = with_a_standstill(second * arrives, second * run, second * 3600).await;

@@ -19,9 +19,9 @@ color-scheme:light dark}h1{font-size:1.4rem}code{font-size:.95em}";
 /// A page for a person.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// 200, or what went wrong.
+    /// 200, or the status of the error.
     pub status: StatusCode,
-    /// Its heading.
+    /// Title and heading.
     pub title: String,
     /// What happened and what to do next.
     pub text: String,
@@ -79,8 +79,8 @@ impl IntoResponse for Page {
     }
 }
 
-/// Headers of every page: not stored, not framed, nothing loaded but what the policy names, no
-/// address passed on.
+/// Sets the headers of every page: not stored, not framed, no referrer sent, and only what the policy
+/// names is loaded.
 pub fn protect(response: &mut Response, policy: &str) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));

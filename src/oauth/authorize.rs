@@ -4,7 +4,7 @@
 use url::Url;
 use url::form_urlencoded;
 
-use super::endpoint::{Endpoint, Origin};
+use super::endpoint::Endpoint;
 use super::pkce;
 use crate::secret::{AuthorizationCode, CodeVerifier, LoginState};
 
@@ -65,7 +65,7 @@ pub enum Callback {
         code: AuthorizationCode,
         /// Ties it to a login.
         state: LoginState,
-        /// Who says so (RFC 9207), if told.
+        /// The issuer (RFC 9207), if the callback names one.
         issuer: Option<String>,
     },
     /// A refusal.
@@ -129,23 +129,20 @@ impl Callback {
     }
 }
 
-/// True if an `iss` (RFC 9207) speaks for the server whose authorize endpoint this is: the same
-/// origin. Issuers with a path are common, and the path is not in our settings.
+/// True if an `iss` (RFC 9207) names the server of this authorize endpoint, that is, has the same
+/// origin. Issuers often have a path, which is not in the settings.
 pub fn issuer_matches(issuer: &str, authorize: &Endpoint) -> bool {
-    Endpoint::parse(issuer).is_ok_and(|issuer| {
-        let theirs: Origin = issuer.origin();
-        theirs == authorize.origin()
-    })
+    Endpoint::parse(issuer).is_ok_and(|issuer| issuer.origin() == authorize.origin())
 }
 
 fn required(query: &str, name: &'static str) -> Result<String, CallbackError> {
     let value = single(query, name)?
         .filter(|value| !value.is_empty())
         .ok_or(CallbackError::Missing(name))?;
-    match value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
-        true => Ok(value),
-        false => Err(CallbackError::Malformed(name)),
+    if !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Err(CallbackError::Malformed(name));
     }
+    Ok(value)
 }
 
 fn single(query: &str, name: &'static str) -> Result<Option<String>, CallbackError> {

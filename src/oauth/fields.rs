@@ -1,45 +1,45 @@
-//! The members of a response's JSON object, as far as they can be read: a response that carries the
-//! only copy of a new pair is read whatever is wrong with the rest of it.
+//! The members of a response's JSON object, as far as they can be read: new tokens are read whatever
+//! is wrong with the other parts of the response.
 //!
-//! Strict JSON comes first. Where that fails, a scan in linear time and constant depth takes the
-//! members of the first object that has one of the wanted names, and only values that have arrived
-//! whole: a text with its closing quote, a number with what follows it. At last form encoding,
-//! which servers older than RFC 6749 answer.
+//! Strict JSON is tried first. Where that fails, a scan in linear time and constant depth takes the
+//! members of the first object that has one of the wanted names, and only complete values: a string
+//! with its closing quote, a number with the character after it. Form encoding is tried last; servers
+//! older than RFC 6749 use it.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-/// Members of an object, and whether they are all of them.
+/// Members of an object, and whether these are all of them.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     values: Map<String, Value>,
-    /// The end of the object was seen and nothing in it had to be skipped: what is not here was not
-    /// sent.
+    /// The end of the object was seen and nothing in it was skipped: a member that is missing here
+    /// was not sent.
     pub(super) whole: bool,
 }
 
 impl Fields {
-    /// Reads a body that holds an object with one of the `wanted` names; `ended` if it came to its
-    /// proper end.
+    /// Reads a body that holds an object with one of the `wanted` names; `ended` if the body is
+    /// complete.
     pub(super) fn read(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Self> {
         let decoded = from_utf16(body);
         let body = decoded.as_ref().map_or(body, |decoded| decoded.as_slice());
         match serde_json::from_slice(body) {
             Ok(Value::Object(values)) => return Some(Self { values, whole: true }),
-            // JSON within a JSON text.
+            // JSON within a JSON string.
             Ok(Value::String(inner)) => return scan(inner.as_bytes(), wanted),
             _ => {}
         }
         scan(body, wanted).or_else(|| form(body, ended, wanted))
     }
 
-    /// A member's value; of two with one name the last counts.
+    /// A member's value; of two with the same name, the last one.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.values.get(name)
     }
 
-    /// A member that is a text.
+    /// A member that is a string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.as_str()
     }
@@ -49,7 +49,7 @@ impl Fields {
     }
 }
 
-/// Stands for a value that is there and cannot be read: no text, no number, neither true nor false.
+/// Stands for a value that cannot be read: not a string, not a number, neither true nor false.
 fn unreadable() -> Value {
     Value::Object(Map::new())
 }
@@ -67,7 +67,7 @@ fn from_utf16(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(Zeroizing::new(text.as_bytes().to_vec()))
 }
 
-/// The first object, whatever stands before and behind it, that has one of the wanted members.
+/// The first object that has one of the wanted members, whatever is around it.
 fn scan(body: &[u8], wanted: &[&str]) -> Option<Fields> {
     let mut scanner = Scanner { bytes: body, at: 0 };
     while let Some(brace) = scanner.rest().iter().position(|byte| *byte == b'{') {
@@ -84,20 +84,15 @@ fn scan(body: &[u8], wanted: &[&str]) -> Option<Fields> {
     None
 }
 
-/// `name=value&name=value`. In one that did not end properly the last value may be cut short, so it
-/// does not count.
+/// `name=value&name=value`. In an incomplete body the last value may be cut short, so it does not
+/// count.
 fn form(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Fields> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
     let start = body.iter().position(|byte| !is_blank(byte))?;
     let end = body.iter().rposition(|byte| !is_blank(byte))? + 1;
-    let body = match ended {
-        true => &body[start..end],
-        false => {
-            &body[start
-                ..body.iter().rposition(|byte| *byte == b'&').filter(|last| *last >= start)?]
-        }
-    };
+    let last_separator = || body.iter().rposition(|byte| *byte == b'&').filter(|it| *it >= start);
+    let body = if ended { &body[start..end] } else { &body[start..last_separator()?] };
     if body.iter().any(|byte| byte.is_ascii_control() || b"<>{}\"".contains(byte)) {
         return None;
     }
@@ -107,8 +102,7 @@ fn form(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Fields> {
     fields.has_any(wanted).then_some(fields)
 }
 
-/// A place in a text that looks like JSON. Every step goes forward, and none goes over the same
-/// bytes many times.
+/// A position in a text that looks like JSON. It only moves forward, so the scan takes linear time.
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -116,7 +110,7 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn rest(&self) -> &'a [u8] {
-        // An escape at the very end leads one past it.
+        // After an escape at the very end the position is one past the end.
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
@@ -130,15 +124,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// True if a brace stands here and a name and a colon follow.
+    /// True if a name and a colon follow the brace at this position.
     fn begins_object(&self) -> bool {
         let mut ahead = Scanner { bytes: self.bytes, at: self.at + 1 };
         ahead.skip_blanks();
         ahead.name().is_some()
     }
 
-    /// The object that begins here, to its end or to the end of what has arrived. Objects `within`
-    /// it are read too, those within these are not.
+    /// The object that begins here, to its end or to the end of the text. With `within`, objects in it
+    /// are read too, but not the objects in those.
     fn object(&mut self, within: bool) -> Fields {
         let mut fields = Fields::default();
         let mut sound = true;
@@ -167,7 +161,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A name and its colon, if that is what stands here; else nothing is passed over.
+    /// A name and its colon, if they are next; otherwise the position does not change.
     fn name(&mut self) -> Option<String> {
         let start = self.at;
         let name = self.text();
@@ -181,7 +175,7 @@ impl<'a> Scanner<'a> {
         None
     }
 
-    /// A value; none if it has not arrived whole.
+    /// A value; none if it is incomplete.
     fn value(&mut self, within: bool) -> Option<Value> {
         let start = self.at;
         match self.peek()? {
@@ -208,8 +202,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A text in quotes; none without its closing quote. What is no UTF-8, and escapes that stand
-    /// for nothing, become U+FFFD, which no token holds.
+    /// A string; none without its closing quote. Invalid UTF-8 and invalid escapes become U+FFFD,
+    /// which is in no token.
     fn text(&mut self) -> Option<String> {
         if self.peek() != Some(b'"') {
             return None;
@@ -227,7 +221,7 @@ impl<'a> Scanner<'a> {
         }))
     }
 
-    /// Passes over an array or object of any depth; false if it has not arrived whole.
+    /// Skips an array or object of any depth; false if it is incomplete.
     fn skip_nested(&mut self) -> bool {
         let mut depth = 0_usize;
         while let Some(byte) = self.peek() {
@@ -251,7 +245,7 @@ impl<'a> Scanner<'a> {
         false
     }
 
-    /// Passes over what is no member, to the comma or brace that ends it; not into anything nested.
+    /// Skips what is not a member, to the comma or brace that ends it, nested parts included.
     fn skip_junk(&mut self) {
         let mut depth = 0_usize;
         while let Some(byte) = self.peek() {

@@ -7,16 +7,16 @@ use super::authorize::printable;
 use super::fields::Fields;
 use super::response::{self, End, Response, SendError};
 
-/// Why a question has no answer.
+/// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum IntrospectError {
-    /// Nothing is there to ask.
+    /// There is no endpoint to ask.
     #[error("no introspection endpoint is set")]
     Absent,
-    /// Another status than success.
+    /// The response's status is not a success.
     #[error("it answered {0}")]
     Status(http::StatusCode),
-    /// Network or form of the answer.
+    /// The network failed, or the response cannot be read.
     #[error("{0}")]
     Failed(String),
 }
@@ -28,7 +28,7 @@ impl IntrospectError {
     }
 }
 
-/// Sends a prepared question, whose answer has the member `wanted`.
+/// Sends a prepared question whose response has the member `wanted`.
 pub(super) async fn ask(
     request: reqwest::RequestBuilder,
     wanted: &str,
@@ -38,7 +38,7 @@ pub(super) async fn ask(
         Ok(response) if response.status.is_success() => Ok(response),
         Ok(response) => Err(IntrospectError::Status(response.status)),
         Err(SendError::TimedOut) => fail("it did not answer in time".into()),
-        Err(SendError::Failed(error)) => fail(response::obstacle(&error)),
+        Err(SendError::Failed(error)) => fail(response::explain(&error)),
     }
 }
 
@@ -47,11 +47,10 @@ fn fields(body: &[u8], end: End, wanted: &str) -> Result<Fields, IntrospectError
         .ok_or_else(|| IntrospectError::Failed("it answered in no known form".into()))
 }
 
-/// `active` (RFC 7662 section 2.2). `false` ends a login, so it counts only in an object that is
-/// there to its end.
+/// `active` (RFC 7662 section 2.2). `false` ends a login, so it counts only in a complete object.
 ///
 /// # Errors
-/// It is not there, or neither true nor false, or false in a part of an answer.
+/// It is missing, neither true nor false, or false in an incomplete response.
 pub fn active(body: &[u8], end: End) -> Result<bool, IntrospectError> {
     let fields = fields(body, end, "active")?;
     match fields.get("active").and_then(Value::as_bool) {
@@ -64,7 +63,7 @@ pub fn active(body: &[u8], end: End) -> Result<bool, IntrospectError> {
 /// The subject URN, such as `urn:pleo:company:<uuid>` (pleo.md 1.7).
 ///
 /// # Errors
-/// It is not there.
+/// It is missing.
 pub fn subject(body: &[u8], end: End) -> Result<String, IntrospectError> {
     let fields = fields(body, end, "data")?;
     let subject = fields.get("data").and_then(|data| data.get("subjectURN")?.as_str());

@@ -1,5 +1,5 @@
-//! A response of the authorization server or the API, as far as it has arrived: one that ends
-//! badly, or not at all, may hold the only copy of a new pair.
+//! A response of the authorization server or the API, as far as it has arrived: even an incomplete
+//! one may hold the only copy of new tokens.
 
 use std::time::Duration;
 
@@ -11,24 +11,23 @@ use super::authorize::printable;
 use super::fields::Fields;
 use crate::timeout::while_running;
 
-/// Time for a whole call. Long on purpose: a response that is given up on may carry the only copy
-/// of a new pair.
+/// Time for a whole call. Long on purpose: a response that is not waited for may carry the only copy
+/// of new tokens.
 pub(super) const CALL: Duration = Duration::from_secs(30);
-/// Largest body that is read, in bytes: real ones are a few KiB. What comes behind is not looked
-/// at.
-const LARGEST_BODY: usize = 64 * 1024;
-/// How long the end of a body is waited for once its object is complete: a wrong length must not
-/// hold requests up.
+/// Largest part of a body that is read, in bytes: real bodies are a few KiB.
+const MAX_BODY: usize = 64 * 1024;
+/// How long the end of a body is waited for once its object is complete: a wrong Content-Length must
+/// not delay requests.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Properly.
+    /// Completely.
     Whole,
     /// It is longer than what is read.
     TooLong,
-    /// The connection broke, the time was up, or the end did not come.
+    /// The connection broke, or the time was up before the end came.
     BrokenOff,
 }
 
@@ -44,7 +43,7 @@ pub(super) struct Response {
 /// Why there is no response at all.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// No head came in time.
+    /// No response head came in time.
     TimedOut,
     /// The request was not sent, or its connection broke.
     Failed(reqwest::Error),
@@ -63,7 +62,7 @@ pub(super) async fn send(request: RequestBuilder, wanted: &[&str]) -> Result<Res
     }
 }
 
-/// Keeps what arrives as it arrives: whoever stops waiting has it.
+/// Stores what arrives in `arrived`, so that a caller that stops waiting has it.
 async fn receive(
     request: RequestBuilder,
     wanted: &[&str],
@@ -79,18 +78,19 @@ async fn receive(
     });
     let mut complete = false;
     loop {
-        let chunk = match complete {
-            true => match tokio::time::timeout(LAST_BYTES, incoming.chunk()).await {
+        let chunk = if complete {
+            match tokio::time::timeout(LAST_BYTES, incoming.chunk()).await {
                 Ok(chunk) => chunk?,
                 Err(_) => return Ok(()),
-            },
-            false => incoming.chunk().await?,
+            }
+        } else {
+            incoming.chunk().await?
         };
         let Some(chunk) = chunk else {
             response.end = End::Whole;
             return Ok(());
         };
-        let room = LARGEST_BODY - response.body.len();
+        let room = MAX_BODY - response.body.len();
         response.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() > room {
             response.end = End::TooLong;
@@ -101,8 +101,8 @@ async fn receive(
     }
 }
 
-/// What stands between us and a server, its name, and what to do about it.
-pub(super) fn obstacle(error: &reqwest::Error) -> String {
+/// Why a server could not be reached, with its name and what to do about it.
+pub(super) fn explain(error: &reqwest::Error) -> String {
     let why = innermost(error);
     let host = error.url().and_then(|url| url.host_str()).unwrap_or("the server").to_owned();
     let has = |part: &str| why.contains(part);
@@ -125,7 +125,7 @@ pub(super) fn obstacle(error: &reqwest::Error) -> String {
     }
 }
 
-/// The last cause in a chain of errors: the one a person can act on.
+/// The last cause in a chain of errors: the one that a person can act on.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

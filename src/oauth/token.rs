@@ -162,7 +162,7 @@ pub(super) async fn post(request: reqwest::RequestBuilder) -> Outcome {
 }
 
 fn failure(error: &reqwest::Error) -> Outcome {
-    let why = response::obstacle(error);
+    let why = response::explain(error);
     if error.is_builder() {
         return Outcome::Misconfigured(format!("the token request cannot be built: {why}"));
     }
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn expires_in_in_every_shape() {
-        for (told, seconds) in [
+        for (expires_in, seconds) in [
             ("600", 600.0),
             ("\"600\"", 600.0),
             ("600.5", 600.5),
@@ -433,11 +433,11 @@ mod tests {
             ("[]", 300.0),
         ] {
             let tokens = fresh(&format!(
-                r#"{{"access_token":"a","token_type":"bearer","expires_in":{told}}}"#
+                r#"{{"access_token":"a","token_type":"bearer","expires_in":{expires_in}}}"#
             ));
             assert!(
                 (tokens.lifetime.as_secs_f64() - seconds).abs() < 1e-6,
-                "{told}: {:?}",
+                "{expires_in}: {:?}",
                 tokens.lifetime
             );
         }
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_refuses_without_a_known_code_is_asked_again_later() {
+    fn a_refusal_without_a_known_code_is_tried_again_later() {
         let codes = [
             "invalid_request",
             "something_new",

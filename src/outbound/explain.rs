@@ -131,7 +131,7 @@ fn tls_failure(error: &rustls::Error) -> (String, &'static str) {
         ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
             "its certificate is for another name",
-            "Check the host names in [endpoints]; somebody may be in between.",
+            "Check the host names in [endpoints]; a device in between may answer in its place.",
         ),
         _ => {
             return (

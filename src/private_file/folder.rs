@@ -1,4 +1,4 @@
-//! Folders that nobody but their owner can enter.
+//! Folders that only their owner can enter.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;

@@ -1,13 +1,12 @@
-//! Text as people's editors save it: with a byte order mark, with CRLF, or in an encoding that is
-//! not ours.
+//! Text as editors save it: with a byte order mark, with CRLF, or in another encoding than UTF-8.
 
-/// Why bytes are no text that can be used.
+/// Why bytes are not UTF-8 text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
     /// With its byte order mark, or with the zero bytes that it gives to Latin letters.
     #[error("is UTF-16 text, as some Windows programs write it; save it as UTF-8")]
     Utf16,
-    /// In another encoding, or no text at all.
+    /// In another encoding, or not text at all.
     #[error("is not UTF-8 text (byte {0}); save it as UTF-8")]
     NotUtf8(usize),
 }
@@ -34,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_no_part_of_the_text_and_other_encodings_are_named() {
+    fn a_byte_order_mark_is_removed_and_other_encodings_are_named() {
         assert_eq!(decode(b"\xef\xbb\xbfa\r\n"), Ok("a\r\n"));
         assert_eq!(decode("ä".as_bytes()), Ok("ä"));
         assert_eq!(decode(b""), Ok(""));

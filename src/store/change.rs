@@ -1,4 +1,4 @@
-//! What a reader of a store's changes is told, and what it tells in turn.
+//! Changes of a store, and versions of its records.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -28,8 +28,8 @@ impl Version {
 pub struct Watched {
     /// The account.
     pub account: AccountName,
-    /// The version that the reader has; none = it could not read the record, and is told to try
-    /// again each time.
+    /// The version that the reader has; none = it could not read the record, so the record is reported
+    /// at each poll.
     pub version: Option<Version>,
 }
 

@@ -261,7 +261,7 @@ async fn other_file_work_is_done() {
 }
 
 #[tokio::test]
-async fn a_reader_of_changes_is_told_all_records_first_and_new_ones_later() {
+async fn all_records_are_reported_first_and_new_ones_later() {
     for Kind { store, .. } in kinds() {
         let (acme, beta) = (name("acme"), name("beta"));
         save(&store, &acme, &record(1)).await;
@@ -300,7 +300,7 @@ async fn a_watched_record_is_reported_until_its_reader_has_its_version() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_out_of_sight_is_resynced_and_meanwhile_no_record_counts_as_gone() {
+async fn a_store_that_comes_back_is_resynced_and_its_records_never_count_as_removed() {
     for Kind { store, lose, restore, .. } in kinds() {
         let acme = name("acme");
         let version = save(&store, &acme, &record(1)).await;
@@ -311,11 +311,11 @@ async fn a_store_that_was_out_of_sight_is_resynced_and_meanwhile_no_record_count
             Ok(found) => assert!(found.is_some()),
             Err(error) => assert!(error.is_passing(), "{error}"),
         }
-        let mut told = poll(&mut changes, &acme, Some(version)).await;
-        assert!(!told.contains(&changed(&acme)), "{told:?}");
+        let mut reported = poll(&mut changes, &acme, Some(version)).await;
+        assert!(!reported.contains(&changed(&acme)), "{reported:?}");
         restore();
-        told.extend(poll(&mut changes, &acme, Some(version)).await);
-        assert!(told.contains(&Change::Resync), "{told:?}");
+        reported.extend(poll(&mut changes, &acme, Some(version)).await);
+        assert!(reported.contains(&Change::Resync), "{reported:?}");
         assert_eq!(generation(&store, &acme).await, Some(1));
         assert!(!poll(&mut changes, &acme, Some(version)).await.contains(&Change::Resync));
     }

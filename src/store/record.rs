@@ -1,7 +1,7 @@
 //! One account's record: what it holds, and its form on disk.
 //!
-//! The file is one JSON object `{"version", "sha256", "record"}`; the sum covers the very bytes of
-//! `record`, so that a damaged token is told from a refused one.
+//! The file is one JSON object `{"version", "sha256", "record"}`; the checksum covers the bytes of
+//! `record`, so that a damaged token is not mistaken for a refused one.
 
 use data_encoding::HEXLOWER;
 use std::fmt;
@@ -14,21 +14,20 @@ use zeroize::Zeroizing;
 use crate::clock::rfc3339;
 use crate::secret::{AccessToken, RefreshToken};
 
-/// Version of the form on disk. Version 1 had a sentence in the place of the reason why a grant
-/// ended.
+/// Version of the format on disk. Version 1 had a sentence instead of the code why a grant ended.
 const VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 
-/// All that is kept of an account, replaced as a whole.
+/// Everything that is stored of an account, replaced as a whole.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Only ever rising: every refresh, login and logout adds one.
+    /// Rises by one with every refresh, login and logout, and never falls.
     pub generation: u64,
-    /// The grant; none after a logout or once it is over.
+    /// The grant; none after a logout or once it has ended.
     pub grant: Option<Grant>,
     /// The company or organisation that this account is bound to, if known.
     pub subject: Option<String>,
-    /// The grant is not known to be the subject's: it serves nobody until it is.
+    /// It is not confirmed that the grant belongs to the subject: no request uses it until then.
     pub subject_unconfirmed: bool,
     /// A refresh that was sent and has no outcome yet.
     pub intent: Option<Intent>,
@@ -36,14 +35,14 @@ pub struct Record {
     pub ended: Option<Ended>,
 }
 
-/// A grant as the authorization server gave it.
+/// A grant as the authorization server issued it.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// The access token; none after an import or an answer whose access token cannot be used.
+    /// The access token; none after an import, or after a response whose access token cannot be used.
     pub access: Option<AccessToken>,
     /// The single-use refresh token.
     pub refresh: RefreshToken,
-    /// When the access token expires: milliseconds since 1970.
+    /// Time at which the access token expires: milliseconds since 1970.
     pub expires_at: i64,
     /// Lifetime of the access token in milliseconds.
     pub lifetime: u64,
@@ -51,12 +50,12 @@ pub struct Grant {
     pub scope: Vec<String>,
     /// Where it was issued; it is used nowhere else.
     pub issued: Issued,
-    /// When the login was: milliseconds since 1970.
+    /// Time of the login: milliseconds since 1970.
     pub logged_in_at: i64,
-    /// When this pair was issued: milliseconds since 1970.
+    /// Time at which this pair was issued: milliseconds since 1970.
     pub refreshed_at: i64,
-    /// True if introspection answered `active` for a new refresh token, so that its `inactive` can
-    /// be believed.
+    /// True if introspection answered `active` for a new refresh token, so that an `inactive` can be
+    /// trusted.
     pub introspection_trusted: bool,
 }
 
@@ -80,33 +79,33 @@ pub struct Intent {
     pub generation: u64,
     /// Short hash of that token.
     pub token: String,
-    /// When: milliseconds since 1970.
+    /// Time: milliseconds since 1970.
     pub sent_at: i64,
-    /// When the first of these attempts was sent: milliseconds since 1970.
+    /// Time at which the first of these attempts was sent: milliseconds since 1970.
     pub first_sent_at: i64,
-    /// How often the same token was sent again since.
+    /// How often the same token was sent again since then.
     pub resends: u32,
 }
 
 impl Intent {
-    /// What tells one sending of a token from the next.
+    /// Identifies one attempt to send a token.
     pub fn sending(&self) -> (i64, u32) {
         (self.sent_at, self.resends)
     }
 }
 
-/// Why an account has no grant any more.
+/// When and why a grant ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ended {
-    /// When: milliseconds since 1970.
+    /// Time: milliseconds since 1970.
     pub at: i64,
     /// Why.
     #[serde(alias = "why", deserialize_with = "reason")]
     pub reason: EndReason,
 }
 
-/// Why a grant is over.
+/// Why a grant ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum EndReason {
@@ -124,16 +123,16 @@ pub enum EndReason {
         /// Its error code.
         code: String,
     },
-    /// A refresh was sent, and its answer with the new tokens never arrived.
+    /// A refresh was sent, and its response with the new tokens never arrived.
     Interrupted {
         /// When it was sent: milliseconds since 1970.
         sent_at: i64,
     },
     /// The grant is for another company than the account.
     OtherCompany {
-        /// Whose the grant is.
+        /// The company of the grant.
         subject: String,
-        /// Whom the account is bound to.
+        /// The company of the account.
         bound: String,
     },
     /// The company is connected as another account already.
@@ -143,7 +142,7 @@ pub enum EndReason {
         /// The account that holds it.
         other: String,
     },
-    /// As version 1 wrote it.
+    /// A sentence that version 1 wrote.
     Sentence {
         /// For people.
         text: String,
@@ -177,7 +176,7 @@ impl fmt::Display for EndReason {
     }
 }
 
-/// A reason, or the sentence of version 1 without what is said around every reason.
+/// A reason, or the sentence of version 1 without its standard beginning and end.
 fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EndReason, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -199,7 +198,7 @@ fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EndReason, D::Er
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Damaged, and where it shows.
+    /// Damaged, with the check that failed.
     #[error("it is corrupt ({0})")]
     Corrupt(&'static str),
     /// Written by another version of this program.
@@ -261,7 +260,7 @@ impl Record {
         }
     }
 
-    /// The intent, if it speaks of the grant that is stored beside it.
+    /// The intent, if it is about the grant that is stored beside it.
     pub fn open_intent(&self) -> Option<&Intent> {
         self.intent
             .as_ref()
@@ -405,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn survives_the_disk() {
+    fn a_decoded_record_equals_the_encoded_one() {
         let record = record();
         let back = Record::decode(&record.encode()).unwrap();
         assert_eq!(back.encode(), record.encode());
@@ -479,7 +478,7 @@ mod tests {
             assert_eq!(back.ended.unwrap().reason, reason);
             assert!(
                 !reason.to_string().contains("pleo-proxy"),
-                "commands are added where it is told: {reason}"
+                "commands are added where it is shown: {reason}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! The threads on which file work is done. They are made at the start and kept: when the system
-//! gives no more threads, what is in custody can still be saved.
+//! The threads on which file work is done. They are started once and kept: new tokens can be saved
+//! even when the system gives no more threads.
 
 use parking_lot::Mutex;
 use std::io;
@@ -11,26 +11,26 @@ use std::thread;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-/// How many there are, if the system gives as many: work waits for the disk, not for a processor.
-const MOST: usize = 4;
-/// Work that may wait for a thread. Only a disk that hangs lets it come to that.
-const WAITING: usize = 4096;
+/// Number of threads, if the system gives as many: the work waits for the disk, not for a processor.
+const MAX_THREADS: usize = 4;
+/// Pieces of work that may wait for a thread. Only a disk that hangs makes the queue that long.
+const MAX_WAITING: usize = 4096;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Threads that end with the last of their owners.
+/// Threads that end when the last reference to them is dropped.
 #[derive(Debug)]
 pub(super) struct Threads(SyncSender<Work>);
 
 impl Threads {
-    /// Makes them, or as many as there are to be had.
+    /// Starts as many threads as the system gives.
     ///
     /// # Errors
-    /// Not even one can be had.
+    /// The system gives none.
     pub(super) fn start() -> io::Result<Self> {
-        let (sender, waiting) = sync_channel(WAITING);
+        let (sender, waiting) = sync_channel(MAX_WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
-        for number in 0..MOST {
+        for number in 0..MAX_THREADS {
             let waiting = waiting.clone();
             match thread::Builder::new()
                 .name(format!("store-{number}"))
@@ -49,7 +49,7 @@ impl Threads {
         Ok(Self(sender))
     }
 
-    /// Runs work on one of them. It is not cancelled when the caller leaves: what has begun ends,
+    /// Runs work on one of them. It is not cancelled when the caller leaves: work that has begun ends,
     /// and what it owns is dropped after it.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ fn work_off(waiting: &Mutex<Receiver<Work>>) {
     loop {
         let next = waiting.lock().recv();
         let Ok(work) = next else { return };
-        // The panic has been told by the hook; whoever waits for the work sees its sender go.
+        // The panic hook has logged the panic; the waiting caller sees that its sender was dropped.
         let _ = catch_unwind(AssertUnwindSafe(work));
     }
 }
@@ -84,30 +84,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_that_panics_is_an_error_of_its_own_and_the_threads_stay() {
+    async fn work_that_panics_fails_alone_and_the_threads_stay() {
         let threads = Threads::start().unwrap();
-        for _ in 0..3 * MOST {
+        for _ in 0..3 * MAX_THREADS {
             assert!(threads.run(|| panic!("on purpose")).await.is_err());
         }
         assert_eq!(threads.run(|| 7).await.unwrap(), 7);
     }
 
     #[tokio::test]
-    async fn more_work_than_may_wait_is_refused_and_what_waits_is_done() {
+    async fn work_over_the_limit_is_refused_and_waiting_work_is_done() {
         let threads = Threads::start().unwrap();
         let (hold, held) = sync_channel::<()>(0);
         let held = Arc::new(Mutex::new(held));
-        let (mut waiting, mut look) = (Vec::new(), Context::from_waker(Waker::noop()));
+        let (mut waiting, mut context) = (Vec::new(), Context::from_waker(Waker::noop()));
         let refused = loop {
             let held = held.clone();
             let mut run = Box::pin(threads.run(move || held.lock().recv().is_err()));
-            match run.as_mut().poll(&mut look) {
+            match run.as_mut().poll(&mut context) {
                 Poll::Ready(refused) => break refused,
                 Poll::Pending => waiting.push(run),
             }
         };
         assert!(refused.unwrap_err().to_string().contains("does not keep up"));
-        assert!((WAITING..=WAITING + MOST).contains(&waiting.len()), "{}", waiting.len());
+        assert!(
+            (MAX_WAITING..=MAX_WAITING + MAX_THREADS).contains(&waiting.len()),
+            "{}",
+            waiting.len()
+        );
         drop(hold);
         for run in waiting {
             run.await.unwrap();

@@ -1,5 +1,4 @@
-//! Lines that others can cause as often as they like: the first few are written, the rest is
-//! counted.
+//! Log lines that callers can cause without limit: the first few are written, the others counted.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -9,12 +8,12 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-/// What is counted together.
+/// Lines within this time are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Lines of it that are written.
-const WRITTEN: u32 = 3;
+/// Lines of a window that are written.
+const MAX_WRITTEN: u32 = 3;
 
-/// How often lines of one kind were wished for lately. Clones are the same one.
+/// Counts lines of one kind within a window. Clones share the count.
 #[derive(Clone, Debug)]
 pub struct Repeats {
     what: &'static str,
@@ -26,13 +25,13 @@ struct Window {
     began: Option<Instant>,
     written: u32,
     left_out: u64,
-    /// Somebody waits to tell the count.
-    is_awaited: bool,
+    /// A task waits for the end of the window to report the count.
+    has_reporter: bool,
 }
 
-/// Tells how many lines were left out when it is dropped: at the end of their window, or with the
-/// runtime that waits for it, if that ends before.
-struct Teller(Repeats);
+/// Reports how many lines were left out when it is dropped: at the end of the window, or when the
+/// runtime ends before.
+struct Reporter(Repeats);
 
 impl Repeats {
     /// Lines about `what`, as it is called in "... and 7 more ".
@@ -40,7 +39,7 @@ impl Repeats {
         Self { what, window: Arc::default() }
     }
 
-    /// True if such a line may be written now. One that may not is counted, and the count is told
+    /// True if such a line may be written now. Otherwise it is counted, and the count is reported
     /// within ten seconds; outside a runtime, with the first line after that.
     pub fn admits(&self) -> bool {
         let (mut window, now) = (self.lock(), Instant::now());
@@ -52,30 +51,30 @@ impl Repeats {
                     now
                 }
             };
-        if window.written < WRITTEN {
+        if window.written < MAX_WRITTEN {
             window.written += 1;
-            if window.written == 1 && !window.is_awaited {
-                self.tell(&mut window);
+            if window.written == 1 && !window.has_reporter {
+                self.report(&mut window);
             }
             return true;
         }
         window.left_out += 1;
-        if !window.is_awaited
+        if !window.has_reporter
             && let Ok(runtime) = Handle::try_current()
         {
-            window.is_awaited = true;
-            let teller = Teller(self.clone());
-            // A runtime that is ending drops the task at once, and the teller needs the window.
+            window.has_reporter = true;
+            let reporter = Reporter(self.clone());
+            // A runtime that is ending drops the task at once, and then the reporter locks the window.
             drop(window);
             runtime.spawn(async move {
                 sleep_until(began + WINDOW).await;
-                drop(teller);
+                drop(reporter);
             });
         }
         false
     }
 
-    fn tell(&self, window: &mut Window) {
+    fn report(&self, window: &mut Window) {
         let left_out = std::mem::take(&mut window.left_out);
         if left_out > 0 {
             warn!("... and {left_out} more {} within {WINDOW:?}", self.what);
@@ -87,11 +86,11 @@ impl Repeats {
     }
 }
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
         let mut window = self.0.lock();
-        window.is_awaited = false;
-        self.0.tell(&mut window);
+        window.has_reporter = false;
+        self.0.report(&mut window);
     }
 }
 
@@ -100,18 +99,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_lines_of_a_window_are_written_and_the_rest_counted_and_told() {
+    async fn the_first_lines_of_a_window_are_written_and_the_others_counted_and_reported() {
         let lines = Repeats::new("tests");
         let written = || (0..1000).filter(|_| lines.admits()).count() as u32;
-        assert_eq!(written(), WRITTEN);
-        assert_eq!((written(), lines.lock().left_out), (0, 2000 - u64::from(WRITTEN)));
+        assert_eq!(written(), MAX_WRITTEN);
+        assert_eq!((written(), lines.lock().left_out), (0, 2000 - u64::from(MAX_WRITTEN)));
         tokio::time::sleep(WINDOW + Duration::from_millis(1)).await;
-        assert_eq!(lines.lock().left_out, 0, "told, though no line came after them");
-        assert_eq!(written(), WRITTEN);
+        assert_eq!(lines.lock().left_out, 0, "reported, though no line came after them");
+        assert_eq!(written(), MAX_WRITTEN);
     }
 
     #[test]
-    fn a_runtime_that_ends_tells_what_it_was_to_tell_and_the_next_one_goes_on() {
+    fn a_runtime_that_ends_reports_its_count_and_the_next_one_goes_on() {
         let runtime =
             || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let lines = Repeats::new("tests");
@@ -119,7 +118,7 @@ mod tests {
             let runtime = runtime();
             let written =
                 runtime.block_on(async { (0..10).filter(|_| lines.admits()).count() as u32 });
-            assert_eq!(written, if round == 0 { WRITTEN } else { 0 }, "it is the same window");
+            assert_eq!(written, if round == 0 { MAX_WRITTEN } else { 0 }, "it is the same window");
             assert_eq!(lines.lock().left_out, 10 - u64::from(written));
             drop(runtime);
             assert_eq!(lines.lock().left_out, 0, "round {round}");
@@ -127,13 +126,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn outside_a_runtime_they_are_counted_and_told_later() {
+    async fn outside_a_runtime_lines_are_counted_and_reported_later() {
         let lines = Repeats::new("tests");
         let alone = lines.clone();
         let admitted =
             std::thread::spawn(move || (0..10).filter(|_| alone.admits()).count() as u32);
-        assert_eq!(admitted.join().unwrap(), WRITTEN);
-        assert!(!lines.admits(), "somebody who can wait comes along");
+        assert_eq!(admitted.join().unwrap(), MAX_WRITTEN);
+        assert!(!lines.admits(), "this one can start a reporter");
         tokio::time::sleep(2 * WINDOW).await;
         assert_eq!(lines.lock().left_out, 0);
     }

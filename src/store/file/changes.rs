@@ -26,7 +26,7 @@ impl Poller {
     pub(super) fn poll(&mut self, folder: &Folder, watched: &[Watched]) -> Vec<Change> {
         let version = folder.version();
         if version.is_absent() {
-            // Records cannot be told from missing ones until the folder is back.
+            // Whether a record exists is not known until the folder is back.
             self.was_missing = true;
             return Vec::new();
         }
