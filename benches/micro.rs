@@ -12,6 +12,7 @@ use divan::{AllocProfiler, Bencher};
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request};
+use pleo_proxy::accounts::{Accounts, Background, DefaultAccount, Lease, Settings};
 use pleo_proxy::clock::Clock;
 use pleo_proxy::oauth::endpoint::{Endpoint, Origin};
 use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
@@ -22,7 +23,6 @@ use pleo_proxy::proxy::peer::{Allowed, Peer};
 use pleo_proxy::proxy::route::Route;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{AccountName, Grant, Record, Store};
-use pleo_proxy::tokens::{Accounts, Background, DefaultAccount, Lease, Settings};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -153,7 +153,7 @@ struct Custody {
     _folder: tempfile::TempDir,
 }
 
-static CUSTODY: LazyLock<Custody> = LazyLock::new(|| {
+static FIXTURE: LazyLock<Custody> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let accounts = runtime.block_on(open(&folder.path().join("state")));
@@ -166,7 +166,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })
             .unwrap();
     let client = oauth::Client::new(oauth_settings(), &outbound).unwrap();
-    let custody = Settings {
+    let settings = Settings {
         drain: Duration::from_secs(2),
         hold: PATIENCE,
         keep_warm: DAY,
@@ -174,7 +174,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         default_account: Some(name(0)),
     };
     let store = Store::open(folder).unwrap();
-    let accounts = Accounts::open(store, client, custody, Clock::system(), Background::Disabled)
+    let accounts = Accounts::open(store, client, settings, Clock::system(), Background::Disabled)
         .await
         .unwrap();
     let issued = accounts.issued();
@@ -233,7 +233,7 @@ fn name(number: usize) -> AccountName {
 
 #[divan::bench]
 fn account_of_those_who_name_none(bencher: Bencher<'_, '_>) {
-    let accounts = &CUSTODY.accounts;
+    let accounts = &FIXTURE.accounts;
     bencher.bench_local(|| matches!(&*accounts.default_account(), DefaultAccount::One(_)));
 }
 
@@ -241,16 +241,16 @@ fn account_of_those_who_name_none(bencher: Bencher<'_, '_>) {
 fn account_by_name_among_10_000(bencher: Bencher<'_, '_>) {
     let names: Vec<_> = (0..MANY).map(|number| name(number * 7919 % MANY)).collect();
     let mut next = names.iter().cycle();
-    bencher.bench_local(|| CUSTODY.accounts.get(next.next().unwrap()).unwrap());
+    bencher.bench_local(|| FIXTURE.accounts.get(next.next().unwrap()).unwrap());
 }
 
 #[divan::bench]
 fn lease_taken_and_returned(bencher: Bencher<'_, '_>) {
-    let DefaultAccount::One(account) = &*CUSTODY.accounts.default_account() else {
+    let DefaultAccount::One(account) = &*FIXTURE.accounts.default_account() else {
         panic!("the default account has a grant")
     };
     let deadline = Instant::now() + DAY;
-    let _entered = CUSTODY.runtime.enter();
+    let _entered = FIXTURE.runtime.enter();
     bencher.bench_local(|| {
         // Ready at the first look, so that the cost of a runtime is not in the figure.
         let lease = std::pin::pin!(Lease::acquire(account, deadline));

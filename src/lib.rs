@@ -16,7 +16,7 @@
 //! | 6 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
 //! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
-//! | 3 | [`tokens`]: accounts, their snapshots, gate, refresh and background tasks |
+//! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks |
 //! | 2 | [`store`]: keeps grants, under a lock |
 //! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
@@ -31,7 +31,7 @@
 //! borrows an idle one of another worker if it has none, and the first worker keeps one open.
 //! [`Forwarder::answer`](proxy::Forwarder::answer) then reads top to bottom: [`proxy::guard`]
 //! checks the head before a token is used or a body read; [`proxy::route`] finds the account and
-//! the raw target; the account returns a [`Lease`](tokens::Lease), which holds the credential;
+//! the raw target; the account returns a [`Lease`](accounts::Lease), which holds the credential;
 //! [`proxy::headers`] builds a new header map and inserts the credential last; [`proxy::body`]
 //! streams, and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the response
 //! arrives, the lease is returned and the response streams back. A 401 is handled here, once. Every
@@ -40,7 +40,7 @@
 //! # A refresh
 //!
 //! A token near expiry, a 401, an unused account, a command: all of them call
-//! [`Accounts::refresh`](tokens::Accounts::refresh), which runs one job of an account at a time. The
+//! [`Accounts::refresh`](accounts::Accounts::refresh), which runs one job of an account at a time. The
 //! job takes the account's refresh lock in this process, then the lock on the [`store`], and reads
 //! the record again: a newer one is adopted, and nothing is sent. Otherwise an intent is saved, the
 //! gate closes, leases are returned, and [`oauth`] sends the token request. Its result is named by
@@ -96,10 +96,11 @@
 //!
 //! Any future here may be dropped at any await. What must not stop half-way (a token request and
 //! its save, the end of a login) runs in its own task on the control runtime, and the caller only
-//! waits for it ([`Accounts::keep`](tokens::Accounts::keep)). Leases, the gate and locks are
+//! waits for it ([`Accounts::keep`](accounts::Accounts::keep)). Leases, the gate and locks are
 //! released in `Drop`. When the process ends, requests get a moment to finish, and a token request
 //! that was sent is waited for until its tokens are saved.
 
+pub mod accounts;
 pub mod admin;
 pub mod cli;
 pub mod clock;
@@ -119,6 +120,5 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod timeout;
-pub mod tokens;
 
 pub use pleo_sandbox as sandbox;

@@ -5,11 +5,11 @@ mod redirect;
 
 use std::sync::Arc;
 
+use crate::accounts::{Accounts, ChangeError, RefreshReason, RefreshReport, Status};
 use crate::login::{Begun, LoginError, Logins};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason};
-use crate::tokens::{Accounts, ChangeError, RefreshReason, RefreshReport, Status};
 
 pub use redirect::{Redirect, ReturnsBy};
 

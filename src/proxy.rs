@@ -21,9 +21,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::accounts::{Account, Accounts, DefaultAccount, Lease, Verdict};
 use crate::lazy_timer::LazyTimer;
 use crate::store::EndReason;
-use crate::tokens::{Account, Accounts, DefaultAccount, Lease, Verdict};
 use body::{Answer, Budget, Original};
 use guard::{Admitted, Guard, Tunnelled};
 use headers::Exchange;

@@ -14,11 +14,11 @@ use super::protocol::{
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
 };
 use super::{Admin, Shared, refusal, unauthorized};
+use crate::accounts::ChangeError;
 use crate::login::LoginError;
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, LockError};
-use crate::tokens::ChangeError;
 
 /// A response with data.
 fn data(body: impl Serialize) -> Response {

@@ -3,10 +3,10 @@
 use super::exit::{Exit, Failure};
 use super::state::State;
 use super::wiring;
+use crate::accounts::Background;
 use crate::config::Config;
 use crate::operate::Operator;
 use crate::store::{AccountName, Store};
-use crate::tokens::Background;
 
 /// The accounts of this store, to show them: nothing on disk is created or changed, and no server
 /// is contacted.

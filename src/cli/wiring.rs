@@ -6,12 +6,12 @@ use anyhow::Context as _;
 
 use super::exit::Failure;
 use super::state::State;
+use crate::accounts::{Accounts, Background};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
 use crate::store::Store;
-use crate::tokens::{Accounts, Background};
 
 /// The outbound connections of this configuration.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {

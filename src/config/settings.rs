@@ -28,6 +28,7 @@ use super::kinds::{
 };
 use super::layers::Reader;
 use super::{Environment, Origin};
+use crate::accounts;
 use crate::oauth::endpoint::{self, Endpoint};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, KeyExchange, ProxyChoice};
@@ -36,7 +37,6 @@ use crate::proxy::peer::PeerCheck;
 use crate::proxy::{body, upstream};
 use crate::server::{self, Address};
 use crate::store::{self, AccountName};
-use crate::tokens;
 
 /// One setting.
 pub struct Row {
@@ -298,7 +298,7 @@ settings! {
             Like(r#""""#, r#""http://127.0.0.1:8089/callback""#),
             "redirect URI registered at Pleo; empty: the admin listener's address and `/callback`";
     }
-    pub tokens: of tokens::Settings {
+    pub tokens: of accounts::Settings {
         "default_account" default_account: Option<AccountName> = Or("", By(Text, AccountName::from_str)),
             Like(r#""""#, r#""acme""#),
             "the account for requests that name none; empty: the only connected one, else `default`";

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use url::Url;
 
+use crate::accounts::ChangeError;
 use crate::oauth::CredentialsError;
 use crate::oauth::authorize::CallbackError;
-use crate::tokens::ChangeError;
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]

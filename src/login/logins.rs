@@ -14,12 +14,12 @@ use super::error::LoginError;
 use super::page::Page;
 use super::redeem;
 use super::register::{Claim, End, PendingLogin, Register};
+use crate::accounts::{Accounts, ChangeError, ChangeTicket};
 use crate::clock::Deadline;
 use crate::oauth;
 use crate::oauth::authorize::{Callback, Request, issuer_matches};
 use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
 use crate::store::AccountName;
-use crate::tokens::{Accounts, ChangeError, ChangeTicket};
 
 /// How long a person has to consent.
 pub const PATIENCE: Duration = Duration::from_secs(600);

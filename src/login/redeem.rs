@@ -9,11 +9,11 @@ use tracing::warn;
 
 use super::error::LoginError;
 use super::register::PendingLogin;
+use crate::accounts::{Accounts, ChangeTicket, Login};
 use crate::oauth::{Credentials, Outcome, TokenRequest};
 use crate::secret::{AccessToken, AuthorizationCode};
 use crate::store::AccountName;
 use crate::timeout::while_running;
-use crate::tokens::{Accounts, ChangeTicket, Login};
 
 /// Time to ask the authorization server whether a new refresh token is active.
 const INTROSPECTION_TIME: Duration = Duration::from_secs(5);

@@ -10,8 +10,8 @@ use serde::Serialize;
 use strum::VariantArray;
 
 use super::body::Answer;
+use crate::accounts::Refusal;
 use crate::store::AccountName;
-use crate::tokens::Refusal;
 
 /// Marks an answer that is ours, not the upstream's.
 pub const ERROR_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-error");
@@ -292,7 +292,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::{LoginReason, RetryReason};
+    use crate::accounts::{LoginReason, RetryReason};
 
     #[test]
     fn a_problem_has_its_code_in_body_and_header() {

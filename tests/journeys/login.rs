@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
+use pleo_proxy::accounts::{self, Accounts, Background};
 use pleo_proxy::clock::{Clock, Now};
 use pleo_proxy::login::{LoginError, Logins};
 use pleo_proxy::oauth::authorize::Callback;
@@ -19,7 +20,6 @@ use pleo_proxy::sandbox::{
 };
 use pleo_proxy::secret::ClientSecret;
 use pleo_proxy::store::{AccountName, Store};
-use pleo_proxy::tokens::{self, Accounts, Background};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Place, Proxy, client, config_toward, sandbox, sandbox_with, text, write_private};
@@ -936,7 +936,7 @@ async fn logins(
     let outbound =
         Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })
             .unwrap();
-    let custody = tokens::Settings {
+    let account_settings = accounts::Settings {
         drain: Duration::from_secs(2),
         hold: Duration::from_secs(15),
         keep_warm: Duration::from_secs(600),
@@ -946,7 +946,9 @@ async fn logins(
     let store = Store::open(&folder.join("records")).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();
     Logins::new(
-        Accounts::open(store, client, custody, clock.clone(), Background::Disabled).await.unwrap(),
+        Accounts::open(store, client, account_settings, clock.clone(), Background::Disabled)
+            .await
+            .unwrap(),
     )
 }
 

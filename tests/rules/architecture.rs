@@ -21,7 +21,7 @@ const ROWS: [&[&str]; 11] = [
     ],
     &["oauth", "operations"],
     &["store"],
-    &["tokens"],
+    &["accounts"],
     &["login", "proxy"],
     &["operate"],
     &["admin"],
@@ -48,7 +48,7 @@ const EXPOSING: [(&str, &str); 11] = [
     ("oauth/pkce.rs", "challenge of the verifier"),
     ("oauth/token.rs", "token request"),
     ("store/record.rs", "the record"),
-    ("tokens/credential.rs", "header of an API key"),
+    ("accounts/credential.rs", "header of an API key"),
 ];
 /// Names that say nothing but "handy".
 const DRAWERS: [&str; 10] = [

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::Health;
 use crate::store::AccountName;
-use crate::tokens::Health;
-use crate::{operate, tokens};
+use crate::{accounts, operate};
 
 /// An account without its secrets.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -114,10 +114,10 @@ pub fn account_problem(health: &Health, account: &AccountName) -> Option<String>
     })
 }
 
-impl From<tokens::Status> for AccountStatus {
-    fn from(status: tokens::Status) -> Self {
+impl From<accounts::Status> for AccountStatus {
+    fn from(status: accounts::Status) -> Self {
         // Field by field, so that a new field there does not compile here.
-        let tokens::Status {
+        let accounts::Status {
             account,
             health,
             generation,
@@ -153,9 +153,9 @@ impl From<tokens::Status> for AccountStatus {
     }
 }
 
-impl From<tokens::LastRefresh> for LastRefresh {
-    fn from(last: tokens::LastRefresh) -> Self {
-        let tokens::LastRefresh { at, reason, outcome, ms } = last;
+impl From<accounts::LastRefresh> for LastRefresh {
+    fn from(last: accounts::LastRefresh) -> Self {
+        let accounts::LastRefresh { at, reason, outcome, ms } = last;
         Self { at, reason: reason.to_owned(), outcome: outcome.to_owned(), ms }
     }
 }

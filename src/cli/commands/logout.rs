@@ -2,13 +2,13 @@
 
 use clap::Args;
 
+use crate::accounts::ChangeError;
 use crate::admin::protocol::{Done, Outcome, Versioned};
 use crate::cli::account_argument::AccountArgument;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::state::State;
 use crate::cli::{locate, open_store, output};
-use crate::tokens::ChangeError;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logout {

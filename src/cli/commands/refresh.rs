@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::accounts::Health;
 use crate::admin::protocol::{
     RefreshOutcome, RefreshQuery, Refreshed, State as AccountState, Versioned,
 };
@@ -12,7 +13,6 @@ use crate::cli::state::State;
 use crate::cli::{locate, open_store, output};
 use crate::config::Config;
 use crate::store::AccountName;
-use crate::tokens::Health;
 
 #[derive(Debug, Args)]
 pub(crate) struct Refresh {

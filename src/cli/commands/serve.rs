@@ -10,6 +10,7 @@ use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::accounts::{Accounts, Background};
 use crate::admin::protocol::{About, account_problem};
 use crate::admin::{self, Admin, key};
 use crate::cli::context::Context;
@@ -31,7 +32,6 @@ use crate::proxy::upstream::Way;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
 use crate::store::AccountName;
-use crate::tokens::{Accounts, Background};
 
 /// Everything that is opened before the first request.
 struct Opened {

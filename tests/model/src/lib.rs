@@ -13,7 +13,7 @@ extern crate alloc;
 extern crate self as std;
 extern crate self as tokio;
 
-#[path = "../../../src/tokens/gate.rs"]
+#[path = "../../../src/accounts/gate.rs"]
 pub mod gate;
 
 /// What the gate takes from `std::sync` and `tokio::sync`.

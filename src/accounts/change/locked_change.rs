@@ -6,13 +6,13 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
 use super::error::ChangeError;
+use crate::accounts::account::Account;
+use crate::accounts::services::Services;
+use crate::accounts::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
+use crate::accounts::transition;
 use crate::clock::Deadline;
 use crate::store::{DecodeError, Locked, Record, RecordError};
 use crate::timeout::while_running;
-use crate::tokens::account::Account;
-use crate::tokens::services::Services;
-use crate::tokens::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
-use crate::tokens::transition;
 
 /// A place in the order of the logins and logouts that were asked for.
 #[derive(Debug)]
