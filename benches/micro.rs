@@ -14,11 +14,13 @@ use http::request::Parts;
 use http::{Method, Request};
 use pleo_proxy::accounts::{Accounts, Background, DefaultAccount, Lease, Settings};
 use pleo_proxy::clock::Clock;
+use pleo_proxy::exchange::activity::Activity;
+use pleo_proxy::exchange::{self, Exchange};
 use pleo_proxy::oauth::endpoint::{Endpoint, Origin};
 use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
 use pleo_proxy::outbound::{self, Outbound};
 use pleo_proxy::proxy::guard::{self, Guard};
-use pleo_proxy::proxy::headers::{self, Exchange};
+use pleo_proxy::proxy::headers::{self, ResponseContext};
 use pleo_proxy::proxy::peer::{Allowed, Peer};
 use pleo_proxy::proxy::route::Route;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
@@ -109,6 +111,24 @@ fn guard_refusal(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| guard.check(black_box(&parts)).is_err());
 }
 
+/// Without debug logs, as usual: it takes nothing from the heap.
+#[divan::bench(args = CALLERS)]
+fn exchange_begun_and_ended(bencher: Bencher<'_, '_>, caller: Caller) {
+    let peer = exchange::Caller::Tcp { local: own(), peer: own() };
+    let activity = Activity::new(peer, Some(Arc::default()), Instant::now(), None);
+    let request = Request::from_parts(request(caller), ());
+    bencher.bench_local(|| {
+        let mut exchange = Exchange::begin(black_box(&activity), black_box(&request));
+        exchange.token_received(1);
+        exchange.connected();
+        exchange.head_received();
+        exchange.passed_on();
+        exchange.respond(http::StatusCode::OK, false);
+        exchange.sent(1024, || true);
+        drop(black_box(exchange));
+    });
+}
+
 #[divan::bench(args = CALLERS)]
 fn headers_to_upstream(bencher: Bencher<'_, '_>, caller: Caller) {
     let parts = request(caller);
@@ -121,7 +141,7 @@ fn headers_to_upstream(bencher: Bencher<'_, '_>, caller: Caller) {
 fn headers_to_client(bencher: Bencher<'_, '_>) {
     let (request, origin) = (request(Caller::Curl), api());
     let route = Route::of(&request).unwrap();
-    let about = Exchange { request: &request, route: &route, api: &origin, origin: None };
+    let context = ResponseContext { request: &request, route: &route, api: &origin, origin: None };
     let answer: HeaderMap = [
         ("date", "Sun, 22 Nov 2026 00:00:00 GMT"),
         ("content-type", "application/json"),
@@ -137,7 +157,7 @@ fn headers_to_client(bencher: Bencher<'_, '_>) {
     .collect();
     bencher
         .with_inputs(|| answer.clone())
-        .bench_local_values(|answer| headers::to_client(black_box(answer), &about));
+        .bench_local_values(|answer| headers::to_client(black_box(answer), &context));
 }
 
 #[divan::bench(args = ["/v1/export-jobs", "/@account-7/v1/export-jobs"])]
@@ -266,7 +286,7 @@ fn lease_taken_and_returned(bencher: Bencher<'_, '_>) {
 fn same_user_check(bencher: Bencher<'_, '_>) {
     let (_client, _accepted, local, peer) = connection();
     let allowed = Allowed::same_user();
-    bencher.bench_local(|| assert_eq!(allowed.judge(local, peer).unwrap(), Peer::Welcome));
+    bencher.bench_local(|| assert_eq!(allowed.judge(local, peer).unwrap(), Peer::Allowed));
 }
 
 fn connection() -> (TcpStream, TcpStream, SocketAddr, SocketAddr) {

@@ -378,7 +378,7 @@ impl Accounts {
     }
 
     /// Counters of everything that is done to tokens and requests.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.services.context.metrics
     }
 

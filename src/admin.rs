@@ -112,7 +112,7 @@ async fn guarded(State(admin): Shared, request: Request, next: Next) -> Response
     let (parts, body) = request.into_parts();
     match admin.guard.check(&parts) {
         Ok(_) => uncached(next.run(Request::from_parts(parts, body)).await),
-        Err(problem) => problem.into_response().map(Body::new),
+        Err(problem) => problem.into_response().map(Body::from),
     }
 }
 

@@ -16,9 +16,9 @@
 //! | 6 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
 //! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
-//! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks |
+//! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock |
-//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write |
+//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write. [`problem`]: the codes and the form of the proxy's own error responses |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
@@ -32,10 +32,11 @@
 //! [`Forwarder::answer`](proxy::Forwarder::answer) then reads top to bottom: [`proxy::guard`]
 //! checks the head before a token is used or a body read; [`proxy::route`] finds the account and
 //! the raw target; the account returns a [`Lease`](accounts::Lease), which holds the credential;
-//! [`proxy::headers`] builds a new header map and inserts the credential last; [`proxy::body`]
-//! streams, and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the response
+//! [`proxy::headers`] builds a new header map and inserts the credential last; [`proxy::replay`]
+//! streams the body and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the response
 //! arrives, the lease is returned and the response streams back. A 401 is handled here, once. Every
-//! failure becomes a response in [`proxy::reply`].
+//! failure becomes a [`problem::Problem`]. The [`exchange`] belongs to the request from its arrival,
+//! then to the response body; dropping it ends it.
 //!
 //! # A refresh
 //!
@@ -105,6 +106,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod exchange;
 pub mod hardening;
 pub mod lazy_timer;
 pub mod login;
@@ -113,6 +115,7 @@ pub mod operate;
 pub mod operations;
 pub mod outbound;
 pub mod private_file;
+pub mod problem;
 pub mod proxy;
 pub mod secret;
 pub mod server;

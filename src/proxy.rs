@@ -1,14 +1,14 @@
-//! The life of a request, top to bottom: guard, route, account, lease, upstream, and back. Whatever
-//! fails goes to [`reply`], never sideways.
+//! The path of a request, top to bottom: guard, route, account, lease, upstream, and back. Whatever
+//! fails becomes a [`Problem`] in [`reply`], never sideways.
 
 pub mod body;
 pub mod guard;
 pub mod headers;
-mod kept;
 pub mod peer;
-pub mod reply;
+pub mod replay;
+mod reply;
 pub mod route;
-pub mod upload;
+pub mod stall;
 pub mod upstream;
 
 use std::future::poll_fn;
@@ -16,42 +16,47 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::accounts::{Account, Accounts, DefaultAccount, Lease, Verdict};
+use crate::exchange::Exchange;
+use crate::exchange::incoming_body::IncomingBody;
 use crate::lazy_timer::LazyTimer;
+use crate::problem::Problem;
 use crate::store::EndReason;
-use body::{Answer, Budget, Original};
-use guard::{Admitted, Guard, Tunnelled};
-use headers::Exchange;
-use reply::{Code, Problem};
+use crate::telemetry::Metrics;
+use body::ResponseBody;
+use guard::Guard;
+use headers::ResponseContext;
+use replay::{OutgoingBody, ReplayBudget, ReplayableBody};
 use route::Route;
-use upload::Upload;
-use upstream::{Connection, Pool, SendError, Settings, Way};
+use upstream::{Connection, Connector, Pool, SendError, Settings};
 
-/// What forwards requests: one for each worker, sharing everything but the pool.
+/// Forwards requests: one for each worker, sharing everything but the pool.
 pub struct Forwarder {
     accounts: Arc<Accounts>,
     guard: Arc<Guard>,
     settings: Settings,
-    budget: Arc<Budget>,
+    budget: Arc<ReplayBudget>,
     pool: Pool,
 }
 
 /// A request that was admitted and routed.
-struct Journey<'a> {
+struct ForwardedRequest<'a> {
     forwarder: &'a Forwarder,
+    exchange: &'a mut Exchange,
     parts: &'a Parts,
     route: Route,
+    /// The page that sent it, if `allow_origins` lists it.
     origin: Option<HeaderValue>,
-    body: Original,
+    body: ReplayableBody,
 }
 
 /// A response head, and the connection that its body comes over.
-struct Arrived {
+struct UpstreamResponse {
     response: Response<Incoming>,
     connection: Connection,
 }
@@ -62,268 +67,266 @@ impl Forwarder {
         accounts: Arc<Accounts>,
         guard: Arc<Guard>,
         settings: Settings,
-        budget: Arc<Budget>,
-        way: Way,
+        budget: Arc<ReplayBudget>,
+        connector: Connector,
     ) -> Self {
-        Self { accounts, guard, settings, budget, pool: Pool::new(way) }
+        Self { accounts, guard, settings, budget, pool: Pool::new(connector) }
     }
 
-    /// Keeps a connection to the API ready while the proxy is in use; never ends. One forwarder of
-    /// all does it.
+    /// The counters of the proxy.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.accounts.metrics()
+    }
+
+    /// Keeps a connection to the API ready while the proxy is in use; never ends. One of all
+    /// forwarders does it.
     pub async fn keep_ready(&self) {
         if !matches!(*self.accounts.default_account(), DefaultAccount::None) {
-            self.pool.touch();
+            self.pool.mark_used();
         }
         self.pool.keep_ready(self.accounts.settings().keep_warm).await;
     }
 
-    /// Answers a request, one way or another.
-    pub async fn answer(&self, request: Request<Upload>) -> Response<Answer> {
+    /// Answers a request: with the API's response, or with one of the proxy's own.
+    pub async fn answer(
+        &self,
+        request: Request<IncomingBody>,
+        exchange: &mut Exchange,
+    ) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let admitted = match self.guard.check(&parts) {
             Ok(admitted) => admitted,
-            Err(problem) => return self.refuse(problem),
+            Err(problem) => return exchange.refuse(problem).map(ResponseBody::own),
         };
         if admitted.tunnel {
-            return tunnel();
+            return reply::tunnel().map(ResponseBody::own);
         }
         if admitted.preflight {
-            return preflight(&parts, &admitted);
+            return reply::preflight(&parts, &admitted).map(ResponseBody::own);
         }
         let origin = admitted.origin.clone();
-        let answer = self.forward(&parts, body, admitted.origin).await;
-        answer.unwrap_or_else(|problem| {
-            let mut response = self.refuse(problem);
-            if let Some(origin) = &origin {
-                headers::allow(response.headers_mut(), origin);
+        match self.forward(&parts, body, admitted.origin, exchange).await {
+            Ok(response) => response,
+            Err(problem) => {
+                let mut response = exchange.refuse(problem).map(ResponseBody::own);
+                if let Some(origin) = &origin {
+                    headers::allow(response.headers_mut(), origin);
+                }
+                response
             }
-            response
-        })
-    }
-
-    /// Answers with a problem, and counts it.
-    pub fn refuse(&self, problem: Problem) -> Response<Answer> {
-        self.accounts.metrics().refused(problem.code.word());
-        problem.into_response()
+        }
     }
 
     async fn forward(
         &self,
         parts: &Parts,
-        body: Upload,
+        body: IncomingBody,
         origin: Option<HeaderValue>,
-    ) -> Result<Response<Answer>, Problem> {
+        exchange: &mut Exchange,
+    ) -> Result<Response<ResponseBody>, Problem> {
         let route = Route::of(parts)?;
         self.guard.check_operation(&parts.method, route.target.path())?;
         if self.accounts.is_closing() {
-            return Err(shutting_down());
+            return Err(reply::shutting_down());
         }
         let account = self.account(&route).await?;
-        let (limit, idle, now) =
-            (self.settings.replay_limit, self.settings.idle_timeout, Instant::now());
-        let body = Original::new(body, limit, self.budget.clone(), idle, now);
-        Journey { forwarder: self, parts, route, origin, body }.run(&account, now).await
+        exchange.set_account(&account.name);
+        let Settings { replay_limit, idle_timeout, .. } = self.settings;
+        let now = Instant::now();
+        let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
+        let mut request =
+            ForwardedRequest { forwarder: self, exchange, parts, route, origin, body };
+        request.run(&account, now).await
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
         if let Some(name) = &route.account {
-            return self.accounts.find(name).await.ok_or_else(|| {
-                let fix = format!("Connect it with `pleo-proxy login {name}`; `pleo-proxy status` lists the accounts.");
-                Problem::new(Code::AccountUnknown, format!("there is no account {name}"), fix)
-            });
+            return self.accounts.find(name).await.ok_or_else(|| reply::account_unknown(name));
         }
         match &*self.accounts.default_account() {
             DefaultAccount::One(account) => Ok(account.clone()),
-            DefaultAccount::Ambiguous(names) => {
-                let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
-                let detail = format!("several accounts are connected: {}", names.join(", "));
-                let one = names.first().unwrap_or(&"NAME");
-                let fix = format!(
-                    "Name one by a header (`Pleo-Account: {one}`) or a path prefix (/@{one}/v1/...), or set \
-                     default_account = \"{one}\"."
-                );
-                Err(Problem::new(Code::AccountRequired, detail, fix))
-            }
-            DefaultAccount::None => {
-                let fix = "Run `pleo-proxy login`, or open /connect on the admin listener.";
-                Err(Problem::new(Code::LoginRequired, "no account is connected", fix))
-            }
+            DefaultAccount::Ambiguous(names) => Err(reply::account_required(names)),
+            DefaultAccount::None => Err(reply::not_connected()),
         }
     }
 }
 
-impl Journey<'_> {
-    /// Sends the request, and once more if the upstream refused a token that has a successor.
+impl ForwardedRequest<'_> {
+    /// Sends the request, and once more if the API refused a token that has a successor.
     async fn run(
-        &self,
+        &mut self,
         account: &Arc<Account>,
         arrival: Instant,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<ResponseBody>, Problem> {
         let accounts = &self.forwarder.accounts;
         let hold = accounts.settings().hold;
-        let (generation, arrived) = self.send(account, arrival + hold).await?;
-        if arrived.response.status() != StatusCode::UNAUTHORIZED {
-            return self.finish(account, arrived).await;
+        let (generation, upstream) = self.send(account, arrival + hold).await?;
+        if upstream.response.status() != StatusCode::UNAUTHORIZED {
+            return self.finish(account, upstream).await;
         }
-        if !self.body.is_kept() || !self.body.can_repeat(hold).await {
+        if !self.body.is_kept() || !self.body.can_replay(hold).await {
             if account.snapshot().generation() > generation {
-                return Err(rotated());
+                return Err(reply::token_rotated());
             }
             accounts.rejected_for_good(account, generation);
-            return self.finish(account, arrived).await;
+            return self.finish(account, upstream).await;
         }
-        let patience = Instant::now() + hold;
-        match accounts.rejected(account, generation, patience).await {
-            Verdict::Give => self.finish(account, arrived).await,
-            Verdict::Refuse(refusal) => Err(Problem::refused(refusal, &account.name)),
+        let deadline = Instant::now() + hold;
+        match accounts.rejected(account, generation, deadline).await {
+            Verdict::Give => self.finish(account, upstream).await,
+            Verdict::Refuse(refusal) => Err(reply::no_token(refusal, &account.name)),
             Verdict::Again => {
-                drop(arrived);
+                drop(upstream);
                 accounts.metrics().resent();
-                let (_, arrived) = self.send(account, patience).await?;
-                self.finish(account, arrived).await
+                self.exchange.sent_again();
+                let (_, upstream) = self.send(account, deadline).await?;
+                self.finish(account, upstream).await
             }
         }
     }
 
     /// From the lease to the response head, where the lease is returned. Waits for a token until
-    /// `patience` at most.
+    /// `deadline`.
     async fn send(
-        &self,
+        &mut self,
         account: &Arc<Account>,
-        patience: Instant,
-    ) -> Result<(u64, Arrived), Problem> {
+        deadline: Instant,
+    ) -> Result<(u64, UpstreamResponse), Problem> {
         let pool = &self.forwarder.pool;
-        let lease = Lease::acquire(account, patience)
-            .await
-            .map_err(|refusal| Problem::refused(refusal, &account.name))?;
-        if let Some(connection) = pool.reuse() {
-            match self.try_on(connection, &lease).await? {
-                Ok(arrived) => {
-                    // A server that is tired of an idle connection may say so, and what was on its
-                    // way by then is not answered (RFC 9110 section 15.5.9).
-                    let is_stale = arrived.response.status() == StatusCode::REQUEST_TIMEOUT;
+        let lease = self.lease(account, deadline).await?;
+        if let Some(connection) = pool.checkout() {
+            match self.send_on(connection, &lease).await? {
+                Ok(upstream) => {
+                    // A server that is about to close an idle connection may say so, and ignores
+                    // what is sent to it in that moment (RFC 9110 section 15.5.9).
+                    let is_stale = upstream.response.status() == StatusCode::REQUEST_TIMEOUT;
                     if !is_stale || !self.may_repeat_stale().await {
-                        return Ok((lease.generation, arrived));
+                        return Ok((lease.generation, upstream));
                     }
                 }
                 Err(SendError::Unsent) => {}
                 Err(SendError::Failed(error)) => {
-                    // An answer that makes no sense is an answer: the connection was not stale.
-                    if upstream::is_bad_answer(&error) || !self.may_repeat_stale().await {
-                        return Err(broken(&error));
+                    // An invalid response is a response: the connection was not stale.
+                    let is_response = upstream::is_invalid_response(&error);
+                    if is_response || !self.may_repeat_stale().await {
+                        return Err(reply::broken(&error));
                     }
                 }
             }
+            self.exchange.sent_again();
         }
-        // No refresh waits for somebody who is dialling, and whoever has dialled takes the token of
-        // that moment.
+        // No refresh should wait for a connection to be made; afterwards the token may be another.
         drop(lease);
         let connection = pool.connect().await?;
-        let lease = Lease::acquire(account, patience)
-            .await
-            .map_err(|refusal| Problem::refused(refusal, &account.name))?;
-        match self.try_on(connection, &lease).await? {
-            Ok(arrived) => Ok((lease.generation, arrived)),
-            Err(SendError::Unsent) => {
-                let detail = "it closed a new connection before the request could be sent";
-                Err(Problem::new(Code::UpstreamBroken, detail, "Try again."))
-            }
-            Err(SendError::Failed(error)) => Err(broken(&error)),
+        let lease = self.lease(account, deadline).await?;
+        match self.send_on(connection, &lease).await? {
+            Ok(upstream) => Ok((lease.generation, upstream)),
+            Err(SendError::Unsent) => Err(reply::closed_at_once()),
+            Err(SendError::Failed(error)) => Err(reply::broken(&error)),
         }
     }
 
-    /// One sending on one connection. The outer error ends the journey, the inner one may be tried
-    /// elsewhere.
-    async fn try_on(
-        &self,
+    async fn lease(&mut self, account: &Arc<Account>, deadline: Instant) -> Result<Lease, Problem> {
+        let lease = Lease::acquire(account, deadline).await;
+        let lease = lease.map_err(|refusal| reply::no_token(refusal, &account.name))?;
+        self.exchange.token_received(lease.generation);
+        Ok(lease)
+    }
+
+    /// Sends the request on one connection. After an inner error another connection may be tried,
+    /// an outer one is final.
+    async fn send_on(
+        &mut self,
         mut connection: Connection,
         lease: &Lease,
-    ) -> Result<Result<Arrived, SendError>, Problem> {
+    ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
+        self.exchange.connected();
         let limit = self.forwarder.settings.response_timeout;
-        let mut alarm = LazyTimer::new(Instant::now() + limit);
+        let mut timer = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {
             biased;
             sent = connection.send(self.request(lease)) => sent,
-            () = poll_fn(|cx| alarm.poll(|| self.due(), cx)) => return Err(too_late(limit)),
+            () = poll_fn(|cx| timer.poll(|| self.response_deadline(), cx)) => {
+                return Err(reply::response_timeout(limit));
+            }
         };
         match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let detail = "it switched protocols though nobody asked";
-                Err(Problem::new(Code::UpstreamBroken, detail, "Try again."))
+                Err(reply::switched_protocols())
             }
-            Ok(response) => Ok(Ok(Arrived { response, connection })),
-            Err(SendError::Failed(_)) if self.body.failed() => {
-                let detail = "the request body broke off or stalled";
-                Err(Problem::new(Code::BadRequest, detail, "Send the whole body.").closing())
+            Ok(response) => {
+                self.exchange.head_received();
+                Ok(Ok(UpstreamResponse { response, connection }))
             }
+            Err(SendError::Failed(_)) if self.body.failed() => Err(reply::body_failed()),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    /// When an answer is too late: `response_timeout` after the end of the request body, or after
-    /// nothing of it was taken for longer than a body may rest.
-    fn due(&self) -> Option<Instant> {
-        let (limit, idle) =
-            (self.forwarder.settings.response_timeout, self.forwarder.settings.idle_timeout);
+    /// When a response is too late: `response_timeout` after the end of the request body, or, before
+    /// that end, once nothing of it was read for longer than a body may stall.
+    fn response_deadline(&self) -> Option<Instant> {
+        let Settings { response_timeout, idle_timeout, .. } = self.forwarder.settings;
         match self.body.ended() {
-            Some(ended) => Some(ended + limit),
-            None => idle.map(|idle| self.body.moved() + limit.max(idle)),
+            Some(ended) => Some(ended + response_timeout),
+            None => idle_timeout.map(|idle| self.body.last_read() + response_timeout.max(idle)),
         }
     }
 
-    /// A request that a reused connection lost goes once more if its method is safe (RFC 9112
-    /// section 9.3.1) and its body is here.
+    /// A request that failed on a reused connection is sent again if its method is safe (RFC 9112
+    /// section 9.3.1) and its body was kept.
     async fn may_repeat_stale(&self) -> bool {
         let is_safe = matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
         is_safe
             && self.body.is_kept()
-            && self.body.can_repeat(self.forwarder.settings.connect_timeout).await
+            && self.body.can_replay(self.forwarder.settings.connect_timeout).await
     }
 
-    /// The request as the upstream gets it: raw target, new headers, the credential last.
-    fn request(&self, lease: &Lease) -> Request<body::Outgoing> {
-        let way = self.forwarder.pool.way();
-        let body = self.body.outgoing();
-        let mut request = Request::new(body);
+    /// The request as the API gets it: raw target, new headers, the credential last.
+    fn request(&self, lease: &Lease) -> Request<OutgoingBody> {
+        let connector = self.forwarder.pool.connector();
+        let mut request = Request::new(self.body.outgoing());
         *request.method_mut() = self.parts.method.clone();
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = Uri::from(self.route.target.clone());
-        let mut headers = headers::to_upstream(self.parts, &way.host, &lease.credential);
-        frame(&mut headers, self.parts, &request);
+        let mut headers = headers::to_upstream(self.parts, &connector.host, &lease.credential);
+        set_framing(&mut headers, self.parts, &request);
         *request.headers_mut() = headers;
         request
     }
 
-    /// The upstream's answer as the caller gets it.
+    /// The API's response as the caller gets it.
     async fn finish(
-        &self,
+        &mut self,
         account: &Account,
-        arrived: Arrived,
-    ) -> Result<Response<Answer>, Problem> {
-        let Arrived { response, connection } = arrived;
+        upstream: UpstreamResponse,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let UpstreamResponse { response, connection } = upstream;
         let (mut head, body) = response.into_parts();
         if head.status.is_success()
             && guard::is_disconnect(&self.parts.method, self.route.target.path())
         {
-            self.disconnected(account).await;
+            self.log_out(account).await;
         }
-        let about = Exchange {
+        let context = ResponseContext {
             request: self.parts,
             route: &self.route,
-            api: &self.forwarder.pool.way().origin,
+            api: &self.forwarder.pool.connector().origin,
             origin: self.origin.as_ref(),
         };
-        head.headers = headers::to_client(head.headers, &about);
+        head.headers = headers::to_client(head.headers, &context);
         head.version = Version::HTTP_11;
         head.extensions.clear();
         // A connection whose request is still being written is not fit for the next one.
-        let reusable = self.body.ended().is_some();
-        let idle = self.forwarder.settings.idle_timeout;
-        Ok(Response::from_parts(head, Answer::theirs(body, connection, reusable, idle)))
+        let is_reusable = self.body.ended().is_some();
+        let stall_limit = self.forwarder.settings.idle_timeout;
+        self.exchange.passed_on();
+        let body = ResponseBody::upstream(body, connection, is_reusable, stall_limit);
+        Ok(Response::from_parts(head, body))
     }
 
-    /// Pleo has revoked every token of this client for the account.
-    async fn disconnected(&self, account: &Account) {
+    /// The caller has disconnected the account: Pleo has revoked every token of this client for it.
+    async fn log_out(&self, account: &Account) {
         let logout = self.forwarder.accounts.logout(&account.name, EndReason::Disconnected).await;
         if let Err(error) = logout {
             warn!(account = %account.name, "the disconnected account could not be logged out: {error}");
@@ -331,9 +334,9 @@ impl Journey<'_> {
     }
 }
 
-/// A length or the chunked coding, derived anew. hyper needs to be told where a method usually has
-/// no body.
-fn frame(headers: &mut http::HeaderMap, parts: &Parts, request: &Request<body::Outgoing>) {
+/// Sets a length or the chunked coding, which are not forwarded. Without one, hyper sends no body
+/// with the methods that usually have none.
+fn set_framing(headers: &mut HeaderMap, parts: &Parts, request: &Request<OutgoingBody>) {
     use http_body::Body as _;
     if parts.headers.contains_key(header::TRANSFER_ENCODING)
         && request.body().size_hint().exact().is_none()
@@ -344,63 +347,4 @@ fn frame(headers: &mut http::HeaderMap, parts: &Parts, request: &Request<body::O
     {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-}
-
-/// Opens a tunnel, which ends here: the server sees the mark and goes on with the requests that
-/// come in it.
-fn tunnel() -> Response<Answer> {
-    let mut response = Response::new(Answer::Ours(None));
-    response.extensions_mut().insert(Tunnelled);
-    response
-}
-
-/// The answer to a page that asks what it may do: all that a tool may (Fetch standard, CORS
-/// protocol).
-fn preflight(parts: &Parts, admitted: &Admitted) -> Response<Answer> {
-    let mut response = Response::new(Answer::Ours(None));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let to = response.headers_mut();
-    if let Some(origin) = &admitted.origin {
-        headers::allow(to, origin);
-    }
-    to.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(reply::METHODS));
-    if let Some(asked) = parts.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        to.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
-    }
-    to.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    response
-}
-
-fn shutting_down() -> Problem {
-    Problem::new(
-        Code::ShuttingDown,
-        "the proxy is about to end",
-        "Start it again, then repeat the request.",
-    )
-    .closing()
-}
-
-fn rotated() -> Problem {
-    Problem::new(
-        Code::TokenRotated,
-        "a refresh replaced the token while this request's body was under way, and the body is too long to be kept",
-        "Send it again; bodies up to upstream.replay_limit are repeated by the proxy itself.",
-    )
-    .retry_after(std::time::Duration::ZERO)
-}
-
-fn broken(error: &hyper::Error) -> Problem {
-    Problem::new(
-        Code::UpstreamBroken,
-        upstream::fault(error),
-        "Check whether the request took effect before you repeat it.",
-    )
-}
-
-fn too_late(limit: std::time::Duration) -> Problem {
-    Problem::new(
-        Code::UpstreamTimeout,
-        format!("no answer within {limit:?}"),
-        "Check whether the request took effect before you repeat it, or raise upstream.response_timeout.",
-    )
 }

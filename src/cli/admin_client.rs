@@ -158,8 +158,10 @@ impl AdminClient {
         // After the response: the kernel knows no owner before the connection is accepted.
         let me = rustix::process::geteuid().as_raw();
         match Allowed::Users(vec![me, 0]).judge(local, peer) {
-            Ok(Peer::Welcome) => {}
-            Ok(Peer::Foreign(user)) => bail!("a program of user {user} listens at {}", self.origin),
+            Ok(Peer::Allowed) => {}
+            Ok(Peer::OtherUser(user)) => {
+                bail!("a program of user {user} listens at {}", self.origin)
+            }
             Ok(Peer::Unknown) => {
                 bail!("the kernel does not say whose program listens at {}", self.origin)
             }

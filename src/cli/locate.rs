@@ -121,7 +121,7 @@ pub(super) async fn other_proxy_at(address: Option<SocketAddr>) -> Option<String
         is_ours.then_some(owner)
     };
     let whose = match timeout(PROOF_TIMEOUT, asked).await.ok()?? {
-        Some(Peer::Foreign(user)) => format!(" of user {user}"),
+        Some(Peer::OtherUser(user)) => format!(" of user {user}"),
         _ => String::new(),
     };
     Some(format!("a pleo-proxy{whose} with another store runs at http://{address}"))

@@ -34,7 +34,7 @@ use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, KeyExchange, ProxyChoice};
 use crate::proxy::guard::{self, allowed_host, allowed_origin};
 use crate::proxy::peer::PeerCheck;
-use crate::proxy::{body, upstream};
+use crate::proxy::{replay, upstream};
 use crate::server::{self, Address};
 use crate::store::{self, AccountName};
 
@@ -353,7 +353,7 @@ settings! {
             "time limit from the end of the request to the head of the response";
         "upstream.idle_timeout" idle_timeout: Option<Duration> = NoneAtZero("1d"), Is(r#""60s""#),
             "time limit between two pieces of a body; `\"0s\"`: none";
-        "upstream.replay_limit" replay_limit: usize = By(Size, body::replay_limit), Is(r#""256KiB""#),
+        "upstream.replay_limit" replay_limit: usize = By(Size, replay::replay_limit), Is(r#""256KiB""#),
             "request bodies up to this size are kept, so that they can be sent again after a 401";
     }
     // Shows that a section may hold tables with free names.

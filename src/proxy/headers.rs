@@ -1,6 +1,6 @@
-//! Header policy, both ways. Towards the API a new map is built of what may pass, and only then the
-//! credential goes in: stripping after inserting would let a caller's `Connection: Authorization`
-//! take the token out again.
+//! Header policy in both directions. For the API a new map is built from what may pass, and only then
+//! the credential goes in: stripping after that would let a caller's `Connection: Authorization`
+//! remove the token.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -8,8 +8,8 @@ use http::request::Parts;
 use super::route::Route;
 use crate::oauth::endpoint::Origin;
 
-/// Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each side does anew.
-const HOP: [&str; 10] = [
+/// Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which is set anew for each side.
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -22,8 +22,8 @@ const HOP: [&str; 10] = [
     "http2-settings",
 ];
 
-/// Fields of a request that stay here, beside the hop-by-hop ones and those that begin like
-/// [`REQUEST_PREFIXES`].
+/// Fields of a request that are not forwarded, besides the hop-by-hop ones and those that begin with
+/// one of [`REQUEST_PREFIXES`].
 const REQUEST: [&str; 16] = [
     "host",
     "content-length",
@@ -45,8 +45,8 @@ const REQUEST: [&str; 16] = [
 const REQUEST_PREFIXES: [&str; 4] =
     ["x-forwarded-", "sec-fetch-", "sec-websocket-", "access-control-request-"];
 
-/// Fields of a response that mean something to a browser at the proxy's own origin, or to the next
-/// hop only.
+/// Fields of a response that are not passed on: a browser would apply them to the proxy's own origin,
+/// or they concern this hop only.
 const RESPONSE: [&str; 9] = [
     "set-cookie",
     "clear-site-data",
@@ -66,13 +66,15 @@ const CROSS_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// What the upstream gets: the caller's end-to-end fields, our Host, then the credential.
+/// The fields of the request to the API: the caller's end-to-end fields, the API's Host, then the
+/// credential.
 pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -> HeaderMap {
     let nominated = Nominated::of(&from.headers);
     let mut to = HeaderMap::with_capacity(from.headers.len() + 2);
     to.insert(header::HOST, host.clone());
     for (name, value) in &from.headers {
-        if !stays(name.as_str(), &REQUEST, &REQUEST_PREFIXES) && !nominated.has(name.as_str()) {
+        if !is_dropped(name.as_str(), &REQUEST, &REQUEST_PREFIXES) && !nominated.has(name.as_str())
+        {
             to.append(name.clone(), value.clone());
         }
     }
@@ -80,65 +82,64 @@ pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -
     to
 }
 
-/// What the caller gets back: what stays here is taken out, our own fields are put in.
-pub fn to_client(mut headers: HeaderMap, about: &Exchange<'_>) -> HeaderMap {
+/// The fields of the response to the caller: what is not passed on is removed, the proxy's own fields
+/// are added.
+pub fn to_client(mut headers: HeaderMap, context: &ResponseContext<'_>) -> HeaderMap {
     for name in not_for_client(&headers) {
         headers.remove(name);
     }
     if let header::Entry::Occupied(mut locations) = headers.entry(header::LOCATION) {
         for location in locations.iter_mut() {
-            if let Some(local) = about.local(location) {
+            if let Some(local) = context.local(location) {
                 *location = local;
             }
         }
     }
-    protect(&mut headers, about);
+    protect(&mut headers, context);
     headers
 }
 
 fn not_for_client(headers: &HeaderMap) -> Vec<HeaderName> {
     let nominated = Nominated::of(headers);
-    // With both, the length is not to be believed (RFC 9112 section 6.3).
+    // If there are both, the length is not reliable (RFC 9112 section 6.3).
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let stays = |name: &&HeaderName| {
+    let is_dropped = |name: &&HeaderName| {
         let is_false_length = is_chunked && *name == header::CONTENT_LENGTH;
         is_false_length
-            || stays(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES)
+            || is_dropped(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES)
             || nominated.has(name.as_str())
     };
-    headers.keys().filter(stays).cloned().collect()
+    headers.keys().filter(is_dropped).cloned().collect()
 }
 
-/// What an answer is an answer to.
+/// What the fields of a response depend on.
 #[derive(Debug)]
-pub struct Exchange<'a> {
+pub struct ResponseContext<'a> {
     /// The caller's request.
     pub request: &'a Parts,
     /// Where it went.
     pub route: &'a Route,
     /// The API.
     pub api: &'a Origin,
-    /// The allow-listed page that asked.
+    /// The page that sent the request, if `allow_origins` lists it.
     pub origin: Option<&'a HeaderValue>,
 }
 
-impl Exchange<'_> {
-    /// A location on the API's origin as the address that the caller used; any other stays as it
-    /// is.
+impl ResponseContext<'_> {
+    /// The caller's own address for a location on the API's origin; none for any other, which stays as
+    /// it is.
     fn local(&self, location: &HeaderValue) -> Option<HeaderValue> {
         let location = location.to_str().ok()?;
         let rest = match location.strip_prefix('/') {
-            // `//host` is another host's address, in a scheme's place.
+            // `//host` names another host, with the scheme left out.
             Some(rest) if rest.starts_with('/') => return None,
             Some(_) => location,
             None => self.path_on_api(location)?,
         };
         let account = self.route.account.as_ref().filter(|_| self.route.prefixed);
         let prefix = account.map(|account| format!("/@{account}")).unwrap_or_default();
-        let local = match location.starts_with('/') {
-            true => format!("{prefix}{rest}"),
-            false => format!("{}{prefix}{rest}", self.own_origin()?),
-        };
+        let origin = if location.starts_with('/') { String::new() } else { self.own_origin()? };
+        let local = format!("{origin}{prefix}{rest}");
         HeaderValue::from_str(&local).ok()
     }
 
@@ -162,20 +163,20 @@ impl Exchange<'_> {
     }
 }
 
-/// Fields of our own: nothing is sniffed, nothing runs, and only an allow-listed page may read.
-fn protect(to: &mut HeaderMap, about: &Exchange<'_>) {
+/// Adds the proxy's own fields: no sniffing, no scripts, and only listed pages may read.
+fn protect(to: &mut HeaderMap, context: &ResponseContext<'_>) {
     to.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-    to.insert(RESOURCE_POLICY, if about.origin.is_some() { CROSS_ORIGIN } else { SAME_ORIGIN });
-    let is_shown = about.request.headers.get("sec-fetch-dest");
+    to.insert(RESOURCE_POLICY, if context.origin.is_some() { CROSS_ORIGIN } else { SAME_ORIGIN });
+    let is_shown = context.request.headers.get("sec-fetch-dest");
     if is_shown.is_some_and(|dest| dest == "document" || dest == "iframe" || dest == "frame") {
         to.insert(header::CONTENT_SECURITY_POLICY, SANDBOX);
     }
-    if let Some(origin) = about.origin {
+    if let Some(origin) = context.origin {
         allow(to, origin);
     }
 }
 
-/// Lets one page read an answer (Fetch standard, CORS protocol): its exact origin, never with its
+/// Lets one page read a response (Fetch standard, CORS protocol): its exact origin, never with
 /// cookies.
 pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
     to.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -183,33 +184,33 @@ pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
     to.append(header::VARY, HeaderValue::from_static("Origin"));
 }
 
-/// True for a controlled name, or one that a server might take for it: `_` or `.` in a hyphen's
-/// place.
-fn stays(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
+/// True for a listed name, or one that a server might take for it: with `_` or `.` instead of a
+/// hyphen.
+fn is_dropped(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
     if name.bytes().any(|byte| matches!(byte, b'_' | b'.')) {
         let plain = name.replace(['_', '.'], "-");
-        return is_controlled(&plain, list, prefixes);
+        return is_listed(&plain, list, prefixes);
     }
-    is_controlled(name, list, prefixes)
+    is_listed(name, list, prefixes)
 }
 
-fn is_controlled(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
-    HOP.contains(&name)
+fn is_listed(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
+    HOP_BY_HOP.contains(&name)
         || list.contains(&name)
         || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The names that `Connection` lines declare to be for this hop only.
+/// The names that `Connection` lines declare to be hop-by-hop.
 struct Nominated<'a>(Vec<&'a [u8]>);
 
 impl<'a> Nominated<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
-        // Bytes, not text: one beyond ASCII must not save the names beside it. No name has quotes
-        // or spaces.
+        // Bytes, not text: a byte beyond ASCII must not protect the names beside it. No name has
+        // quotes or spaces.
         let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
         let names =
             lines.flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
-        // The two usual words nominate nothing that is not dropped anyway.
+        // The two usual words name nothing that is not dropped anyway.
         let is_usual = |name: &[u8]| {
             name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
         };
@@ -263,7 +264,7 @@ mod tests {
         let request = request(asked);
         to_client(
             from.clone(),
-            &Exchange { request: &request, route: &route, api: &api, origin: page },
+            &ResponseContext { request: &request, route: &route, api: &api, origin: page },
         )
     }
 
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_line_beyond_ascii_still_names_what_stays() {
+    fn a_connection_line_beyond_ascii_still_names_hop_by_hop_fields() {
         for line in ["x-a, é", "é,X-A", "\"x-a\" é", "close, x-a"] {
             let got = down(&[("connection", line), ("x-a", "1"), ("x-b", "1")], &[], false);
             assert!(got.get("x-a").is_none() && got.get("x-b").is_some(), "{line}");
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allow_listed_page_may_read_and_nobody_else() {
+    fn only_a_listed_page_may_read() {
         let page = HeaderValue::from_static("http://localhost:3000");
         let theirs = [("access-control-allow-origin", "*"), ("vary", "Accept")];
         let got = down_to(Some(&page), &theirs, &[], false);
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_runs_nothing() {
+    fn a_response_that_a_browser_shows_runs_no_scripts() {
         for (dest, runs_nothing) in
             [("document", true), ("iframe", true), ("frame", true), ("image", false)]
         {
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_believed_where_it_is_alone() {
+    fn a_length_is_passed_on_only_without_a_transfer_coding() {
         let both = [("content-length", "10"), ("transfer-encoding", "chunked"), ("etag", "a")];
         assert!(down(&both, &[], false).get("content-length").is_none());
         assert!(down(&both, &[], false).get("etag").is_some());
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_the_proxy_stays_here() {
+    fn fields_for_the_proxy_are_not_forwarded() {
         let sent = up(&[
             ("cookie", "a=b"),
             ("origin", "http://x"),
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_passes_in_order() {
+    fn other_fields_pass_in_order() {
         let sent = up(&[
             ("accept", "a"),
             ("x-dup", "1"),
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lose_what_a_browser_would_obey() {
+    fn responses_lose_fields_that_a_browser_would_obey() {
         let got = down(
             &[
                 ("set-cookie", "a=b"),
@@ -440,7 +441,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_credential_and_it_is_ours(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
+        fn there_is_one_credential_and_it_is_ours(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
             let mut headers = vec![("connection", nominated.trim())];
             headers.extend(names.iter().map(|name| (name.as_str(), "evil")));
             let sent = up(&headers);

@@ -1,10 +1,10 @@
 //! The same-user check: whose program is at the other end of a loopback connection.
 //!
 //! The kernel is asked for the socket with exactly the caller's four-tuple (netlink `SOCK_DIAG`),
-//! once a connection. A closed or dying socket answers with inode 0 and user 0: that is unknown,
-//! never root. A kernel that cannot say whose a connection is (no netlink, no `tcp_diag`, a sandbox
-//! around it) is not the same as a caller who is gone: the caller is refused too, but told why. On
-//! systems other than Linux nothing is checked, and the start says so.
+//! once a connection. A closed or closing socket is reported with inode 0 and user 0: that means
+//! unknown, never root. If the kernel cannot say whose a connection is (no netlink, no `tcp_diag`, a
+//! sandbox), the caller is refused as well, but told why. On systems other than Linux nothing is
+//! checked, and the start says so.
 
 use std::fmt;
 use std::io;
@@ -15,35 +15,35 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::reply::{Code, Problem};
+use crate::problem::{Code, Problem};
 
-/// Whose programs may call.
+/// The users whose programs may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Those of these users.
+    /// These users.
     Users(Vec<u32>),
-    /// Anybody's.
+    /// Every user.
     All,
 }
 
-/// Whose programs may call, as configured.
+/// The setting `guard.peer_check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerCheck {
-    /// Those of the user that this process runs as.
+    /// The user that this process runs as.
     SameUser,
-    /// Anybody's.
+    /// Every user.
     Off,
-    /// Those of these users, and our own.
+    /// These users, and the one that this process runs as.
     Users(Vec<u32>),
 }
 
-/// A word or a list that says nothing about who may call.
+/// A text that is no such setting.
 #[derive(Debug, thiserror::Error)]
 #[error("must be same-user, off or a list of user ids")]
 pub struct PeerCheckError;
 
 impl PeerCheck {
-    /// Who that is.
+    /// The users that it allows.
     pub fn allowed(&self) -> Allowed {
         match self {
             Self::SameUser => Allowed::same_user(),
@@ -85,15 +85,15 @@ impl fmt::Display for PeerCheck {
 /// What is known about the caller of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// One of those who may call.
-    Welcome,
-    /// This user, who may not.
-    Foreign(u32),
-    /// The socket is gone: turned away as well.
+    /// An allowed user.
+    Allowed,
+    /// This user, who is not allowed.
+    OtherUser(u32),
+    /// The socket is gone: refused as well.
     Unknown,
 }
 
-/// True where the check works.
+/// True on systems where the check works.
 pub const IS_SUPPORTED: bool = cfg!(target_os = "linux");
 
 impl Allowed {
@@ -102,8 +102,8 @@ impl Allowed {
         Self::Users(vec![rustix::process::geteuid().as_raw()])
     }
 
-    /// These users, and the one that this process runs as: its owner can never be locked out, since
-    /// the commands that ask it and end it come over the same check.
+    /// These users, and the one that this process runs as. It cannot be excluded: the commands that
+    /// query and stop this process pass the same check.
     pub fn users(listed: &[u32]) -> Self {
         let own = rustix::process::geteuid().as_raw();
         Self::Users(
@@ -111,28 +111,28 @@ impl Allowed {
         )
     }
 
-    /// Judges the caller at `peer` who is connected to `local`.
+    /// Looks up the caller at `peer` that is connected to `local`.
     ///
     /// # Errors
-    /// The kernel does not say; such a caller is turned away.
+    /// The kernel does not say; such a caller is refused.
     pub fn judge(&self, local: SocketAddr, peer: SocketAddr) -> io::Result<Peer> {
         if *self == Self::All || !IS_SUPPORTED {
-            return Ok(Peer::Welcome);
+            return Ok(Peer::Allowed);
         }
         Ok(self.judge_user(diag::owner(peer, local)?))
     }
 
-    /// Judges a program of `user`, none if the kernel does not say whose it is.
+    /// Checks the user of a program, none if unknown.
     pub fn judge_user(&self, user: Option<u32>) -> Peer {
         match (self, user) {
-            (Self::All, _) => Peer::Welcome,
-            (Self::Users(users), Some(user)) if users.contains(&user) => Peer::Welcome,
-            (Self::Users(_), Some(user)) => Peer::Foreign(user),
+            (Self::All, _) => Peer::Allowed,
+            (Self::Users(users), Some(user)) if users.contains(&user) => Peer::Allowed,
+            (Self::Users(_), Some(user)) => Peer::OtherUser(user),
             (Self::Users(_), None) => Peer::Unknown,
         }
     }
 
-    /// What a program of a user who may not call is told.
+    /// The problem for a caller that is not allowed.
     pub fn refusal(&self, user: u32) -> Problem {
         let known = if let Self::Users(users) = self { users.as_slice() } else { &[] };
         let all: Vec<_> = known.iter().chain([&user]).map(u32::to_string).collect();
@@ -145,68 +145,69 @@ impl Allowed {
     }
 }
 
-/// Whose programs may call a process, and whether the kernel has ever failed to say whose they are.
+/// The users whose programs may call a process, and whether the kernel has ever failed to say whose a
+/// connection is.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// Whose.
+    /// The users.
     pub allowed: Allowed,
-    unsaid: Arc<OnceLock<String>>,
+    lookup_failed: Arc<OnceLock<String>>,
 }
 
 impl Peers {
-    /// Lets these in.
+    /// Allows these users.
     pub fn new(allowed: Allowed) -> Self {
-        Self { allowed, unsaid: Arc::default() }
+        Self { allowed, lookup_failed: Arc::default() }
     }
 
-    /// Asks the kernel about a listener of our own, which it must know, so that a kernel that
-    /// cannot answer is told at the start.
+    /// Asks the kernel about a listener of our own, which it must know: so that a kernel that cannot
+    /// answer is reported at the start.
     pub fn probe(&self, listener: SocketAddr) {
         if self.allowed != Allowed::All
             && IS_SUPPORTED
             && let Err(error) = diag::is_known(listener)
         {
-            self.unsaid(&error);
+            self.lookup_failed(&error);
         }
     }
 
-    /// What a caller is told of whom the kernel does not say who it is. Told once in the log.
-    pub fn unsaid(&self, error: &io::Error) -> Problem {
+    /// The problem for a caller whose user the kernel does not say. Logged once.
+    pub fn lookup_failed(&self, error: &io::Error) -> Problem {
         if is_shortage(error) {
-            let detail = format!("it cannot be looked up whose connection this is: {error}");
-            let fix = "Try again; if it stays, raise the limit of open files.";
+            let detail = format!("the owner of this connection cannot be looked up: {error}");
+            let fix = "Try again; if it persists, raise the limit of open files.";
             return Problem::new(Code::Overloaded, detail, fix)
                 .retry_after(Duration::from_secs(1))
                 .closing();
         }
         let detail = format!("the kernel does not say whose connection this is: {error}");
-        let is_first = self.unsaid.set(detail.clone()).is_ok();
+        let is_first = self.lookup_failed.set(detail.clone()).is_ok();
         if is_first {
-            warn!("{detail}; callers are refused. {WAYS_OUT}");
+            warn!("{detail}; callers are refused. {FIX}");
         }
-        Problem::new(Code::ForbiddenPeer, detail, WAYS_OUT).closing()
+        Problem::new(Code::ForbiddenPeer, detail, FIX).closing()
     }
 
-    /// For `status`: that callers were refused because the kernel did not say who they are.
+    /// A note for `status` if callers were refused because the kernel did not say whose they are.
     pub fn note(&self) -> Option<String> {
-        self.unsaid.get().map(|detail| format!("callers were refused: {detail}. {WAYS_OUT}"))
+        self.lookup_failed.get().map(|detail| format!("callers were refused: {detail}. {FIX}"))
     }
 }
 
-const WAYS_OUT: &str = "Let the system answer (netlink SOCK_DIAG, module tcp_diag), or listen on a unix socket, or set \
+const FIX: &str = "Let the system answer (netlink SOCK_DIAG, module tcp_diag), or listen on a unix socket, or set \
                         guard.peer_check = \"off\" together with guard.local_key_file.";
 
-/// True if the question could not be put for want of something that may be there the next moment.
+/// True if the lookup failed for lack of something that may be available a moment later.
 fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
     shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
-/// True if the kernel is sure that nobody holds the socket at `peer` any more: its program closed
-/// it, or ended. One that shut only its sending half is still there. False where the kernel cannot
-/// know: off this machine, or off Linux.
-pub fn has_left(local: SocketAddr, peer: SocketAddr) -> bool {
+/// True if the kernel is sure that no program holds the socket at `peer` any more: it was closed, or
+/// its program ended. A caller that only shut its sending half is still there. False where the kernel
+/// cannot know: for other machines, and on systems other than Linux.
+pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> bool {
     IS_SUPPORTED
         && peer.ip().to_canonical().is_loopback()
         && matches!(diag::owner(peer, local), Ok(None))
@@ -231,40 +232,39 @@ mod diag {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     const TCP_TIME_WAIT: u8 = 6;
-    /// Places in the answer: the header's type, then `inet_diag_msg` or the negative error number
-    /// behind its 16 bytes.
+    /// Offsets in the kernel's message: the type in the header, then `inet_diag_msg` or the negative
+    /// error number behind its 16 bytes.
     const TYPE: usize = 4;
     const ERROR: usize = 16;
     const STATE: usize = 17;
     const UID: usize = 80;
     const INODE: usize = 84;
 
-    /// What the kernel says of a socket.
+    /// What the kernel says about a socket.
     #[derive(Debug, PartialEq, Eq)]
     pub(super) enum Found {
-        /// A user's.
-        Of(u32),
-        /// Nobody holds it any more: TIME_WAIT, or inode 0.
+        /// A user owns it.
+        OwnedBy(u32),
+        /// No program holds it any more: TIME_WAIT, or inode 0.
         Orphan,
-        /// There is none, or nothing is known of any (ENOENT stands for both).
+        /// There is none, or the kernel knows about none (ENOENT means either).
         Nothing,
     }
 
-    /// The user that owns the socket at `own` whose other end is `other`, an end of ours.
+    /// The user that owns the socket at `own`, whose other end `other` is ours.
     pub(super) fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
         match ask(own, other)? {
-            Found::Of(user) => Ok(Some(user)),
+            Found::OwnedBy(user) => Ok(Some(user)),
             Found::Orphan => Ok(None),
-            // Our own end is known as long as it is open, and if it was reset the listener that it
-            // came to.
+            // The kernel knows our own end while it is open, and if it was reset our listener.
             Found::Nothing => match ask(other, own)? {
                 Found::Nothing => is_known(other).map(|()| None),
-                Found::Of(_) | Found::Orphan => Ok(None),
+                Found::OwnedBy(_) | Found::Orphan => Ok(None),
             },
         }
     }
 
-    /// Whether the kernel knows of a listener of ours: if not, it knows of no socket.
+    /// Fails if the kernel does not know a listener of ours: then it knows no socket.
     pub(super) fn is_known(listener: SocketAddr) -> io::Result<()> {
         let nobody = match listener.ip().to_canonical() {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -274,7 +274,7 @@ mod diag {
             Found::Nothing => {
                 Err(io::Error::other("it knows of no TCP socket (is the module tcp_diag missing?)"))
             }
-            Found::Of(_) | Found::Orphan => Ok(()),
+            Found::OwnedBy(_) | Found::Orphan => Ok(()),
         }
     }
 
@@ -328,7 +328,7 @@ mod diag {
                 let (uid, inode) = word(UID).zip(word(INODE)).ok_or_else(senseless)?;
                 let is_live =
                     answer.get(STATE).is_some_and(|state| *state != TCP_TIME_WAIT) && inode != 0;
-                Ok(if is_live { Found::Of(uid) } else { Found::Orphan })
+                Ok(if is_live { Found::OwnedBy(uid) } else { Found::Orphan })
             }
             NLMSG_ERROR => match word(ERROR).map(|error| (error as i32).wrapping_neg()) {
                 Some(error) if error == Errno::NOENT.raw_os_error() => Ok(Found::Nothing),
@@ -377,31 +377,31 @@ mod tests {
     }
 
     #[test]
-    fn own_connections_are_welcome_on_both_families() {
+    fn own_connections_are_allowed_in_both_families() {
         let (_client, accepted) = pair("127.0.0.1:0");
-        assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Welcome);
-        assert_eq!(judge(&Allowed::All, &accepted), Peer::Welcome);
+        assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Allowed);
+        assert_eq!(judge(&Allowed::All, &accepted), Peer::Allowed);
         if TcpListener::bind("[::1]:0").is_ok() {
             let (_client, accepted) = pair("[::1]:0");
-            assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Welcome);
+            assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Allowed);
         }
     }
 
     #[test]
-    fn somebody_elses_are_named() {
+    fn another_users_connection_is_reported_with_the_user() {
         let (_client, accepted) = pair("127.0.0.1:0");
         let me = rustix::process::geteuid().as_raw();
-        assert_eq!(judge(&Allowed::Users(vec![me + 1]), &accepted), Peer::Foreign(me));
+        assert_eq!(judge(&Allowed::Users(vec![me + 1]), &accepted), Peer::OtherUser(me));
     }
 
     #[test]
-    fn the_owner_is_let_in_whoever_is_listed_and_a_refusal_lists_everybody() {
+    fn the_owner_is_always_allowed_and_a_refusal_lists_all_users() {
         let me = rustix::process::geteuid().as_raw();
         let allowed = Allowed::users(&[me + 1]);
         assert_eq!(allowed, Allowed::users(&[me + 1, me]));
         assert_eq!(
             (allowed.judge_user(Some(me)), allowed.judge_user(Some(me + 1))),
-            (Peer::Welcome, Peer::Welcome)
+            (Peer::Allowed, Peer::Allowed)
         );
         let fix = allowed.refusal(me + 2).fix().to_owned();
         assert!(
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_is_gone_is_unknown_also_to_root() {
+    fn a_caller_that_is_gone_is_unknown_even_if_root_is_allowed() {
         let (client, accepted) = pair("127.0.0.1:0");
         drop(client);
         assert_eq!(judge(&Allowed::Users(vec![0]), &accepted), Peer::Unknown);
@@ -428,8 +428,8 @@ mod tests {
         }
     }
 
-    /// An answer of the kernel: its type, then an error number or a socket's state, and the owner
-    /// and inode.
+    /// A message of the kernel: its type, then an error number or a socket's state, and owner and
+    /// inode.
     fn answer(kind: u16, error: i32, owner: (u32, u32)) -> Vec<u8> {
         let mut answer = vec![0; 88];
         answer[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -440,9 +440,9 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_cannot_say_is_told_from_a_socket_that_is_gone() {
+    fn a_failed_lookup_is_not_a_socket_that_is_gone() {
         let established = 1 << 8;
-        assert_eq!(diag::read(&answer(20, established, (7, 1))).unwrap(), diag::Found::Of(7));
+        assert_eq!(diag::read(&answer(20, established, (7, 1))).unwrap(), diag::Found::OwnedBy(7));
         assert_eq!(diag::read(&answer(20, established, (0, 0))).unwrap(), diag::Found::Orphan);
         assert_eq!(diag::read(&answer(20, 6 << 8, (7, 1))).unwrap(), diag::Found::Orphan);
         assert_eq!(diag::read(&answer(2, -2, (7, 1))).unwrap(), diag::Found::Nothing);
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_knows_not_even_our_own_listener_cannot_say() {
+    fn a_kernel_that_does_not_know_our_listener_fails_the_lookup() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (_client, accepted) = pair_of(&listener);
         let local = listener.local_addr().unwrap();
@@ -475,49 +475,50 @@ mod tests {
         drop(listener);
         let nobody = SocketAddr::new(local.ip(), 1);
         assert!(Allowed::same_user().judge(local, nobody).is_err(), "as where tcp_diag is missing");
-        assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Welcome);
+        assert_eq!(judge(&Allowed::same_user(), &accepted), Peer::Allowed);
         peers.probe(local);
         let note = peers.note().unwrap();
         assert!(note.contains("tcp_diag") && note.contains("guard.peer_check"), "{note}");
     }
 
     #[test]
-    fn a_server_that_is_gone_is_unknown_to_its_client_who_has_no_listener() {
+    fn a_server_that_is_gone_is_unknown_to_its_client() {
         let (client, accepted) = pair("127.0.0.1:0");
         let (own, server) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        assert_eq!(Allowed::same_user().judge(own, server).unwrap(), Peer::Welcome);
+        assert_eq!(Allowed::same_user().judge(own, server).unwrap(), Peer::Allowed);
         drop(accepted);
         assert_eq!(Allowed::same_user().judge(own, server).unwrap(), Peer::Unknown);
     }
 
     #[test]
-    fn what_the_kernel_does_not_say_is_told_with_the_setting_and_a_shortage_is_not_blamed_on_it() {
+    fn a_failed_lookup_names_the_setting_and_a_shortage_does_not() {
         let peers = Peers::new(Allowed::same_user());
-        let shortage = peers.unsaid(&io::Error::from_raw_os_error(24));
+        let shortage = peers.lookup_failed(&io::Error::from_raw_os_error(24));
         assert_eq!((shortage.code, peers.note()), (Code::Overloaded, None));
-        let problem = peers.unsaid(&io::Error::from_raw_os_error(93));
+        let problem = peers.lookup_failed(&io::Error::from_raw_os_error(93));
         assert_eq!(problem.code, Code::ForbiddenPeer);
         assert!(problem.fix().contains("guard.peer_check = \"off\""), "{}", problem.fix());
         assert!(peers.clone().note().unwrap().contains("the kernel does not say"));
     }
 
     #[test]
-    fn who_shut_one_half_is_there_and_who_closed_has_left() {
+    fn a_caller_that_shut_one_half_is_there_and_one_that_closed_is_gone() {
         let (client, accepted) = pair("127.0.0.1:0");
-        let left = || has_left(accepted.local_addr().unwrap(), accepted.peer_addr().unwrap());
+        let is_caller_gone =
+            || is_gone(accepted.local_addr().unwrap(), accepted.peer_addr().unwrap());
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(!left());
+        assert!(!is_caller_gone());
         drop(client);
-        assert!(left());
+        assert!(is_caller_gone());
         assert!(
-            !has_left("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()),
-            "another machine's"
+            !is_gone("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()),
+            "on another machine"
         );
     }
 
     proptest! {
         #[test]
-        fn no_answer_of_the_kernel_panics(answer in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_message_of_the_kernel_panics(answer in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = diag::read(&answer);
         }
     }

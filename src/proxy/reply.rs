@@ -1,290 +1,144 @@
-//! The answers the proxy makes itself, all in one form: problem+json (RFC 9457) with a code, and
-//! never status 401, which would make a tool start a login of its own.
+//! The responses that the proxy makes itself: to a CORS preflight, to a CONNECT, and a problem for
+//! each way in which a request fails.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
-use serde::Serialize;
-use strum::VariantArray;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
 
-use super::body::Answer;
+use super::guard::{Admitted, Tunnelled};
+use super::{headers, upstream};
 use crate::accounts::Refusal;
+use crate::problem::{Code, METHODS, Problem};
 use crate::store::AccountName;
 
-/// Marks an answer that is ours, not the upstream's.
-pub const ERROR_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-error");
-/// Methods that are forwarded.
-pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// What went wrong; each has its status, title and code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
-pub enum Code {
-    /// The request is malformed or ambiguous.
-    BadRequest,
-    /// The Host header is not one of ours.
-    ForbiddenHost,
-    /// A web page of another origin asks.
-    ForbiddenOrigin,
-    /// Another user or machine asks.
-    ForbiddenPeer,
-    /// The local key is missing or wrong.
-    LocalKeyRequired,
-    /// The proxy forwards reads only.
-    ReadOnly,
-    /// The request would revoke every token.
-    ProtectedOperation,
-    /// No such account.
-    AccountUnknown,
-    /// Several accounts, none named.
-    AccountRequired,
-    /// A method that is not forwarded.
-    MethodNotAllowed,
-    /// An `Expect` that is not `100-continue`.
-    ExpectationFailed,
-    /// A setting must change.
-    Misconfigured,
-    /// No connection to the upstream.
-    UpstreamUnreachable,
-    /// The upstream broke off or spoke no HTTP.
-    UpstreamBroken,
-    /// The upstream took too long.
-    UpstreamTimeout,
-    /// Only a login helps.
-    LoginRequired,
-    /// No fresh token within `hold`.
-    RefreshTimeout,
-    /// The token endpoint gives no token now.
-    AuthUnreachable,
-    /// A rotation overtook this request.
-    TokenRotated,
-    /// The account's record cannot be used.
-    StoreError,
-    /// No refresh can be noted durably.
-    StoreUnwritable,
-    /// Too many requests or connections.
-    Overloaded,
-    /// The proxy is about to end.
-    ShuttingDown,
+/// Grants a tunnel, which ends here: the server sees the mark and serves the requests inside.
+pub(super) fn tunnel() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    response.extensions_mut().insert(Tunnelled);
+    response
 }
 
-impl Code {
-    /// The code as it is written.
-    pub fn word(self) -> &'static str {
-        self.row().0
+/// Tells a page that it may send whatever a program may (Fetch standard, CORS protocol).
+pub(super) fn preflight(parts: &Parts, admitted: &Admitted) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let to = response.headers_mut();
+    if let Some(origin) = &admitted.origin {
+        headers::allow(to, origin);
     }
-
-    /// The status.
-    pub fn status(self) -> StatusCode {
-        self.row().1
+    to.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+    if let Some(requested) = parts.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        to.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
     }
-
-    fn row(self) -> (&'static str, StatusCode, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::BadRequest => {
-                ("bad_request", S::BAD_REQUEST, "The request cannot be forwarded as it is")
-            }
-            Self::ForbiddenHost => {
-                ("forbidden_host", S::FORBIDDEN, "The Host header is not allowed")
-            }
-            Self::ForbiddenOrigin => {
-                ("forbidden_origin", S::FORBIDDEN, "Requests of web pages are not allowed")
-            }
-            Self::ForbiddenPeer => ("forbidden_peer", S::FORBIDDEN, "This caller is not allowed"),
-            Self::LocalKeyRequired => {
-                ("local_key_required", S::FORBIDDEN, "The local key is missing or wrong")
-            }
-            Self::ReadOnly => ("read_only", S::FORBIDDEN, "Only reads are forwarded"),
-            Self::ProtectedOperation => {
-                ("protected_operation", S::FORBIDDEN, "This would revoke every token")
-            }
-            Self::AccountUnknown => ("account_unknown", S::NOT_FOUND, "There is no such account"),
-            Self::AccountRequired => ("account_required", S::CONFLICT, "Say which account"),
-            Self::MethodNotAllowed => {
-                ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This method is not forwarded")
-            }
-            Self::ExpectationFailed => {
-                ("expectation_failed", S::EXPECTATION_FAILED, "Unknown expectation")
-            }
-            Self::Misconfigured => {
-                ("misconfigured", S::INTERNAL_SERVER_ERROR, "A setting must change")
-            }
-            Self::UpstreamUnreachable => {
-                ("upstream_unreachable", S::BAD_GATEWAY, "Pleo cannot be reached")
-            }
-            Self::UpstreamBroken => {
-                ("upstream_broken", S::BAD_GATEWAY, "Pleo's answer broke off or made no sense")
-            }
-            Self::UpstreamTimeout => {
-                ("upstream_timeout", S::GATEWAY_TIMEOUT, "Pleo did not answer in time")
-            }
-            Self::LoginRequired => {
-                ("login_required", S::SERVICE_UNAVAILABLE, "A login is required")
-            }
-            Self::RefreshTimeout => {
-                ("refresh_timeout", S::SERVICE_UNAVAILABLE, "No fresh token in time")
-            }
-            Self::AuthUnreachable => {
-                ("auth_unreachable", S::SERVICE_UNAVAILABLE, "No token to be had now")
-            }
-            Self::TokenRotated => {
-                ("token_rotated", S::SERVICE_UNAVAILABLE, "The token changed under this request")
-            }
-            Self::StoreError => {
-                ("store_error", S::SERVICE_UNAVAILABLE, "The account's record cannot be used")
-            }
-            Self::StoreUnwritable => {
-                ("store_unwritable", S::SERVICE_UNAVAILABLE, "The store cannot be written")
-            }
-            Self::Overloaded => ("overloaded", S::SERVICE_UNAVAILABLE, "Too many requests at once"),
-            Self::ShuttingDown => {
-                ("shutting_down", S::SERVICE_UNAVAILABLE, "The proxy is shutting down")
-            }
-        }
-    }
+    to.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
 }
 
-/// An answer of our own.
-#[derive(Clone, Debug)]
-pub struct Problem {
-    /// What went wrong.
-    pub code: Code,
-    detail: String,
-    fix: String,
-    retry_after: Option<Duration>,
-    close: bool,
-    /// In place of the code's own.
-    status: Option<StatusCode>,
+pub(super) fn account_unknown(name: &AccountName) -> Problem {
+    let fix = format!(
+        "Connect it with `pleo-proxy login {name}`; `pleo-proxy status` lists the accounts."
+    );
+    Problem::new(Code::AccountUnknown, format!("there is no account {name}"), fix)
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    code: &'a str,
-    fix: &'a str,
+pub(super) fn account_required(names: &[AccountName]) -> Problem {
+    let names: Vec<_> = names.iter().map(AccountName::as_str).collect();
+    let detail = format!("several accounts are connected: {}", names.join(", "));
+    let one = names.first().unwrap_or(&"NAME");
+    let fix = format!(
+        "Name one by a header (`Pleo-Account: {one}`) or a path prefix (/@{one}/v1/...), or set \
+         default_account = \"{one}\"."
+    );
+    Problem::new(Code::AccountRequired, detail, fix)
 }
 
-impl Problem {
-    /// What went wrong with this request, and the one thing to do next.
-    pub fn new(code: Code, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            fix: fix.into(),
-            retry_after: None,
-            close: false,
-            status: None,
-        }
-    }
+pub(super) fn not_connected() -> Problem {
+    let fix = "Run `pleo-proxy login`, or open /connect on the admin listener.";
+    Problem::new(Code::LoginRequired, "no account is connected", fix)
+}
 
-    /// The one thing to do next.
-    pub fn fix(&self) -> &str {
-        &self.fix
-    }
+pub(super) fn shutting_down() -> Problem {
+    let fix = "Start it again, then repeat the request.";
+    Problem::new(Code::ShuttingDown, "the proxy is shutting down", fix).closing()
+}
 
-    /// The connection ends with this answer: what follows on it is not to be trusted.
-    pub fn closing(self) -> Self {
-        Self { close: true, ..self }
-    }
+pub(super) fn token_rotated() -> Problem {
+    let detail = "a refresh replaced the token while this request's body was being sent, and the body is too long to be kept";
+    let fix = "Send it again; bodies up to upstream.replay_limit are repeated by the proxy itself.";
+    Problem::new(Code::TokenRotated, detail, fix).retry_after(Duration::ZERO)
+}
 
-    /// Answered with a status of its own: there are several for what is no request (RFC 6585
-    /// section 5).
-    pub fn status(self, status: StatusCode) -> Self {
-        Self { status: Some(status), ..self }
-    }
+pub(super) fn body_failed() -> Problem {
+    let detail = "the request body broke off or stalled";
+    Problem::new(Code::BadRequest, detail, "Send the whole body.").closing()
+}
 
-    /// Waiting this long helps.
-    pub fn retry_after(self, wait: Duration) -> Self {
-        Self { retry_after: Some(wait), ..self }
-    }
+pub(super) fn broken(error: &hyper::Error) -> Problem {
+    let fix = "Check whether the request took effect before you repeat it.";
+    Problem::new(Code::UpstreamBroken, upstream::describe_failure(error), fix)
+}
 
-    /// The answer.
-    pub fn into_response(self) -> Response<Answer> {
-        let (word, status, title) = self.code.row();
-        let status = self.status.unwrap_or(status);
-        let body = Body {
-            kind: "about:blank",
-            title,
-            status: status.as_u16(),
-            detail: &self.detail,
-            code: word,
-            fix: &self.fix,
-        };
-        let json = serde_json::to_vec(&body).expect("strings and numbers always have a JSON form");
-        let mut response = Response::new(Answer::ours(Bytes::from(json)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(ERROR_HEADER, HeaderValue::from_static(word));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up: a caller that comes back too early is refused again.
-            headers.insert(
-                RETRY_AFTER,
-                HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+pub(super) fn closed_at_once() -> Problem {
+    let detail = "it closed a new connection before the request could be sent";
+    Problem::new(Code::UpstreamBroken, detail, "Try again.")
+}
+
+pub(super) fn switched_protocols() -> Problem {
+    let detail = "it switched protocols without being asked to";
+    Problem::new(Code::UpstreamBroken, detail, "Try again.")
+}
+
+pub(super) fn response_timeout(limit: Duration) -> Problem {
+    let fix = "Check whether the request took effect before you repeat it, or raise upstream.response_timeout.";
+    Problem::new(Code::UpstreamTimeout, format!("no response within {limit:?}"), fix)
+}
+
+fn refresh_timeout(why: String) -> Problem {
+    let fix = "Try again; if it persists, see `pleo-proxy status`.";
+    Problem::new(Code::RefreshTimeout, why, fix).retry_after(Duration::from_secs(1))
+}
+
+/// The reason why an account has no token now.
+pub(super) fn no_token(refusal: Refusal, account: &AccountName) -> Problem {
+    let second = Duration::from_secs(1);
+    match refusal {
+        Refusal::LoginRequired(reason) => {
+            let fix = format!(
+                "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
             );
+            Problem::new(Code::LoginRequired, reason.sentence(account), fix)
         }
-        if self.code == Code::MethodNotAllowed {
-            headers.insert(ALLOW, HeaderValue::from_static(METHODS));
+        Refusal::AuthUnreachable(why, wait) => {
+            let fix = "Try again later; `pleo-proxy status` shows the next attempt.";
+            Problem::new(Code::AuthUnreachable, why.to_string(), fix).retry_after(wait.max(second))
         }
-        if self.close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        Refusal::RefreshTimeout { hold, reason } => {
+            let why = reason.map_or("the token endpoint is slow".into(), |it| it.to_string());
+            refresh_timeout(format!("no fresh token within {hold:?}: {why}"))
         }
-        response
-    }
-}
-
-impl Problem {
-    fn refresh_timeout(why: String) -> Self {
-        let fix = "Try again; if it stays, see `pleo-proxy status`.";
-        Self::new(Code::RefreshTimeout, why, fix).retry_after(Duration::from_secs(1))
-    }
-
-    /// Why an account gives no token.
-    pub fn refused(refusal: Refusal, account: &AccountName) -> Self {
-        let second = Duration::from_secs(1);
-        match refusal {
-            Refusal::LoginRequired(reason) => {
-                let fix = format!(
-                    "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
-                );
-                Self::new(Code::LoginRequired, reason.sentence(account), fix)
-            }
-            Refusal::AuthUnreachable(why, wait) => {
-                let fix = "Try again later; `pleo-proxy status` shows the next attempt.";
-                Self::new(Code::AuthUnreachable, why.to_string(), fix).retry_after(wait.max(second))
-            }
-            Refusal::RefreshTimeout { hold, reason } => {
-                let why = reason.map_or("the token endpoint is slow".into(), |it| it.to_string());
-                Self::refresh_timeout(format!("no fresh token within {hold:?}: {why}"))
-            }
-            Refusal::Locked(why) => Self::refresh_timeout(why.to_string()),
-            Refusal::Misconfigured(why) => {
-                let fix = format!(
-                    "Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`."
-                );
-                Self::new(Code::Misconfigured, why.to_string(), fix)
-            }
-            Refusal::StoreError(why) => {
-                let fix = format!(
-                    "Mend the file as it says (the proxy notices), or run `pleo-proxy login {account}`."
-                );
-                Self::new(Code::StoreError, why, fix)
-            }
-            Refusal::StoreUnwritable(why, wait) => {
-                let fix = "Make room or give write access; the proxy tries again.";
-                Self::new(Code::StoreUnwritable, why, fix).retry_after(wait.max(second))
-            }
-            Refusal::Overloaded => {
-                let why = "too many requests of this account wait for a token";
-                Self::new(Code::Overloaded, why, "Send fewer requests at once.").retry_after(second)
-            }
+        Refusal::Locked(why) => refresh_timeout(why.to_string()),
+        Refusal::Misconfigured(why) => {
+            let fix = format!(
+                "Change the setting, then restart the proxy or run `pleo-proxy refresh {account}`."
+            );
+            Problem::new(Code::Misconfigured, why.to_string(), fix)
+        }
+        Refusal::StoreError(why) => {
+            let fix = format!(
+                "Fix the file as described (the proxy notices), or run `pleo-proxy login {account}`."
+            );
+            Problem::new(Code::StoreError, why, fix)
+        }
+        Refusal::StoreUnwritable(why, wait) => {
+            let fix = "Make room or give write access; the proxy tries again.";
+            Problem::new(Code::StoreUnwritable, why, fix).retry_after(wait.max(second))
+        }
+        Refusal::Overloaded => {
+            let why = "too many requests of this account are waiting for a token";
+            Problem::new(Code::Overloaded, why, "Send fewer requests at once.").retry_after(second)
         }
     }
 }
@@ -295,20 +149,7 @@ mod tests {
     use crate::accounts::{LoginReason, RetryReason};
 
     #[test]
-    fn a_problem_has_its_code_in_body_and_header() {
-        let problem = Problem::new(Code::AuthUnreachable, "d", "f")
-            .retry_after(Duration::from_millis(1500))
-            .closing();
-        let response = problem.into_response();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()["pleo-proxy-error"], "auth_unreachable");
-        assert_eq!(response.headers()["retry-after"], "2");
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
-        assert_eq!(response.headers()["connection"], "close");
-    }
-
-    #[test]
-    fn refusals_of_tokens_are_never_401() {
+    fn an_account_without_a_token_is_never_401() {
         let acme: AccountName = "acme".parse().unwrap();
         for refusal in [
             Refusal::LoginRequired(LoginReason::LoggedOut),
@@ -319,12 +160,9 @@ mod tests {
             Refusal::StoreUnwritable("w".into(), Duration::ZERO),
             Refusal::Overloaded,
         ] {
-            assert_eq!(Problem::refused(refusal, &acme).code.status(), 503);
+            assert_eq!(no_token(refusal, &acme).code.status(), 503);
         }
-        assert_eq!(
-            Problem::refused(Refusal::Misconfigured(RetryReason::Failed), &acme).code.status(),
-            500
-        );
+        assert_eq!(no_token(Refusal::Misconfigured(RetryReason::Failed), &acme).code.status(), 500);
     }
 
     #[test]
@@ -336,7 +174,7 @@ mod tests {
             (Refusal::StoreError("w".into()), "`pleo-proxy login acme`"),
             (Refusal::Misconfigured(RetryReason::Failed), "`pleo-proxy refresh acme`"),
         ] {
-            let problem = Problem::refused(refusal, &acme);
+            let problem = no_token(refusal, &acme);
             assert!(problem.fix().contains(command), "{}", problem.fix());
         }
     }

@@ -1,10 +1,10 @@
-//! Where a request goes: which account, and the raw path and query that reach the upstream.
+//! The account of a request, and the raw path and query that reach the API.
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName};
 
-use super::reply::{Code, Problem};
+use crate::problem::{Code, Problem};
 use crate::store::AccountName;
 
 /// Names the account.
@@ -17,7 +17,7 @@ pub struct Route {
     pub account: Option<AccountName>,
     /// Path and query, byte for byte, without the account's prefix.
     pub target: PathAndQuery,
-    /// True if the account stands in the path, `/@NAME/...`.
+    /// True if the path names the account, `/@NAME/...`.
     pub prefixed: bool,
 }
 
@@ -25,7 +25,7 @@ impl Route {
     /// Reads the header `Pleo-Account` and the prefix `/@NAME`.
     ///
     /// # Errors
-    /// They disagree, or the name is none.
+    /// They disagree, or the name is not valid.
     pub fn of(parts: &Parts) -> Result<Self, Problem> {
         let whole = match parts.uri.path_and_query() {
             // `http://host?query` has an empty path, which an origin server gets as `/` (RFC 9112
@@ -47,7 +47,7 @@ impl Route {
     }
 }
 
-/// A target that begins with `/`.
+/// Adds the `/` that a target begins with.
 fn rooted(target: &str) -> Result<PathAndQuery, Problem> {
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     PathAndQuery::try_from(target).map_err(|_| {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn header_or_prefix() {
+    fn the_account_is_named_by_header_or_prefix() {
         assert_eq!(route("/v1/x?a=%2F&a=~", &[]), Ok((None, "/v1/x?a=%2F&a=~".into())));
         assert_eq!(route("/v1/x", &["acme"]), Ok((Some("acme".into()), "/v1/x".into())));
         assert_eq!(
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn disagreement_and_nonsense() {
+    fn contradicting_and_invalid_names_are_refused() {
         assert_eq!(route("/@acme/x", &["other"]), Err(Code::BadRequest));
         assert_eq!(route("/x", &["a", "a"]), Err(Code::BadRequest));
         assert_eq!(route("/@ACME/x", &[]), Err(Code::AccountUnknown));

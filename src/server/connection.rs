@@ -1,77 +1,88 @@
-//! One client connection: HTTP/1.1 with limits, and the clocks that end it. hyper's own head timer
-//! would also run while a kept-alive connection rests, so the time of a head is measured here.
+//! One client connection: HTTP/1.1, and the timeouts that end it. hyper's own timer for a head would
+//! also run while a kept-alive connection is idle, so the time of a head is measured here.
 //!
-//! Whoever is answered before its body was read gets that answer: what is left of the body is read
-//! and thrown away, if it is known to be small, and the connection goes on; else the answer says
-//! that the connection ends, and it ends in order: with the end of our side first, then reading on
-//! for a moment (RFC 9112 section 9.6).
+//! A caller that is answered before its body was read gets the response: if the rest of the body is
+//! known to be small it is read and discarded, and the connection goes on. Else the response says
+//! that the connection closes, and it closes in order: our side first, then reading on for a moment
+//! (RFC 9112 section 9.6).
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Buf as _;
 use http::header::EXPECT;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Doing, HEAD, LARGEST_HEAD};
-use super::wire::{Stream, Wire};
+use super::client_stream::{ClientStream, Stream};
+use super::framing::MAX_HEAD;
+use crate::exchange::Exchange;
+use crate::exchange::activity::{Activity, HEAD_TIMEOUT, Phase};
+use crate::exchange::incoming_body::IncomingBody;
 use crate::lazy_timer::LazyTimer;
 use crate::proxy::guard::{Fragment, Tunnelled};
-use crate::proxy::upload::Upload;
 
-/// Why a connection is served no longer.
+/// Why a connection is no longer served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// hyper is done with it, in whatever way.
+    /// hyper has finished with it.
     Done,
-    /// Nothing was under way that could be lost.
+    /// It was idle: nothing is lost.
     Idle,
-    /// It makes room, or has lasted too long.
-    GivenUp,
+    /// It was evicted or a phase lasted too long.
+    Aborted,
 }
 
-/// Serves a connection until it ends, is evicted, lasts too long, or the server drains and its
-/// request is answered.
-pub(super) async fn serve<T, S, B>(
+/// Serves a connection until it ends, is evicted, a phase lasts too long, or the server drains and
+/// the current request is answered.
+pub(super) async fn serve<T, H, F, B>(
     stream: T,
-    service: S,
+    handler: H,
     activity: Arc<Activity>,
     draining: CancellationToken,
 ) where
     T: Stream,
-    S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
+    H: Fn(Request<IncomingBody>, Exchange) -> F,
+    F: Future<Output = (Response<B>, Exchange)>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
 {
-    let mut io = TokioIo::new(Wire::new(stream, activity.clone()));
-    let mut service = Marked { service, activity: activity.clone() };
+    let mut io = TokioIo::new(ClientStream::new(stream, activity.clone()));
+    let (handler, shared) = (&handler, &activity);
+    let mut service = service_fn(move |request| {
+        // Not in the future: before hyper polls that, it may go on reading.
+        let exchange = Exchange::begin(shared, &request);
+        // Boxed: hyper keeps space for one as long as the connection lives.
+        Box::pin(answer(handler, request, exchange, shared))
+    });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD);
-    // At most 100 fields, as hyper has it: saying so again makes it fill its tables twice a
-    // request. The buffer's limit alone lets a head pass that arrives faster than it is looked at.
-    builder.max_header_size(LARGEST_HEAD);
-    // Who shuts the sending half is told from who is gone by the wire.
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(MAX_HEAD);
+    // At most 100 fields, which is hyper's default: to set it again makes hyper fill its tables
+    // twice a request. The size of the buffer alone does not limit a head that arrives at once.
+    builder.max_header_size(MAX_HEAD);
+    // The stream tells a caller that only shut its sending half from one that is gone.
     builder.half_close(false);
-    let mut must_go = false;
+    let mut is_evicted = false;
     loop {
         let mut connection = builder.serve_connection(io, service);
-        if run(Pin::new(&mut connection), &activity, &draining, &mut must_go).await != End::Done {
+        if run(Pin::new(&mut connection), &activity, &draining, &mut is_evicted).await != End::Done
+        {
             return;
         }
         let parts = connection.into_parts();
-        // hyper is done with a connection once it has granted a tunnel; the wire has kept what came
-        // behind the request.
+        // hyper is done with a connection once it has granted a tunnel; the stream has kept what
+        // came behind the request.
         if !activity.enter_tunnel() {
-            // What hyper made of its last bytes does not matter any more: the client's errors are
-            // its own.
+            // hyper's result does not matter: callers' errors are theirs.
             return parts.io.into_inner().end(&draining).await;
         }
         (io, service) = (parts.io, parts.service);
@@ -79,154 +90,112 @@ pub(super) async fn serve<T, S, B>(
 }
 
 async fn run<T, S, B>(
-    mut connection: Pin<&mut http1::Connection<TokioIo<Wire<T>>, Marked<S>>>,
+    mut connection: Pin<&mut http1::Connection<TokioIo<ClientStream<T>>, S>>,
     activity: &Activity,
     draining: &CancellationToken,
-    must_go: &mut bool,
+    is_evicted: &mut bool,
 ) -> End
 where
     T: Stream,
-    S: Service<Request<Upload>, Response = Response<B>, Error = std::convert::Infallible>,
+    S: Service<Request<Incoming>, Response = Response<TrackedBody<B>>, Error = Infallible>,
     B: Body<Error: std::error::Error + Send + Sync + 'static> + Unpin + 'static,
 {
     let mut drain = pin!(draining.cancelled());
     let mut evicted = pin!(activity.evicted.notified());
-    // The runtime looks at its sockets before it goes on with a task that yields: a request may
-    // have come by now.
-    let mut sockets_seen = pin!(yield_now());
-    let mut news = pin!(activity.leftover.news.notified());
-    let mut alarm = LazyTimer::new(Instant::now() + HEAD);
-    let mut left = None;
+    // The runtime polls its sockets before it goes on with a task that yields: a request may have
+    // arrived by then.
+    let mut sockets_polled = pin!(yield_now());
+    let mut body_changed = pin!(activity.unread_body.changed.notified());
+    let mut timer = LazyTimer::new(Instant::now() + HEAD_TIMEOUT);
+    let mut unread_rest = None;
     let (mut is_draining, mut is_ending) = (false, false);
     poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Done);
         }
-        *must_go = *must_go || evicted.as_mut().poll(cx).is_ready();
+        *is_evicted = *is_evicted || evicted.as_mut().poll(cx).is_ready();
         is_draining = is_draining || drain.as_mut().poll(cx).is_ready();
-        // hyper would drop what it has not written yet of the answer that grants a tunnel.
-        if (is_draining || *must_go) && !is_ending && !activity.is_granting() {
-            let doing = activity.doing();
-            if matches!(doing, Doing::Serving | Doing::Sent)
-                || doing == Doing::Draining && !*must_go
+        // While a tunnel is being granted, hyper would drop the part of the response that it has
+        // not written yet.
+        if (is_draining || *is_evicted) && !is_ending && !activity.is_granting_tunnel() {
+            let phase = activity.phase();
+            if matches!(phase, Phase::Serving | Phase::Flushing)
+                || phase == Phase::DiscardingBody && !*is_evicted
             {
-                // A request that came in the same moment is answered first.
+                // A request that arrived in the same moment is answered first.
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
-            } else if (doing == Doing::Resting || *must_go)
-                && sockets_seen.as_mut().poll(cx).is_ready()
+            } else if (phase == Phase::Idle || *is_evicted)
+                && sockets_polled.as_mut().poll(cx).is_ready()
             {
                 return Poll::Ready(End::Idle);
             }
         }
-        while activity.leftover.is_open() && news.as_mut().poll(cx).is_ready() {
-            news.set(activity.leftover.news.notified());
+        while activity.unread_body.is_open() && body_changed.as_mut().poll(cx).is_ready() {
+            body_changed.set(activity.unread_body.changed.notified());
         }
-        if activity.poll_rest(&mut left, cx) {
-            // hyper looks for the next request, which may be here.
+        if activity.poll_discard(&mut unread_rest, cx) {
+            // hyper should look for the next request, which may be here already.
             cx.waker().wake_by_ref();
         }
-        // A head that has begun is due sooner than whatever the alarm was set for.
+        // The deadline of a head that has begun is sooner than what the timer was set for.
         if let Some(deadline) = activity.deadline() {
-            alarm.bring_forward(deadline);
+            timer.bring_forward(deadline);
         }
-        alarm.poll(|| activity.deadline(), cx).map(|()| match activity.doing() {
-            Doing::Draining => End::Done,
-            _ => End::GivenUp,
+        timer.poll(|| activity.deadline(), cx).map(|()| match activity.phase() {
+            Phase::DiscardingBody => End::Done,
+            _ => End::Aborted,
         })
     })
     .await
 }
 
-/// Marks a connection as serving from the head of a request to the end of its answer.
-struct Marked<S> {
-    service: S,
-    activity: Arc<Activity>,
-}
-
-impl<S, B: Body> Service<Request<Incoming>> for Marked<S>
+/// Answers a request: from its head to the head of the response, and then the body goes on with the
+/// exchange.
+async fn answer<H, F, B>(
+    handler: &H,
+    request: Request<Incoming>,
+    exchange: Exchange,
+    activity: &Activity,
+) -> Result<Response<TrackedBody<B>>, Infallible>
 where
-    S: Service<Request<Upload>, Response = Response<B>>,
+    H: Fn(Request<IncomingBody>, Exchange) -> F,
+    F: Future<Output = (Response<B>, Exchange)>,
+    B: Body,
 {
-    type Response = Response<Serving<B>>;
-    type Error = S::Error;
-    type Future = MarkedFuture<S::Future>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.activity.set(Doing::Serving);
-        let has_body = !request.body().is_end_stream();
-        let is_old = request.version() == Version::HTTP_10 && request.method() != Method::HEAD;
-        let expects = has_body && request.headers().contains_key(EXPECT);
-        let mut request = request.map(|body| Upload::new(body, &self.activity.leftover));
-        if self.activity.take_fragment() {
-            request.extensions_mut().insert(Fragment);
-        }
-        if self.activity.is_tunnelled() {
-            request.extensions_mut().insert(Tunnelled);
-        }
-        let served = Served(self.activity.clone());
-        MarkedFuture {
-            answer: Box::pin(self.service.call(request)),
-            served: Some(served),
-            has_body,
-            expects,
-            is_old,
-        }
+    let has_body = !request.body().is_end_stream();
+    let expects_continue = has_body && request.headers().contains_key(EXPECT);
+    // HTTP/1.0 has no chunks: a response of unknown length ends with the connection.
+    let is_http10 = request.version() == Version::HTTP_10 && request.method() != Method::HEAD;
+    let mut request = request.map(|body| IncomingBody::new(body, &activity.unread_body));
+    if activity.take_fragment() {
+        request.extensions_mut().insert(Fragment);
     }
-}
-
-struct MarkedFuture<F> {
-    answer: Pin<Box<F>>,
-    served: Option<Served>,
-    has_body: bool,
-    expects: bool,
-    /// HTTP/1.0 has no chunks: an answer of unknown length ends with the connection.
-    is_old: bool,
-}
-
-impl<F, B: Body, E> Future for MarkedFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = Result<Response<Serving<B>>, E>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = std::task::ready!(self.answer.as_mut().poll(cx));
-        let served = self.served.take();
-        if let (Some(Served(activity)), Ok(answer)) = (&served, &mut answer) {
-            if self.has_body {
-                activity.announce(answer, self.expects);
-            }
-            if answer.extensions().get::<Tunnelled>().is_some() {
-                activity.grant_tunnel();
-            }
-            if self.is_old
-                && !answer.body().is_end_stream()
-                && answer.body().size_hint().exact().is_none()
-            {
-                activity.begin_unframed();
-            }
-        }
-        Poll::Ready(answer.map(|answer| answer.map(|body| Serving { body, served })))
+    if activity.is_tunnelled() {
+        request.extensions_mut().insert(Tunnelled);
     }
-}
-
-/// A request is being served until this is dropped.
-struct Served(Arc<Activity>);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.set(Doing::Sent);
+    let (mut response, mut exchange) = handler(request, exchange).await;
+    if has_body {
+        activity.announce_close(&mut response, expects_continue);
     }
+    if response.extensions().get::<Tunnelled>().is_some() {
+        activity.grant_tunnel();
+    }
+    let body = response.body();
+    if is_http10 && !body.is_end_stream() && body.size_hint().exact().is_none() {
+        activity.begin_unframed();
+    }
+    exchange.respond(response.status(), response.body().is_end_stream());
+    Ok(response.map(|body| TrackedBody { body, exchange }))
 }
 
-/// An answer's body that knows when it has ended.
-struct Serving<B> {
+/// A response body; the exchange ends with it.
+struct TrackedBody<B> {
     body: B,
-    served: Option<Served>,
+    exchange: Exchange,
 }
 
-impl<B: Body + Unpin> Body for Serving<B> {
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -234,15 +203,27 @@ impl<B: Body + Unpin> Body for Serving<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if self.served.as_ref().is_some_and(|served| served.0.is_stalled()) {
-            // The wire wakes this task once the caller reads on. hyper would collect 64 KiB and more.
+        let this = &mut *self;
+        if this.exchange.activity().is_stalled() {
+            // The stream wakes this task once the caller reads on. Else hyper would buffer 64 KiB
+            // and more.
             return Poll::Pending;
         }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() && self.served.as_ref().is_some_and(|served| served.0.is_unframed()) {
-            // Nothing is written to end it, and hyper may wait for a write before it looks whether
-            // it is done.
-            cx.waker().wake_by_ref();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.remaining());
+                this.exchange.sent(bytes, || this.body.is_end_stream());
+            }
+            Some(Err(_)) => {}
+            None => {
+                this.exchange.sent(0, || true);
+                if this.exchange.activity().is_unframed() {
+                    // Nothing is written at this end, and hyper may wait for a write before it
+                    // notices that it is done.
+                    cx.waker().wake_by_ref();
+                }
+            }
         }
         Poll::Ready(frame)
     }
@@ -258,21 +239,20 @@ impl<B: Body + Unpin> Body for Serving<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::io;
     use std::time::Duration;
 
     use bytes::Bytes;
-    use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::exchange::Caller;
 
     impl Stream for DuplexStream {
-        fn has_left(&self) -> bool {
+        fn is_gone(&self) -> bool {
             false
         }
 
@@ -281,7 +261,7 @@ mod tests {
 
     type Step = Poll<Option<Result<&'static str, io::ErrorKind>>>;
 
-    /// A body of unknown length that gives one of these each time it is polled, and wakes nobody.
+    /// A body of unknown length that returns one of these at each poll, and wakes nobody.
     struct Steps(std::vec::IntoIter<Step>);
 
     impl Body for Steps {
@@ -322,31 +302,32 @@ mod tests {
         Steps(steps.into_iter())
     }
 
-    /// A connection that is served, and what the server knows of it.
+    /// A connection that is being served.
     struct Connection {
         activity: Arc<Activity>,
         draining: CancellationToken,
         serving: JoinHandle<()>,
     }
 
-    fn served(stream: impl Stream, patience: Duration) -> Connection {
-        let (activity, draining) =
-            (Activity::new(Instant::now(), Some(patience)), CancellationToken::new());
-        let service = service_fn(async |request: Request<Upload>| {
+    fn served(stream: impl Stream, stall_limit: Duration) -> Connection {
+        let caller = Caller::Unix { user: None, process: None };
+        let activity = Activity::new(caller, None, Instant::now(), Some(stall_limit));
+        let draining = CancellationToken::new();
+        let handler = |request: Request<IncomingBody>, exchange| async move {
             if request.method() != Method::CONNECT {
-                return Ok::<_, Infallible>(Response::new(steps(request.uri().path())));
+                return (Response::new(steps(request.uri().path())), exchange);
             }
-            let mut answer = Response::new(Steps(Vec::new().into_iter()));
-            answer.extensions_mut().insert(Tunnelled);
-            Ok(answer)
-        });
-        let serving = tokio::spawn(serve(stream, service, activity.clone(), draining.clone()));
+            let mut response = Response::new(Steps(Vec::new().into_iter()));
+            response.extensions_mut().insert(Tunnelled);
+            (response, exchange)
+        };
+        let serving = tokio::spawn(serve(stream, handler, activity.clone(), draining.clone()));
         Connection { activity, draining, serving }
     }
 
-    /// The same with the caller's end of it, which has room for so many bytes.
-    fn pair(room: usize) -> (DuplexStream, Connection) {
-        let (caller, stream) = duplex(room);
+    /// The same with the caller's end of it, which buffers so many bytes.
+    fn pair(buffer: usize) -> (DuplexStream, Connection) {
+        let (caller, stream) = duplex(buffer);
         (caller, served(stream, Duration::from_secs(60)))
     }
 
@@ -357,7 +338,7 @@ mod tests {
         (String::from_utf8(got).unwrap(), end)
     }
 
-    /// Lets the other tasks do what they can.
+    /// Lets the other tasks run as far as they can.
     async fn settle() {
         for _ in 0..20 {
             yield_now().await;
@@ -367,14 +348,14 @@ mod tests {
     const CONNECT: &[u8] = b"CONNECT api:80 HTTP/1.1\r\nHost: api:80\r\n\r\n";
 
     #[tokio::test]
-    async fn an_answer_that_ends_with_the_connection_is_whole_or_ends_in_a_reset() {
+    async fn a_response_that_ends_with_the_connection_is_complete_or_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for (head, is_whole) in [
             ("GET /whole HTTP/1.0", true),
             ("GET /cut HTTP/1.0", false),
-            // Its end shows in the chunks.
+            // The last chunk shows where it ends.
             ("GET /cut HTTP/1.1", true),
-            // The caller does not read, until it is given up.
+            // The caller does not read, until the connection is aborted.
             ("GET /long HTTP/1.0", false),
         ] {
             let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -383,7 +364,7 @@ mod tests {
             if head.contains("/long") {
                 timeout(Duration::from_secs(10), served.serving)
                     .await
-                    .expect("it is given up")
+                    .expect("it is aborted")
                     .unwrap();
             }
             let (got, end) = rest(&mut caller).await;
@@ -393,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_ends_with_the_connection_ends_when_its_body_does() {
+    async fn a_response_that_ends_with_the_connection_ends_with_its_body() {
         let (mut caller, _served) = pair(4096);
         let start = Instant::now();
         caller.write_all(b"GET /late HTTP/1.0\r\n\r\n").await.unwrap();
@@ -402,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tunnel_is_granted_whole_before_the_connection_ends_and_it_ends() {
+    async fn a_response_that_grants_a_tunnel_is_complete_before_the_connection_closes() {
         for drains in [true, false] {
             let (mut caller, served) = pair(16);
             let start = Instant::now();
@@ -420,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_came_in_the_moment_of_an_eviction_or_of_the_drain_is_answered() {
+    async fn a_request_in_the_moment_of_an_eviction_or_of_the_drain_is_answered() {
         for (drains, connect) in [(true, &b""[..]), (false, b""), (true, CONNECT), (false, CONNECT)]
         {
             let (mut caller, served) = pair(4096);
@@ -459,17 +440,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_empty_lines_between_requests_are_rest_and_many_are_a_head() {
+    async fn a_few_empty_lines_between_requests_are_idle_time_and_many_are_a_head() {
         let (mut caller, _served) = pair(4096);
         let request = b"POST /whole HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
         caller.write_all(&[request, &b"\r\n"[..]].concat()).await.unwrap();
-        sleep(2 * HEAD).await;
+        sleep(2 * HEAD_TIMEOUT).await;
         caller.write_all(request).await.unwrap();
         settle().await;
         let start = Instant::now();
         caller.write_all(&b"\r\n".repeat(50)).await.unwrap();
         let got = rest(&mut caller).await.0;
         assert_eq!(got.matches("HTTP/1.1 200 OK").count(), 2, "{got}");
-        assert_eq!(start.elapsed().as_secs(), HEAD.as_secs());
+        assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
     }
 }

@@ -1,22 +1,22 @@
-//! Where the requests of a connection end, found in the bytes themselves: so that hyper is handed
-//! one request at a time and what follows a body, or is left of one, is never mistaken for
-//! something else. hyper decides what a request is; where the two should ever disagree, the
-//! connection stalls and is given up.
+//! Finds where the requests of a connection end, so that hyper gets one request at a time and what
+//! follows a body, or is left of one, is never taken for a request. hyper decides what a request is;
+//! should the two ever disagree, the connection stalls and is closed by a timeout.
 
 use memchr::memchr;
 
-/// Of a head that was parsed, no more memory than this is kept for the next one. Programs that have
-/// many cookies or a long query have them in each request.
-const LARGEST_KEPT_HEAD: usize = 8 * 1024;
-/// Bytes of empty lines before a request line that are no part of its head yet (RFC 9112 section
-/// 2.2).
-const MOST_BLANK: usize = 16;
+/// Largest request head, in bytes.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Memory of a head that is kept for the next one. Programs with many cookies or a long query send
+/// them with each request.
+const MAX_RETAINED_HEAD: usize = 8 * 1024;
+/// Bytes of empty lines before a request line that do not begin its head (RFC 9112 section 2.2).
+const MAX_BLANK: usize = 16;
 
 /// Follows the bytes of one request after another.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     state: State,
-    /// The head as it came.
+    /// The head as it arrived.
     head: Vec<u8>,
     /// Where its last line begins.
     line: usize,
@@ -27,17 +27,17 @@ pub(super) struct Framing {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 enum State {
-    /// Nothing but empty lines has come, or a part of the request line.
+    /// Before the end of the request line.
     #[default]
     Before,
     Fields,
-    /// This many bytes of a body are to come.
+    /// This many bytes of a body remain.
     Length(u64),
     Chunked(Chunk),
     Over,
 }
 
-/// How the head says that the body is framed (RFC 9112 section 6.3).
+/// How the body is framed, according to the head (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, Default)]
 enum Coding {
     #[default]
@@ -50,17 +50,17 @@ enum Coding {
 #[derive(Debug, PartialEq, Eq)]
 enum Chunk {
     Size(u64),
-    /// What is behind a size, up to the end of its line.
+    /// The extensions behind a size, up to the end of the line.
     Extension(u64),
     Data(u64),
     /// The line end behind the data.
     DataEnd,
-    /// A trailer line; true = nothing of it came yet.
+    /// A trailer line; true = it is empty so far.
     Trailer(bool),
 }
 
 impl Framing {
-    /// Goes over what came next and returns how much of it belongs to this request.
+    /// Follows the next bytes and returns how many of them belong to this request.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Over {
@@ -84,7 +84,7 @@ impl Framing {
         at
     }
 
-    /// Takes a line of the head, or what is there of it.
+    /// Takes a line of the head, or the part of it that has arrived.
     fn take_line(&mut self, bytes: &[u8]) -> usize {
         let end = memchr(b'\n', bytes);
         let taken = end.map_or(bytes.len(), |end| end + 1);
@@ -122,8 +122,8 @@ impl Framing {
         self.state == State::Over
     }
 
-    /// How many bytes of the body have not come yet; of a chunked one nobody knows.
-    pub(super) fn to_come(&self) -> u64 {
+    /// Bytes of the body that have not arrived yet; `u64::MAX` if unknown.
+    pub(super) fn remaining(&self) -> u64 {
         match self.state {
             State::Over => 0,
             State::Length(left) => left,
@@ -139,27 +139,27 @@ impl Framing {
     /// True if the head has begun: with the request line, or with more empty lines than anybody
     /// sends by mistake.
     pub(super) fn has_begun(&self) -> bool {
-        self.head.len() > MOST_BLANK || self.head.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
+        self.head.len() > MAX_BLANK || self.head.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
     }
 
-    /// What came of the head.
+    /// The head as far as it has arrived.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
     }
 
-    /// Another request begins.
+    /// Starts over with the next request.
     pub(super) fn next(&mut self) {
         let mut head = std::mem::take(&mut self.head);
         head.clear();
-        head.shrink_to(LARGEST_KEPT_HEAD);
+        head.shrink_to(MAX_RETAINED_HEAD);
         *self = Self { head, ..Self::default() };
     }
 }
 
 impl Coding {
-    /// Of both lengths the chunks count.
+    /// The chunked coding overrides a length.
     fn with(self, line: &[u8]) -> Self {
-        // Most fields are told by their first letter.
+        // The first letter rules out most fields.
         let (b't' | b'T' | b'c' | b'C') = line[0] else { return self };
         let Some(colon) = memchr(b':', line) else { return self };
         let name = &line[..colon];
@@ -175,7 +175,7 @@ impl Coding {
 }
 
 impl Chunk {
-    /// Takes what it can and returns what comes then; none = the body is over.
+    /// Takes what it can and returns the next state; none = the body is over.
     fn step(&mut self, bytes: &[u8]) -> (usize, Option<Self>) {
         let byte = bytes[0];
         match *self {
@@ -212,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// The requests in `bytes`, which come in pieces of `size`; the last one may be unfinished.
+    /// The requests in `bytes`, which arrive in pieces of `size`; the last one may be incomplete.
     fn requests(bytes: &[u8], size: usize) -> Vec<(String, bool)> {
         let (mut framing, mut all, mut one) = (Framing::default(), Vec::new(), Vec::new());
         for piece in bytes.chunks(size) {
@@ -264,13 +264,13 @@ mod tests {
         }
         let mut framing = Framing::default();
         framing.take(b"PUT / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
-        assert_eq!((framing.to_come(), framing.is_over()), (7, false));
+        assert_eq!((framing.remaining(), framing.is_over()), (7, false));
         framing.next();
         assert_eq!((framing.head(), framing.is_over()), (&b""[..], false));
     }
 
     #[test]
-    fn empty_lines_are_no_head_unless_there_are_many() {
+    fn a_few_empty_lines_do_not_begin_a_head() {
         let mut framing = Framing::default();
         framing.take(b"\r\n\r");
         assert!(!framing.has_begun());
@@ -278,14 +278,14 @@ mod tests {
         framing.take(b"\r\nG");
         assert!(framing.has_begun());
         let mut blank = Framing::default();
-        blank.take(&b"\r\n".repeat(MOST_BLANK / 2));
+        blank.take(&b"\r\n".repeat(MAX_BLANK / 2));
         assert!(!blank.has_begun());
         blank.take(b"\r");
         assert!(blank.has_begun());
     }
 
     #[test]
-    fn the_memory_of_usual_heads_is_used_again() {
+    fn the_memory_of_usual_heads_is_reused() {
         let mut framing = Framing::default();
         framing.take(format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "a".repeat(6000)).as_bytes());
         let length = framing.head.len();
@@ -299,12 +299,12 @@ mod tests {
         framing.take(format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(60_000)).as_bytes());
         assert!(framing.is_over());
         framing.next();
-        assert!(framing.head.capacity() <= LARGEST_KEPT_HEAD);
+        assert!(framing.head.capacity() <= MAX_RETAINED_HEAD);
     }
 
     proptest! {
         #[test]
-        fn requests_behind_one_another_are_told_apart(
+        fn pipelined_requests_are_separated(
             order in prop::collection::vec(0..WHOLE.len(), 1..6),
             size in 1_usize..40,
         ) {
@@ -314,7 +314,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_taken_or_left(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1_usize..50) {
+        fn all_bytes_are_taken_until_the_request_is_over(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1_usize..50) {
             let mut framing = Framing::default();
             for piece in bytes.chunks(size) {
                 let taken = framing.take(piece);

@@ -10,27 +10,28 @@ use std::str::FromStr;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::client_stream::Stream;
 use super::unix;
-use super::wire::Stream;
+use crate::exchange::Caller;
 
-/// Connections that may wait to be accepted; the kernel cuts it to its own limit.
+/// Connections that may wait to be accepted; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere fewer, which binding
-/// then tells.
+/// Bytes of `sun_path` with its closing zero, on Linux (unix(7)); elsewhere it is shorter, and
+/// binding fails.
 const SUN_PATH: usize = 108;
 
-/// Where the data listener is.
+/// Address of the data listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A port; a loopback address stands for both families.
+    /// A TCP port; a loopback address stands for both families.
     Tcp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// The address of a port.
+    /// The TCP address, if it is one.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
@@ -62,13 +63,13 @@ impl Address {
         one.port() != 0 && one.port() == other.port() && overlap
     }
 
-    /// What callers name in their Host: behind a unix socket the default port, as in
+    /// The address that callers name in their Host; for a unix socket with the default port, as in
     /// `http://localhost/`.
     pub fn named(&self) -> SocketAddr {
         self.tcp().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 80)))
     }
 
-    /// What tools are told: a URL, or `unix:` and a path.
+    /// As it is shown to callers: a URL, or `unix:` and a path.
     pub fn origin(&self) -> String {
         match self {
             Self::Tcp(address) => format!("http://{address}"),
@@ -77,8 +78,8 @@ impl Address {
     }
 }
 
-/// Why a text is no address of a listener; each continues a sentence that begins with the setting's
-/// name.
+/// Why a text is no address of a listener. Each message continues a sentence that begins with the
+/// setting's name.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// No address, or no port.
@@ -87,7 +88,7 @@ pub enum AddressError {
     /// A unix socket without a name, or with an impossible one.
     #[error("names no file behind `unix:`; write a path such as unix:/run/pleo/api.sock")]
     NoFile,
-    /// What the system cannot bind.
+    /// A path that the system cannot bind.
     #[error("is longer than the {} bytes that a unix socket's path may have; choose a shorter path", SUN_PATH - 1)]
     TooLong,
 }
@@ -106,7 +107,7 @@ impl FromStr for Address {
     }
 }
 
-/// As `listen.api` has it.
+/// As it is written in `listen.api`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -121,10 +122,10 @@ impl fmt::Display for Address {
 pub(super) struct Sockets {
     pub(super) sockets: Vec<Socket>,
     /// The file of a unix socket.
-    pub(super) name: Option<unix::Name>,
+    pub(super) socket_file: Option<unix::SocketFile>,
 }
 
-/// One of them.
+/// A bound socket.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(StdListener),
@@ -134,17 +135,18 @@ pub(super) enum Socket {
 impl Sockets {
     pub(super) fn bind(address: &Address) -> io::Result<Self> {
         Ok(match address {
-            Address::Tcp(address) => {
-                Self { sockets: tcp(*address)?.into_iter().map(Socket::Tcp).collect(), name: None }
-            }
+            Address::Tcp(address) => Self {
+                sockets: tcp(*address)?.into_iter().map(Socket::Tcp).collect(),
+                socket_file: None,
+            },
             Address::Unix(path) => {
-                let (socket, name) = unix::bind(path, BACKLOG)?;
-                Self { sockets: vec![Socket::Unix(socket)], name: Some(name) }
+                let (socket, file) = unix::bind(path, BACKLOG)?;
+                Self { sockets: vec![Socket::Unix(socket)], socket_file: Some(file) }
             }
         })
     }
 
-    /// The port that was bound: the system may have chosen it.
+    /// The TCP address that was bound: the system may have chosen the port.
     pub(super) fn port(&self) -> Option<SocketAddr> {
         match self.sockets.first()? {
             Socket::Tcp(socket) => socket.local_addr().ok(),
@@ -162,8 +164,8 @@ impl Socket {
     }
 }
 
-/// One address, and its twin in the other family if it is loopback: `localhost` must not lead to
-/// somebody else.
+/// Binds an address, and the other family's if it is loopback: `localhost` must not lead to another
+/// program.
 pub(super) fn tcp(address: SocketAddr) -> io::Result<Vec<StdListener>> {
     let twin: Option<IpAddr> = match address.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
@@ -190,36 +192,27 @@ fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
     listener.set_nonblocking(true)?;
     rustix::net::listen(&listener, BACKLOG)?;
     if address.ip().is_loopback() {
-        unpaced(&listener);
+        disable_pacing(&listener);
     }
     Ok(listener)
 }
 
-/// Nothing is congested between two ends on one machine; a system's BBR would pace answers there,
-/// by a timer for each. Accepted connections inherit it.
+/// Nothing is congested between two ends on one machine, but a system's BBR would pace responses
+/// there, with a timer for each. Accepted connections inherit this.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn unpaced(listener: &StdListener) {
-    // Reno is in every kernel and allowed to everybody. Without it, answers are only dearer.
+fn disable_pacing(listener: &StdListener) {
+    // Reno is in every kernel and allowed to everybody. Without it responses only cost more.
     let _ = rustix::net::sockopt::set_tcp_congestion(listener, "reno");
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn unpaced(_: &StdListener) {}
+fn disable_pacing(_: &StdListener) {}
 
-/// A kernel without this family, where nobody can be led astray.
+/// True if the kernel does not have this family: then no other program can listen there either.
 fn is_absent(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let absent = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT];
     absent.iter().any(|absent| error.raw_os_error() == Some(absent.raw_os_error()))
-}
-
-/// What is at the other end of an accepted connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Caller {
-    /// The two ends of a TCP connection.
-    Tcp { local: SocketAddr, peer: SocketAddr },
-    /// The user and the process that connected to a unix socket; none if the kernel does not say.
-    Unix { user: Option<u32>, process: Option<i32> },
 }
 
 /// A socket that accepts.
@@ -245,10 +238,10 @@ impl Accept for UnixListener {
 
     async fn accept(&self) -> io::Result<(UnixStream, Caller)> {
         let (stream, _) = self.accept().await?;
-        // Stamped by the kernel when the caller connected: it cannot be outrun, unlike the look at
-        // a TCP socket.
-        let stamp = stream.peer_cred().ok();
-        let (user, process) = (stamp.map(|stamp| stamp.uid()), stamp.and_then(|stamp| stamp.pid()));
+        // Recorded by the kernel when the caller connected: unlike the lookup of a TCP socket it
+        // cannot come too late.
+        let peer = stream.peer_cred().ok();
+        let (user, process) = (peer.map(|peer| peer.uid()), peer.and_then(|peer| peer.pid()));
         Ok((stream, Caller::Unix { user, process }))
     }
 }
@@ -259,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_to_loopback_are_not_paced() {
+    fn responses_to_loopback_are_not_paced() {
         for listener in tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap() {
             listener.set_nonblocking(false).unwrap();
             let _caller = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,55 +1,66 @@
-//! What is no request gets an answer of ours in place of hyper's, which has a status and no word
-//! why. It names the line or the character that is wrong, and nothing else of what was sent.
+//! Our own response to a malformed request, in place of hyper's, which has a status and no reason.
+//! It names the line or the character that is wrong, and repeats nothing else of what was sent.
+
+use std::sync::Arc;
 
 use http::header::DATE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use http_body::Body as _;
 
-use super::activity::LARGEST_HEAD;
-use crate::proxy::body::Answer;
-use crate::proxy::reply::{Code, Problem};
+use super::framing::MAX_HEAD;
+use crate::exchange::Exchange;
+use crate::exchange::activity::Activity;
+use crate::problem::{Code, Problem};
 
-/// Most fields of a head.
-const MOST_FIELDS: usize = 100;
+/// Header fields of a request, at most; hyper's default.
+const MAX_FIELDS: usize = 100;
 
-/// An answer to what is no request, on its way.
+/// A response to a malformed request, and how much of it is written.
 #[derive(Debug)]
 pub(super) struct Malformed {
+    /// Until everything is written.
+    exchange: Option<Exchange>,
     bytes: Vec<u8>,
     written: usize,
+    body_length: usize,
 }
 
 impl Malformed {
-    /// The answer to `head`, which hyper refuses by `refusal`; empty if it has no answer.
-    pub(super) fn new(head: &[u8], refusal: &[u8]) -> Self {
+    /// The response to `head`, which hyper refuses by `refusal`; empty if hyper has no response.
+    pub(super) fn new(activity: &Arc<Activity>, head: &[u8], refusal: &[u8]) -> Self {
+        let mut exchange = Exchange::malformed(activity);
         let status = refusal.get(9..12).and_then(|status| StatusCode::from_bytes(status).ok());
         let problem = explain(head, status.unwrap_or(StatusCode::BAD_REQUEST)).closing();
-        let mut response = problem.into_response();
+        let mut response = exchange.refuse(problem);
         if let Some(date) = date(refusal) {
             response.headers_mut().insert(DATE, date);
         }
-        let (head_of_answer, body) = response.into_parts();
-        let mut bytes = format!("HTTP/1.1 {}\r\n", head_of_answer.status).into_bytes();
-        let length = body.size_hint().lower();
-        write_fields(&mut bytes, &head_of_answer.headers, length);
-        if let (Answer::Ours(Some(body)), false) = (body, head.starts_with(b"HEAD ")) {
-            bytes.extend_from_slice(&body);
-        }
-        Self { bytes, written: 0 }
+        exchange.respond(response.status(), false);
+        let (parts, body) = response.into_parts();
+        let mut bytes = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+        write_fields(&mut bytes, &parts.headers, body.len());
+        let body_length = if head.starts_with(b"HEAD ") { 0 } else { body.len() };
+        bytes.extend_from_slice(&body[..body_length]);
+        Self { exchange: Some(exchange), bytes, written: 0, body_length }
     }
 
     /// What is not written yet.
-    pub(super) fn left(&self) -> &[u8] {
+    pub(super) fn unwritten(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
 
+    /// So many more bytes are written.
     pub(super) fn advance(&mut self, written: usize) {
         self.written += written;
+        if self.unwritten().is_empty()
+            && let Some(mut exchange) = self.exchange.take()
+        {
+            exchange.sent(self.body_length, || true);
+        }
     }
 }
 
-fn write_fields(bytes: &mut Vec<u8>, fields: &HeaderMap, length: u64) {
+fn write_fields(bytes: &mut Vec<u8>, fields: &HeaderMap, length: usize) {
     for (name, value) in fields {
         bytes.extend_from_slice(name.as_ref());
         bytes.extend_from_slice(b": ");
@@ -59,50 +70,52 @@ fn write_fields(bytes: &mut Vec<u8>, fields: &HeaderMap, length: u64) {
     bytes.extend_from_slice(format!("content-length: {length}\r\n\r\n").as_bytes());
 }
 
-/// The time that hyper put into its answer.
+/// The date in hyper's response.
 fn date(refusal: &[u8]) -> Option<HeaderValue> {
     let line =
         refusal.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"date: "))?;
     HeaderValue::from_bytes(line.trim_ascii()).ok()
 }
 
-/// What is wrong with a head.
+/// What is wrong with a request.
 fn explain(head: &[u8], status: StatusCode) -> Problem {
-    if let Some((detail, fix)) = too_much(head, status) {
-        return Problem::new(Code::BadRequest, detail, fix).status(status);
+    if let Some((detail, fix)) = explain_size(head, status) {
+        return Problem::new(Code::BadRequest, detail, fix).with_status(status);
     }
-    let (detail, fix) = line_trouble(head).or_else(|| fields_trouble(head)).unwrap_or_else(|| {
-        ("it is not valid HTTP/1.1".to_owned(), "Send an HTTP/1.1 request.".to_owned())
-    });
+    let (detail, fix) =
+        explain_request_line(head).or_else(|| explain_fields(head)).unwrap_or_else(|| {
+            ("it is not valid HTTP/1.1".to_owned(), "Send an HTTP/1.1 request.".to_owned())
+        });
     Problem::new(Code::BadRequest, detail, fix)
 }
 
-type Trouble = (String, String);
+/// Detail and fix.
+type Explanation = (String, String);
 
-fn trouble(detail: impl Into<String>, fix: impl Into<String>) -> Option<Trouble> {
+fn explanation(detail: impl Into<String>, fix: impl Into<String>) -> Option<Explanation> {
     Some((detail.into(), fix.into()))
 }
 
-fn too_much(head: &[u8], status: StatusCode) -> Option<Trouble> {
+fn explain_size(head: &[u8], status: StatusCode) -> Option<Explanation> {
     let is_long =
-        || head.len() >= LARGEST_HEAD || head.split(|byte| *byte == b'\n').count() > MOST_FIELDS;
+        || head.len() >= MAX_HEAD || head.split(|byte| *byte == b'\n').count() > MAX_FIELDS;
     match status {
         StatusCode::URI_TOO_LONG => {
-            trouble("the target is longer than 64 KiB", "Send a shorter path or query.")
+            explanation("the target is longer than 64 KiB", "Send a shorter path or query.")
         }
-        // hyper says the same of a length that no body has.
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if is_long() => trouble(
-            format!("the head has more than {MOST_FIELDS} header fields or is longer than 64 KiB"),
+        // hyper has the same status for an impossible length.
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if is_long() => explanation(
+            format!("the head has more than {MAX_FIELDS} header fields or is longer than 64 KiB"),
             "Send fewer or shorter header fields; long values belong in the body.",
         ),
         _ => None,
     }
 }
 
-/// What is wrong with the request line; none if nothing is, or if its end has not come.
-fn line_trouble(head: &[u8]) -> Option<Trouble> {
+/// What is wrong with the request line; none if nothing is, or if it is not complete.
+fn explain_request_line(head: &[u8]) -> Option<Explanation> {
     if head.starts_with(&[0x16, 0x03]) {
-        return trouble(
+        return explanation(
             "it is a TLS greeting, and this listener speaks plain HTTP",
             "Use http:// in place of https://.",
         );
@@ -113,32 +126,32 @@ fn line_trouble(head: &[u8]) -> Option<Trouble> {
     let mut words = line.splitn(2, |byte| *byte == b' ');
     let (method, rest) = (words.next()?, words.next().unwrap_or_default());
     if Method::from_bytes(method).is_err() {
-        return trouble(
+        return explanation(
             "its first line does not begin with a method",
             "Send METHOD PATH HTTP/1.1 as the first line.",
         );
     }
     let Some(at) = rest.windows(6).rposition(|it| it == b" HTTP/") else {
-        return trouble(
+        return explanation(
             "its first line does not end with a version",
             "Send METHOD PATH HTTP/1.1 as the first line.",
         );
     };
     let (target, version) = (&rest[..at], &rest[at + 1..]);
-    if let Some(trouble) = target_trouble(target) {
-        return Some(trouble);
+    if let Some(explanation) = explain_target(target) {
+        return Some(explanation);
     }
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => None,
-        _ => trouble(
+        _ => explanation(
             "its version is neither HTTP/1.1 nor HTTP/1.0",
             "Send METHOD PATH HTTP/1.1 as the first line.",
         ),
     }
 }
 
-/// The first character that a target may not hold as it is, and how it is written.
-fn target_trouble(target: &[u8]) -> Option<Trouble> {
+/// The first character that a target may not contain, and how it is escaped.
+fn explain_target(target: &[u8]) -> Option<Explanation> {
     let (mut rest, mut part) = (target, &b"/"[..]);
     while let Some(first) = rest.first() {
         let it = character(rest);
@@ -156,27 +169,27 @@ fn target_trouble(target: &[u8]) -> Option<Trouble> {
     None
 }
 
-fn wrong_character(bytes: &[u8]) -> Option<Trouble> {
+fn wrong_character(bytes: &[u8]) -> Option<Explanation> {
     let escaped: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
     let name = match std::str::from_utf8(bytes).ok().and_then(|text| text.chars().next()) {
         Some(' ') => "a blank".to_owned(),
         Some(it) if !it.is_control() => format!("the character {it}"),
         _ => format!("the byte 0x{:02X}", bytes[0]),
     };
-    trouble(
+    explanation(
         format!("its target holds {name}, which HTTP does not allow there"),
         format!("Write it as {escaped}."),
     )
 }
 
-/// The bytes of the first character; of what is no UTF-8, the first byte.
+/// The bytes of the first character; the first byte if it is not UTF-8.
 fn character(bytes: &[u8]) -> &[u8] {
     let is_one = |length: &usize| std::str::from_utf8(&bytes[..*length]).is_ok();
     &bytes[..(1..=bytes.len().min(4)).find(is_one).unwrap_or(1)]
 }
 
 /// What is wrong with the header fields.
-fn fields_trouble(head: &[u8]) -> Option<Trouble> {
+fn explain_fields(head: &[u8]) -> Option<Explanation> {
     let lines =
         head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let mut lines = lines.skip_while(|line| line.is_empty());
@@ -185,7 +198,9 @@ fn fields_trouble(head: &[u8]) -> Option<Trouble> {
     for (number, line) in (1..).zip(lines.take_while(|line| !line.is_empty())) {
         let (name, value) = match field(line) {
             Ok(field) => field,
-            Err((what, fix)) => return trouble(format!("its header field {number} {what}"), fix),
+            Err((what, fix)) => {
+                return explanation(format!("its header field {number} {what}"), fix);
+            }
         };
         if name.eq_ignore_ascii_case(b"content-length") {
             lengths.push(value);
@@ -195,28 +210,31 @@ fn fields_trouble(head: &[u8]) -> Option<Trouble> {
         }
     }
     if coding.is_some() && is_old {
-        return trouble("HTTP/1.0 has no Transfer-Encoding", "Send Content-Length, or HTTP/1.1.");
+        return explanation(
+            "HTTP/1.0 has no Transfer-Encoding",
+            "Send Content-Length, or HTTP/1.1.",
+        );
     }
     if coding.is_some_and(|coding| !coding.to_ascii_lowercase().ends_with(b"chunked")) {
-        return trouble(
+        return explanation(
             "its Transfer-Encoding does not end with chunked",
             "Send chunked alone, or Content-Length.",
         );
     }
     let first = lengths.first()?;
     if lengths.iter().any(|length| length != first) {
-        return trouble("it has several lengths that differ", "Send one Content-Length.");
+        return explanation("it has several lengths that differ", "Send one Content-Length.");
     }
-    trouble(
+    explanation(
         "its Content-Length is no possible number of bytes",
         "Send the length of the body in digits.",
     )
 }
 
-/// Name and value.
+/// SocketFile and value.
 type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// Name and value of a header field, or what is wrong with it and how it is mended.
+/// SocketFile and value of a header field, or what is wrong with it and how it is mended.
 fn field(line: &[u8]) -> Result<Field<'_>, (&'static str, &'static str)> {
     if matches!(line[0], b' ' | b'\t') {
         return Err(("begins with a blank", "Send each header field on one line."));
@@ -238,20 +256,24 @@ fn field(line: &[u8]) -> Result<Field<'_>, (&'static str, &'static str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::exchange::Caller;
 
     fn text(problem: Problem) -> String {
-        let answer = match problem.into_response().into_body() {
-            Answer::Ours(Some(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
-            _ => unreachable!(),
-        };
-        let json: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let body = problem.into_response().into_body();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         format!("{} {}", json["detail"].as_str().unwrap(), json["fix"].as_str().unwrap())
     }
 
+    fn activity() -> Arc<Activity> {
+        Activity::new(Caller::Unix { user: None, process: None }, None, Instant::now(), None)
+    }
+
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_response_names_what_is_wrong() {
         for (head, words) in [
             ("GET /a<b HTTP/1.1\r\n\r\n", ["character <", "%3C"]),
             ("GET /?a=<b HTTP/1.1\r\n\r\n", ["character <", "%3C"]),
@@ -290,11 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_whole_answer_with_the_status_and_the_time_of_the_refusal() {
+    fn the_response_is_complete_and_has_the_status_and_date_of_hypers() {
         let refusal =
             b"HTTP/1.1 431 Too\r\nconnection: close\r\ncontent-length: 0\r\ndate: Tue\r\n\r\n";
         let many = "X: y\r\n".repeat(101);
-        let get = Malformed::new(format!("GET / HTTP/1.1\r\n{many}").as_bytes(), refusal).bytes;
+        let get =
+            Malformed::new(&activity(), format!("GET / HTTP/1.1\r\n{many}").as_bytes(), refusal)
+                .bytes;
         let get = String::from_utf8(get).unwrap();
         let (head, body) = get.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{head}");
@@ -307,13 +331,14 @@ mod tests {
             "{get}"
         );
         let bare =
-            String::from_utf8(Malformed::new(b"HEAD / HTTP/1.1\r\n", refusal).bytes).unwrap();
+            String::from_utf8(Malformed::new(&activity(), b"HEAD / HTTP/1.1\r\n", refusal).bytes)
+                .unwrap();
         assert!(bare.ends_with("\r\n\r\n"), "{bare}");
     }
 
     proptest! {
         #[test]
-        fn nothing_that_was_sent_comes_back_but_a_character(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn the_response_repeats_one_character_of_the_request_at_most(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut head = b"GET /secret-marker HTTP/1.1\r\nX: secret-marker\r\n".to_vec();
             head.extend(bytes);
             prop_assert!(!text(explain(&head, StatusCode::BAD_REQUEST)).contains("secret"));

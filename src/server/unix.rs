@@ -1,5 +1,5 @@
-//! The unix socket: only its owner can reach it, and one that a killed process left behind is taken
-//! over.
+//! The unix socket: only its owner can reach it, and one that a killed process left behind is
+//! replaced.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,49 +10,49 @@ use std::path::{Path, PathBuf};
 use crate::private_file::access::Access;
 use crate::private_file::folder::{self, FolderError};
 
-/// The name of a bound socket, removed when dropped.
+/// The file of a bound socket, removed when dropped.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file: whoever was given the name since then keeps it.
-    file: (u64, u64),
-    /// As long as this is open nobody takes the socket for a dead one's, and the file's number is
-    /// not used again.
+    /// Device and inode: a file that another process put there since then is left alone.
+    identity: (u64, u64),
+    /// While this is open no other process takes the socket for a stale one, and the inode is not
+    /// reused.
     _socket: UnixListener,
 }
 
-impl Drop for Name {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.file);
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| identity(&metadata) == self.identity);
         if ours {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds `path`, mode 0600, in a folder that is its owner's alone.
+/// Binds `path` with mode 0600, in a folder that only its owner may enter.
 ///
 /// # Errors
 /// The folder is open to others, somebody listens there, or something else has the name.
-pub(super) fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, Name)> {
+pub(super) fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     folder::make(parent)?;
     let opened = File::open(parent)?;
-    // In a folder that others can write to, they could replace the socket by their own.
+    // In a folder that others may enter they could replace the socket with their own.
     folder::check_metadata(parent, &opened.metadata()?).map_err(refused_folder)?;
-    // Two that start at once must not each take the other's socket for a dead one's. Freed with the
-    // handle.
+    // Two processes that start at once must not take each other's socket for a stale one. Unlocked
+    // with the handle.
     opened.lock()?;
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     rustix::net::listen(&listener, backlog)?;
-    let file = identity(&fs::symlink_metadata(path)?);
-    let name = Name { path: path.into(), file, _socket: listener.try_clone()? };
-    Ok((listener, name))
+    let identity = identity(&fs::symlink_metadata(path)?);
+    let file = SocketFile { path: path.into(), identity, _socket: listener.try_clone()? };
+    Ok((listener, file))
 }
 
 fn refused_folder(error: FolderError) -> io::Error {
@@ -66,7 +66,7 @@ fn refused_folder(error: FolderError) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, problem)
 }
 
-/// Removes a socket that nobody listens on any more, and nothing else.
+/// Removes a socket that no process listens on, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -100,18 +100,18 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_its_owners_alone_and_goes_with_its_name() {
+    fn only_the_owner_can_reach_the_socket_and_its_file_is_removed() {
         let folder = folder();
         let path = folder.path().join("deep/api.sock");
-        let (listener, name) = bind(&path, 1).unwrap();
+        let (listener, file) = bind(&path, 1).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
-        drop((listener, name));
+        drop((listener, file));
         assert!(!path.exists());
     }
 
     #[test]
-    fn a_lax_folder_is_refused_with_its_mend() {
+    fn a_folder_that_others_may_enter_is_refused_with_the_fix() {
         let folder = folder();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).unwrap();
         let error = bind(&folder.path().join("api.sock"), 1).unwrap_err().to_string();
@@ -119,26 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_socket_is_taken_over_and_nothing_else_is() {
+    fn a_stale_socket_is_replaced_and_nothing_else_is() {
         let folder = folder();
         let path = folder.path().join("api.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let (listener, name) = bind(&path, 1).unwrap();
+        let (listener, file) = bind(&path, 1).unwrap();
         assert_eq!(bind(&path, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse, "a live one");
-        drop((listener, name));
+        drop((listener, file));
         fs::write(&path, "kept").unwrap();
         assert_eq!(bind(&path, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse, "a file");
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     }
 
     #[test]
-    fn a_name_that_somebody_took_over_is_left_alone() {
+    fn a_file_that_another_process_put_there_is_left_alone() {
         let folder = folder();
         let path = folder.path().join("api.sock");
-        let (_listener, name) = bind(&path, 1).unwrap();
+        let (_listener, file) = bind(&path, 1).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
-        drop(name);
+        drop(file);
         assert!(path.exists());
     }
 }

@@ -1,8 +1,6 @@
-//! One thread's part of the data listener: a runtime of its own, with its own connections to the
-//! API.
+//! A worker of the data listener: a thread with a runtime and connections to the API of its own.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +8,6 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hyper::service::service_fn;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -19,68 +16,69 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
+use super::accept::{accept, refuse};
+use super::client_stream::Stream;
 use super::connection;
+use super::limiter::{ConnectionLimiter, ConnectionPermit};
 use super::listen::{Accept, Socket};
-use super::room::{Place, Room};
-use super::wire::Stream;
-use super::{DRAIN, accept, turn_away};
 use crate::proxy::Forwarder;
 use crate::supervise::{DATA_LISTENER, Pause, Supervisor, WORKER, supervise};
 
-/// How often a worker that waits for its next start looks whether the process ends.
-const LOOK: Duration = Duration::from_millis(50);
+/// Time for the current requests at shutdown.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// How often a worker that waits for its restart checks whether the server drains.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a worker serves with.
+/// What a worker needs.
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) forwarder: Arc<Forwarder>,
-    /// Empty once nobody may be accepted any more: what stays open takes callers whom nobody will
-    /// answer.
+    /// Emptied at shutdown: a socket that stays open takes connections that nobody will serve.
     pub(super) sockets: Arc<Mutex<Vec<Socket>>>,
-    pub(super) room: Arc<Room>,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) draining: CancellationToken,
-    /// Those of all workers: none ends before the last is served, since its upstream connections
-    /// may be in use by others.
+    /// Client connections of all workers: none ends before all are served, since others may be using
+    /// its connections to the API.
     pub(super) connections: TaskTracker,
     pub(super) supervisor: Supervisor,
 }
 
 impl Worker {
-    /// Starts the thread, which holds `alive` until it has drained; the first one also keeps a
+    /// Starts the thread, which holds `alive` until it has drained. The first worker also keeps a
     /// connection to the API ready.
     ///
     /// # Errors
-    /// There is no thread, or no files for a runtime.
+    /// The system gives no thread, or no file descriptors for a runtime.
     pub(super) fn start(self, number: usize, alive: TaskTrackerToken) -> io::Result<()> {
-        let (told, begun) = sync_channel(1);
+        let (report, started) = sync_channel(1);
         let work = move || {
             let _alive = alive;
-            // Made where it is used: a runtime must not be dropped by a task of another one.
+            // Made on its own thread: a task of another runtime must not drop it.
             match runtime() {
                 Ok(runtime) => {
-                    let _ = told.send(Ok(()));
+                    let _ = report.send(Ok(()));
                     self.work(number == 0, runtime);
                 }
-                Err(error) => drop(told.send(Err(error))),
+                Err(error) => drop(report.send(Err(error))),
             }
         };
         thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
-        begun.recv().unwrap_or_else(|_| Err(io::Error::other("it did not begin")))
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the worker did not start")))
     }
 
-    /// Works until the drain, with a new runtime whenever one comes to its end before that.
+    /// Serves until the drain, with a new runtime if one ends before that.
     fn work(self, is_first: bool, runtime: Runtime) {
         let mut first = Some(runtime);
-        again(&self.supervisor, &self.draining, || {
+        restart_until_drained(&self.supervisor, &self.draining, || {
             let runtime = first.take().map_or_else(self::runtime, Ok)?;
             runtime.block_on(self.run(is_first));
-            // What hangs there does not keep the worker.
+            // A task that hangs does not keep the worker.
             runtime.shutdown_background();
             Ok(())
         });
     }
 
-    /// Serves until the drain, and through it.
+    /// Serves until all connections have drained.
     async fn run(&self, is_first: bool) {
         let count = self.sockets().len();
         for number in 0..count {
@@ -92,14 +90,11 @@ impl Worker {
                 .await;
             });
         }
-        match is_first {
-            true => {
-                supervise("keep_ready", &self.supervisor, &self.draining, || {
-                    self.forwarder.keep_ready()
-                })
-                .await
-            }
-            false => self.draining.cancelled().await,
+        if is_first {
+            let keep_ready = || self.forwarder.keep_ready();
+            supervise("keep_ready", &self.supervisor, &self.draining, keep_ready).await;
+        } else {
+            self.draining.cancelled().await;
         }
         self.connections.close();
         let _ = timeout(DRAIN, self.connections.wait()).await;
@@ -109,7 +104,7 @@ impl Worker {
         self.sockets.lock()
     }
 
-    /// Listens on another name for the same socket, so that a start that fails can be tried again.
+    /// Listens on a clone of the socket, so that a restart can do so again.
     async fn listen(&self, number: usize) {
         let socket = self.sockets().get(number).map(Socket::try_clone);
         let failed = match socket {
@@ -128,30 +123,27 @@ impl Worker {
     }
 
     async fn accept(&self, listener: &impl Accept) {
-        accept(listener, &self.room, |stream, place| self.serve(stream, place)).await;
+        accept(listener, &self.limiter, |stream, permit| self.serve(stream, permit)).await;
     }
 
-    fn serve(&self, stream: impl Stream, place: Place) {
+    fn serve(&self, stream: impl Stream, permit: ConnectionPermit) {
         let (forwarder, draining) = (self.forwarder.clone(), self.draining.clone());
         self.connections.spawn(async move {
-            let activity = place.activity();
-            if let Some(problem) = &place.refusal {
-                let refuse = service_fn(|_| async {
-                    Ok::<_, Infallible>(forwarder.refuse(problem.clone()))
-                });
-                return turn_away(connection::serve(stream, refuse, activity, draining)).await;
+            let activity = permit.activity.clone();
+            if let Some(problem) = &permit.refusal {
+                return refuse(stream, activity, problem, draining).await;
             }
-            let service = service_fn(|request| {
-                place.heard();
-                async { Ok::<_, Infallible>(forwarder.answer(request).await) }
-            });
-            connection::serve(stream, service, activity, draining).await;
+            let forwarder = &forwarder;
+            let handler = |request, mut exchange| async move {
+                (forwarder.answer(request, &mut exchange).await, exchange)
+            };
+            connection::serve(stream, handler, activity, draining).await;
         });
     }
 }
 
-/// Does a worker's work, and again after a pause if it ends or panics before the drain.
-fn again(
+/// Runs a worker, and restarts it after a pause if it ends or panics before the drain.
+fn restart_until_drained(
     supervisor: &Supervisor,
     draining: &CancellationToken,
     mut work: impl FnMut() -> io::Result<()>,
@@ -159,7 +151,7 @@ fn again(
     let (mut note, mut pause) = (supervisor.enter(WORKER), Pause::default());
     loop {
         let began = Instant::now();
-        // All that it shares has locks that outlive a panic.
+        // All that it shares is behind locks that a panic does not poison.
         let end = catch_unwind(AssertUnwindSafe(&mut work));
         if draining.is_cancelled() {
             return;
@@ -174,7 +166,7 @@ fn again(
         note.stopped();
         let next = Instant::now() + pause;
         while Instant::now() < next && !draining.is_cancelled() {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         note.restarted();
     }
@@ -190,10 +182,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_panics_or_gets_no_runtime_is_started_again_until_the_drain() {
+    fn a_worker_that_panics_or_gets_no_runtime_is_restarted_until_the_drain() {
         let (supervisor, draining, mut starts) =
             (Supervisor::default(), CancellationToken::new(), 0);
-        again(&supervisor, &draining, || {
+        restart_until_drained(&supervisor, &draining, || {
             starts += 1;
             assert_eq!((supervisor.is_deaf(), supervisor.tasks()[0].running), (false, 1));
             match starts {

@@ -177,7 +177,7 @@ async fn what_concerns_the_proxy_or_a_browser_stays_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_lose_what_a_browser_would_obey() {
+async fn responses_lose_fields_that_a_browser_would_obey() {
     let answer = "HTTP/1.1 200 Fine\r\nSet-Cookie: a=b\r\nSet-Cookie: c=d\r\nAccess-Control-Allow-Origin: *\r\n\
                   Access-Control-Allow-Credentials: true\r\nAlt-Svc: h3=\":443\"\r\nClear-Site-Data: \"*\"\r\n\
                   Refresh: 0; url=http://evil\r\nService-Worker-Allowed: /\r\nNEL: {}\r\nReport-To: {}\r\n\

@@ -14,7 +14,7 @@ use support::upstream::{
     After, Answer, Caller, DENIED, FINE, Stage, Upstream, Visit, config_before, eventually, stage,
     unconnected,
 };
-use support::{Place, Proxy, sandbox, write_private};
+use support::{PATIENCE, Place, Proxy, raw, sandbox, write_private};
 
 fn is(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
@@ -1111,4 +1111,37 @@ async fn the_first_login_of_a_sibling_is_noticed_by_callers_who_name_no_account(
         assert!(start.elapsed() < std::time::Duration::from_secs(15), "{}", first.log());
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_logs_have_one_line_for_each_request_however_it_ends() {
+    let upstream = Upstream::fine();
+    let stage = stage(&upstream, "").await;
+    assert_eq!(stage.caller().get("/v1/x?key=hidden-value").status, 200);
+    assert_eq!(stage.caller().ask("POST", "/v1/y", &[], b"12345").status, 200);
+    assert_eq!(stage.caller().ask("GET", "/v1/z", &["Origin: http://a.test"], b"").status, 403);
+    let malformed = raw(stage.proxy.address(), b"G@T / HTTP/1.1\r\n\r\n", PATIENCE);
+    assert!(malformed.starts_with("HTTP/1.1 400"), "{malformed}");
+    let metrics = stage.proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
+    assert!(metrics.contains("refused_requests_total{code=\"bad_request\"} 1"), "{metrics}");
+
+    let (_, log) = stage.proxy.terminate();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("DEBUG exchange ")).collect();
+    let expected: [&[&str]; 4] = [
+        &[
+            "method=\"GET\"",
+            "target=\"/v1/x?key=*\"",
+            "status=200",
+            "by=\"pleo\"",
+            "account=default",
+        ],
+        &["method=\"POST\"", "status=200", "bytes_in=5", "complete=true", "generation="],
+        &["target=\"/v1/z\"", "status=403", "code=\"forbidden_origin\"", "by=\"proxy\""],
+        &["status=400", "code=\"bad_request\"", "by=\"proxy\"", "complete=true"],
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, parts) in lines.iter().zip(expected) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
+    }
+    assert!(!log.contains("hidden-value"));
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use pleo_proxy::config::{Config, DefaultValue, Environment, Flags, Row, load, rows};
-use pleo_proxy::proxy::reply::Code;
+use pleo_proxy::problem::Code;
 use pleo_proxy::sandbox::{SECOND_COMPANY_ID, Sandbox};
 use serde_json::Value;
 use strum::VariantArray as _;
@@ -502,7 +502,7 @@ fn the_error_table_is_complete() {
         rows.iter().map(|row| (unquoted(&row[0]), row[1].clone())).collect();
     let known: BTreeSet<_> = Code::VARIANTS
         .iter()
-        .map(|code| (code.word().to_owned(), code.status().as_u16().to_string()))
+        .map(|code| (code.as_str().to_owned(), code.status().as_u16().to_string()))
         .collect();
     assert_eq!(written.len(), rows.len());
     assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), known);

@@ -128,7 +128,7 @@ impl Login {
         if self.import_refresh_token {
             return Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?);
         }
-        let serve = server::beside(&config.server(), &config.guard().map_err(Failure::usage)?);
+        let serve = server::callback(&config.server(), &config.guard().map_err(Failure::usage)?);
         let redirect = Redirect::standalone(redirect_uri(config)?, serve);
         let returns_by = if self.paste { ReturnsBy::Paste } else { ReturnsBy::Browser };
         let request = LoginRequest { account, returns_by, replaces: self.replace };

@@ -25,10 +25,10 @@ use crate::config::{Config, Diagnostic, Environment};
 use crate::operate::{Operator, Redirect};
 use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
-use crate::proxy::body::Budget;
 use crate::proxy::guard::{self, Guard};
 use crate::proxy::peer::Peers;
-use crate::proxy::upstream::Way;
+use crate::proxy::replay::ReplayBudget;
+use crate::proxy::upstream::Connector;
 use crate::sandbox::{COMPANY_ID, Sandbox};
 use crate::server::{self, Address, Bound};
 use crate::store::AccountName;
@@ -194,13 +194,19 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let settings = &opened.config.upstream;
     let origin = opened.config.oauth.api.clone();
     let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
-    let way =
-        Way::new(origin, &opened.outbound, settings, Clock::system()).map_err(Failure::usage)?;
-    let budget = Arc::new(Budget::default());
+    let connector = Connector::new(origin, &opened.outbound, settings, Clock::system())
+        .map_err(Failure::usage)?;
+    let budget = Arc::new(ReplayBudget::default());
     let accounts = opened.accounts.clone();
     let forwarder = || {
         let accounts = accounts.clone();
-        Forwarder::new(accounts, data_guard.clone(), settings.clone(), budget.clone(), way.clone())
+        Forwarder::new(
+            accounts,
+            data_guard.clone(),
+            settings.clone(),
+            budget.clone(),
+            connector.clone(),
+        )
     };
     let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
     let bound = opened.listeners.take().context("the listeners are in use already")?;
@@ -220,7 +226,7 @@ impl Opened {
             self.config.login.redirect_uri.clone(),
             &origin,
             guard.own_origins(),
-            server::beside(&beside, &self.guard),
+            server::callback(&beside, &self.guard),
             self.shutdown.clone(),
         );
         Admin {

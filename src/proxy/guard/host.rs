@@ -1,26 +1,27 @@
-//! Under which names the listener is called, and how a request names the API when it treats this as
-//! an HTTP proxy.
+//! The host names of a listener, and those of the API in requests that use the listener as an HTTP
+//! proxy.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
 use http::header::HOST;
 use http::request::Parts;
 
-use super::{Settings, Tunnelled, bad, list, single};
+use super::refusal::{bad, list, single};
+use super::settings::{Settings, Tunnelled};
 use crate::oauth::endpoint::Origin;
-use crate::proxy::reply::{Code, Problem};
+use crate::problem::{Code, Problem};
 
 /// The hosts of one listener.
 #[derive(Debug)]
 pub(super) struct Hosts {
     own: Vec<String>,
-    /// As tools are told to call it: `http://127.0.0.1:8088`.
+    /// The address in error messages: `http://127.0.0.1:8088`.
     pub(super) address: String,
     /// Spellings of the API's authority; none on the admin listener, which forwards nothing.
     api: Vec<String>,
-    /// Where a tunnel may lead.
+    /// Where tunnels may lead.
     tunnels: Vec<String>,
-    /// What the setting lists already.
+    /// The setting `guard.allow_hosts`.
     allowed: Vec<String>,
 }
 
@@ -28,9 +29,9 @@ impl Hosts {
     pub(super) fn new(settings: &Settings, own: SocketAddr, api: Option<&Origin>) -> Self {
         let port = own.port();
         let loopback = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
-        // An address literal cannot be rebound, and browsers mark what pages send to loopback; any
-        // other address needs a local key. The unspecified address is the name of no host, and
-        // pages reach it unmarked.
+        // An address literal cannot be rebound, and browsers mark requests of pages to loopback;
+        // any other address needs a local key. The unspecified address names no host, and browsers
+        // do not mark requests to it.
         let bound = Some(own.ip().to_canonical())
             .filter(|ip| !ip.is_unspecified())
             .map(|ip| SocketAddr::new(ip, port));
@@ -73,8 +74,8 @@ impl Hosts {
         has(&self.tunnels, authority)
     }
 
-    /// One Host: ours, and in absolute-form the API's. There, target and Host may spell the API
-    /// differently: with its port, with `:80`, or without.
+    /// Checks that there is one Host: ours, or the API's if the target is in absolute form. Then
+    /// target and Host may spell the API differently: with its port, with `:80`, or without.
     pub(super) fn check(&self, parts: &Parts) -> Result<(), Problem> {
         let host = host(parts)?;
         let Some(authority) = parts.uri.authority() else {
@@ -93,7 +94,7 @@ impl Hosts {
         self.check_api(authority.as_str(), host)
     }
 
-    /// What a request to an HTTP proxy names, and its Host.
+    /// Checks the authority that a request to an HTTP proxy names, and its Host.
     pub(super) fn check_api(&self, authority: &str, host: &str) -> Result<(), Problem> {
         match (has(&self.api, authority), has(&self.api, host)) {
             (true, true) => Ok(()),
@@ -102,7 +103,7 @@ impl Hosts {
         }
     }
 
-    /// A name that is not ours.
+    /// The refusal of a host that is not ours.
     fn forbidden(&self, host: &str) -> Problem {
         let shown = shown(host);
         let call = format!("Call {}", self.address);
@@ -118,7 +119,7 @@ impl Hosts {
         Problem::new(Code::ForbiddenHost, format!("the host {shown} is not this proxy's"), fix)
     }
 
-    /// A request to another server, sent to us as to a proxy for everything.
+    /// The refusal of a request for another server.
     pub(super) fn elsewhere(&self, authority: &str) -> Problem {
         let shown = shown(authority);
         let fix = match self.api() {

@@ -7,21 +7,21 @@ use percent_encoding::percent_decode_str;
 
 use crate::operations::{self, Kind};
 
-/// True for `DELETE /v1/installations/me` however its path is written: a server may decode what we
-/// pass on as it is.
+/// True for `DELETE /v1/installations/me` however its path is written: the raw path is forwarded, and
+/// a server may decode it.
 pub fn is_disconnect(method: &Method, path: &str) -> bool {
     method == Method::DELETE && plain(path).ends_with("/installations/me")
 }
 
-/// True if the operation changes nothing, by the table of Pleo's operations; one that is not in it
-/// reads if its method is GET or HEAD, or POST on a path that ends in `:search`.
+/// True if the operation changes nothing, according to the table of Pleo's operations. One that is not
+/// in the table is a read if its method is GET or HEAD, or POST on a path that ends in `:search`.
 pub(super) fn is_read(method: &Method, path: &str) -> bool {
     let is_plain = !path.contains(['%', ';', '\\']) && !path.contains("//");
-    // No read that is sent by POST has parameters or anything to escape: its path is all literal.
+    // Paths of reads by POST are literals without anything to escape.
     reads(method, path) && (is_plain || (method != Method::POST && reads(method, &plain(path))))
 }
 
-/// The same for a server that takes the path as it is.
+/// The same for a server that does not normalize the path.
 fn reads(method: &Method, path: &str) -> bool {
     match operations::find(method, path) {
         Some(operation) => operation.kind == Kind::Read,
@@ -33,7 +33,7 @@ fn reads(method: &Method, path: &str) -> bool {
     }
 }
 
-/// Lower-case, decoded as often as it can be, without parameters, empty or dot segments: for
+/// The path in lower case, decoded repeatedly, without parameters, empty or dot segments: for
 /// comparison only.
 fn plain(path: &str) -> String {
     let mut decoded = path.to_owned();
@@ -42,7 +42,7 @@ fn plain(path: &str) -> String {
     }
     let mut segments = Vec::new();
     for segment in decoded.split(['/', '\\']) {
-        // A decoded `?`, `#` or NUL ends the path for some.
+        // For some servers a decoded `?`, `#` or NUL ends the path.
         let segment = segment.split([';', '?', '#', '\0']).next().unwrap_or_default();
         match segment
             .trim_matches(|character: char| character.is_whitespace() || character.is_control())
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_by_post_pass_and_everything_else_by_post_does_not() {
+    fn only_reads_by_post_are_reads() {
         for path in [
             "/v1/vendors:search",
             "/v0/aggregations/tags",
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disconnect_is_known_in_every_writing() {
+    fn a_disconnect_is_recognized_in_every_spelling() {
         for path in [
             "/v1/installations/me",
             "/v1/installations/me/",
@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_passes_that_any_server_would_see_as_a_write(path in paths()) {
+        fn no_path_is_a_read_that_any_server_would_take_for_a_write(path in paths()) {
             for method in [Method::GET, Method::HEAD, Method::POST] {
                 if !is_read(&method, &path) {
                     continue;

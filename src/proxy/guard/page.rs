@@ -1,27 +1,28 @@
-//! Web pages: which may call, and how a browser gives away that one does.
+//! Web pages: which may call, and how a browser marks the requests of pages.
 
 use http::header::{ORIGIN, REFERER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use url::Url;
 
-use super::{host, list, single};
-use crate::proxy::reply::{Code, Problem};
+use super::host;
+use super::refusal::{list, single};
+use crate::problem::{Code, Problem};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The origins of pages that may call one listener.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// Listed by the configuration.
+    /// Those in `guard.allow_origins`.
     pub(super) listed: Vec<String>,
     /// Those of the listener itself.
     pub(super) own: Vec<String>,
-    /// Other sites may lead a person here: the admin listener.
+    /// Other sites may navigate here: on the admin listener.
     pub(super) takes_navigations: bool,
 }
 
-/// Who a request says it comes from.
+/// The page that a request says it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
     None,
@@ -63,7 +64,7 @@ impl Pages {
                 let detail = "a page's server passed this request on, and guard.allow_origins does not list the page";
                 Err(forbidden(detail, self.fix(origin)))
             }
-            // The three addresses that other sites may lead a person to check the navigation
+            // The handlers of the three addresses to which other sites may navigate check it
             // themselves.
             _ if self.takes_navigations && reads && is_navigation(parts) => Ok(()),
             _ => {
@@ -73,12 +74,12 @@ impl Pages {
         }
     }
 
-    /// A read of a listed page that its own server passed on, as development servers do. With such
-    /// a read a browser sends no Origin, and `same-origin` only where page and address have the
-    /// same origin: so it was sent to the page's own server, or to us by a page of ours, which are
-    /// never listed here (what Pleo answers is sandboxed when it is shown). Which of the two is
-    /// told by the Referer, which no page can forge, or by a Host that the server left as it was. A
-    /// write has an Origin, which is judged as always.
+    /// True for a read of a listed page that the page's own server passed on, as development servers
+    /// do. On such a read a browser sends no Origin, and `same-origin` only if page and address have
+    /// the same origin: so it was sent to the page's own server, or to us by a page of our own origin,
+    /// which is never listed (responses of Pleo are sandboxed when a browser shows them). The Referer,
+    /// which no page can forge, or a Host that the server left unchanged tells which. A write has an
+    /// Origin, which is checked as usual.
     fn is_relayed(&self, parts: &Parts) -> bool {
         let mut referers = parts.headers.get_all(REFERER).iter();
         if let (Some(referer), None) = (referers.next(), referers.next()) {
@@ -105,7 +106,7 @@ impl Pages {
     }
 }
 
-/// True for what a list of exact origins may hold.
+/// True if a list of exact origins may contain it.
 fn is_listable(origin: &str) -> bool {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/[]+".contains(&byte);
     origin.len() <= 300 && origin.contains("://") && origin.bytes().all(is_fit)

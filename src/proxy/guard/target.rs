@@ -1,4 +1,4 @@
-//! The form of a request: its method, framing and target, before anybody asks what it is for.
+//! Checks the form of a request: its method, framing and target.
 
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -6,13 +6,14 @@ use http::{HeaderMap, HeaderName, Method, Version};
 use url::form_urlencoded;
 
 use super::page::forbidden;
-use super::{Fragment, bad, single};
-use crate::proxy::reply::{self, Code, Problem};
+use super::refusal::{bad, single};
+use super::settings::Fragment;
+use crate::problem::{Code, METHODS, Problem};
 
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
-/// Only what can be forwarded; `CONNECT` is judged elsewhere.
+/// Checks that the method can be forwarded; `CONNECT` is checked elsewhere.
 pub(super) fn check_method(method: &Method) -> Result<(), Problem> {
     match *method {
         Method::GET
@@ -25,13 +26,13 @@ pub(super) fn check_method(method: &Method) -> Result<(), Problem> {
         _ => Err(Problem::new(
             Code::MethodNotAllowed,
             format!("the method {} is not forwarded", method.as_str().escape_default()),
-            format!("Use one of {}.", reply::METHODS),
+            format!("Use one of {}.", METHODS),
         )),
     }
 }
 
-/// What hyper lets through and we do not: transfer codings but `chunked`, both lengths, foreign
-/// expectations.
+/// Refuses what hyper lets through: transfer codings other than `chunked`, a length beside one, and
+/// unknown expectations.
 pub(super) fn check_framing(parts: &Parts) -> Result<(), Problem> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -54,7 +55,7 @@ pub(super) fn check_framing(parts: &Parts) -> Result<(), Problem> {
     }
 }
 
-/// The bytes of path and query, which are forwarded as they are.
+/// Checks path and query, which are forwarded byte for byte.
 pub(super) fn check_target(parts: &Parts) -> Result<(), Problem> {
     let path = parts.uri.path();
     if path == "*" {
@@ -80,13 +81,13 @@ pub(super) fn check_target(parts: &Parts) -> Result<(), Problem> {
     let names_token = |query: &str| {
         form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")
     };
-    match parts.uri.query().is_some_and(names_token) {
-        true => Err(bad("the query holds access_token; the proxy adds the credential itself")),
-        false => Ok(()),
+    if parts.uri.query().is_some_and(names_token) {
+        return Err(bad("the query holds access_token; the proxy adds the credential itself"));
     }
+    Ok(())
 }
 
-/// `.` or `..`, a dot possibly written `%2e`.
+/// True for `.` and `..`, also with dots written as `%2e`.
 fn is_dot_segment(segment: &str) -> bool {
     let mut rest = segment;
     let mut dots = 0;
@@ -102,8 +103,8 @@ fn is_dot_segment(segment: &str) -> bool {
     dots == 1 || dots == 2
 }
 
-/// Websockets and service workers have no use here. An offer of h2c is ignored, as RFC 9110 section
-/// 7.8 allows.
+/// Refuses websockets and service workers. An offer of h2c is ignored, as RFC 9110 section 7.8
+/// allows.
 pub(super) fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.contains_key(SERVICE_WORKER) {
         return Err(forbidden(
@@ -113,10 +114,10 @@ pub(super) fn check_upgrade(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let other =
         headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    match other || headers.contains_key(SEC_WEBSOCKET_KEY) {
-        true => Err(bad("connections are not upgraded; the API speaks plain HTTP requests")),
-        false => Ok(()),
+    if other || headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return Err(bad("connections are not upgraded; the API speaks plain HTTP requests"));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! From a name to a connection that speaks TLS. Each address of the name gets its try within the
-//! connect timeout, one a moment after the other (RFC 8305), and what counts is a finished
-//! handshake: one dead machine behind a name costs a moment, whether it refuses, swallows packets
-//! or accepts and says nothing.
+//! Connects to a name, up to the end of the TLS handshake. All addresses of the name are tried within
+//! the connect timeout, each a moment after the one before (RFC 8305): so one dead server behind a
+//! name costs only a moment, whether it refuses, drops packets or accepts and stays silent.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,14 +20,14 @@ use crate::oauth::endpoint::Origin;
 use crate::outbound::{NameError, Names, Outbound, OutboundProxy, TunnelError, tunnel};
 
 /// Time until the next address is tried as well (RFC 8305 section 5, "Connection Attempt Delay").
-const STAGGER: Duration = Duration::from_millis(250);
-/// The same once one has accepted: a handshake takes a few round trips, and is not worth a second
-/// one.
-const HANDSHAKE: Duration = Duration::from_secs(2);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The same once an address has accepted: a handshake takes a few round trips, and it is too early to
+/// begin a second one.
+const HANDSHAKE_DELAY: Duration = Duration::from_secs(2);
 
 /// Why no address led to a connection.
 #[derive(Debug, thiserror::Error)]
-// Not transparent: `explain` looks for the causes by their types.
+// Not transparent: `explain` finds the causes by their types.
 pub(super) enum DialError {
     #[error("{0}")]
     Name(#[from] NameError),
@@ -42,32 +41,32 @@ pub(super) enum DialError {
     Tunnel(#[from] TunnelError),
 }
 
-/// A connection that requests may be written to.
-pub(super) enum Wire {
+/// A connection that is ready for requests.
+pub(super) enum Transport {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
-    /// Through a proxy that is spoken to over TLS.
+    /// TLS to the API, through an outbound proxy over TLS.
     TlsInTls(Box<TlsStream<TlsStream<Socket>>>),
 }
 
-/// Where to, and how.
+/// Makes connections to one destination.
 #[derive(Clone)]
 pub(super) struct Dialer(Arc<Destination>);
 
 struct Destination {
     origin: Origin,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// The outbound proxy, and the name on its certificate if it is spoken to over TLS.
+    /// The outbound proxy, and the name on its certificate if the connection to it uses TLS.
     proxy: Option<(OutboundProxy, Option<ServerName<'static>>)>,
     connector: TlsConnector,
     names: Names,
-    /// For the whole of a connection.
+    /// Time to connect, TLS included.
     limit: Duration,
-    patience: Option<Duration>,
+    stall_limit: Option<Duration>,
 }
 
 impl Dialer {
-    /// Prepares; nothing is looked up yet.
+    /// Prepares connections; looks nothing up yet.
     ///
     /// # Errors
     /// A host is no server name, or the outbound proxy is unusable.
@@ -75,7 +74,7 @@ impl Dialer {
         origin: Origin,
         outbound: &Outbound,
         limit: Duration,
-        patience: Option<Duration>,
+        stall_limit: Option<Duration>,
     ) -> Result<Self, String> {
         let connector = TlsConnector::from(outbound.tls.clone());
         let name = |host: &str| {
@@ -94,11 +93,11 @@ impl Dialer {
         });
         let proxy = proxy.transpose()?;
         let names = outbound.names.clone();
-        Ok(Self(Arc::new(Destination { origin, tls, proxy, connector, names, limit, patience })))
+        Ok(Self(Arc::new(Destination { origin, tls, proxy, connector, names, limit, stall_limit })))
     }
 
-    /// A new connection, and what its socket and its user tell each other.
-    pub(super) async fn dial(&self) -> Result<(Wire, Arc<Signals>), DialError> {
+    /// A new connection, and the signals of its socket.
+    pub(super) async fn dial(&self) -> Result<(Transport, Arc<Signals>), DialError> {
         let destination = &self.0;
         let deadline = Instant::now() + destination.limit;
         let (host, port) = match &destination.proxy {
@@ -119,10 +118,10 @@ impl Dialer {
         &self,
         addresses: Vec<SocketAddr>,
         deadline: Instant,
-    ) -> Result<(Wire, Arc<Signals>), DialError> {
+    ) -> Result<(Transport, Arc<Signals>), DialError> {
         let limit = self.0.limit;
         let share = limit / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
-        let (stagger, handshake) = (STAGGER.min(share), HANDSHAKE.min(share));
+        let (stagger, handshake) = (ATTEMPT_DELAY.min(share), HANDSHAKE_DELAY.min(share));
         let has_accepted = Arc::new(AtomicBool::new(false));
         let mut waiting = addresses.into_iter();
         let mut under_way: Vec<IpAddr> = Vec::new();
@@ -145,12 +144,12 @@ impl Dialer {
             }
             tokio::select! {
                 Some(ended) = attempts.join_next() => match ended {
-                    Ok((address, Ok(wire))) => {
+                    Ok((address, Ok(transport))) => {
                         under_way.retain(|other| *other != address.ip());
-                        // Those that were overtaken did not even fail.
+                        // Slower addresses are tried later next time.
                         under_way.into_iter().for_each(|other| self.0.names.doubt(other));
                         self.0.names.trust(address.ip());
-                        return Ok(wire);
+                        return Ok(transport);
                     }
                     Ok((address, Err(error))) => {
                         under_way.retain(|other| *other != address.ip());
@@ -179,13 +178,13 @@ impl Destination {
         self: Arc<Self>,
         address: SocketAddr,
         has_accepted: Arc<AtomicBool>,
-    ) -> (SocketAddr, Result<(Wire, Arc<Signals>), DialError>) {
+    ) -> (SocketAddr, Result<(Transport, Arc<Signals>), DialError>) {
         let result = async {
             let failed = |source| match &self.proxy {
                 Some((proxy, _)) => DialError::Tunnel(TunnelError::broken(proxy, source)),
                 None => DialError::Address { address, source },
             };
-            let socket = Socket::connect(address, self.patience).await.map_err(failed)?;
+            let socket = Socket::connect(address, self.stall_limit).await.map_err(failed)?;
             has_accepted.store(true, Ordering::Relaxed);
             let signals = socket.signals();
             Ok((self.secure(socket, failed).await?, signals))
@@ -193,31 +192,37 @@ impl Destination {
         (address, result.await)
     }
 
-    /// Through the proxy, if there is one, and into TLS.
+    /// Goes through the outbound proxy, if there is one, and does the TLS handshakes.
     async fn secure(
         &self,
         mut socket: Socket,
         failed: impl Fn(io::Error) -> DialError + Copy,
-    ) -> Result<Wire, DialError> {
+    ) -> Result<Transport, DialError> {
         let (host, port) = (&self.origin.host, self.origin.port);
         let Some((proxy, name)) = &self.proxy else {
             return match &self.tls {
-                None => Ok(Wire::Plain(socket)),
-                Some(tls) => Ok(Wire::Tls(Box::new(handshake(tls, socket).await.map_err(failed)?))),
+                None => Ok(Transport::Plain(socket)),
+                Some(tls) => {
+                    Ok(Transport::Tls(Box::new(handshake(tls, socket).await.map_err(failed)?)))
+                }
             };
         };
         let Some(name) = name else {
             tunnel::open(&mut socket, proxy, host, port).await?;
             return match &self.tls {
-                None => Ok(Wire::Plain(socket)),
-                Some(tls) => Ok(Wire::Tls(Box::new(handshake(tls, socket).await.map_err(behind)?))),
+                None => Ok(Transport::Plain(socket)),
+                Some(tls) => {
+                    Ok(Transport::Tls(Box::new(handshake(tls, socket).await.map_err(behind)?)))
+                }
             };
         };
         let mut outer = self.connector.connect(name.clone(), socket).await.map_err(failed)?;
         tunnel::open(&mut outer, proxy, host, port).await?;
         match &self.tls {
-            None => Ok(Wire::Tls(Box::new(outer))),
-            Some(tls) => Ok(Wire::TlsInTls(Box::new(handshake(tls, outer).await.map_err(behind)?))),
+            None => Ok(Transport::Tls(Box::new(outer))),
+            Some(tls) => {
+                Ok(Transport::TlsInTls(Box::new(handshake(tls, outer).await.map_err(behind)?)))
+            }
         }
     }
 }
@@ -233,7 +238,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     connector.connect(name.clone(), io).await
 }
 
-/// The families in turn, the first one first (RFC 8305 section 4).
+/// Alternates the address families, beginning with that of the first address (RFC 8305 section 4).
 fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (mut same, mut other): (Vec<_>, Vec<_>) =
@@ -267,13 +272,13 @@ mod tests {
         (listener, address)
     }
 
-    /// Nobody listens there.
+    /// An address on which nothing listens.
     async fn refusing() -> SocketAddr {
         listener().await.1
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let parse = |texts: &[&str]| {
             texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>()
         };
@@ -284,25 +289,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_refuses_costs_nothing_and_is_tried_last_from_then_on() {
+    async fn an_address_that_refuses_costs_no_time() {
         let dialer = dialer(false, Duration::from_secs(10));
         let (_open, open) = listener().await;
         let closed = "127.0.0.9:1".parse().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        let (wire, _) = dialer.race(vec![closed, open], deadline).await.unwrap();
-        assert!(matches!(wire, Wire::Plain(_)));
+        let (transport, _) = dialer.race(vec![closed, open], deadline).await.unwrap();
+        assert!(matches!(transport, Transport::Plain(_)));
         let error = dialer.race(vec![closed, refusing().await], deadline).await.err().unwrap();
         assert!(matches!(&error, DialError::Address { .. }), "{error}");
     }
 
     #[tokio::test]
-    async fn one_that_accepts_and_says_nothing_leaves_time_for_the_next() {
+    async fn an_address_that_accepts_and_stays_silent_leaves_time_for_the_next() {
         let dialer = dialer(true, Duration::from_millis(600));
         let (_silent, silent) = listener().await;
         let (answering, other) = listener().await;
         let visited = tokio::spawn(async move {
             let (mut stream, _) = answering.accept().await.unwrap();
-            // It got a greeting; that it does not answer in TLS is not the point.
+            // It received a greeting; its answer does not matter.
             stream.read_u8().await.unwrap()
         });
         let deadline = Instant::now() + Duration::from_millis(600);
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_not_found_is_told_as_that() {
+    async fn a_name_that_is_not_found_is_named_in_the_error() {
         let settings = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
         let origin = Origin { tls: true, host: "nowhere.invalid".into(), port: 443 };
         let limit = Duration::from_secs(10);

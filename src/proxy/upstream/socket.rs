@@ -1,6 +1,7 @@
-//! A TCP connection to the API, below TLS. It knows three things that the layers above it do not:
-//! an answer may still wait in the receive buffer when a write fails; what comes before the head of
-//! an answer is bounded; and a server that takes a large body slowly is not a dead one.
+//! A TCP connection to the API, below TLS. It does three things that the layers above cannot: when a
+//! write fails, it still reads a response that is waiting in the receive buffer; it limits what comes
+//! before the head of a response; and it does not take a server that reads a large body slowly for a
+//! dead one.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -16,23 +17,23 @@ use tokio::net::TcpStream;
 
 use crate::outbound::{KEEPALIVE_INTERVAL, KEEPALIVE_TIME, UNACKNOWLEDGED};
 
-/// Bytes that may come before the head of an answer ends: interim responses (1xx) and the head.
-/// Above what is read at once (hyper's read buffer), so that no body is ever counted.
-const MOST_BEFORE_HEAD: usize = 1024 * 1024;
-/// A request of more bytes may fill the server's receive window. A window that stays closed looks
-/// to the kernel like bytes that nobody acknowledges, so the limit for those is then the one for a
-/// body that rests.
+/// Bytes that may come before the end of a response head: interim responses (1xx) and the head. More
+/// than hyper's read buffer, so that no body is ever counted.
+const MAX_BEFORE_HEAD: usize = 1024 * 1024;
+/// A longer request may fill the server's receive window. To the kernel a window that stays closed
+/// looks like bytes that nobody acknowledges, so the limit for those is then the one for a body that
+/// stalls.
 const WINDOW: usize = 64 * 1024;
 
-/// Too much came before the head of an answer.
+/// Too much came before a response head.
 #[derive(Debug, thiserror::Error)]
-#[error("more than 1 MiB came before the head of an answer")]
+#[error("more than 1 MiB came before the response head")]
 pub(super) struct Flood;
 
-/// What the user of a connection and its socket tell each other.
+/// Shared by a connection's user and its socket.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
-    /// A request was sent, and the head of its answer has not come.
+    /// A request was sent, and the head of its response has not arrived.
     awaits_head: AtomicBool,
     /// A write failed.
     lost: AtomicBool,
@@ -48,30 +49,29 @@ impl Signals {
     }
 }
 
-/// The connection.
+/// The socket.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     signals: Arc<Signals>,
-    /// Bytes that were read since the last write, while a head was awaited.
+    /// Bytes read since the last write, while a head was awaited.
     before_head: usize,
-    /// Bytes that were written since the last read.
+    /// Bytes written since the last read.
     written: usize,
-    /// Limit for bytes that nobody acknowledges while a large body is sent; none = the system's
-    /// own.
-    patience: Option<Duration>,
+    /// Limit for unacknowledged bytes while a large body is sent; none = the system's own.
+    stall_limit: Option<Duration>,
 }
 
 impl Socket {
     /// Connects.
     pub(super) async fn connect(
         address: SocketAddr,
-        patience: Option<Duration>,
+        stall_limit: Option<Duration>,
     ) -> io::Result<Self> {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let socket = Self { tcp, signals: Arc::default(), before_head: 0, written: 0, patience };
-        // A system without these ends dead connections later.
+        let socket = Self { tcp, signals: Arc::default(), before_head: 0, written: 0, stall_limit };
+        // Without these options dead connections are noticed later.
         let _ = sockopt::set_socket_keepalive(&socket.tcp, true);
         let _ = sockopt::set_tcp_keepidle(&socket.tcp, KEEPALIVE_TIME);
         let _ = sockopt::set_tcp_keepintvl(&socket.tcp, KEEPALIVE_INTERVAL);
@@ -102,8 +102,8 @@ impl Socket {
         self.written = 0;
     }
 
-    /// A write that failed has no consequence of its own: what came in before is still there to be
-    /// read, and then the end or the error. Whoever sends goes on until that is read.
+    /// Hides a failed write: what arrived before can still be read, and then the end or the error. The
+    /// sender goes on until it reads that.
     fn after_write(
         &mut self,
         wanted: usize,
@@ -115,7 +115,7 @@ impl Socket {
                 let before = self.written;
                 self.written = before.saturating_add(written);
                 if before <= WINDOW && self.written > WINDOW {
-                    self.limit_unacknowledged(self.patience);
+                    self.limit_unacknowledged(self.stall_limit);
                 }
                 Poll::Ready(Ok(written))
             }
@@ -134,7 +134,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.before_head > MOST_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed) {
+        if self.before_head > MAX_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Flood)));
         }
         let before = buffer.filled().len();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_before_a_reset_is_read_whole_and_then_the_end_comes() {
+    async fn what_arrived_before_a_reset_is_read_whole_and_then_the_end() {
         let (mut ours, mut theirs) = pair().await;
         theirs.write_all(b"the answer").await.unwrap();
         // Bytes that were never read make a reset of the close.
@@ -222,9 +222,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_before_a_head_is_bounded_and_a_body_is_not() {
+    async fn bytes_before_a_head_are_limited_and_those_of_a_body_are_not() {
         let (mut ours, mut theirs) = pair().await;
-        let flood = vec![b'1'; MOST_BEFORE_HEAD + 4096];
+        let flood = vec![b'1'; MAX_BEFORE_HEAD + 4096];
         let mut got = vec![0; flood.len()];
         let body = flood.clone();
         tokio::spawn(async move {
@@ -248,7 +248,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_large_body_that_is_taken_slowly_is_not_taken_for_a_dead_line() {
+    async fn a_server_that_reads_a_large_body_slowly_is_not_taken_for_dead() {
         let (mut ours, mut theirs) = pair().await;
         let limit = |socket: &Socket| sockopt::tcp_user_timeout(&socket.tcp).unwrap();
         assert_eq!(limit(&ours), 20_000);

@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use pleo_proxy::oauth::endpoint::Origin;
-use pleo_proxy::proxy::headers::{Exchange, to_client, to_upstream};
+use pleo_proxy::proxy::headers::{ResponseContext, to_client, to_upstream};
 use pleo_proxy::proxy::route::Route;
 
 const CREDENTIAL: HeaderValue = HeaderValue::from_static("Bearer ours");
@@ -63,8 +63,10 @@ fn coming_down(parts: &Parts, from: &HeaderMap, prefixed: bool, page: bool) {
     let api = Origin::parse("https://external.pleo.io").expect("an origin");
     let allowed = PAGE;
     let origin = page.then_some(&allowed);
-    let got =
-        to_client(from.clone(), &Exchange { request: parts, route: &route, api: &api, origin });
+    let got = to_client(
+        from.clone(),
+        &ResponseContext { request: parts, route: &route, api: &api, origin },
+    );
     let nominated = nominated(from);
     let ours = [
         "x-content-type-options",
