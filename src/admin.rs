@@ -26,6 +26,8 @@ pub mod key;
 mod pages;
 pub mod proof;
 pub mod protocol;
+mod refusal;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,46 +35,23 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody as _, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::operate::{Operator, Redirect};
-use crate::proxy::guard::Guard;
-use crate::proxy::peer::Peers;
-use key::{Access, Keys};
-use protocol::{About, Health, Problem};
+use key::Access;
+use protocol::Health;
+use refusal::{refusal, too_many, unauthorized};
+pub use state::Admin;
+use state::Shared;
 
 /// Time limit for the whole body of a request; a slow one would keep its connection busy.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-
-/// The state of the admin listener.
-pub struct Admin {
-    /// Operations on accounts.
-    pub operator: Operator,
-    /// Checks every request.
-    pub guard: Guard,
-    /// The admin key and the sessions.
-    pub keys: Arc<Keys>,
-    /// Cancelled to end the process.
-    pub shutdown: CancellationToken,
-    /// The listener's own origin: `http://127.0.0.1:8089`.
-    pub origin: String,
-    /// Receives the callbacks of logins.
-    pub redirect: Arc<Redirect>,
-    /// What `status` reports about the process itself.
-    pub about: About,
-    /// Whether the kernel could identify callers.
-    pub peers: Peers,
-}
-
-type Shared = State<Arc<Admin>>;
 
 /// All routes.
 pub fn router(admin: Arc<Admin>) -> Router {
@@ -128,11 +107,7 @@ async fn require_key(State(admin): Shared, request: Request, next: Next) -> Resp
     match admin.keys.identify(request.headers(), admin.guard.own_origins()) {
         Access::Granted => next.run(request).await,
         Access::Denied => unauthorized(),
-        Access::TooManyAttempts => refusal(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_attempts",
-            "Too many wrong keys; wait a minute.",
-        ),
+        Access::TooManyAttempts => too_many(),
     }
 }
 
@@ -197,47 +172,4 @@ async fn wrong_method() -> Response {
         "method_not_allowed",
         "This page does not take that method.",
     )
-}
-
-/// The refusal of HEAD by a route that takes GET.
-fn only_get() -> Response {
-    let mut response =
-        refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-    response
-}
-
-/// The refusal of a browser that prefetches the page or loads it as part of another.
-fn no_navigation() -> Response {
-    refusal(
-        StatusCode::FORBIDDEN,
-        "forbidden_origin",
-        "Open this address in a browser tab; other pages cannot load it.",
-    )
-}
-
-fn unauthorized() -> Response {
-    let hint = "Send the content of admin.key as Authorization: Bearer, or run: pleo-proxy open";
-    let mut response = refusal(StatusCode::UNAUTHORIZED, "admin_key_required", hint);
-    response
-        .headers_mut()
-        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pleo-proxy admin\""));
-    response
-}
-
-/// A refusal by this listener, in the proxy's form of errors.
-fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let body = Problem {
-        kind: "about:blank".into(),
-        title: title.into(),
-        status: status.as_u16(),
-        code: code.into(),
-        detail: detail.into(),
-    };
-    let mut response = (status, axum::Json(body)).into_response();
-    let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
-    headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
-    response
 }

@@ -11,7 +11,7 @@ use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason};
 
-pub use redirect::{Redirect, ReturnsBy};
+pub use redirect::{LoginRequest, Redirect, ReturnsBy};
 
 /// Operations on the accounts of a store.
 #[derive(Clone)]
@@ -59,17 +59,6 @@ impl From<RefreshReport> for RefreshOutcome {
             RefreshReport::Limited | RefreshReport::Failed => Self::Failed,
         }
     }
-}
-
-/// A login to start.
-#[derive(Clone, Copy, Debug)]
-pub struct LoginRequest<'a> {
-    /// The account to connect.
-    pub account: &'a AccountName,
-    /// How its callback comes back.
-    pub returns_by: ReturnsBy,
-    /// Log out another account that holds the company.
-    pub replaces: bool,
 }
 
 impl Operator {

@@ -13,7 +13,8 @@ use super::protocol::{
     Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
 };
-use super::{Admin, Shared, refusal, unauthorized};
+use super::refusal::{refusal, too_many, unauthorized};
+use super::state::{Admin, Shared};
 use crate::accounts::ChangeError;
 use crate::login::LoginError;
 use crate::operate::{LoginRequest, ReturnsBy};
@@ -200,14 +201,6 @@ fn invalid_name() -> Response {
 
 fn bad_request(detail: &str) -> Response {
     refusal(StatusCode::BAD_REQUEST, "bad_request", detail)
-}
-
-fn too_many() -> Response {
-    refusal(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too_many_attempts",
-        "Too many wrong keys; wait a minute.",
-    )
 }
 
 fn login_failed(error: &LoginError) -> Response {

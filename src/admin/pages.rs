@@ -6,7 +6,8 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::{Shared, no_navigation, only_get};
+use super::refusal::{no_navigation, only_get};
+use super::state::Shared;
 use crate::login::{Page, is_navigation, protect, source_hash};
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::store::AccountName;

@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::LoginRequest;
 use crate::login::{Begun, CallbackListener, ListenerError, LoginError, Logins, Serve};
+use crate::store::AccountName;
 
 /// How often it is checked whether a temporary listener is still needed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,6 +24,17 @@ pub enum ReturnsBy {
     Browser,
     /// The user pastes the address.
     Paste,
+}
+
+/// A login to start.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginRequest<'a> {
+    /// The account to connect.
+    pub account: &'a AccountName,
+    /// How its callback comes back.
+    pub returns_by: ReturnsBy,
+    /// Log out another account that holds the company.
+    pub replaces: bool,
 }
 
 /// The redirect URI, and the listener there.

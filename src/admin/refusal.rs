@@ -1,0 +1,58 @@
+//! The refusals of the admin listener, in the proxy's form of errors.
+
+use axum::http::header::{ALLOW, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::protocol::Problem;
+
+/// The refusal of HEAD by a route that takes GET.
+pub(super) fn only_get() -> Response {
+    let mut response =
+        refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This page takes GET only.");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// The refusal of a browser that prefetches the page or loads it as part of another.
+pub(super) fn no_navigation() -> Response {
+    refusal(
+        StatusCode::FORBIDDEN,
+        "forbidden_origin",
+        "Open this address in a browser tab; other pages cannot load it.",
+    )
+}
+
+pub(super) fn unauthorized() -> Response {
+    let hint = "Send the content of admin.key as Authorization: Bearer, or run: pleo-proxy open";
+    let mut response = refusal(StatusCode::UNAUTHORIZED, "admin_key_required", hint);
+    response
+        .headers_mut()
+        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pleo-proxy admin\""));
+    response
+}
+
+pub(super) fn too_many() -> Response {
+    refusal(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_attempts",
+        "Too many wrong keys; wait a minute.",
+    )
+}
+
+/// A refusal with this code, and this text for the user.
+pub(super) fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = Problem {
+        kind: "about:blank".into(),
+        title: title.into(),
+        status: status.as_u16(),
+        code: code.into(),
+        detail: detail.into(),
+    };
+    let mut response = (status, axum::Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
+    headers.insert("pleo-proxy-error", HeaderValue::from_static(code));
+    response
+}

@@ -1,0 +1,35 @@
+//! What the handlers of the admin listener share.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use tokio_util::sync::CancellationToken;
+
+use super::key::Keys;
+use super::protocol::About;
+use crate::operate::{Operator, Redirect};
+use crate::proxy::guard::Guard;
+use crate::proxy::peer::Peers;
+
+/// The state of the admin listener.
+pub struct Admin {
+    /// Operations on accounts.
+    pub operator: Operator,
+    /// Checks every request.
+    pub guard: Guard,
+    /// The admin key and the sessions.
+    pub keys: Arc<Keys>,
+    /// Cancelled to end the process.
+    pub shutdown: CancellationToken,
+    /// The listener's own origin: `http://127.0.0.1:8089`.
+    pub origin: String,
+    /// Receives the callbacks of logins.
+    pub redirect: Arc<Redirect>,
+    /// What `status` reports about the process itself.
+    pub about: About,
+    /// Whether the kernel could identify callers.
+    pub peers: Peers,
+}
+
+/// How a handler takes it.
+pub(super) type Shared = State<Arc<Admin>>;
