@@ -2,32 +2,22 @@
 //! reaches Pleo, changes anything or can be read; the page that is allowed, and our own, work.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod attack_scene;
+mod chromium;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use pleo_proxy::sandbox::Sandbox;
-use reqwest::Method;
-use serde_json::{Value, json};
-use support::upstream::{After, Received, Upstream, Visit, config_before};
-use support::{Place, Proxy, client, sandbox, text};
-use tempfile::TempDir;
-use tokio::sync::Mutex as Turn;
+use attack_scene::{
+    DATA, FILE, Plan, Scene, begin, careless, grant, is_pending, link, pages, report, say,
+};
+use chromium::{Browser, TURN, program, within};
+use serde_json::Value;
+use support::{Received, Upstream, Workspace, client, config_with_api, sandbox, text};
 
 const ATTACK: &str = include_str!("attack.js");
-/// A browser on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(150);
-/// In a host's place: the page is a file of the person's own.
-const FILE: &str = "file";
-/// What no page may read.
-const DATA: &str = "the-data-of-the-company";
-/// One browser at a time: each is a dozen processes.
-static TURN: Turn<()> = Turn::const_new(());
+
 /// Ways of the attack page that reach a server that does not defend itself.
 const WAYS: [&str; 22] = [
     "fetch",
@@ -53,6 +43,7 @@ const WAYS: [&str; 22] = [
     "top-get",
     "top-form",
 ];
+
 /// The same from a frame whose origin is `null`.
 const FRAMED: [&str; 9] = [
     "null-fetch",
@@ -65,305 +56,6 @@ const FRAMED: [&str; 9] = [
     "null-form",
     "null-form-text",
 ];
-
-/// A headless Chromium with a profile of its own, ended with all its processes when dropped.
-struct Browser {
-    child: Child,
-    _profile: TempDir,
-}
-
-/// The program, if there is one; says so if not.
-fn program(test: &str) -> Option<&'static str> {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let is_there = |name: &&str| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    };
-    let found = names.into_iter().find(is_there);
-    if found.is_none() {
-        eprintln!("SKIPPED {test}: it needs Chromium (apt-get install chromium)");
-    }
-    found
-}
-
-impl Browser {
-    fn open(program: &str, arguments: &[&str], url: &str) -> Self {
-        let profile = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program);
-        command.args([
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-        ]);
-        command.args([
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-        ]);
-        command.args([
-            "--disable-dev-shm-usage",
-            "--disable-popup-blocking",
-            "--no-default-browser-check",
-        ]);
-        // The attacked windows open before the page, whose timers are not to sleep for that.
-        command.args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]);
-        command.arg("--disable-backgrounding-occluded-windows");
-        // The browser's own defences are not ours to rely on.
-        command.arg("--disable-features=LocalNetworkAccessChecks,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable");
-        command.arg("--host-resolver-rules=MAP evil.test 127.0.0.1,MAP rebind.test 127.0.0.1");
-        command
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .args(arguments)
-            .arg(url);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
-        Self { child: command.spawn().unwrap(), _profile: profile }
-    }
-
-    /// What it prints until it ends.
-    fn output(mut self) -> String {
-        let mut stdout = self.child.stdout.take().unwrap();
-        let reader = std::thread::spawn(move || {
-            let mut said = String::new();
-            let _ = stdout.read_to_string(&mut said);
-            said
-        });
-        within("the browser ends", || self.child.try_wait().unwrap().is_some());
-        reader.join().unwrap()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Its group is its own: all of its processes and none of ours.
-        let _ = Command::new("kill")
-            .args(["-KILL", "--", &format!("-{}", self.child.id())])
-            .stderr(Stdio::null())
-            .status();
-        let _ = self.child.wait();
-    }
-}
-
-fn within(what: &str, is_so: impl FnMut() -> bool) {
-    let (start, mut is_so) = (Instant::now(), is_so);
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn say(visit: &mut Visit, status: &str, fields: &str, body: &str) -> After {
-    let length = body.len();
-    visit.say(format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{fields}Connection: close\r\n\r\n{body}"
-    ));
-    After::Close
-}
-
-/// Tells everybody everything, as an API that is careless about CORS.
-fn careless() -> Upstream {
-    Upstream::start(|visit| {
-        let _ = visit.body();
-        let fields = "Content-Type: text/plain\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: *\r\n\
-                      Access-Control-Allow-Headers: *\r\nAccess-Control-Allow-Private-Network: true\r\n";
-        say(visit, "200 OK", fields, DATA)
-    })
-}
-
-/// What the server of pages serves.
-#[derive(Default)]
-struct Plan {
-    page: String,
-    script: String,
-    /// A session of the admin page, which the browser gets: cookies ignore ports.
-    cookie: String,
-    then: String,
-}
-
-/// The server of pages. `/begin/1` leads to `/begin/2` on localhost, that to the page; both set the
-/// cookie.
-fn pages(plan: Arc<Mutex<Plan>>) -> Upstream {
-    Upstream::start(move |visit| {
-        let _ = visit.body();
-        let plan = plan.lock().unwrap();
-        let target = visit.target().to_owned();
-        let cookie = format!(
-            "Set-Cookie: {}; HttpOnly; SameSite=Strict; Path=/\r\nCache-Control: no-store\r\n",
-            plan.cookie
-        );
-        let port = visit
-            .head
-            .to_ascii_lowercase()
-            .split_once("\r\nhost:")
-            .unwrap()
-            .1
-            .lines()
-            .next()
-            .unwrap()
-            .rsplit(':')
-            .next()
-            .unwrap()
-            .to_owned();
-        match target.as_str() {
-            "/begin/1" => say(
-                visit,
-                "302 Found",
-                &format!("{cookie}Location: http://localhost:{port}/begin/2\r\n"),
-                "",
-            ),
-            "/begin/2" => {
-                say(visit, "302 Found", &format!("{cookie}Location: {}\r\n", plan.then), "")
-            }
-            "/page" => say(visit, "200 OK", "Content-Type: text/html\r\n", &plan.page),
-            "/attack.js" => say(visit, "200 OK", "Content-Type: text/javascript\r\n", &plan.script),
-            _ => say(visit, "200 OK", "Content-Type: text/plain\r\n", "noted"),
-        }
-    })
-}
-
-/// What a page reported; none until it has.
-fn report(pages: &Upstream) -> Option<Value> {
-    let sent = pages.seen().into_iter().find(|request| request.target() == "/report")?;
-    serde_json::from_slice(&sent.body).ok()
-}
-
-/// Everything between the browser and Pleo.
-struct Scene {
-    api: Upstream,
-    /// As careless, and without a proxy before it: what reaches it would have reached Pleo.
-    control: Upstream,
-    pages: Upstream,
-    plan: Arc<Mutex<Plan>>,
-    proxy: Proxy,
-    _place: Place,
-    _sandbox: Sandbox,
-}
-
-impl Scene {
-    async fn set() -> Self {
-        let (sandbox, api, plan) =
-            (sandbox().await, careless(), Arc::new(Mutex::new(Plan::default())));
-        let pages = pages(plan.clone());
-        let config = config_before(&sandbox, &api.origin, "");
-        let place = Place::new(&config);
-        let proxy = place.serve();
-        proxy.login("default").await;
-        proxy.terminate();
-        // From here on the consent page is one that counts who is led to it and lets nobody pass.
-        place.configure(
-            &config.replace(&sandbox.authorize_url(), &format!("{}/authorize", pages.origin)),
-        );
-        let proxy = place.serve();
-        plan.lock().unwrap().cookie = session(&proxy).await;
-        Self { api, control: careless(), pages, plan, proxy, _place: place, _sandbox: sandbox }
-    }
-
-    /// What a page does to whom.
-    fn targets(&self) -> Value {
-        let port = |address: std::net::SocketAddr| address.port();
-        let hosts = ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "rebind.test"];
-        let (data, admin) = (port(self.proxy.address()), port(self.proxy.admin_address()));
-        let all = |hosts: &[&str], port: u16, paths: &[&str]| -> Vec<String> {
-            hosts
-                .iter()
-                .flat_map(|host| {
-                    paths.iter().map(move |path| format!("http://{host}:{port}{path}"))
-                })
-                .collect()
-        };
-        let changes =
-            ["/api/accounts/default/logout", "/api/shutdown", "/api/accounts/victim/login"];
-        let looks = ["/api/status", "/connect?account=victim"];
-        let control = format!("{}/control", self.control.origin);
-        let with_control =
-            |lists: [Vec<String>; 2]| [lists.concat(), vec![control.clone()]].concat();
-        let some = &hosts[..1];
-        json!({
-            "get": with_control([all(&hosts, data, &["/v1/companies"]), all(&hosts, admin, &looks)]),
-            "post": with_control([all(&hosts, data, &["/v1/companies"]), all(&hosts, admin, &changes)]),
-            "topGet": with_control([all(&hosts, data, &["/v1/companies"]), all(&hosts, admin, &["/api/status"])]),
-            "topForm": with_control([all(&hosts, data, &["/v1/companies"]), all(some, admin, &changes)]),
-            "framed": {
-                "get": with_control([all(some, data, &["/v1/companies"]), all(some, admin, &looks)]),
-                "post": with_control([all(some, data, &["/v1/companies"]), all(some, admin, &changes)]),
-            },
-        })
-    }
-
-    /// Opens a page of this host and waits for its report.
-    fn play(&self, program: &str, host: &str, script: &str) -> Value {
-        let page = "<!doctype html><body><script src=/attack.js></script>".to_owned();
-        let port = self.pages.address.port();
-        {
-            let mut plan = self.plan.lock().unwrap();
-            (plan.page, plan.script, plan.then) =
-                (page, script.into(), format!("http://{host}:{port}/page"));
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("page.html");
-        let source =
-            format!("<!doctype html><body><script src=http://127.0.0.1:{port}/attack.js></script>");
-        std::fs::write(&file, source).unwrap();
-        let begin = match host {
-            FILE => format!("file://{}", file.display()),
-            _ => format!("http://127.0.0.1:{port}/begin/1"),
-        };
-        let browser = Browser::open(program, &[], &begin);
-        within("the page reports", || report(&self.pages).is_some());
-        drop(browser);
-        report(&self.pages).unwrap()
-    }
-
-    /// How often the proxy refused for this reason.
-    async fn refused(&self, code: &str) -> u64 {
-        let metrics = self.proxy.admin(Method::GET, "/metrics", None).await.text().await.unwrap();
-        let begin = format!("pleo_proxy_refused_requests_total{{code=\"{code}\"}} ");
-        metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(&begin))
-            .map_or(0, |count| count.parse().unwrap())
-    }
-}
-
-/// A session cookie of the admin page.
-async fn session(proxy: &Proxy) -> String {
-    let link = link(proxy).await;
-    let key = link.split_once("#key=").unwrap().1;
-    let request =
-        client().post(format!("{}/api/session", proxy.admin)).header("origin", &proxy.admin);
-    let answer = request.json(&json!({"key": key})).send().await.unwrap();
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
-    cookie.split(';').next().unwrap().to_owned()
-}
-
-async fn link(proxy: &Proxy) -> String {
-    let link: Value = proxy.admin(Method::POST, "/api/session", None).await.json().await.unwrap();
-    text(&link["url"])
-}
-
-/// What would show a change of the account, without what the clock changes.
-async fn grant(proxy: &Proxy) -> Value {
-    let account = proxy.account("default").await;
-    json!([
-        account["state"],
-        account["generation"],
-        account["logged_in_at"],
-        account["last_login"],
-        account["last_login_error"]
-    ])
-}
-
-/// Begins a login and returns its id.
-async fn begin(proxy: &Proxy, account: &str) -> String {
-    let begun = proxy.admin(Method::POST, &format!("/api/accounts/{account}/login"), None).await;
-    assert_eq!(begun.status(), 200);
-    text(&begun.json::<Value>().await.unwrap()["id"])
-}
-
-async fn is_pending(proxy: &Proxy, login: &str) -> bool {
-    let state = proxy.admin(Method::GET, &format!("/api/logins/{login}"), None).await;
-    state.status() == 200 && state.json::<Value>().await.unwrap()["state"] == "pending"
-}
 
 /// Plays the attack from a page of this host and looks at the harm.
 async fn attack_from(host: &str, is_same_site: bool) {
@@ -388,19 +80,19 @@ async fn attack_from(host: &str, is_same_site: bool) {
     for way in WAYS.into_iter().chain(FRAMED) {
         let mark = format!("/control?by={way}");
         within(&format!("{way} reaches what is not defended"), || {
-            scene.control.seen().iter().any(|request| request.target() == mark)
+            scene.control.requests().iter().any(|request| request.target() == mark)
         });
     }
     let carries = |request: &Received| {
         request.head.contains("pleo_proxy_session=") && request.target() != "/favicon.ico"
     };
-    let has_cookie = scene.control.seen().iter().any(carries);
+    let has_cookie = scene.control.requests().iter().any(carries);
     assert_eq!(
         has_cookie, is_same_site,
         "the browser has our cookie and sends it along where it may"
     );
 
-    assert!(scene.api.seen().is_empty(), "Pleo was reached: {:#?}", scene.api.seen());
+    assert!(scene.api.requests().is_empty(), "Pleo was reached: {:#?}", scene.api.requests());
     let tried = report["tried"].as_array().unwrap().len();
     assert!(tried > 300, "the page tried {tried} times only");
     assert!(
@@ -410,7 +102,7 @@ async fn attack_from(host: &str, is_same_site: bool) {
     assert!(scene.refused("forbidden_host").await >= 30, "the attacks did not arrive at the proxy");
     let led = scene
         .pages
-        .seen()
+        .requests()
         .into_iter()
         .filter(|request| request.target().starts_with("/authorize"))
         .count();
@@ -465,10 +157,10 @@ fn scripted(home: &str, admin: &str) -> Upstream {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"9\" height=\"9\"><text id=\"said\">as it came</text>\
          <script>{act}</script></svg>"
     );
-    Upstream::start(move |visit| match visit.target() {
-        "/drawing" => say(visit, "200 OK", "Content-Type: image/svg+xml\r\n", &drawing),
-        "/favicon.ico" => say(visit, "404 Not Found", "", ""),
-        _ => say(visit, "200 OK", "Content-Type: text/html\r\n", &page),
+    Upstream::start(move |incoming| match incoming.target() {
+        "/drawing" => say(incoming, "200 OK", "Content-Type: image/svg+xml\r\n", &drawing),
+        "/favicon.ico" => say(incoming, "404 Not Found", "", ""),
+        _ => say(incoming, "200 OK", "Content-Type: text/html\r\n", &page),
     })
 }
 
@@ -478,17 +170,17 @@ async fn a_page_of_the_upstream_is_shown_and_its_scripts_do_not_run() {
     let _turn = TURN.lock().await;
     let (sandbox, home) = (sandbox().await, careless());
     // Where the admin listener is, is known only when it is there.
-    let place = Place::new(&config_before(&sandbox, &home.origin, ""));
-    let admin = place.serve();
+    let workspace = Workspace::new(&config_with_api(&sandbox, &home.origin, ""));
+    let admin = workspace.serve();
     let upstream = scripted(&home.origin, &admin.admin);
-    let before = Place::new(&config_before(&sandbox, &upstream.origin, ""));
+    let before = Workspace::new(&config_with_api(&sandbox, &upstream.origin, ""));
     let proxy = before.serve();
     proxy.login("default").await;
     admin.login("default").await;
     let grant_before = grant(&admin).await;
     let dump = ["--virtual-time-budget=4000", "--dump-dom"];
     for path in ["/page", "/drawing"] {
-        let calls = || home.seen().iter().filter(|request| request.target() == "/ran").count();
+        let calls = || home.requests().iter().filter(|request| request.target() == "/ran").count();
         let at_rest = calls();
         let dom = Browser::open(program, &dump, &format!("{}{path}", proxy.api)).output();
         assert!(dom.contains(">as it came<"), "{path}: {dom}");
@@ -522,8 +214,8 @@ async fn our_own_page_is_shown_in_no_frame() {
     let Some(program) = program("our own page in a frame") else { return };
     let _turn = TURN.lock().await;
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     let ours = client().get(&proxy.admin).send().await.unwrap();
     let field = |name: &str| format!("{name}: {}\r\n", ours.headers()[name].to_str().unwrap());
     let fields =
@@ -532,16 +224,16 @@ async fn our_own_page_is_shown_in_no_frame() {
     let html = ours.text().await.unwrap();
     // Under an address of the page's own, which may look into its frames: so that it is seen what
     // they show.
-    let pages = Upstream::start(move |visit| {
-        let _ = visit.body();
-        match visit.target() {
-            "/as-it-is" => say(visit, "200 OK", &fields, &html),
-            "/bare" => say(visit, "200 OK", "Content-Type: text/html\r\n", &html),
+    let pages = Upstream::start(move |incoming| {
+        let _ = incoming.body();
+        match incoming.target() {
+            "/as-it-is" => say(incoming, "200 OK", &fields, &html),
+            "/bare" => say(incoming, "200 OK", "Content-Type: text/html\r\n", &html),
             "/page" => {
                 let page = format!("<!doctype html><body><script>{FRAMES}</script>");
-                say(visit, "200 OK", "Content-Type: text/html\r\n", &page)
+                say(incoming, "200 OK", "Content-Type: text/html\r\n", &page)
             }
-            _ => say(visit, "200 OK", "", ""),
+            _ => say(incoming, "200 OK", "", ""),
         }
     });
     let browser = Browser::open(program, &[], &format!("{}/page", pages.origin));
@@ -572,8 +264,8 @@ async fn a_page_may_lead_a_person_to_a_login_and_that_changes_nothing_by_itself(
         format!("const CONNECT = '{}/connect?account=default';\n{LEAD}", scene.proxy.admin);
     scene.play(program, "evil.test", &script);
     let authorize = |request: &Received| request.target().starts_with("/authorize?");
-    within("the person is at the consent page", || scene.pages.seen().iter().any(authorize));
-    let all = scene.pages.seen();
+    within("the person is at the consent page", || scene.pages.requests().iter().any(authorize));
+    let all = scene.pages.requests();
     let led: Vec<_> = all.into_iter().filter(authorize).collect();
     assert_eq!(led.len(), 1);
     assert!(
@@ -589,7 +281,7 @@ async fn a_page_may_lead_a_person_to_a_login_and_that_changes_nothing_by_itself(
     assert!(is_pending(&scene.proxy, &oldest).await, "one login at most was begun");
     begin(&scene.proxy, "default").await;
     assert!(!is_pending(&scene.proxy, &oldest).await, "one login was begun");
-    assert!(scene.api.seen().is_empty());
+    assert!(scene.api.requests().is_empty());
 }
 
 /// What a page of the person's own asks.
@@ -616,8 +308,8 @@ async fn a_page_that_is_allowed_reads_what_it_asks_for() {
         let pages = pages(plan.clone());
         let allowed =
             format!("[guard]\nallow_origins = [\"http://localhost:{}\"]\n", pages.address.port());
-        let place = Place::new(&config_before(&sandbox, &api.origin, &allowed));
-        let proxy = place.serve();
+        let workspace = Workspace::new(&config_with_api(&sandbox, &api.origin, &allowed));
+        let proxy = workspace.serve();
         proxy.login("default").await;
         plan.lock().unwrap().cookie = "unrelated=1".into();
         let script = format!("const API = '{}';\n{FRIEND}", proxy.api);
@@ -627,7 +319,7 @@ async fn a_page_that_is_allowed_reads_what_it_asks_for() {
             pages,
             plan,
             proxy,
-            _place: place,
+            _place: workspace,
             _sandbox: sandbox,
         };
         let report = scene.play(program, host, &script);
@@ -638,7 +330,7 @@ async fn a_page_that_is_allowed_reads_what_it_asks_for() {
         }
         let methods: Vec<String> = scene
             .api
-            .seen()
+            .requests()
             .iter()
             .map(|seen| seen.line().split(' ').next().unwrap().into())
             .collect();
@@ -651,8 +343,8 @@ async fn our_own_page_shows_the_accounts_to_whom_has_a_link_that_works_once() {
     let Some(program) = program("our own page") else { return };
     let _turn = TURN.lock().await;
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     proxy.login("acme").await;
     let company = text(&proxy.account("acme").await["subject"]);
     let link = link(&proxy).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{Faults, GrantType, Sandbox, TokenFault, TokenFaultKind};
 use reqwest::Method;
-use support::{PATIENCE, Place, Proxy, client, problem, sandbox};
+use support::{Proxy, TIMEOUT, Workspace, client, problem, sandbox};
 use tokio::task::JoinSet;
 
 const HEALTHY: usize = 195;
@@ -55,9 +55,10 @@ async fn round(api: &str) -> Vec<Duration> {
                     return times;
                 }
                 let started = Instant::now();
-                let answer = http.get(format!("{api}/@{}/v1/companies", healthy(number % HEALTHY)));
-                let answer = answer.send().await.unwrap();
-                let (status, text) = (answer.status(), answer.text().await.unwrap());
+                let response =
+                    http.get(format!("{api}/@{}/v1/companies", healthy(number % HEALTHY)));
+                let response = response.send().await.unwrap();
+                let (status, text) = (response.status(), response.text().await.unwrap());
                 assert_eq!(status, 200, "{}: {text}", healthy(number % HEALTHY));
                 times.push(started.elapsed());
             }
@@ -96,7 +97,7 @@ fn pester(api: &str, sick: &str, over: &Arc<AtomicBool>) -> tokio::task::JoinHan
 async fn until_served(proxy: &Proxy, account: &str) {
     let started = Instant::now();
     while proxy.get(&format!("/@{account}/v1/companies")).await.status() != 200 {
-        assert!(started.elapsed() < PATIENCE, "{}\n{}", proxy.account(account).await, proxy.log());
+        assert!(started.elapsed() < TIMEOUT, "{}\n{}", proxy.account(account).await, proxy.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -130,15 +131,16 @@ async fn connect_all(sandbox: &Sandbox, proxy: &Arc<Proxy>) {
 }
 
 /// Brings each sick account into its state; the lock is held for as long as the file lives.
-async fn sicken(sandbox: &Sandbox, place: &Place, proxy: &Proxy) -> fs::File {
+async fn sicken(sandbox: &Sandbox, workspace: &Workspace, proxy: &Proxy) -> fs::File {
     tokio::time::sleep(Duration::from_millis(SHORT)).await;
     sandbox.set_faults(fault_of("dead", error("invalid_grant")));
     assert_eq!(ask(proxy, "dead").await, (503, "login_required".into()));
     sandbox.set_faults(fault_of("misconfigured", error("invalid_client")));
     assert_eq!(ask(proxy, "misconfigured").await, (500, "misconfigured".into()));
-    fs::set_permissions(place.record("lax"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(workspace.record("lax"), fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(ask(proxy, "lax").await, (503, "store_error".into()));
-    let lock = fs::OpenOptions::new().write(true).open(place.state().join("locked.lock")).unwrap();
+    let lock =
+        fs::OpenOptions::new().write(true).open(workspace.state().join("locked.lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(ask(proxy, "locked").await, (503, "refresh_timeout".into()));
     sandbox.set_faults(fault_of(
@@ -152,15 +154,17 @@ async fn sicken(sandbox: &Sandbox, place: &Place, proxy: &Proxy) -> fs::File {
 #[tokio::test(flavor = "multi_thread")]
 async fn accounts_in_trouble_hold_up_nobody_else() {
     let sandbox = sandbox().await;
-    let place = Place::toward(
+    let workspace = Workspace::for_sandbox(
         &sandbox,
         "[tokens]\nkeep_warm = \"1ms\"\nhold = \"500ms\"\ndrain = \"100ms\"\n",
     );
-    let proxy =
-        Arc::new(Proxy::launch(place.command(&["--json", "--log", "warn"]), &place.state()));
+    let proxy = Arc::new(Proxy::launch(
+        workspace.command(&["--json", "--log", "warn"]),
+        &workspace.state(),
+    ));
     connect_all(&sandbox, &proxy).await;
     say("beside healthy ones", &round(&proxy.api).await);
-    let lock = sicken(&sandbox, &place, &proxy).await;
+    let lock = sicken(&sandbox, &workspace, &proxy).await;
 
     let (held_before, over) =
         (metric(&proxy, "pleo_proxy_held_requests_total").await, Arc::default());
@@ -182,7 +186,7 @@ async fn accounts_in_trouble_hold_up_nobody_else() {
     }
     drop(lock);
     until_served(&proxy, "locked").await;
-    fs::set_permissions(place.record("lax"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(workspace.record("lax"), fs::Permissions::from_mode(0o600)).unwrap();
     until_served(&proxy, "lax").await;
     assert_eq!((sandbox.counters().refresh_replays, sandbox.counters().families_revoked), (0, 0));
 }

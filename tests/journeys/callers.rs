@@ -10,20 +10,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
-
-use support::PATIENCE;
-use support::upstream::{
-    After, Answer, Caller, FINE, Stage, Upstream, eventually, stage, unconnected,
+use support::{
+    After, Caller, OK_RESPONSE, RawResponse, Setup, TIMEOUT, Upstream, assert_problem, setup,
+    setup_without_account, wait_until,
 };
-
-fn is(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
-}
 
 /// All that a connection gives back, up to its end.
 fn rest(stream: &mut TcpStream) -> String {
     let mut got = Vec::new();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
         .read_to_end(&mut got)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&got)));
@@ -32,11 +27,11 @@ fn rest(stream: &mut TcpStream) -> String {
 
 /// The statuses of answers behind one another.
 fn statuses(text: &str) -> Vec<&str> {
-    let answers = text
+    let responses = text
         .split("HTTP/1.1 ")
         .skip(1)
-        .filter(|answer| answer.starts_with(|c: char| c.is_ascii_digit()));
-    answers.map(|answer| &answer[..3]).collect()
+        .filter(|response| response.starts_with(|c: char| c.is_ascii_digit()));
+    responses.map(|response| &response[..3]).collect()
 }
 
 // --- Early answers.
@@ -44,10 +39,10 @@ fn statuses(text: &str) -> Vec<&str> {
 /// Sends a whole body, in chunks or with its length, before anything is read.
 fn send_all(caller: &mut Caller, target: &str, body: &[u8], chunked: bool) {
     if !chunked {
-        caller.begin("POST", target, &[&format!("Content-Length: {}", body.len())]);
+        caller.send_head("POST", target, &[&format!("Content-Length: {}", body.len())]);
         return caller.try_send(body).expect("nobody resets who is still sending");
     }
-    caller.begin("POST", target, &["Transfer-Encoding: chunked"]);
+    caller.send_head("POST", target, &["Transfer-Encoding: chunked"]);
     for piece in body.chunks(100_000) {
         let piece = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
         caller.try_send(piece).expect("nobody resets who is still sending");
@@ -57,62 +52,62 @@ fn send_all(caller: &mut Caller, target: &str, body: &[u8], chunked: bool) {
 
 /// An answer that came before the body was read: the connection goes on, or says that it ends and
 /// does so in order.
-fn goes_on_or_says_so(caller: &mut Caller, answer: &Answer, next: (u16, &str)) {
-    match answer.header("connection") {
+fn goes_on_or_says_so(caller: &mut Caller, response: &RawResponse, next: (u16, &str)) {
+    match response.header("connection") {
         Some(connection) => {
             assert_eq!(connection, "close");
             assert!(caller.is_closed());
         }
-        None => is(&caller.get("/@nobody/v1/x"), next.0, next.1),
+        None => assert_problem(&caller.get("/@nobody/v1/x"), next.0, next.1),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_first_and_reads_later_sees_the_refusal() {
-    let upstream = Upstream::fine();
-    let stage = stage(&upstream, "").await;
+    let upstream = Upstream::ok();
+    let setup = setup(&upstream, "").await;
     for length in [1, 10_000, 1 << 20, (1 << 20) + 200_000, 8 << 20] {
         let body = vec![b'#'; length];
         for chunked in [false, true] {
             for _ in 0..5 {
-                let mut caller = stage.caller();
+                let mut caller = setup.caller();
                 send_all(&mut caller, "/@nobody/v1/x", &body, chunked);
-                let answer = caller.answer();
-                is(&answer, 404, "account_unknown");
+                let response = caller.read_response();
+                assert_problem(&response, 404, "account_unknown");
                 if !chunked {
-                    let closes = answer.header("connection").is_some();
+                    let closes = response.header("connection").is_some();
                     assert!(
                         closes == (length > 2 << 20) || (1 << 20..2 << 20).contains(&length),
                         "{length}"
                     );
                 }
-                goes_on_or_says_so(&mut caller, &answer, (404, "account_unknown"));
+                goes_on_or_says_so(&mut caller, &response, (404, "account_unknown"));
             }
         }
         // The guard's refusals end the connection in any case.
-        let mut caller = stage.caller();
-        caller.begin(
+        let mut caller = setup.caller();
+        caller.send_head(
             "POST",
             "/v1/x",
             &["Origin: http://evil.example", &format!("Content-Length: {length}")],
         );
         caller.try_send(&body).expect("nobody resets who is still sending");
-        is(&caller.answer(), 403, "forbidden_origin");
+        assert_problem(&caller.read_response(), 403, "forbidden_origin");
         assert!(caller.is_closed());
     }
-    assert!(upstream.seen().is_empty());
+    assert!(upstream.requests().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_listener_is_as_patient_with_who_sends_first() {
-    let stage = stage(&Upstream::fine(), "").await;
+    let setup = setup(&Upstream::ok(), "").await;
     for length in [1000, 5 << 20] {
         for chunked in [false, true] {
-            let mut caller = Caller::to(stage.proxy.admin_address());
+            let mut caller = Caller::to(setup.proxy.admin_address());
             send_all(&mut caller, "/api/accounts/default/login", &vec![b'x'; length], chunked);
-            let answer = caller.answer();
-            assert_eq!(answer.status, 401, "{}", answer.head);
-            match answer.header("connection") {
+            let response = caller.read_response();
+            assert_eq!(response.status, 401, "{}", response.head);
+            match response.header("connection") {
                 Some(_) => assert!(caller.is_closed()),
                 None => assert_eq!(caller.get("/health").status, 200),
             }
@@ -122,48 +117,48 @@ async fn the_admin_listener_is_as_patient_with_who_sends_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_of_the_upstream_arrives_and_what_is_left_of_the_body_is_no_request() {
-    let upstream = Upstream::start(|visit| match visit.target() {
+    let upstream = Upstream::start(|incoming| match incoming.target() {
         "/early" => {
-            visit.say("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow");
-            visit.until_closed();
+            incoming.respond("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow");
+            incoming.wait_until_closed();
             After::Close
         }
-        _ => visit.fine(),
+        _ => incoming.respond_ok(),
     });
-    let stage = stage(&upstream, "").await;
-    let mut caller = stage.caller();
+    let setup = setup(&upstream, "").await;
+    let mut caller = setup.caller();
     for round in 0..30 {
         let body = b"GET /v1/# HTTP/1.1\r\nHost: x\r\n\r\n".repeat(if round % 2 == 0 {
             700
         } else {
             5000
         });
-        caller.begin("POST", "/early", &[&format!("Content-Length: {}", body.len())]);
+        caller.send_head("POST", "/early", &[&format!("Content-Length: {}", body.len())]);
         caller.send(&body[..1000]);
-        let early = caller.answer();
+        let early = caller.read_response();
         assert_eq!((early.status, early.text().as_str()), (429, "slow"), "round {round}");
         assert_eq!(early.header("connection"), None, "it goes on");
         caller.send(&body[1000..]);
         assert_eq!(caller.get("/v1/x").status, 200, "round {round}");
     }
     // One that is too long to be waited for says that it ends, and nothing of it becomes a request.
-    let mut caller = stage.caller();
-    caller.begin("POST", "/early", &["Content-Length: 8000000"]);
-    let answer = caller.answer();
-    assert_eq!((answer.status, answer.header("connection")), (429, Some("close")));
+    let mut caller = setup.caller();
+    caller.send_head("POST", "/early", &["Content-Length: 8000000"]);
+    let response = caller.read_response();
+    assert_eq!((response.status, response.header("connection")), (429, Some("close")));
     caller.try_send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10_000)).unwrap();
     assert!(caller.is_closed());
-    assert!(upstream.seen().iter().all(|it| ["/early", "/v1/x"].contains(&it.target())));
+    assert!(upstream.requests().iter().all(|it| ["/early", "/v1/x"].contains(&it.target())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asked_first_and_is_refused_need_not_send_and_is_told_that_it_ends() {
-    let stage = stage(&Upstream::fine(), "").await;
-    let mut caller = stage.caller();
-    caller.begin("POST", "/@nobody/v1/x", &["Expect: 100-continue", "Content-Length: 5"]);
-    let answer = caller.answer();
-    is(&answer, 404, "account_unknown");
-    assert_eq!(answer.header("connection"), Some("close"));
+    let setup = setup(&Upstream::ok(), "").await;
+    let mut caller = setup.caller();
+    caller.send_head("POST", "/@nobody/v1/x", &["Expect: 100-continue", "Content-Length: 5"]);
+    let response = caller.read_response();
+    assert_problem(&response, 404, "account_unknown");
+    assert_eq!(response.header("connection"), Some("close"));
     // What comes now is either the body or a request; nobody knows.
     let _ = caller.try_send("GET /v1/x HTTP/1.1\r\n\r\n");
     assert!(caller.is_closed());
@@ -199,8 +194,8 @@ const CLIENTS: [(&str, &[&str]); 3] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_other_languages_see_why_an_upload_is_refused() {
-    let stage = unconnected(&Upstream::fine(), "").await;
-    let address = stage.proxy.address().to_string();
+    let setup = setup_without_account(&Upstream::ok(), "").await;
+    let address = setup.proxy.address().to_string();
     for (program, arguments) in CLIENTS {
         for round in 0..5 {
             let output = match Command::new(program).args(arguments).arg(&address).output() {
@@ -220,9 +215,9 @@ async fn clients_of_other_languages_see_why_an_upload_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
-    let upstream = Upstream::fine();
-    let stage = stage(&upstream, "").await;
-    let own = stage.proxy.address();
+    let upstream = Upstream::ok();
+    let setup = setup(&upstream, "").await;
+    let own = setup.proxy.address();
     let get =
         |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {own}\r\nX-Color: #fff\r\n\r\n");
     let length = format!(
@@ -256,14 +251,14 @@ async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
             assert_eq!(statuses(&got), expected, "split at {split} of {text:?}: {got}");
         }
     }
-    assert!(upstream.seen().iter().all(|it| ["/v1/x", "/v1/p", "/end"].contains(&it.target())));
+    assert!(upstream.requests().iter().all(|it| ["/v1/x", "/v1/p", "/end"].contains(&it.target())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
-    let upstream = Upstream::fine();
-    let stage = stage(&upstream, "").await;
-    for address in [stage.proxy.address(), stage.proxy.admin_address()] {
+    let upstream = Upstream::ok();
+    let setup = setup(&upstream, "").await;
+    for address in [setup.proxy.address(), setup.proxy.admin_address()] {
         for (line, told) in [
             ("GET /v1/a<b HTTP/1.1", ["the character <", "%3C"]),
             ("GET /v1/x?a=\u{7f} HTTP/1.1", ["0x7F", "%7F"]),
@@ -297,14 +292,14 @@ async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
-    let upstream = Upstream::start(|visit| {
-        let body = visit.body().unwrap();
+    let upstream = Upstream::start(|incoming| {
+        let body = incoming.body().unwrap();
         thread::sleep(std::time::Duration::from_millis(30));
-        visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
-        visit.say(body);
+        incoming.respond(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
+        incoming.respond(body);
         After::Keep
     });
-    let stage = stage(&upstream, "").await;
+    let setup = setup(&upstream, "").await;
     let ask = |address: SocketAddr, text: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(text.replace("HOST", &address.to_string()).as_bytes()).unwrap();
@@ -312,7 +307,7 @@ async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
         rest(&mut stream)
     };
     for _ in 0..10 {
-        let (data, admin) = (stage.proxy.address(), stage.proxy.admin_address());
+        let (data, admin) = (setup.proxy.address(), setup.proxy.admin_address());
         let get = ask(data, "GET /v1/x HTTP/1.1\r\nHost: HOST\r\n\r\n");
         assert_eq!(statuses(&get), ["200"], "{get}");
         let post = ask(data, "POST /v1/x HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\n\r\nabc");
@@ -327,16 +322,16 @@ async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
     let (left, has_left) = std::sync::mpsc::channel();
-    let upstream = Upstream::start(move |visit| {
-        let _ = left.send(visit.until_closed());
+    let upstream = Upstream::start(move |incoming| {
+        let _ = left.send(incoming.wait_until_closed());
         After::Close
     });
-    let stage = stage(&upstream, "").await;
+    let setup = setup(&upstream, "").await;
     for (number, behind) in [0, 1, 5000, 300_000].into_iter().enumerate() {
-        let mut caller = stage.caller();
-        caller.begin("GET", "/v1/x", &[]);
+        let mut caller = setup.caller();
+        caller.send_head("GET", "/v1/x", &[]);
         caller.send(vec![b'x'; behind]);
-        eventually("the request is under way", || upstream.seen().len() > number);
+        wait_until("the request is under way", || upstream.requests().len() > number);
         drop(caller);
         assert_eq!(has_left.recv(), Ok(true), "{behind} bytes behind it");
     }
@@ -346,15 +341,15 @@ async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_answer_without_a_length_does_not_look_like_a_whole_one() {
-    let upstream = Upstream::saying(
+    let upstream = Upstream::responding_with(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
         After::Close,
     );
-    let stage = stage(&upstream, "").await;
+    let setup = setup(&upstream, "").await;
     for (version, is_told) in [("HTTP/1.0", true), ("HTTP/1.1", false)] {
-        let mut stream = TcpStream::connect(stage.proxy.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET /v1/x {version}\r\nHost: {}\r\n\r\n", stage.proxy.address()).unwrap();
+        let mut stream = TcpStream::connect(setup.proxy.address()).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        write!(stream, "GET /v1/x {version}\r\nHost: {}\r\n\r\n", setup.proxy.address()).unwrap();
         let mut got = Vec::new();
         let end = stream.read_to_end(&mut got).map_err(|error| error.kind());
         assert!(String::from_utf8_lossy(&got).contains("part"), "{version}: {end:?}");
@@ -365,8 +360,8 @@ async fn a_cut_answer_without_a_length_does_not_look_like_a_whole_one() {
 // --- Who does not read.
 
 /// Memory that the proxy has now, in KiB.
-fn resident(stage: &Stage) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", stage.proxy.child.id())).unwrap();
+fn resident(setup: &Setup) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", setup.proxy.child.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
@@ -374,29 +369,29 @@ fn resident(stage: &Stage) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_does_not_read_costs_little_memory() {
     const CALLERS: usize = 40;
-    let upstream = Upstream::start(|visit| {
-        if visit.target() == "/fine" {
-            return visit.fine();
+    let upstream = Upstream::start(|incoming| {
+        if incoming.target() == "/fine" {
+            return incoming.respond_ok();
         }
-        visit.say("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+        incoming.respond("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
         let piece = vec![b'x'; 1 << 20];
-        while visit.try_say(&piece).is_ok() {}
+        while incoming.try_respond(&piece).is_ok() {}
         After::Close
     });
-    let stage = stage(&upstream, "").await;
+    let setup = setup(&upstream, "").await;
     let begin = || {
-        let mut caller = stage.caller();
-        caller.begin("GET", "/long", &[]);
-        caller.some(1000);
+        let mut caller = setup.caller();
+        caller.send_head("GET", "/long", &[]);
+        caller.read_exact(1000);
         caller
     };
     let warm: Vec<_> = (0..5).map(|_| begin()).collect();
     thread::sleep(std::time::Duration::from_millis(300));
-    let before = resident(&stage);
+    let before = resident(&setup);
     let callers: Vec<_> = (0..CALLERS).map(|_| begin()).collect();
     thread::sleep(std::time::Duration::from_millis(500));
-    let each = resident(&stage).saturating_sub(before) / CALLERS;
+    let each = resident(&setup).saturating_sub(before) / CALLERS;
     assert!(each <= 128, "{each} KiB a caller");
     drop((warm, callers));
-    assert_eq!(stage.caller().get("/fine").text(), FINE.split("\r\n\r\n").nth(1).unwrap());
+    assert_eq!(setup.caller().get("/fine").text(), OK_RESPONSE.split("\r\n\r\n").nth(1).unwrap());
 }

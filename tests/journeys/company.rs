@@ -8,7 +8,7 @@ use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, COMPANY_ID, Faults, SECOND_COM
 use pleo_proxy::store::Record;
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{Place, Proxy, client, sandbox, text};
+use support::{Proxy, Workspace, client, sandbox, text};
 
 fn urn(id: &str) -> String {
     format!("urn:pleo:company:{id}")
@@ -36,30 +36,30 @@ async fn login(proxy: &Proxy, account: &str, company: &str, query: &str) -> (u16
 
 /// Names of the companies that requests of an account see.
 async fn companies(proxy: &Proxy, account: &str) -> Vec<String> {
-    let answer = proxy.get(&format!("/@{account}/v1/companies")).await;
-    assert_eq!(answer.status(), 200, "{account}");
-    let body: Value = answer.json().await.unwrap();
+    let response = proxy.get(&format!("/@{account}/v1/companies")).await;
+    assert_eq!(response.status(), 200, "{account}");
+    let body: Value = response.json().await.unwrap();
     body["data"].as_array().unwrap().iter().map(|company| text(&company["id"])).collect()
 }
 
-fn record(place: &Place, account: &str) -> Value {
-    serde_json::from_slice::<Value>(&std::fs::read(place.record(account)).unwrap()).unwrap()["record"].take()
+fn record(workspace: &Workspace, account: &str) -> Value {
+    serde_json::from_slice::<Value>(&std::fs::read(workspace.record(account)).unwrap()).unwrap()["record"].take()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_account_takes_no_login_whose_company_cannot_be_read() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
-    let before = record(&place, "default");
+    let before = record(&workspace, "default");
 
     break_api(&sandbox, Some(3));
     for company in [SECOND_COMPANY_ID, COMPANY_ID] {
         break_api(&sandbox, Some(3));
         let (status, page) = login(&proxy, "default", company, "").await;
         assert!(status == 400 && page.contains("cannot be read"), "{status} {page}");
-        assert_eq!(record(&place, "default"), before, "nothing was saved");
+        assert_eq!(record(&workspace, "default"), before, "nothing was saved");
     }
     assert_eq!(companies(&proxy, "default").await, [COMPANY_ID], "the login of before serves");
 
@@ -75,17 +75,17 @@ async fn a_bound_account_takes_no_login_whose_company_cannot_be_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_login_whose_company_cannot_be_read_serves_and_learns_it_with_a_refresh() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     break_api(&sandbox, Some(4));
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
-    assert_eq!(record(&place, "default")["subject"], Value::Null);
+    assert_eq!(record(&workspace, "default")["subject"], Value::Null);
     sandbox.set_faults(Faults::default());
     assert_eq!(companies(&proxy, "default").await, [COMPANY_ID]);
     let refreshed =
         proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await;
     assert_eq!(refreshed.status(), 200);
-    proxy.until("default", |account| account["subject"] == urn(COMPANY_ID)).await;
+    proxy.wait_for_account("default", |account| account["subject"] == urn(COMPANY_ID)).await;
     // From here on it is bound.
     assert_eq!(login(&proxy, "default", SECOND_COMPANY_ID, "").await.0, 400);
 }
@@ -93,15 +93,15 @@ async fn a_first_login_whose_company_cannot_be_read_serves_and_learns_it_with_a_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_company_is_connected_under_one_name_until_it_is_moved() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
     let (status, page) = login(&proxy, "acme", COMPANY_ID, "").await;
     assert_eq!(status, 400);
     for told in ["account default", "pleo-proxy login acme --replace", "nothing was saved"] {
         assert!(page.contains(told), "{told}: {page}");
     }
-    assert!(!place.record("acme").exists());
+    assert!(!workspace.record("acme").exists());
     assert_eq!(
         login(&proxy, "acme", SECOND_COMPANY_ID, "").await.0,
         200,
@@ -118,15 +118,15 @@ async fn a_company_is_connected_under_one_name_until_it_is_moved() {
     let moved = proxy.account("default").await;
     assert_eq!(moved["state"], "login_required");
     assert!(text(&moved["why"]).contains("moved to account third"), "{moved}");
-    assert_eq!(record(&place, "default")["subject"], Value::Null, "it is free for any company");
+    assert_eq!(record(&workspace, "default")["subject"], Value::Null, "it is free for any company");
     assert_eq!(companies(&proxy, "acme").await, [SECOND_COMPANY_ID]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_names_that_log_one_company_in_at_once_one_gets_it() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     sandbox.set_faults(Faults { latency_ms: 100, ..Faults::default() });
     let (one, other) =
         tokio::join!(login(&proxy, "one", COMPANY_ID, ""), login(&proxy, "other", COMPANY_ID, ""));
@@ -137,15 +137,19 @@ async fn of_two_names_that_log_one_company_in_at_once_one_gets_it() {
 
 /// An account that is bound to the first company and whose grant is over, and a refresh token of
 /// another company.
-async fn bound_and_token(sandbox: &Sandbox, place: &Place, company: &str) -> (Proxy, String) {
-    let proxy = place.serve();
+async fn bound_and_token(
+    sandbox: &Sandbox,
+    workspace: &Workspace,
+    company: &str,
+) -> (Proxy, String) {
+    let proxy = workspace.serve();
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
     sandbox.revoke_all();
     assert_eq!(
         proxy.admin(Method::POST, "/api/accounts/default/refresh?force=true", None).await.status(),
         503
     );
-    let elsewhere = Place::toward(sandbox, "");
+    let elsewhere = Workspace::for_sandbox(sandbox, "");
     let source = elsewhere.serve();
     assert_eq!(login(&source, "default", company, "").await.0, 200);
     source.kill();
@@ -154,15 +158,15 @@ async fn bound_and_token(sandbox: &Sandbox, place: &Place, company: &str) -> (Pr
 
 async fn import(proxy: &Proxy, token: &str) -> (u16, Value) {
     let body = Some(json!({"refresh_token": token}));
-    let answer = proxy.admin(Method::POST, "/api/accounts/default/login", body).await;
-    (answer.status().as_u16(), answer.json().await.unwrap())
+    let response = proxy.admin(Method::POST, "/api/accounts/default/login", body).await;
+    (response.status().as_u16(), response.json().await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imported_token_of_another_company_serves_nobody() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let (proxy, token) = bound_and_token(&sandbox, &place, SECOND_COMPANY_ID).await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let (proxy, token) = bound_and_token(&sandbox, &workspace, SECOND_COMPANY_ID).await;
     sandbox.set_faults(Faults { latency_ms: 300, ..Faults::default() });
     let asking = async {
         let mut statuses = Vec::new();
@@ -173,30 +177,31 @@ async fn an_imported_token_of_another_company_serves_nobody() {
         }
         statuses
     };
-    let ((status, answer), statuses) = tokio::join!(import(&proxy, &token), asking);
-    assert_eq!((status, answer["code"].as_str()), (409, Some("login_conflict")), "{answer}");
+    let ((status, response), statuses) = tokio::join!(import(&proxy, &token), asking);
+    assert_eq!((status, response["code"].as_str()), (409, Some("login_conflict")), "{response}");
     assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
     assert_eq!(proxy.account("default").await["state"], "login_required");
-    assert_eq!(record(&place, "default")["subject"], urn(COMPANY_ID));
+    assert_eq!(record(&workspace, "default")["subject"], urn(COMPANY_ID));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imported_token_serves_only_once_its_company_is_known_also_over_a_restart() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "\n[tokens]\nhold = \"1s\"\ndrain = \"1s\"\n");
+    let workspace = Workspace::for_sandbox(&sandbox, "\n[tokens]\nhold = \"1s\"\ndrain = \"1s\"\n");
     for (company, serves) in [(SECOND_COMPANY_ID, false), (COMPANY_ID, true)] {
-        let (proxy, token) = bound_and_token(&sandbox, &place, company).await;
+        let (proxy, token) = bound_and_token(&sandbox, &workspace, company).await;
         break_api(&sandbox, None);
-        let (status, answer) = import(&proxy, &token).await;
-        assert_eq!((status, answer["code"].as_str()), (502, Some("login_failed")), "{answer}");
-        assert_eq!(record(&place, "default")["subject_unconfirmed"], true);
+        let (status, response) = import(&proxy, &token).await;
+        assert_eq!((status, response["code"].as_str()), (502, Some("login_failed")), "{response}");
+        assert_eq!(record(&workspace, "default")["subject_unconfirmed"], true);
         assert_eq!(proxy.get("/v1/companies").await.status(), 503);
         proxy.kill();
 
-        let proxy = place.serve();
+        let proxy = workspace.serve();
         assert_eq!(proxy.get("/v1/companies").await.status(), 503, "a restart confirms nothing");
         sandbox.set_faults(Faults::default());
-        let settled = proxy.until("default", |account| account["state"] != "retrying").await;
+        let settled =
+            proxy.wait_for_account("default", |account| account["state"] != "retrying").await;
         match serves {
             true => assert_eq!(companies(&proxy, "default").await, [COMPANY_ID]),
             false => {
@@ -210,20 +215,20 @@ async fn an_imported_token_serves_only_once_its_company_is_known_also_over_a_res
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unconfirmed_token_that_was_ended_before_its_time_is_refreshed() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let (proxy, token) = bound_and_token(&sandbox, &place, COMPANY_ID).await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let (proxy, token) = bound_and_token(&sandbox, &workspace, COMPANY_ID).await;
     break_api(&sandbox, None);
     assert_eq!(import(&proxy, &token).await.0, 502);
     proxy.kill();
     // The pair is two minutes old, and its access token has most of its life before it.
-    let path = place.record("default");
+    let path = workspace.record("default");
     let mut record = Record::decode(&std::fs::read(&path).unwrap()).unwrap();
     record.grant.as_mut().unwrap().refreshed_at -= 120_000;
     std::fs::write(&path, record.encode()).unwrap();
     let posts = sandbox.counters().token_posts;
     sandbox.set_faults(Faults { api_401: 1, ..Faults::default() });
-    let proxy = place.serve();
-    proxy.until("default", |account| account["state"] == "connected").await;
+    let proxy = workspace.serve();
+    proxy.wait_for_account("default", |account| account["state"] == "connected").await;
     assert_eq!(sandbox.counters().token_posts, posts + 1);
     assert_eq!(companies(&proxy, "default").await, [COMPANY_ID]);
 }
@@ -231,10 +236,10 @@ async fn an_unconfirmed_token_that_was_ended_before_its_time_is_refreshed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_stays_where_it_is_until_a_login_is_saved() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     assert_eq!(login(&proxy, "default", COMPANY_ID, "").await.0, 200);
-    let damaged = place.record("acme");
+    let damaged = workspace.record("acme");
     support::write_private(&damaged, "{damaged");
     let (status, page) = login(&proxy, "acme", COMPANY_ID, "").await;
     assert_eq!(status, 400, "the company is connected as default: {page}");

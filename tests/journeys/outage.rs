@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{Faults, Sandbox, TokenFault, TokenFaultKind};
-use support::{Place, Proxy, client, config_toward, problem, sandbox, text};
+use support::{Proxy, Workspace, client, problem, sandbox, sandbox_config, text};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -72,10 +72,10 @@ impl Line {
     }
 
     /// A place whose token and introspection endpoints are behind the line; the API is not.
-    fn place(&self, sandbox: &Sandbox, more: &str) -> Place {
-        let place = Place::toward(sandbox, more);
+    fn workspace(&self, sandbox: &Sandbox, more: &str) -> Workspace {
+        let workspace = Workspace::for_sandbox(sandbox, more);
         let behind = |url: String| url.replace(&sandbox.api_origin(), &self.address);
-        let config = config_toward(sandbox, more)
+        let config = sandbox_config(sandbox, more)
             .replace(
                 &format!("token = \"{}\"", sandbox.token_url()),
                 &format!("token = \"{}\"", behind(sandbox.token_url())),
@@ -84,18 +84,12 @@ impl Line {
                 &format!("introspect = \"{}\"", sandbox.introspect_url()),
                 &format!("introspect = \"{}\"", behind(sandbox.introspect_url())),
             );
-        support::write_private(&place.path().join("proxy.toml"), &config);
-        place
+        support::write_private(&workspace.path().join("proxy.toml"), &config);
+        workspace
     }
 }
 
-const COLD: &str = "[tokens]\nkeep_warm = \"1ms\"\nhold = \"4s\"\n";
-
-async fn force(proxy: &Proxy) -> String {
-    let answer =
-        proxy.admin(reqwest::Method::POST, "/api/accounts/default/refresh?force=true", None).await;
-    text(&answer.json::<serde_json::Value>().await.unwrap()["account"]["state"])
-}
+const NO_REFRESH_AHEAD: &str = "[tokens]\nkeep_warm = \"1ms\"\nhold = \"4s\"\n";
 
 /// The end of a token that lives for a second.
 async fn expire() {
@@ -104,18 +98,18 @@ async fn expire() {
 
 /// An account whose token has expired in an outage that has lasted so long that the next try is far
 /// away.
-async fn in_a_long_outage(sandbox: &Sandbox, line: &Line) -> (Place, Proxy) {
+async fn in_a_long_outage(sandbox: &Sandbox, line: &Line) -> (Workspace, Proxy) {
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
-    let place = line.place(sandbox, COLD);
-    let proxy = place.serve();
+    let workspace = line.workspace(sandbox, NO_REFRESH_AHEAD);
+    let proxy = workspace.serve();
     proxy.login("default").await;
     line.set_down(true).await;
     for _ in 0..7 {
-        assert_eq!(force(&proxy).await, "retrying");
+        assert_eq!(text(&proxy.force_refresh("default").await["account"]["state"]), "retrying");
     }
     expire().await;
     sandbox.set_faults(Faults::default());
-    (place, proxy)
+    (workspace, proxy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,15 +155,15 @@ async fn an_outage_in_doubt_ends_with_the_first_request_too() {
     let sandbox = sandbox().await;
     let line = Line::to(&sandbox).await;
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
-    let place = line.place(&sandbox, COLD);
-    let proxy = place.serve();
+    let workspace = line.workspace(&sandbox, NO_REFRESH_AHEAD);
+    let proxy = workspace.serve();
     proxy.login("default").await;
     let unclear = TokenFault { kind: TokenFaultKind::Html, ..TokenFault::default() };
     sandbox.set_faults(Faults { token_answer: Some(unclear), ..Faults::default() });
-    assert_eq!(force(&proxy).await, "uncertain");
+    assert_eq!(text(&proxy.force_refresh("default").await["account"]["state"]), "uncertain");
     line.set_down(true).await;
     for _ in 0..7 {
-        assert_eq!(force(&proxy).await, "uncertain");
+        assert_eq!(text(&proxy.force_refresh("default").await["account"]["state"]), "uncertain");
     }
     expire().await;
     sandbox.set_faults(Faults::default());
@@ -182,8 +176,8 @@ async fn an_outage_in_doubt_ends_with_the_first_request_too() {
 async fn patience_that_the_server_asked_for_is_kept() {
     let sandbox = sandbox().await;
     let line = Line::to(&sandbox).await;
-    let place = line.place(&sandbox, COLD);
-    let proxy = place.serve();
+    let workspace = line.workspace(&sandbox, NO_REFRESH_AHEAD);
+    let proxy = workspace.serve();
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
     proxy.login("default").await;
     let busy = TokenFault {
@@ -193,7 +187,7 @@ async fn patience_that_the_server_asked_for_is_kept() {
         ..TokenFault::default()
     };
     sandbox.set_faults(Faults { token_answer: Some(busy), ..Faults::default() });
-    assert_eq!(force(&proxy).await, "retrying");
+    assert_eq!(text(&proxy.force_refresh("default").await["account"]["state"]), "retrying");
     expire().await;
     let before = sandbox.counters().token_posts;
     let refused = proxy.get("/v1/companies").await;
@@ -236,15 +230,15 @@ async fn ask_all(proxy: &Arc<Proxy>, names: &[String]) -> Vec<u16> {
 async fn many_accounts_that_expired_take_turns_at_the_token_endpoint_and_all_are_served() {
     let sandbox = sandbox().await;
     let line = Line::to(&sandbox).await;
-    let place = line.place(&sandbox, "[tokens]\nkeep_warm = \"1ms\"\n");
+    let workspace = line.workspace(&sandbox, "[tokens]\nkeep_warm = \"1ms\"\n");
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
-    let proxy = Arc::new(place.serve());
+    let proxy = Arc::new(workspace.serve());
     let names: Vec<_> = (0..100).map(|number| format!("company-{number}")).collect();
     connect(&proxy, &names).await;
     expire().await;
     sandbox.set_faults(Faults { token_latency_after_ms: 200, ..Faults::default() });
-    let answers = ask_all(&proxy, &names).await;
-    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    let responses = ask_all(&proxy, &names).await;
+    assert!(responses.iter().all(|status| *status == 200), "{responses:?}");
     let most = line.most_open.load(Ordering::SeqCst);
     assert!((8..=40).contains(&most), "{most} connections to the token endpoint at a time");
     assert_eq!(sandbox.counters().token_posts, 200);
@@ -253,15 +247,16 @@ async fn many_accounts_that_expired_take_turns_at_the_token_endpoint_and_all_are
 #[tokio::test(flavor = "multi_thread")]
 async fn accounts_that_another_process_is_busy_with_take_no_place_from_others() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "[tokens]\nkeep_warm = \"1ms\"\nhold = \"5s\"\n");
+    let workspace =
+        Workspace::for_sandbox(&sandbox, "[tokens]\nkeep_warm = \"1ms\"\nhold = \"5s\"\n");
     sandbox.set_faults(Faults { access_life_ms: Some(1000), ..Faults::default() });
-    let proxy = Arc::new(place.serve());
+    let proxy = Arc::new(workspace.serve());
     let names: Vec<_> = (0..41).map(|number| format!("company-{number}")).collect();
     connect(&proxy, &names).await;
     expire().await;
     sandbox.set_faults(Faults::default());
     let open = |name: &String| {
-        std::fs::File::options().write(true).open(place.state().join(format!("{name}.lock")))
+        std::fs::File::options().write(true).open(workspace.state().join(format!("{name}.lock")))
     };
     let locks: Vec<_> = names[1..].iter().map(|name| open(name).unwrap()).collect();
     for lock in &locks {
@@ -282,6 +277,6 @@ async fn accounts_that_another_process_is_busy_with_take_no_place_from_others() 
     }
     assert_eq!(ask_all(&proxy, &names[..1]).await, [200]);
     drop(locks);
-    let answers = waiting.await.unwrap();
-    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    let responses = waiting.await.unwrap();
+    assert!(responses.iter().all(|status| *status == 200), "{responses:?}");
 }

@@ -10,17 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
-use support::upstream::{After, Answer, Caller, FINE, Stage, Upstream, Visit, stage, stage_at};
-use support::{PATIENCE, Place, sandbox};
+use support::{
+    After, Caller, IncomingRequest, OK_RESPONSE, Setup, TIMEOUT, Upstream, Workspace,
+    assert_problem, certificate_for, sandbox, setup, setup_with,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio_rustls::TlsAcceptor;
-
-#[track_caller]
-fn is(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.problem(), (status, code.to_owned()), "{}", answer.text());
-}
 
 // --- Early answers.
 
@@ -28,48 +24,48 @@ const TOO_LARGE: &str =
     "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nlarge";
 
 /// Says that it is too much, and closes with the body unread, which makes a reset.
-fn refusing(visit: &mut Visit) -> After {
-    visit.say(TOO_LARGE);
+fn refusing(incoming: &mut IncomingRequest) -> After {
+    incoming.respond(TOO_LARGE);
     After::Close
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_before_the_end_of_the_body_is_passed_on_whole_though_a_reset_follows() {
-    let (pem, config) = certified("127.0.0.1");
+    let (pem, config) = certificate_for("127.0.0.1");
     for upstream in [Upstream::start(refusing), Upstream::secure(config, refusing)] {
-        let place = tempfile::tempdir().unwrap();
-        fs::write(place.path().join("ca.pem"), &pem).unwrap();
-        let set = format!("endpoints.ca_file=\"{}\"", place.path().join("ca.pem").display());
-        let stage = stage_at(&upstream.origin, "", &["--set", &set]).await;
+        let workspace = tempfile::tempdir().unwrap();
+        fs::write(workspace.path().join("ca.pem"), &pem).unwrap();
+        let set = format!("endpoints.ca_file=\"{}\"", workspace.path().join("ca.pem").display());
+        let setup = setup_with(&upstream.origin, "", &["--set", &set]).await;
         let body = vec![b'x'; 900 << 10];
         for n in 0..25 {
-            let mut caller = stage.caller();
-            caller.begin("POST", "/v1/up", &[&format!("Content-Length: {}", body.len())]);
+            let mut caller = setup.caller();
+            caller.send_head("POST", "/v1/up", &[&format!("Content-Length: {}", body.len())]);
             let _ = caller.try_send(&body);
-            let answer = caller.answer();
+            let response = caller.read_response();
             assert_eq!(
-                (answer.status, answer.text().as_str()),
+                (response.status, response.text().as_str()),
                 (413, "large"),
                 "{n} {}",
                 upstream.origin
             );
         }
-        assert_eq!(upstream.seen().len(), 25, "nothing is repeated");
+        assert_eq!(upstream.requests().len(), 25, "nothing is repeated");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_a_reset_cuts_off_without_an_answer_is_told_and_not_repeated() {
-    let upstream = Upstream::start(|visit| {
-        let _ = visit.some(1000);
+    let upstream = Upstream::start(|incoming| {
+        let _ = incoming.read_exact(1000);
         After::Close
     });
-    let stage = stage(&upstream, "").await;
-    let mut caller = stage.caller();
-    caller.begin("POST", "/v1/up", &["Content-Length: 900000"]);
+    let setup = setup(&upstream, "").await;
+    let mut caller = setup.caller();
+    caller.send_head("POST", "/v1/up", &["Content-Length: 900000"]);
     let _ = caller.try_send(vec![b'x'; 900_000]);
-    is(&caller.answer(), 502, "upstream_broken");
-    assert_eq!(upstream.seen().len(), 1);
+    assert_problem(&caller.read_response(), 502, "upstream_broken");
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 // --- Limits.
@@ -90,71 +86,72 @@ fn fields(count: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limits_of_an_answers_head_are_exact_however_it_comes() {
-    let answers = [
+    let responses = [
         (head_of(LONGEST_HEAD), true),
         (head_of(LONGEST_HEAD + 1), false),
         (head_of(300 << 10), false),
         (fields(100), true),
         (fields(101), false),
     ];
-    let told = answers.clone();
+    let told = responses.clone();
     // Each is asked for by its place, and comes in one piece or in many.
-    let upstream = Upstream::start(move |visit| {
-        let _ = visit.body();
+    let upstream = Upstream::start(move |incoming| {
+        let _ = incoming.body();
         let mut parts =
-            visit.target().split('/').skip(1).map(|part| part.parse::<usize>().unwrap());
-        let (answer, piece) = (&told[parts.next().unwrap()].0, parts.next().unwrap());
-        for piece in answer.chunks(piece) {
-            visit.say(piece);
+            incoming.target().split('/').skip(1).map(|part| part.parse::<usize>().unwrap());
+        let (response, piece) = (&told[parts.next().unwrap()].0, parts.next().unwrap());
+        for piece in response.chunks(piece) {
+            incoming.respond(piece);
             thread::sleep(Duration::from_micros(200));
         }
         After::Keep
     });
-    let stage = stage(&upstream, "").await;
-    for (place, (answer, passes)) in answers.iter().enumerate() {
+    let setup = setup(&upstream, "").await;
+    for (workspace, (response, passes)) in responses.iter().enumerate() {
         for piece in [1 << 20, 7000] {
-            let seen = upstream.seen().len();
-            let got = stage.caller().ask("POST", &format!("/{place}/{piece}"), &[], b"body");
+            let seen = upstream.requests().len();
+            let got =
+                setup.caller().request("POST", &format!("/{workspace}/{piece}"), &[], b"body");
             if *passes {
                 assert_eq!(
                     (got.status, got.text().as_str()),
                     (200, "fine"),
                     "{} bytes",
-                    answer.len()
+                    response.len()
                 );
             } else {
-                is(&got, 502, "upstream_broken");
-                assert!(got.told("detail").contains("64 KiB"), "{}", got.text());
+                assert_problem(&got, 502, "upstream_broken");
+                assert!(got.problem_field("detail").contains("64 KiB"), "{}", got.text());
             }
-            assert_eq!(upstream.seen().len(), seen + 1, "nothing is repeated");
+            assert_eq!(upstream.requests().len(), seen + 1, "nothing is repeated");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interim_answers_are_swallowed_and_a_flood_of_them_ends() {
-    let upstream = Upstream::start(|visit| {
-        let _ = visit.body();
+    let upstream = Upstream::start(|incoming| {
+        let _ = incoming.body();
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(50);
-        if visit.target() == "/v1/few" {
-            visit.say(&interim);
-            visit.say(FINE);
+        if incoming.target() == "/v1/few" {
+            incoming.respond(&interim);
+            incoming.respond(OK_RESPONSE);
             return After::Keep;
         }
-        while visit.try_say(&interim).is_ok() {}
+        while incoming.try_respond(&interim).is_ok() {}
         After::Close
     });
-    let stage = stage(&upstream, "").await;
-    let mut caller = stage.caller();
+    let setup = setup(&upstream, "").await;
+    let mut caller = setup.caller();
     assert_eq!(caller.get("/v1/few").text(), "fine");
     for method in ["GET", "POST"] {
-        let answer = caller.ask(method, "/v1/many", &[], b"body");
-        is(&answer, 502, "upstream_broken");
-        assert!(answer.told("detail").contains("1xx"), "{}", answer.text());
+        let response = caller.request(method, "/v1/many", &[], b"body");
+        assert_problem(&response, 502, "upstream_broken");
+        assert!(response.problem_field("detail").contains("1xx"), "{}", response.text());
         assert_eq!(caller.get("/v1/few").text(), "fine");
     }
     assert_eq!(
-        upstream.seen().iter().filter(|it| it.target() == "/v1/many").count(),
+        upstream.requests().iter().filter(|it| it.target() == "/v1/many").count(),
         2,
         "nothing is repeated"
     );
@@ -165,14 +162,14 @@ async fn interim_answers_are_swallowed_and_a_flood_of_them_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_used_again_only_while_the_server_says_it_keeps_it() {
     for (hint, connections) in [("timeout=60", 1), ("timeout=5, max=0", 2), ("timeout=1", 2)] {
-        let answer =
+        let response =
             format!("HTTP/1.1 200 OK\r\nKeep-Alive: {hint}\r\nContent-Length: 4\r\n\r\nfine");
-        let upstream = Upstream::saying(answer, After::Keep);
-        let stage = stage(&upstream, "").await;
-        let mut caller = stage.caller();
-        assert_eq!(caller.ask("POST", "/v1/x", &[], b"body").status, 200);
+        let upstream = Upstream::responding_with(response, After::Keep);
+        let setup = setup(&upstream, "").await;
+        let mut caller = setup.caller();
+        assert_eq!(caller.request("POST", "/v1/x", &[], b"body").status, 200);
         thread::sleep(Duration::from_millis(600));
-        assert_eq!(caller.ask("POST", "/v1/x", &[], b"body").status, 200);
+        assert_eq!(caller.request("POST", "/v1/x", &[], b"body").status, 200);
         assert_eq!(upstream.connections(), connections, "{hint}");
     }
 }
@@ -182,57 +179,39 @@ const IDLE_TOO_LONG: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_408_that_meets_a_request_on_a_connection_that_rested_is_the_end_of_that_connection() {
-    let upstream = Upstream::start(|visit| {
-        if visit.number != 1 {
-            return visit.fine();
+    let upstream = Upstream::start(|incoming| {
+        if incoming.number != 1 {
+            return incoming.respond_ok();
         }
-        visit.say(IDLE_TOO_LONG);
+        incoming.respond(IDLE_TOO_LONG);
         After::Close
     });
-    let stage = stage(&upstream, "").await;
-    let mut caller = stage.caller();
+    let setup = setup(&upstream, "").await;
+    let mut caller = setup.caller();
     assert_eq!(caller.get("/warm").status, 200);
     assert_eq!(caller.get("/v1/x").text(), "fine");
-    let connections: Vec<_> = upstream.seen().iter().map(|it| it.connection).collect();
+    let connections: Vec<_> = upstream.requests().iter().map(|it| it.connection).collect();
     assert_eq!(connections, [0, 0, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_408_to_a_write_or_on_a_new_connection_is_the_callers() {
-    let upstream = Upstream::start(|visit| {
-        if visit.target() == "/warm" {
-            return visit.fine();
+    let upstream = Upstream::start(|incoming| {
+        if incoming.target() == "/warm" {
+            return incoming.respond_ok();
         }
-        visit.say(IDLE_TOO_LONG);
+        incoming.respond(IDLE_TOO_LONG);
         After::Close
     });
-    let stage = stage(&upstream, "").await;
-    let mut caller = stage.caller();
+    let setup = setup(&upstream, "").await;
+    let mut caller = setup.caller();
     assert_eq!(caller.get("/warm").status, 200);
-    assert_eq!(caller.ask("POST", "/v1/x", &[], b"body").text(), "idle");
-    assert_eq!(upstream.seen().len(), 2, "a write is not repeated");
+    assert_eq!(caller.request("POST", "/v1/x", &[], b"body").text(), "idle");
+    assert_eq!(upstream.requests().len(), 2, "a write is not repeated");
     assert_eq!(caller.get("/v1/y").status, 408, "nor is what a new connection answers");
 }
 
 // --- TLS and outbound proxies.
-
-/// A root in PEM, and a server's configuration with a certificate of it for this name.
-fn certified(name: &str) -> (String, ServerConfig) {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut root = CertificateParams::new(Vec::new()).unwrap();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root_key = KeyPair::generate().unwrap();
-    let pem = root.self_signed(&root_key).unwrap().pem();
-    let issuer = Issuer::new(root, root_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf =
-        CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key);
-    (pem, config.unwrap())
-}
 
 /// An outbound proxy that leads everything to one place, and the heads that it was sent.
 struct Relay {
@@ -241,7 +220,7 @@ struct Relay {
 }
 
 impl Relay {
-    async fn start(to: SocketAddr, tls: Option<ServerConfig>, answer: &'static str) -> Self {
+    async fn start(to: SocketAddr, tls: Option<ServerConfig>, response: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let relay = Self { address: listener.local_addr().unwrap(), heads: Arc::default() };
         let (heads, tls) = (relay.heads.clone(), tls.map(|tls| TlsAcceptor::from(Arc::new(tls))));
@@ -250,9 +229,9 @@ impl Relay {
                 let (heads, tls) = (heads.clone(), tls.clone());
                 tokio::spawn(async move {
                     match tls {
-                        None => lead(stream, to, answer, &heads).await,
+                        None => lead(stream, to, response, &heads).await,
                         Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => lead(stream, to, answer, &heads).await,
+                            Ok(stream) => lead(stream, to, response, &heads).await,
                             Err(error) => heads.lock().unwrap().push(format!("no TLS: {error}")),
                         },
                     }
@@ -270,7 +249,7 @@ impl Relay {
 async fn lead(
     mut near: impl AsyncRead + AsyncWrite + Unpin,
     to: SocketAddr,
-    answer: &str,
+    response: &str,
     heads: &Mutex<Vec<String>>,
 ) {
     let mut head = Vec::new();
@@ -281,8 +260,8 @@ async fn lead(
         }
     }
     heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
-    let _ = near.write_all(answer.as_bytes()).await;
-    if answer.starts_with("HTTP/1.1 200") {
+    let _ = near.write_all(response.as_bytes()).await;
+    if response.starts_with("HTTP/1.1 200") {
         let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
         let _ = copy_bidirectional(&mut near, &mut far).await;
     }
@@ -292,28 +271,33 @@ async fn lead(
 const CONNECTED: &str = "HTTP/1.1 200 Connection established\r\nProxy-Agent: corp\r\n\r\n";
 
 /// An API at `external.test` behind an outbound proxy, and roots for both.
-async fn behind(relay: &Relay, scheme: &str, roots: &[&str], userinfo: &str) -> Stage {
-    let place = tempfile::tempdir().unwrap().keep();
-    fs::write(place.join("ca.pem"), roots.concat()).unwrap();
-    let ca_file = format!("endpoints.ca_file=\"{}\"", place.join("ca.pem").display());
+async fn behind(relay: &Relay, scheme: &str, roots: &[&str], userinfo: &str) -> Setup {
+    let workspace = tempfile::tempdir().unwrap().keep();
+    fs::write(workspace.join("ca.pem"), roots.concat()).unwrap();
+    let ca_file = format!("endpoints.ca_file=\"{}\"", workspace.join("ca.pem").display());
     let proxy = format!("upstream.proxy=\"{scheme}://{userinfo}{}\"", relay.address);
-    let stage = stage_at("https://external.test", "", &["--set", &ca_file, "--set", &proxy]).await;
-    fs::remove_dir_all(place).unwrap();
-    stage
+    let setup =
+        setup_with("https://external.test", "", &["--set", &ca_file, "--set", &proxy]).await;
+    fs::remove_dir_all(workspace).unwrap();
+    setup
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_clients_go_through_plain_and_tls_proxies_with_the_password() {
-    let (api_root, api) = certified("external.test");
-    let upstream = Upstream::secure(api, Visit::fine);
-    let (proxy_root, config) = certified("127.0.0.1");
+    let (api_root, api) = certificate_for("external.test");
+    let upstream = Upstream::secure(api, IncomingRequest::respond_ok);
+    let (proxy_root, config) = certificate_for("127.0.0.1");
     for (scheme, tls) in [("http", None), ("https", Some(config))] {
         let relay = Relay::start(upstream.address, tls, CONNECTED).await;
-        let stage = behind(&relay, scheme, &[&api_root, &proxy_root], "DOM%5Cuser:p@ss%25@").await;
+        let setup = behind(&relay, scheme, &[&api_root, &proxy_root], "DOM%5Cuser:p@ss%25@").await;
         // The login asked whose token it is, with the client of the token calls.
         let asked = relay.heads();
         assert!(!asked.is_empty(), "{scheme}");
-        assert_eq!(stage.caller().ask("POST", "/v1/x", &[], b"body").text(), "fine", "{scheme}");
+        assert_eq!(
+            setup.caller().request("POST", "/v1/x", &[], b"body").text(),
+            "fine",
+            "{scheme}"
+        );
         let heads = relay.heads();
         assert!(heads.len() > asked.len(), "{scheme}");
         for head in &heads {
@@ -321,28 +305,28 @@ async fn both_clients_go_through_plain_and_tls_proxies_with_the_password() {
             let secret = "authorization: basic RE9NXHVzZXI6cEBzcyU=";
             assert!(head.to_lowercase().contains(&secret.to_lowercase()), "{scheme}: {head}");
         }
-        assert!(!stage.proxy.log().contains("p@ss"));
+        assert!(!setup.proxy.log().contains("p@ss"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_not_who_it_says_gets_no_password() {
-    let (api_root, api) = certified("external.test");
-    let upstream = Upstream::secure(api, Visit::fine);
-    let (_, config) = certified("127.0.0.1");
+    let (api_root, api) = certificate_for("external.test");
+    let upstream = Upstream::secure(api, IncomingRequest::respond_ok);
+    let (_, config) = certificate_for("127.0.0.1");
     let relay = Relay::start(upstream.address, Some(config), CONNECTED).await;
-    let stage = behind(&relay, "https", &[&api_root], "user:word@").await;
-    let answer = stage.caller().get("/v1/x");
-    is(&answer, 502, "upstream_unreachable");
-    assert!(answer.told("detail").contains("upstream.proxy"), "{}", answer.text());
-    assert!(answer.told("fix").contains("endpoints.ca_file"), "{}", answer.text());
+    let setup = behind(&relay, "https", &[&api_root], "user:word@").await;
+    let response = setup.caller().get("/v1/x");
+    assert_problem(&response, 502, "upstream_unreachable");
+    assert!(response.problem_field("detail").contains("upstream.proxy"), "{}", response.text());
+    assert!(response.problem_field("fix").contains("endpoints.ca_file"), "{}", response.text());
     assert!(relay.heads().iter().all(|head| head.starts_with("no TLS")), "{:?}", relay.heads());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_does_not_lead_on_is_told_with_what_to_change() {
     let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    for (answer, detail, fix) in [
+    for (response, detail, fix) in [
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
             "password",
@@ -351,28 +335,29 @@ async fn a_proxy_that_does_not_lead_on_is_told_with_what_to_change() {
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "answered 403", "let it through"),
         ("-ERR unknown command\r\n\r\n", "as an HTTP proxy", "HTTP proxy"),
     ] {
-        let relay = Relay::start(nowhere, None, answer).await;
-        let stage = behind(&relay, "http", &[&certified("x").0], "").await;
-        let got = stage.caller().get("/v1/x");
-        is(&got, 502, "upstream_unreachable");
+        let relay = Relay::start(nowhere, None, response).await;
+        let setup = behind(&relay, "http", &[&certificate_for("x").0], "").await;
+        let got = setup.caller().get("/v1/x");
+        assert_problem(&got, 502, "upstream_unreachable");
         assert!(
-            got.told("detail").contains(detail) && got.told("detail").contains("upstream.proxy"),
+            got.problem_field("detail").contains(detail)
+                && got.problem_field("detail").contains("upstream.proxy"),
             "{}",
             got.text()
         );
-        assert!(got.told("fix").contains(fix), "{}", got.text());
+        assert!(got.problem_field("fix").contains(fix), "{}", got.text());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_variable_that_names_no_usable_proxy_is_an_error_at_the_start() {
     let sandbox = sandbox().await;
-    let place =
-        Place::new(&support::upstream::config_before(&sandbox, "https://external.test", ""));
+    let workspace =
+        Workspace::new(&support::config_with_api(&sandbox, "https://external.test", ""));
     for value in ["socks5h://user:canary@127.0.0.1:1", "http://user:can/ary@127.0.0.1:1"] {
-        let mut serving = place.command(&["serve"]).env("all_proxy", value).spawn().unwrap();
+        let mut serving = workspace.command(&["serve"]).env("all_proxy", value).spawn().unwrap();
         let start = Instant::now();
-        while serving.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE {
+        while serving.try_wait().unwrap().is_none() && start.elapsed() < TIMEOUT {
             thread::sleep(Duration::from_millis(10));
         }
         // One that serves after all has no exit code then.
@@ -399,8 +384,8 @@ async fn greeting(key_exchange: &str) -> usize {
         }
     });
     let set = format!("upstream.tls_key_exchange={key_exchange}");
-    let stage = stage_at(&origin, "", &["--set", &set]).await;
-    is(&Caller::of(&stage.proxy).get("/v1/x"), 502, "upstream_unreachable");
+    let setup = setup_with(&origin, "", &["--set", &set]).await;
+    assert_problem(&Caller::of(&setup.proxy).get("/v1/x"), 502, "upstream_unreachable");
     let lengths = lengths.lock().unwrap();
     assert!(
         lengths.len() >= 2 && lengths.iter().all(|length| length.abs_diff(lengths[0]) < 64),

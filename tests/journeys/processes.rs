@@ -14,15 +14,11 @@ use std::time::{Duration, Instant};
 use pleo_proxy::sandbox::{Counters, Faults, GrantType, Sandbox, TokenFault, TokenFaultKind};
 use reqwest::Method;
 use serde_json::Value;
-use support::{PATIENCE, Place, Proxy, client, problem, sandbox, text};
+use support::{
+    NO_REFRESH_AHEAD, Proxy, TIMEOUT, Workspace, access_lifetime, client, problem, sandbox, text,
+    token_posts,
+};
 use tokio::task::JoinSet;
-
-/// Nothing is refreshed ahead of need, so that a test decides when a refresh begins.
-const COLD: &str = "[tokens]\nkeep_warm = \"1ms\"\n";
-
-fn life(milliseconds: u64) -> Faults {
-    Faults { access_life_ms: Some(milliseconds), ..Faults::default() }
-}
 
 /// How long a test under load lasts; a minute where the machine has time.
 fn load() -> Duration {
@@ -31,39 +27,26 @@ fn load() -> Duration {
 }
 
 /// Two proxies on one store whose account is connected.
-async fn two(sandbox: &Sandbox) -> (Place, Proxy, Proxy) {
-    let place = Place::toward(sandbox, "");
-    let first = place.serve();
+async fn two(sandbox: &Sandbox) -> (Workspace, Proxy, Proxy) {
+    let workspace = Workspace::for_sandbox(sandbox, "");
+    let first = workspace.serve();
     first.login("default").await;
-    let second = place.serve();
+    let second = workspace.serve();
     assert_eq!(second.get("/v1/companies").await.status(), 200);
-    (place, first, second)
+    (workspace, first, second)
 }
 
 /// The record on disk.
-fn stored(place: &Place) -> Value {
+fn stored(workspace: &Workspace) -> Value {
     let envelope: Value =
-        serde_json::from_slice(&fs::read(place.record("default")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(workspace.record("default")).unwrap()).unwrap();
     envelope["record"].clone()
-}
-
-fn posts(sandbox: &Sandbox, before: &Counters) -> u64 {
-    sandbox.counters().token_posts - before.token_posts
 }
 
 /// No superseded token was ever sent, and the server revoked nothing.
 fn assert_unharmed(sandbox: &Sandbox) {
     let counters = sandbox.counters();
     assert_eq!((counters.refresh_replays, counters.families_revoked), (0, 0), "{counters:?}");
-}
-
-async fn force(proxy: &Proxy) -> Value {
-    proxy
-        .admin(Method::POST, "/api/accounts/default/refresh?force=true", None)
-        .await
-        .json()
-        .await
-        .unwrap()
 }
 
 async fn logout(proxy: &Proxy) -> u16 {
@@ -80,8 +63,8 @@ fn force_meanwhile(proxy: &Proxy) -> tokio::task::JoinHandle<u16> {
 
 async fn until_posted(sandbox: &Sandbox, before: &Counters) {
     let start = Instant::now();
-    while posts(sandbox, before) == 0 {
-        assert!(start.elapsed() < PATIENCE, "no token request came");
+    while token_posts(sandbox, before) == 0 {
+        assert!(start.elapsed() < TIMEOUT, "no token request came");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -94,7 +77,7 @@ async fn until_status(proxy: &Proxy, status: u16) {
         if now == status {
             return;
         }
-        assert!(start.elapsed() < PATIENCE, "still {now}\n{}", proxy.log());
+        assert!(start.elapsed() < TIMEOUT, "still {now}\n{}", proxy.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -104,8 +87,8 @@ async fn until_status(proxy: &Proxy, status: u16) {
 struct Alone(PathBuf);
 
 impl Alone {
-    fn new(place: &Place) -> Self {
-        let run = place.state().join("run");
+    fn new(workspace: &Workspace) -> Self {
+        let run = workspace.state().join("run");
         fs::rename(&run, run.with_extension("hidden")).unwrap();
         Self(run)
     }
@@ -143,13 +126,13 @@ async fn callers(addresses: &[String], until: Instant, sent: &Arc<AtomicU64>) ->
                     0 => http.post(format!("{api}/v1/echo/small")).body("a small body"),
                     _ => http.get(format!("{api}/v1/companies")),
                 };
-                let answer = request.send().await.unwrap();
+                let response = request.send().await.unwrap();
                 sent.fetch_add(1, Ordering::Relaxed);
-                if answer.status() != 200 {
+                if response.status() != 200 {
                     odd.push(format!(
                         "{} {}",
-                        answer.status(),
-                        answer.text().await.unwrap_or_default()
+                        response.status(),
+                        response.text().await.unwrap_or_default()
                     ));
                 }
             }
@@ -161,7 +144,7 @@ async fn callers(addresses: &[String], until: Instant, sent: &Arc<AtomicU64>) ->
 
 /// Commands one after another, half of them as processes of their own on the store; how many
 /// refreshes they forced.
-fn commands(place: &Place, until: Instant) -> u64 {
+fn commands(workspace: &Workspace, until: Instant) -> u64 {
     let mut forced = 0;
     for number in 0.. {
         if Instant::now() >= until {
@@ -173,8 +156,8 @@ fn commands(place: &Place, until: Instant) -> u64 {
             2 => &["refresh", "--force"],
             _ => &["refresh", "--json"],
         };
-        let alone = (number % 8 < 4).then(|| Alone::new(place));
-        let done = place.run(arguments);
+        let alone = (number % 8 < 4).then(|| Alone::new(workspace));
+        let done = workspace.run(arguments);
         // Without a proxy, status says so.
         let fine = done.status.success() || (arguments[0] == "status" && alone.is_some());
         assert!(fine, "{arguments:?}: {}", told(&done));
@@ -188,12 +171,12 @@ fn commands(place: &Place, until: Instant) -> u64 {
 async fn two_proxies_and_commands_redeem_each_token_once_and_no_caller_notices() {
     const LIFE: u64 = 2000;
     let sandbox = sandbox().await;
-    sandbox.set_faults(life(LIFE));
-    let (place, first, second) = two(&sandbox).await;
+    sandbox.set_faults(access_lifetime(LIFE));
+    let (workspace, first, second) = two(&sandbox).await;
     let (before, started, sent) = (sandbox.counters(), Instant::now(), Arc::default());
     let until = started + load();
-    let place = Arc::new(place);
-    let beside = place.clone();
+    let workspace = Arc::new(workspace);
+    let beside = workspace.clone();
     let commands = tokio::task::spawn_blocking(move || commands(&beside, until));
     let odd = callers(&[first.api.clone(), second.api.clone()], until, &sent).await;
     let forced = commands.await.unwrap();
@@ -217,8 +200,8 @@ async fn two_proxies_and_commands_redeem_each_token_once_and_no_caller_notices()
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_and_logouts_in_one_process_reach_the_other() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let (first, second) = (place.serve(), place.serve());
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let (first, second) = (workspace.serve(), workspace.serve());
     assert_eq!(
         problem(second.get("/@default/v1/companies").await).await,
         (503, "login_required".into())
@@ -230,8 +213,8 @@ async fn logins_and_logouts_in_one_process_reach_the_other() {
     assert_eq!(problem(first.get("/v1/companies").await).await, (503, "login_required".into()));
     first.login("default").await;
     until_status(&second, 200).await;
-    let alone = Alone::new(&place);
-    let done = place.run(&["logout"]);
+    let alone = Alone::new(&workspace);
+    let done = workspace.run(&["logout"]);
     drop(alone);
     assert!(done.status.success(), "{}", told(&done));
     for proxy in [&first, &second] {
@@ -239,7 +222,7 @@ async fn logins_and_logouts_in_one_process_reach_the_other() {
         assert_eq!(proxy.account("default").await["generation"], 4);
     }
     assert!(
-        !fs::read_to_string(place.record("default")).unwrap().contains("sbx-"),
+        !fs::read_to_string(workspace.record("default")).unwrap().contains("sbx-"),
         "no token is left"
     );
     assert_unharmed(&sandbox);
@@ -248,16 +231,16 @@ async fn logins_and_logouts_in_one_process_reach_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_put_back_under_two_proxies_harms_neither() {
     let sandbox = sandbox().await;
-    let (place, first, second) = two(&sandbox).await;
-    let backup = fs::read(place.record("default")).unwrap();
-    assert_eq!(force(&first).await["outcome"], "refreshed");
+    let (workspace, first, second) = two(&sandbox).await;
+    let backup = fs::read(workspace.record("default")).unwrap();
+    assert_eq!(first.force_refresh("default").await["outcome"], "refreshed");
     until_status(&second, 200).await;
-    second.until("default", |account| account["generation"] == 2).await;
-    support::write_private(&place.record("default"), std::str::from_utf8(&backup).unwrap());
+    second.wait_for_account("default", |account| account["generation"] == 2).await;
+    support::write_private(&workspace.record("default"), std::str::from_utf8(&backup).unwrap());
     // Each still has the newer pair in memory, and saves what it makes of it over the older record.
-    assert_eq!(force(&second).await["account"]["generation"], 3);
-    first.until("default", |account| account["generation"] == 3).await;
-    assert_eq!(force(&first).await["account"]["generation"], 4);
+    assert_eq!(second.force_refresh("default").await["account"]["generation"], 3);
+    first.wait_for_account("default", |account| account["generation"] == 3).await;
+    assert_eq!(first.force_refresh("default").await["account"]["generation"], 4);
     until_status(&second, 200).await;
     assert_unharmed(&sandbox);
 }
@@ -265,26 +248,26 @@ async fn a_backup_that_is_put_back_under_two_proxies_harms_neither() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_with_a_spent_token_ends_in_login_required_and_stays() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, COLD);
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, NO_REFRESH_AHEAD);
+    let proxy = workspace.serve();
     proxy.login("default").await;
-    let backup = fs::read_to_string(place.record("default")).unwrap();
-    force(&proxy).await;
+    let backup = fs::read_to_string(workspace.record("default")).unwrap();
+    proxy.force_refresh("default").await;
     proxy.kill();
-    support::write_private(&place.record("default"), &backup);
+    support::write_private(&workspace.record("default"), &backup);
     let before = sandbox.counters();
-    let proxy = place.serve();
+    let proxy = workspace.serve();
     for _ in 0..3 {
         assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "login_required".into()));
     }
     assert_eq!(
-        posts(&sandbox, &before),
+        token_posts(&sandbox, &before),
         1,
         "nobody can know before it is tried, and then it is known for good"
     );
     let why = text(&proxy.account("default").await["why"]);
     assert!(why.contains("pleo-proxy login default"), "{why}");
-    assert!(place.record("default").exists());
+    assert!(workspace.record("default").exists());
     proxy.login("default").await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
 }
@@ -292,27 +275,30 @@ async fn a_backup_with_a_spent_token_ends_in_login_required_and_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_process_that_goes_on_loses_nothing() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, &format!("{COLD}hold = \"300ms\"\ndrain = \"100ms\"\n"));
-    let proxy = place.serve();
-    sandbox.set_faults(life(1000));
+    let workspace = Workspace::for_sandbox(
+        &sandbox,
+        &format!("{NO_REFRESH_AHEAD}hold = \"300ms\"\ndrain = \"100ms\"\n"),
+    );
+    let proxy = workspace.serve();
+    sandbox.set_faults(access_lifetime(1000));
     proxy.login("default").await;
     let before = sandbox.counters();
-    sandbox.set_faults(Faults { token_latency_before_ms: 1000, ..life(600_000) });
-    let _alone = Alone::new(&place);
-    let holder = place.command(&["refresh", "--force"]).spawn().unwrap();
+    sandbox.set_faults(Faults { token_latency_before_ms: 1000, ..access_lifetime(600_000) });
+    let _alone = Alone::new(&workspace);
+    let holder = workspace.command(&["refresh", "--force"]).spawn().unwrap();
     until_posted(&sandbox, &before).await;
     signal(&holder, "STOP");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let waited = proxy.get("/v1/companies").await;
     assert_eq!(problem(waited).await, (503, "refresh_timeout".into()));
-    assert_eq!(posts(&sandbox, &before), 1, "no lock, no refresh");
+    assert_eq!(token_posts(&sandbox, &before), 1, "no lock, no refresh");
     signal(&holder, "CONT");
     let done = holder.wait_with_output().unwrap();
     assert!(done.status.success(), "{}", told(&done));
     until_status(&proxy, 200).await;
     assert_eq!(proxy.account("default").await["generation"], 2);
     assert_eq!(
-        posts(&sandbox, &before),
+        token_posts(&sandbox, &before),
         1,
         "its answer was waiting for it, and the other adopts it"
     );
@@ -322,9 +308,12 @@ async fn a_stopped_process_that_goes_on_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_process_is_named_and_its_death_frees_the_lock() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, &format!("{COLD}hold = \"300ms\"\ndrain = \"100ms\"\n"));
-    let proxy = place.serve();
-    sandbox.set_faults(life(1000));
+    let workspace = Workspace::for_sandbox(
+        &sandbox,
+        &format!("{NO_REFRESH_AHEAD}hold = \"300ms\"\ndrain = \"100ms\"\n"),
+    );
+    let proxy = workspace.serve();
+    sandbox.set_faults(access_lifetime(1000));
     proxy.login("default").await;
     let before = sandbox.counters();
     let only_grant = Some(GrantType::RefreshToken);
@@ -334,40 +323,43 @@ async fn a_stopped_process_is_named_and_its_death_frees_the_lock() {
         only_grant,
         ..TokenFault::default()
     };
-    sandbox.set_faults(Faults { token_answer: Some(hang), ..life(600_000) });
-    let alone = Alone::new(&place);
-    let mut holder = place.command(&["refresh", "--force"]).spawn().unwrap();
+    sandbox.set_faults(Faults { token_answer: Some(hang), ..access_lifetime(600_000) });
+    let alone = Alone::new(&workspace);
+    let mut holder = workspace.command(&["refresh", "--force"]).spawn().unwrap();
     until_posted(&sandbox, &before).await;
     signal(&holder, "STOP");
     // Somebody has to want a token: the account is idle otherwise, and nothing is wrong with it.
     until_status(&proxy, 503).await;
-    let account = proxy.until("default", |account| account["state"] == "locked_elsewhere").await;
+    let account =
+        proxy.wait_for_account("default", |account| account["state"] == "locked_elsewhere").await;
     let why = text(&account["why"]);
     assert!(why.contains(&format!("process {} holds the lock", holder.id())), "{why}");
     let refused = proxy.get("/v1/companies").await;
     assert_eq!(problem(refused).await, (503, "refresh_timeout".into()));
     drop(alone);
-    let status = place.run(&["status"]);
+    let status = workspace.run(&["status"]);
     let page = String::from_utf8_lossy(&status.stdout).into_owned() + &told(&status);
     assert!(page.contains(&holder.id().to_string()), "{page}");
-    assert_eq!(posts(&sandbox, &before), 1, "no lock, no refresh");
+    assert_eq!(token_posts(&sandbox, &before), 1, "no lock, no refresh");
     holder.kill().unwrap();
     holder.wait().unwrap();
     // The server never looked at the token, introspection says so, and it is sent once more.
     proxy
-        .until("default", |account| account["state"] == "connected" && account["generation"] == 2)
+        .wait_for_account("default", |account| {
+            account["state"] == "connected" && account["generation"] == 2
+        })
         .await;
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
-    assert_eq!(posts(&sandbox, &before), 2);
+    assert_eq!(token_posts(&sandbox, &before), 2);
     assert_unharmed(&sandbox);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_during_a_refresh_wins_in_its_own_process_and_in_another() {
     let sandbox = sandbox().await;
-    let (place, first, second) = two(&sandbox).await;
+    let (workspace, first, second) = two(&sandbox).await;
     for (round, asked) in [(1, &first), (2, &second)] {
-        let earlier = stored(&place)["grant"]["logged_in_at"].clone();
+        let earlier = stored(&workspace)["grant"]["logged_in_at"].clone();
         sandbox.set_faults(Faults { token_latency_after_ms: 300, ..Faults::default() });
         let before = sandbox.counters();
         let refreshing = force_meanwhile(&first);
@@ -377,17 +369,20 @@ async fn a_login_during_a_refresh_wins_in_its_own_process_and_in_another() {
         sandbox.set_faults(Faults::default());
         let generation = asked.account("default").await["generation"].clone();
         for proxy in [&first, &second] {
-            let account =
-                proxy.until("default", |account| account["generation"] == generation).await;
+            let account = proxy
+                .wait_for_account("default", |account| account["generation"] == generation)
+                .await;
             assert_eq!(account["state"], "connected", "round {round}: {account}");
             assert_eq!(proxy.get("/v1/companies").await.status(), 200);
         }
-        assert_ne!(stored(&place)["grant"]["logged_in_at"], earlier, "round {round}");
+        assert_ne!(stored(&workspace)["grant"]["logged_in_at"], earlier, "round {round}");
         // What is on disk is the login's: it can be refreshed, and the other takes that over.
-        assert_eq!(force(&second).await["outcome"], "refreshed");
+        assert_eq!(second.force_refresh("default").await["outcome"], "refreshed");
         until_status(&first, 200).await;
         first
-            .until("default", |account| account["generation"].as_u64() > generation.as_u64())
+            .wait_for_account("default", |account| {
+                account["generation"].as_u64() > generation.as_u64()
+            })
             .await;
     }
     assert_unharmed(&sandbox);
@@ -396,7 +391,7 @@ async fn a_login_during_a_refresh_wins_in_its_own_process_and_in_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_during_another_processes_refresh_wins() {
     let sandbox = sandbox().await;
-    let (place, first, second) = two(&sandbox).await;
+    let (workspace, first, second) = two(&sandbox).await;
     sandbox.set_faults(Faults { token_latency_after_ms: 300, ..Faults::default() });
     let before = sandbox.counters();
     let refreshing = force_meanwhile(&first);
@@ -405,23 +400,23 @@ async fn a_logout_during_another_processes_refresh_wins() {
     refreshing.await.unwrap();
     for proxy in [&first, &second] {
         proxy
-            .until("default", |account| {
+            .wait_for_account("default", |account| {
                 account["state"] == "login_required" && account["generation"] == 3
             })
             .await;
         assert_eq!(problem(proxy.get("/v1/companies").await).await, (503, "login_required".into()));
     }
     assert!(
-        !fs::read_to_string(place.record("default")).unwrap().contains("sbx-"),
+        !fs::read_to_string(workspace.record("default")).unwrap().contains("sbx-"),
         "no token is left"
     );
-    assert_eq!(posts(&sandbox, &before), 1);
+    assert_eq!(token_posts(&sandbox, &before), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_and_logouts_at_once_leave_one_truth_and_resurrect_nothing() {
     let sandbox = sandbox().await;
-    let (place, first, second) = two(&sandbox).await;
+    let (workspace, first, second) = two(&sandbox).await;
     let mut newest = 1;
     for round in 0..6 {
         let (logs_in, logs_out) =
@@ -429,14 +424,14 @@ async fn logins_and_logouts_at_once_leave_one_truth_and_resurrect_nothing() {
         let (_, left) = tokio::join!(logs_in.login("default"), logout(logs_out));
         assert_eq!(left, 200);
         // The disk decides, and both come to see it.
-        let record = stored(&place);
+        let record = stored(&workspace);
         let (generation, granted) = (&record["generation"], record["grant"].is_object());
         assert_eq!(generation.as_u64(), Some(newest + 2), "both were done, one after the other");
         newest += 2;
         let state = if granted { "connected" } else { "login_required" };
         for proxy in [&first, &second] {
             proxy
-                .until("default", |account| {
+                .wait_for_account("default", |account| {
                     account["generation"] == *generation && account["state"] == state
                 })
                 .await;

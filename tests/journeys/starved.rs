@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pleo_proxy::sandbox::{Faults, Sandbox};
 use reqwest::Method;
 use serde_json::Value;
-use support::{PATIENCE, Place, Proxy, raw, sandbox, text};
+use support::{Proxy, TIMEOUT, Workspace, as_nobody, connected, raw, sandbox, text, wait_until};
 
 /// Writes of a request whose body never ends: its place stays taken.
 const SLOW_UPLOAD: &str =
@@ -24,7 +24,7 @@ fn request(proxy: &Proxy, template: &str) -> Vec<u8> {
 
 fn connect(proxy: &Proxy) -> TcpStream {
     let stream = TcpStream::connect(proxy.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -38,20 +38,13 @@ fn fill(proxy: &Proxy, places: usize) -> Vec<TcpStream> {
     (0..places).map(|_| slow()).collect()
 }
 
-async fn connected(sandbox: &Sandbox, more: &str) -> (Place, Proxy) {
-    let place = Place::toward(sandbox, more);
-    let proxy = place.serve();
-    proxy.login("default").await;
-    (place, proxy)
-}
-
 /// One answer, whole, or what came before the connection broke.
-fn answer(stream: &mut TcpStream) -> String {
-    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+fn read_response(stream: &mut TcpStream) -> String {
+    let (mut response, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return String::from_utf8_lossy(&answer).into_owned(),
-            Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            Ok(0) | Err(_) => return String::from_utf8_lossy(&response).into_owned(),
+            Ok(read) => response.extend_from_slice(&buffer[..read]),
         }
     }
 }
@@ -59,13 +52,13 @@ fn answer(stream: &mut TcpStream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reads_stderr_and_requests_refreshes_and_the_end_go_on() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
+    let workspace = Workspace::for_sandbox(&sandbox, "");
     // Full from the start: not even the first line finds room.
     let (_reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&vec![b'.'; 64 * 1024]).unwrap();
-    let mut command = place.command(&["--json", "--log", "debug"]);
+    let mut command = workspace.command(&["--json", "--log", "debug"]);
     command.stderr(Stdio::from(writer));
-    let proxy = Proxy::launch(command, &place.state());
+    let proxy = Proxy::launch(command, &workspace.state());
     proxy.login("default").await;
     for _ in 0..20 {
         let forced =
@@ -80,12 +73,12 @@ async fn nobody_reads_stderr_and_requests_refreshes_and_the_end_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone() {
     let sandbox = sandbox().await;
-    let (place, proxy) = connected(&sandbox, "").await;
+    let (workspace, proxy) = connected(&sandbox, "").await;
     drop(proxy);
-    place.configure(
-        &support::config_toward(&sandbox, "").replace("[client]", "max_connections = 8\n[client]"),
+    workspace.configure(
+        &support::sandbox_config(&sandbox, "").replace("[client]", "max_connections = 8\n[client]"),
     );
-    let proxy = place.serve();
+    let proxy = workspace.serve();
     let held = fill(&proxy, 8);
     let get = request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n");
     // More at once than are told at once: the rest waits its turn.
@@ -94,41 +87,42 @@ async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone()
         caller.write_all(&get).unwrap();
     }
     for caller in &mut callers {
-        let answer = answer(caller);
+        let response = read_response(caller);
         assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.contains("pleo-proxy-error: overloaded"),
-            "{answer:?}"
+            response.starts_with("HTTP/1.1 503")
+                && response.contains("pleo-proxy-error: overloaded"),
+            "{response:?}"
         );
-        assert!(answer.ends_with('}') && answer.contains("retry-after: 1"), "{answer:?}");
+        assert!(response.ends_with('}') && response.contains("retry-after: 1"), "{response:?}");
     }
     assert_eq!(
         proxy.http.get(format!("{}/health", proxy.admin)).send().await.unwrap().status(),
         200
     );
-    assert_eq!(place.run(&["status"]).status.code(), Some(0));
+    assert_eq!(workspace.run(&["status"]).status.code(), Some(0));
     drop(held);
     let start = Instant::now();
     while proxy.get("/v1/companies").await.status() != 200 {
-        assert!(start.elapsed() < PATIENCE, "{}", proxy.log());
+        assert!(start.elapsed() < TIMEOUT, "{}", proxy.log());
     }
-    assert_eq!(place.run(&["stop"]).status.code(), Some(0));
+    assert_eq!(workspace.run(&["stop"]).status.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
     let sandbox = sandbox().await;
-    let (place, proxy) = connected(&sandbox, "").await;
+    let (workspace, proxy) = connected(&sandbox, "").await;
     drop(proxy);
     let mut few = Command::new("prlimit");
     few.args(["--nofile=256:256", env!("CARGO_BIN_EXE_pleo-proxy"), "--json", "--log", "debug"]);
-    few.current_dir(place.path()).env_clear().env("HOME", place.path());
+    few.current_dir(workspace.path()).env_clear().env("HOME", workspace.path());
     few.env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret")
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     few.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if Command::new("prlimit").arg("--version").output().is_err() {
         return println!("skipped: prlimit is missing");
     }
-    let proxy = Proxy::launch(few, &place.state());
+    let proxy = Proxy::launch(few, &workspace.state());
     let mut resting = Vec::new();
     for number in 0..300 {
         let mut caller = connect(&proxy);
@@ -148,28 +142,13 @@ async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
     assert!(!proxy.log().contains("could not be accepted"), "{}", proxy.log());
 }
 
-/// A program of user 65534; none if this is not root, who alone can start one.
-fn as_nobody(program: &[&str]) -> Option<Command> {
-    if !rustix::process::geteuid().is_root()
-        || Command::new("setpriv").arg("--version").output().is_err()
-    {
-        eprintln!(
-            "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
-        );
-        return None;
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).args(program);
-    Some(command)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "").await;
     let url = format!("{}/v1/companies?[1-300]", proxy.api);
     let told = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} ", "--noproxy", "*", &url];
-    let Some(mut told) = as_nobody(&told) else { return };
+    let Some(mut told) = as_nobody(told[0], &told[1..]) else { return };
     let codes = String::from_utf8(told.output().unwrap().stdout).unwrap();
     assert_eq!(codes.matches("403 ").count(), 300, "{codes}");
     let lines = proxy.log().matches("a program of another user was turned away").count();
@@ -177,7 +156,7 @@ async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
     let silent =
         "for i in {1..100}; do exec {fd}<>/dev/tcp/127.0.0.1/$0; done; echo; exec sleep 60";
     let mut silent =
-        as_nobody(&["bash", "-c", silent, &proxy.address().port().to_string()]).unwrap();
+        as_nobody("bash", &["-c", silent, &proxy.address().port().to_string()]).unwrap();
     let mut silent = silent.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     silent.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
@@ -188,14 +167,14 @@ async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
     let sandbox = sandbox().await;
-    let (place, mut proxy) = connected(&sandbox, "").await;
+    let (workspace, mut proxy) = connected(&sandbox, "").await;
     sandbox.set_faults(Faults { latency_ms: 60_000, ..Faults::default() });
     let mut held = connect(&proxy);
     held.write_all(&request(&proxy, "GET /v1/companies HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"))
         .unwrap();
-    until("the request is under way", || sandbox.counters().api_requests > 0);
+    wait_until("the request is under way", || sandbox.counters().api_requests > 0);
     proxy.signal("TERM");
-    until("it drains", || proxy.log().contains("ending"));
+    wait_until("it drains", || proxy.log().contains("ending"));
     let ready = proxy.http.get(format!("{}/ready", proxy.admin)).send().await.unwrap();
     assert_eq!(
         (ready.status().as_u16(), text(&ready.json::<Value>().await.unwrap()["status"])),
@@ -209,7 +188,7 @@ async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
     assert!(second.elapsed() < pleo_proxy::server::DRAIN / 2, "it waited for the drain");
     assert!(proxy.log().contains("ended at once"), "{}", proxy.log());
     assert_eq!(
-        std::fs::read_dir(place.state().join("run")).unwrap().count(),
+        std::fs::read_dir(workspace.state().join("run")).unwrap().count(),
         0,
         "the run file is gone"
     );
@@ -222,7 +201,7 @@ async fn a_signal_that_comes_twice_in_a_moment_is_one() {
     sandbox.set_faults(Faults { latency_ms: 500, ..Faults::default() });
     let requests = sandbox.counters().api_requests;
     let request = tokio::spawn(support::client().get(format!("{}/v1/companies", proxy.api)).send());
-    until("the request is under way", || sandbox.counters().api_requests > requests);
+    wait_until("the request is under way", || sandbox.counters().api_requests > requests);
     // As `timeout` does it: to the process, and to its group.
     let pid = proxy.child.id().to_string();
     let kill = format!("kill -TERM {pid}; sleep 0.01; kill -TERM {pid}");
@@ -232,25 +211,25 @@ async fn a_signal_that_comes_twice_in_a_moment_is_one() {
 }
 
 /// Runs `login` with a redirect URI of its own while `ask` asks its port something.
-fn beside_a_login<T>(place: &Place, sandbox: &Sandbox, ask: impl FnOnce(u16) -> T) -> T {
+fn beside_a_login<T>(workspace: &Workspace, sandbox: &Sandbox, ask: impl FnOnce(u16) -> T) -> T {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let own = format!("[client]\nredirect_uri = \"http://127.0.0.1:{port}/back\"");
-    place.configure(&support::config_toward(sandbox, "").replace("[client]", &own));
-    let mut login = place.command(&["login", "--no-browser"]).spawn().unwrap();
+    workspace.configure(&support::sandbox_config(sandbox, "").replace("[client]", &own));
+    let mut login = workspace.command(&["login", "--no-browser"]).spawn().unwrap();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
-    until("the login listens", || TcpStream::connect_timeout(&address, PATIENCE).is_ok());
-    let answer = ask(port);
+    wait_until("the login listens", || TcpStream::connect_timeout(&address, TIMEOUT).is_ok());
+    let response = ask(port);
     login.kill().unwrap();
     login.wait().unwrap();
-    answer
+    response
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logins_own_listener_has_the_others_guard_and_peer_check() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
+    let workspace = Workspace::for_sandbox(&sandbox, "");
     let ask = |fields: &str| {
-        beside_a_login(&place, &sandbox, |port| {
+        beside_a_login(&workspace, &sandbox, |port| {
             let head = format!(
                 "GET /back?code=c&state=s HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{fields}\r\n"
             );
@@ -263,10 +242,10 @@ async fn a_logins_own_listener_has_the_others_guard_and_peer_check() {
     };
     let person =
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
-    let answer = ask(person);
+    let response = ask(person);
     assert!(
-        answer.starts_with("HTTP/1.1 400") && answer.contains("<title>"),
-        "a person is let in: {answer:?}"
+        response.starts_with("HTTP/1.1 400") && response.contains("<title>"),
+        "a person is let in: {response:?}"
     );
     for (fields, code) in [
         ("Origin: https://evil.example\r\n", "forbidden_origin"),
@@ -276,21 +255,18 @@ async fn a_logins_own_listener_has_the_others_guard_and_peer_check() {
         ),
         ("Host: evil.example\r\n", "bad_request"),
     ] {
-        let answer = ask(fields);
-        assert!(answer.contains(&format!("pleo-proxy-error: {code}")), "{fields:?}: {answer:?}");
+        let response = ask(fields);
+        assert!(
+            response.contains(&format!("pleo-proxy-error: {code}")),
+            "{fields:?}: {response:?}"
+        );
     }
-    let others = beside_a_login(&place, &sandbox, |port| {
+    let others = beside_a_login(&workspace, &sandbox, |port| {
         let url = format!("http://127.0.0.1:{port}/back?code=c&state=s");
-        Some(as_nobody(&["curl", "-s", "-i", "--noproxy", "*", &url])?.output().unwrap().stdout)
+        Some(as_nobody("curl", &["-s", "-i", "--noproxy", "*", &url])?.output().unwrap().stdout)
     });
-    let Some(answer) = others.map(|answer| String::from_utf8(answer).unwrap()) else { return };
-    assert!(answer.contains("pleo-proxy-error: forbidden_peer"), "{answer:?}");
-}
-
-fn until(what: &str, mut wanted: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !wanted() {
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let Some(response) = others.map(|response| String::from_utf8(response).unwrap()) else {
+        return;
+    };
+    assert!(response.contains("pleo-proxy-error: forbidden_peer"), "{response:?}");
 }

@@ -19,7 +19,7 @@ use pleo_proxy::store::{
 };
 
 /// Enough for a lock that nobody holds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Tells a child process what to do; see `child`.
 const PART: &str = "STORE_TEST_PART";
 const FOLDER: &str = "STORE_TEST_FOLDER";
@@ -53,21 +53,21 @@ fn record(generation: u64) -> Record {
     }
 }
 
-struct Place {
+struct Workspace {
     _folder: tempfile::TempDir,
     records: PathBuf,
     store: Store,
 }
 
-fn place() -> Place {
+fn workspace() -> Workspace {
     let folder = tempfile::tempdir().unwrap();
     let records = folder.path().join("state/sandbox");
     let store = Store::open(&records).unwrap();
-    Place { _folder: folder, records, store }
+    Workspace { _folder: folder, records, store }
 }
 
 async fn lock(store: &Store, account: &str) -> Locked {
-    store.lock(&name(account), PATIENCE).await.unwrap()
+    store.lock(&name(account), TIMEOUT).await.unwrap()
 }
 
 async fn save(store: &Store, account: &str, record: Record) {
@@ -89,7 +89,7 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test]
 async fn what_is_saved_is_loaded_listed_and_private() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     assert!(store.load(&name("acme")).await.unwrap().is_none());
     assert!(store.list().await.unwrap().is_empty());
     save(store, "acme", record(1)).await;
@@ -111,7 +111,7 @@ async fn what_is_saved_is_loaded_listed_and_private() {
 
 #[tokio::test]
 async fn a_tombstone_holds_no_token_and_says_why() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     save(store, "acme", record(1)).await;
     save(store, "acme", Record::tombstone(2, 1_800_000_000_000, EndReason::LoggedOut)).await;
     let (loaded, _) = store.load(&name("acme")).await.unwrap().unwrap();
@@ -125,7 +125,7 @@ async fn a_tombstone_holds_no_token_and_says_why() {
 
 #[tokio::test]
 async fn a_record_whose_mode_was_changed_is_reported_to_its_watcher() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     save(store, "acme", record(1)).await;
     let (_, version) = store.load(&name("acme")).await.unwrap().unwrap();
     let mut changes = store.changes();
@@ -138,7 +138,7 @@ async fn a_record_whose_mode_was_changed_is_reported_to_its_watcher() {
 
 #[tokio::test]
 async fn inspecting_makes_no_folder_and_removes_no_leftovers() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     let missing = records.join("missing");
     let inspected = Store::inspect(&missing).unwrap();
     assert!(inspected.list().await.unwrap().is_empty());
@@ -163,7 +163,7 @@ async fn inspecting_makes_no_folder_and_removes_no_leftovers() {
 
 #[tokio::test]
 async fn the_lock_excludes_other_handles_and_names_the_holder() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     let other = Store::open(records).unwrap();
     let held = lock(store, "acme").await;
     for handle in [store, &other] {
@@ -179,7 +179,7 @@ async fn the_lock_excludes_other_handles_and_names_the_holder() {
 
     let waiting = tokio::spawn({
         let other = other.clone();
-        async move { other.lock(&name("acme"), PATIENCE).await.map(drop) }
+        async move { other.lock(&name("acme"), TIMEOUT).await.map(drop) }
     });
     tokio::task::yield_now().await;
     drop(held);
@@ -189,7 +189,7 @@ async fn the_lock_excludes_other_handles_and_names_the_holder() {
 
 #[tokio::test]
 async fn the_lock_excludes_other_processes_and_dies_with_them() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     let mut holder = part("hold", records);
     let pid = holder.id();
     wait_for("locked", &mut holder);
@@ -206,7 +206,7 @@ async fn the_lock_excludes_other_processes_and_dies_with_them() {
 
 #[tokio::test]
 async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_alone() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     save(store, "good", record(1)).await;
     let good = fs::read(records.join("good.json")).unwrap();
     let write = |account: &str, bytes: &[u8], mode: u32| {
@@ -240,7 +240,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
         let account_name = name(account);
         let load = store.load(&account_name);
         let refused =
-            tokio::time::timeout(PATIENCE, load).await.expect("never waits on a FIFO").unwrap_err();
+            tokio::time::timeout(TIMEOUT, load).await.expect("never waits on a FIFO").unwrap_err();
         let as_expected = matches!(
             (account, &refused),
             (
@@ -285,7 +285,7 @@ fn listing(folder: &Path) -> Vec<(String, u32, u64, u64)> {
 
 #[tokio::test]
 async fn only_a_call_for_it_puts_a_record_aside() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     fs::write(records.join("acme.json"), "{").unwrap();
     fs::set_permissions(records.join("acme.json"), fs::Permissions::from_mode(0o600)).unwrap();
     let locked = lock(store, "acme").await;
@@ -298,7 +298,7 @@ async fn only_a_call_for_it_puts_a_record_aside() {
 
 #[tokio::test]
 async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only() {
-    let Place { records, .. } = &place();
+    let Workspace { records, .. } = &workspace();
     for file in
         [".acme.abc123.tmp", ".acme-2.abc123.tmp", ".beta.abc123.tmp", "notes.tmp", ".other"]
     {
@@ -329,7 +329,7 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
 
 #[tokio::test]
 async fn a_prepared_file_becomes_the_record() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     save(store, "acme", record(1)).await;
     let locked = lock(store, "acme").await;
     store.prepare(&locked).await.unwrap();
@@ -360,7 +360,7 @@ async fn a_prepared_file_becomes_the_record() {
 
 #[tokio::test]
 async fn a_save_that_fails_leaves_the_old_record_whole() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     save(store, "acme", record(1)).await;
     let locked = lock(store, "acme").await;
     // A folder that is gone cannot be written to, not even by root.
@@ -405,7 +405,7 @@ fn a_folder_that_others_may_enter_or_that_is_none_is_refused() {
 
 #[tokio::test]
 async fn a_lock_that_is_a_symlink_is_not_followed() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     let target = records.with_file_name("target");
     symlink(&target, records.join("acme.lock")).unwrap();
     assert!(matches!(store.lock(&name("acme"), Duration::ZERO).await, Err(LockError::Io(_))));
@@ -414,7 +414,7 @@ async fn a_lock_that_is_a_symlink_is_not_followed() {
 
 #[tokio::test]
 async fn killed_between_any_two_saves_it_leaves_a_record_that_loads() {
-    let Place { store, records, .. } = &place();
+    let Workspace { store, records, .. } = &workspace();
     let mut last = 0;
     for round in 0..8 {
         let mut writer = part("write", records);

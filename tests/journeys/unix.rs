@@ -11,15 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pleo_proxy::sandbox::Sandbox;
-use support::upstream::eventually;
-use support::{PATIENCE, Place, Proxy, sandbox};
+use support::{Proxy, TIMEOUT, Workspace, sandbox, wait_until};
 
 /// A place beside its sandbox, and the socket's path in it.
-async fn place() -> (Sandbox, Place, PathBuf) {
+async fn workspace() -> (Sandbox, Workspace, PathBuf) {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let socket = place.path().join("door/api.sock");
-    (sandbox, place, socket)
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let socket = workspace.path().join("door/api.sock");
+    (sandbox, workspace, socket)
 }
 
 /// `--set` for a socket whose path is relative to the folder that commands run in.
@@ -28,37 +27,37 @@ const SOCKET: [&str; 2] = ["--set", "listen.api=\"unix:door/api.sock\""];
 /// One request on a connection of its own; the whole answer as text.
 fn ask(socket: &Path, head: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 fn companies(socket: &Path) -> String {
     ask(socket, "GET /v1/companies HTTP/1.1\r\nHost: localhost")
 }
 
-async fn connected(place: &Place) -> Proxy {
-    let proxy = place.serve_with(&SOCKET);
+async fn connected(workspace: &Workspace) -> Proxy {
+    let proxy = workspace.serve_with(&SOCKET);
     proxy.login("default").await;
     proxy
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
-    let (sandbox, place, socket) = place().await;
-    let proxy = connected(&place).await;
+    let (sandbox, workspace, socket) = workspace().await;
+    let proxy = connected(&workspace).await;
     assert!(
         proxy.api.starts_with("unix:/") && proxy.api.ends_with("door/api.sock"),
         "{}",
         proxy.api
     );
     assert_eq!(proxy.status().await["api"], proxy.api.as_str());
-    let answer = companies(&socket);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"data\""), "{answer}");
+    let response = companies(&socket);
+    assert!(response.starts_with("HTTP/1.1 200") && response.contains("\"data\""), "{response}");
     let told = format!("process={} program=\"", std::process::id());
-    eventually("who connected is told", || proxy.log().contains(&told));
+    wait_until("who connected is told", || proxy.log().contains(&told));
     let before = sandbox.counters().api_requests;
     for (head, code) in [
         ("GET /v1/companies HTTP/1.1\r\nHost: evil.example", "forbidden_host"),
@@ -69,8 +68,8 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
         ),
         ("GET /v1/../x HTTP/1.1\r\nHost: localhost", "bad_request"),
     ] {
-        let answer = ask(&socket, head);
-        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{head}: {answer}");
+        let response = ask(&socket, head);
+        assert!(response.contains(&format!("\"code\":\"{code}\"")), "{head}: {response}");
     }
     assert_eq!(sandbox.counters().api_requests, before, "nothing that was refused reached the API");
     let (status, log) = proxy.terminate();
@@ -80,12 +79,12 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_socket_of_a_killed_process_is_taken_over_and_a_live_one_is_not() {
-    let (_sandbox, place, socket) = place().await;
-    connected(&place).await.kill();
+    let (_sandbox, workspace, socket) = workspace().await;
+    connected(&workspace).await.kill();
     assert!(socket.exists(), "a killed process cleans nothing up");
-    let proxy = place.serve_with(&SOCKET);
+    let proxy = workspace.serve_with(&SOCKET);
     assert!(companies(&socket).starts_with("HTTP/1.1 200"));
-    let second = place.run(&SOCKET);
+    let second = workspace.run(&SOCKET);
     let words = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{words}");
     assert!(
@@ -98,11 +97,11 @@ async fn the_socket_of_a_killed_process_is_taken_over_and_a_live_one_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_others_may_enter_or_own_is_refused() {
-    let (_sandbox, place, socket) = place().await;
+    let (_sandbox, workspace, socket) = workspace().await;
     let folder = socket.parent().unwrap();
     fs::create_dir(folder).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = place.run(&SOCKET);
+    let refused = workspace.run(&SOCKET);
     let words = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{words}");
     assert!(words.contains("0755") && words.contains("chmod 700"), "{words}");
@@ -112,14 +111,14 @@ async fn a_folder_that_others_may_enter_or_own_is_refused() {
     }
     drop(UnixListener::bind(&socket).unwrap());
     std::os::unix::fs::chown(&socket, Some(65534), Some(65534)).unwrap();
-    let refused = place.run(&SOCKET);
+    let refused = workspace.run(&SOCKET);
     assert!(
         String::from_utf8_lossy(&refused.stderr).contains("another user's socket"),
         "{refused:?}"
     );
     assert_eq!(fs::symlink_metadata(&socket).unwrap().uid(), 65534, "and it is left alone");
     std::os::unix::fs::chown(folder, Some(65534), Some(65534)).unwrap();
-    let refused = place.run(&SOCKET);
+    let refused = workspace.run(&SOCKET);
     assert!(
         String::from_utf8_lossy(&refused.stderr).contains("belongs to user 65534"),
         "{refused:?}"
@@ -137,8 +136,8 @@ async fn another_user_is_refused_even_where_the_modes_would_let_it_in() {
             "SKIPPED: acting as another user needs root and setpriv (Debian package util-linux)"
         );
     }
-    let (sandbox, place, socket) = place().await;
-    let proxy = connected(&place).await;
+    let (sandbox, workspace, socket) = workspace().await;
+    let proxy = connected(&workspace).await;
     let as_nobody = || {
         let mut command = Command::new("setpriv");
         command.args([
@@ -155,12 +154,15 @@ async fn another_user_is_refused_even_where_the_modes_would_let_it_in() {
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
     };
     assert_eq!(as_nobody(), "", "the file cannot be opened");
-    for path in [place.path(), socket.parent().unwrap(), &socket] {
+    for path in [workspace.path(), socket.parent().unwrap(), &socket] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
     let before = sandbox.counters().api_requests;
-    let answer = as_nobody();
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("forbidden_peer"), "{answer}");
+    let response = as_nobody();
+    assert!(
+        response.starts_with("HTTP/1.1 403") && response.contains("forbidden_peer"),
+        "{response}"
+    );
     assert_eq!(sandbox.counters().api_requests, before);
-    eventually("who was refused is told", || proxy.log().contains("uid=65534"));
+    wait_until("who was refused is told", || proxy.log().contains("uid=65534"));
 }

@@ -3,7 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod account_commands;
 mod admin;
+mod admin_access;
 mod cli;
 mod config;
+mod config_errors;
+mod interrupted_login;
 mod running;
+mod sandbox_command;
+mod start_and_stop;

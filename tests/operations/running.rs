@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use support::command::{
-    FAILED, FINE, LOGIN_REQUIRED, NOT_RUNNING, USAGE, answer, code, stderr, stdout,
+    FAILED, LOGIN_REQUIRED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout,
 };
-use support::{Place, Proxy, sandbox, text, write_private};
+use support::{Proxy, Workspace, sandbox, text, write_private};
 
 /// Names, times and contents of everything below a folder.
 fn everything(folder: &Path) -> Vec<(PathBuf, i64, i64, Vec<u8>)> {
@@ -31,8 +31,8 @@ fn everything(folder: &Path) -> Vec<(PathBuf, i64, i64, Vec<u8>)> {
     found
 }
 
-fn run_files(place: &Place) -> Vec<PathBuf> {
-    fs::read_dir(place.state().join("run"))
+fn run_files(workspace: &Workspace) -> Vec<PathBuf> {
+    fs::read_dir(workspace.state().join("run"))
         .into_iter()
         .flatten()
         .flatten()
@@ -41,8 +41,8 @@ fn run_files(place: &Place) -> Vec<PathBuf> {
 }
 
 /// The run file of the only proxy.
-fn run_file(place: &Place) -> (PathBuf, Value) {
-    let [file] = &run_files(place)[..] else { panic!("{:?}", run_files(place)) };
+fn run_file(workspace: &Workspace) -> (PathBuf, Value) {
+    let [file] = &run_files(workspace)[..] else { panic!("{:?}", run_files(workspace)) };
     (file.clone(), serde_json::from_slice(&fs::read(file).unwrap()).unwrap())
 }
 
@@ -55,9 +55,9 @@ fn of_this_process(mut named: Value) -> Value {
     named
 }
 
-fn plant(place: &Place, name: &str, named: &Value) -> PathBuf {
-    let path = place.state().join("run").join(name);
-    fs::create_dir_all(place.state().join("run")).unwrap();
+fn plant(workspace: &Workspace, name: &str, named: &Value) -> PathBuf {
+    let path = workspace.state().join("run").join(name);
+    fs::create_dir_all(workspace.state().join("run")).unwrap();
     write_private(&path, &named.to_string());
     path
 }
@@ -65,9 +65,9 @@ fn plant(place: &Place, name: &str, named: &Value) -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
-    let (file, named) = run_file(&place);
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    let (file, named) = run_file(&workspace);
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let name = format!("{}-{}.json", boot.trim(), proxy.child.id());
     assert_eq!(file.file_name().unwrap().to_str().unwrap(), name);
@@ -82,17 +82,17 @@ async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
     proxy.terminate();
     assert!(!file.exists());
 
-    let killed = place.serve();
-    let (left, _) = run_file(&place);
+    let killed = workspace.serve();
+    let (left, _) = run_file(&workspace);
     killed.kill();
     assert!(left.exists(), "kill -9 leaves it behind");
-    assert_eq!(code(&place.run(&["status"])), NOT_RUNNING);
-    assert_eq!(code(&place.run(&["stop"])), NOT_RUNNING);
+    assert_eq!(code(&workspace.run(&["status"])), NOT_RUNNING);
+    assert_eq!(code(&workspace.run(&["stop"])), NOT_RUNNING);
     assert!(left.exists(), "looking removes nothing");
-    plant(&place, "1.json", &json!("not a run file"));
-    let next = place.serve();
+    plant(&workspace, "1.json", &json!("not a run file"));
+    let next = workspace.serve();
     assert!(!left.exists(), "a start removes what its dead predecessor left");
-    assert_eq!(answer(&place.run(&["status", "--json"]))["pid"], next.child.id());
+    assert_eq!(json_output(&workspace.run(&["status", "--json"]))["pid"], next.child.id());
 }
 
 /// A program that took the port of a proxy that was killed, and what it heard. Challenges it hands
@@ -139,10 +139,10 @@ const TALKING: [&[&str]; 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_on_the_port_never_gets_the_key() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     proxy.login("default").await;
-    let (file, named) = run_file(&place);
+    let (file, named) = run_file(&workspace);
     let (key, address) = (proxy.key.clone(), proxy.admin_address());
     proxy.kill();
     let heard = stranger(address, None);
@@ -153,14 +153,14 @@ async fn a_stranger_on_the_port_never_gets_the_key() {
     reused["started"] = json!(reused["started"].as_u64().unwrap() + 1);
     write_private(&file, &reused.to_string());
     for command in [&["status"][..], &["stop"], &["open"]] {
-        assert_eq!(code(&place.run(command)), NOT_RUNNING, "{command:?}");
+        assert_eq!(code(&workspace.run(command)), NOT_RUNNING, "{command:?}");
     }
     assert_eq!(*heard.lock().unwrap(), "", "nobody was even asked");
 
     // Worse than can happen: the run file is true to the letter, and the listener is of this user.
     write_private(&file, &of_this_process(named).to_string());
     for command in TALKING {
-        let refused = place.run_with(command, "refresh-token\n");
+        let refused = workspace.run_with(command, "refresh-token\n");
         assert_eq!(code(&refused), FAILED, "{command:?}: {}{}", stdout(&refused), stderr(&refused));
         let said = format!("{}{}", stdout(&refused), stderr(&refused));
         assert!(
@@ -177,17 +177,20 @@ async fn a_stranger_on_the_port_never_gets_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_gains_nothing_by_asking_the_real_proxy() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let killed = place.serve();
-    let (file, named) = run_file(&place);
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let killed = workspace.serve();
+    let (file, named) = run_file(&workspace);
     let address = killed.admin_address();
     killed.kill();
-    let real = place.serve();
+    let real = workspace.serve();
     let heard = stranger(address, Some(real.admin_address()));
     // Newer than the real one's, so it is asked first.
     write_private(&file, &of_this_process(named).to_string());
-    let status = place.run(&["status", "--json"]);
-    assert_eq!((code(&status), &answer(&status)["pid"]), (LOGIN_REQUIRED, &json!(real.child.id())));
+    let status = workspace.run(&["status", "--json"]);
+    assert_eq!(
+        (code(&status), &json_output(&status)["pid"]),
+        (LOGIN_REQUIRED, &json!(real.child.id()))
+    );
     let heard = heard.lock().unwrap().to_lowercase();
     assert!(heard.contains("challenge") && !heard.contains("authorization"), "{heard}");
 }
@@ -199,13 +202,13 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
         return;
     }
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     let key = proxy.key.clone();
     // The same challenge, answered rightly by a proxy that runs as another user with a copy of the
     // key.
-    let copy = Place::toward(&sandbox, "");
-    let (_, mut named) = run_file(&place);
+    let copy = Workspace::for_sandbox(&sandbox, "");
+    let (_, mut named) = run_file(&workspace);
     proxy.kill();
     let lent = copy.serve();
     drop(lent);
@@ -225,9 +228,9 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
     command.uid(65534).gid(65534);
     let theirs = Proxy::launch(command, &copy.state());
     named["admin"] = json!(theirs.admin);
-    let file = place.state().join("run/theirs.json");
+    let file = workspace.state().join("run/theirs.json");
     write_private(&file, &of_this_process(named).to_string());
-    let refused = place.run(&["stop"]);
+    let refused = workspace.run(&["stop"]);
     assert_eq!(code(&refused), FAILED, "{}", stderr(&refused));
     assert!(stderr(&refused).contains("a program of user 65534 listens"), "{}", stderr(&refused));
     assert_eq!(
@@ -239,11 +242,11 @@ async fn a_listener_of_another_user_never_gets_the_key_even_if_it_knows_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_does_not_fit_is_no_stopped_proxy() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let _proxy = place.serve();
-    write_private(&place.state().join("admin.key"), &"k".repeat(43));
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let _proxy = workspace.serve();
+    write_private(&workspace.state().join("admin.key"), &"k".repeat(43));
     for command in TALKING {
-        let refused = place.run_with(command, "refresh-token\n");
+        let refused = workspace.run_with(command, "refresh-token\n");
         assert_eq!(code(&refused), FAILED, "{command:?}: {}{}", stdout(&refused), stderr(&refused));
         assert!(!stdout(&refused).contains("not running"), "{command:?}");
     }
@@ -252,48 +255,50 @@ async fn a_key_that_does_not_fit_is_no_stopped_proxy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_hangs_is_not_called_not_running() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     proxy.login("default").await;
     proxy.signal("STOP");
-    let status = place.run(&["status", "--json"]);
+    let status = workspace.run(&["status", "--json"]);
     assert_eq!(code(&status), FAILED, "{}", stderr(&status));
-    let told = answer(&status);
+    let told = json_output(&status);
     assert_eq!((&told["running"], &told["answers"]), (&json!(true), &json!(false)));
     assert_eq!(
         (&told["pid"], &told["accounts"][0]["account"]),
         (&json!(proxy.child.id()), &json!("default"))
     );
-    let human = stdout(&place.run(&["status"]));
+    let human = stdout(&workspace.run(&["status"]));
     assert!(
         human.contains("not responding") && human.contains(&format!("kill {}", proxy.child.id())),
         "{human}"
     );
-    let stop = place.run(&["stop"]);
+    let stop = workspace.run(&["stop"]);
     assert_eq!(code(&stop), FAILED);
     assert!(stderr(&stop).contains(&format!("kill {}", proxy.child.id())), "{}", stderr(&stop));
     proxy.signal("CONT");
-    assert_eq!(code(&place.run(&["status"])), FINE);
+    assert_eq!(code(&workspace.run(&["status"])), SUCCESS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_admin_listener_a_proxy_still_runs() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let first = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let first = workspace.serve();
     first.login("default").await;
     first.terminate();
-    let deaf =
-        Proxy::launch(place.command(&["--json", "--set", "listen.admin=off"]), &place.state());
-    let status = place.run(&["status", "--json"]);
-    let told = answer(&status);
+    let deaf = Proxy::launch(
+        workspace.command(&["--json", "--set", "listen.admin=off"]),
+        &workspace.state(),
+    );
+    let status = workspace.run(&["status", "--json"]);
+    let told = json_output(&status);
     assert_eq!(
         (code(&status), &told["running"], &told["admin"]),
-        (FINE, &json!(true), &Value::Null),
+        (SUCCESS, &json!(true), &Value::Null),
         "{told}"
     );
     assert_eq!((&told["pid"], &told["api"]), (&json!(deaf.child.id()), &json!(deaf.api)));
-    let stop = place.run(&["stop"]);
+    let stop = workspace.run(&["stop"]);
     assert_eq!(code(&stop), FAILED);
     assert!(stderr(&stop).contains(&format!("kill {}", deaf.child.id())), "{}", stderr(&stop));
 }
@@ -301,10 +306,10 @@ async fn without_an_admin_listener_a_proxy_still_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn run_files_of_other_places_are_left_alone_and_said() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
-    let (_, named) = run_file(&place);
-    let own = place.state().join("run").join(run_file(&place).0);
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    let (_, named) = run_file(&workspace);
+    let own = workspace.state().join("run").join(run_file(&workspace).0);
     proxy.terminate();
     let other = |key: &str, value: &str| {
         let mut named = named.clone();
@@ -314,23 +319,26 @@ async fn run_files_of_other_places_are_left_alone_and_said() {
     // In the container its process has an id that is free here, and the very name that a file of
     // ours would have.
     let container = plant(
-        &place,
+        &workspace,
         own.file_name().unwrap().to_str().unwrap(),
         &other("pid_namespace", "pid:[1]"),
     );
-    let machine = plant(&place, "machine.json", &other("boot_id", "another"));
+    let machine = plant(&workspace, "machine.json", &other("boot_id", "another"));
     for _ in 0..2 {
-        let status = place.run(&["status"]);
+        let status = workspace.run(&["status"]);
         assert_eq!(code(&status), NOT_RUNNING);
         let said = stdout(&status);
         assert!(said.contains("not running here") && said.contains("box-of-theirs"), "{said}");
         assert_eq!(
-            answer(&place.run(&["status", "--json"]))["elsewhere"].as_array().unwrap().len(),
+            json_output(&workspace.run(&["status", "--json"]))["elsewhere"]
+                .as_array()
+                .unwrap()
+                .len(),
             2
         );
-        assert!(stderr(&place.run(&["stop"])).contains("box-of-theirs"));
-        let next = place.serve();
-        assert_eq!(answer(&place.run(&["status", "--json"]))["pid"], next.child.id());
+        assert!(stderr(&workspace.run(&["stop"])).contains("box-of-theirs"));
+        let next = workspace.serve();
+        assert_eq!(json_output(&workspace.run(&["status", "--json"]))["pid"], next.child.id());
         next.terminate();
         assert!(container.exists() && machine.exists());
     }
@@ -345,7 +353,7 @@ async fn run_files_of_other_places_are_left_alone_and_said() {
         });
     fs::remove_file(container).unwrap();
     write_private(&machine, &before.to_string());
-    let said = stdout(&place.run(&["status"]));
+    let said = stdout(&workspace.run(&["status"]));
     assert!(
         said.starts_with("not running (") && machine.exists(),
         "before a restart of this machine: {said}"
@@ -364,27 +372,27 @@ async fn looking_makes_and_changes_nothing() {
         &["config", "show"],
         &["status", "--environment", "staging"],
     ];
-    let fresh = Place::toward(&sandbox, "");
-    let used = Place::toward(&sandbox, "");
+    let fresh = Workspace::for_sandbox(&sandbox, "");
+    let used = Workspace::for_sandbox(&sandbox, "");
     let killed = used.serve();
     killed.login("default").await;
     killed.kill();
     // What a process that died in the middle of a save leaves; it is removed under the account's
     // lock only.
     write_private(&used.state().join(".default.abcdefghijkl.tmp"), "half a record");
-    for place in [&fresh, &used] {
-        let before = everything(place.path());
+    for workspace in [&fresh, &used] {
+        let before = everything(workspace.path());
         for command in looking {
-            let looked = place.run(command);
+            let looked = workspace.run(command);
             assert!(
-                [FINE, USAGE, NOT_RUNNING].contains(&code(&looked)),
+                [SUCCESS, USAGE, NOT_RUNNING].contains(&code(&looked)),
                 "{command:?}: {}",
                 stderr(&looked)
             );
-            assert_eq!(everything(place.path()), before, "{command:?}");
+            assert_eq!(everything(workspace.path()), before, "{command:?}");
         }
     }
-    let embedded = Place::new("environment = \"sandbox\"\n");
+    let embedded = Workspace::new("environment = \"sandbox\"\n");
     let before = everything(embedded.path());
     let status = embedded.command(&["status"]).env("TMPDIR", "/nowhere").output().unwrap();
     assert_eq!(code(&status), NOT_RUNNING, "{}", stderr(&status));
@@ -400,10 +408,10 @@ async fn looking_makes_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proxies_of_other_environments_and_stores_are_listed() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
-    let status = place.run(&["status", "--json", "--environment", "staging"]);
-    let told = answer(&status);
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    let status = workspace.run(&["status", "--json", "--environment", "staging"]);
+    let told = json_output(&status);
     assert_eq!((code(&status), &told["running"]), (NOT_RUNNING, &json!(false)));
     let other = &told["others"][0];
     assert_eq!(
@@ -411,7 +419,7 @@ async fn proxies_of_other_environments_and_stores_are_listed() {
         (&json!(proxy.child.id()), &json!("sandbox"))
     );
     assert_eq!((&other["api"], &other["admin"]), (&json!(proxy.api), &json!(proxy.admin)));
-    let human = stdout(&place.run(&["status", "--environment", "staging"]));
+    let human = stdout(&workspace.run(&["status", "--environment", "staging"]));
     assert!(
         human.contains(&format!("also running (sandbox, process {})", proxy.child.id())),
         "{human}"
@@ -420,11 +428,11 @@ async fn proxies_of_other_environments_and_stores_are_listed() {
     // Of another folder's configuration: nothing here names it, but it answers where ours would.
     let admin = format!("listen.admin={}", proxy.admin_address());
     let elsewhere =
-        place.run(&["status", "--json", "--set", "store.path=elsewhere", "--set", &admin]);
+        workspace.run(&["status", "--json", "--set", "store.path=elsewhere", "--set", &admin]);
     assert_eq!(code(&elsewhere), NOT_RUNNING);
-    let note = text(&answer(&elsewhere)["note"]);
+    let note = text(&json_output(&elsewhere)["note"]);
     assert!(note.contains("a pleo-proxy of user") && note.contains(&proxy.admin), "{note}");
-    let taken = place.run(&[
+    let taken = workspace.run(&[
         "serve",
         "--environment",
         "staging",
@@ -441,16 +449,17 @@ async fn another_users_state_is_told_from_a_broken_one() {
         return;
     }
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     // Out of reach, because the folder above is closed; then in reach, and still not theirs.
     for mode in [0o700, 0o755] {
-        fs::set_permissions(place.path().join("state"), fs::Permissions::from_mode(mode)).unwrap();
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::set_permissions(place.path().join("proxy.toml"), fs::Permissions::from_mode(0o644))
+        fs::set_permissions(workspace.path().join("state"), fs::Permissions::from_mode(mode))
+            .unwrap();
+        fs::set_permissions(workspace.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(workspace.path().join("proxy.toml"), fs::Permissions::from_mode(0o644))
             .unwrap();
         for command in [&["status"][..], &["stop"], &["refresh"], &["login", "--paste"]] {
-            let refused = place.command(command).uid(65534).gid(65534).output().unwrap();
+            let refused = workspace.command(command).uid(65534).gid(65534).output().unwrap();
             let said = stderr(&refused);
             assert_eq!(code(&refused), USAGE, "{command:?}: {said}");
             assert!(

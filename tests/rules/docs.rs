@@ -11,18 +11,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pleo_proxy::config::{Config, DefaultValue, Environment, Flags, Row, load, rows};
-use pleo_proxy::problem::Code;
+use pleo_proxy::config::{Config, Environment, Flags, load};
 use pleo_proxy::sandbox::{SECOND_COMPANY_ID, Sandbox};
 use serde_json::Value;
-use strum::VariantArray as _;
-use support::{Place, Proxy, sandbox, text};
+use support::{Proxy, Workspace, sandbox, text};
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn readme() -> String {
+pub(super) fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
 }
 
@@ -90,39 +88,22 @@ fn parse_mark(line: &str) -> Mark {
     }
 }
 
-/// Rows of the table whose head begins with `head`, cell by cell.
-fn table(head: &str) -> Vec<Vec<String>> {
-    let readme = readme();
-    let mut lines = readme.lines().skip_while(|line| !line.starts_with(head));
-    assert!(lines.next().is_some(), "there is no table {head}");
-    let cells =
-        |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
-    let rows: Vec<Vec<String>> =
-        lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
-    assert!(!rows.is_empty(), "the table {head} is empty");
-    rows
-}
-
-fn unquoted(cell: &str) -> String {
-    cell.trim_matches('`').to_owned()
-}
-
 /// Two accounts, `default` and `acme`, of two companies.
-struct Stage {
-    place: Place,
+struct Setup {
+    workspace: Workspace,
     proxy: Proxy,
     sandbox: Sandbox,
 }
 
-impl Stage {
+impl Setup {
     async fn new() -> Self {
         let sandbox = sandbox().await;
-        let place = Place::toward(&sandbox, "");
-        let proxy = place.serve();
+        let workspace = Workspace::for_sandbox(&sandbox, "");
+        let proxy = workspace.serve();
         proxy.login("default").await;
         sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
         proxy.login("acme").await;
-        Self { place, proxy, sandbox }
+        Self { workspace, proxy, sandbox }
     }
 
     /// A text of the README with the addresses of this stage.
@@ -146,7 +127,7 @@ impl Stage {
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .current_dir(self.place.path())
+            .current_dir(self.workspace.path())
             .env("PATH", std::env::join_paths(paths).unwrap());
         command
             .env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret")
@@ -156,7 +137,8 @@ impl Stage {
     }
 
     fn shell(&self, code: &str) -> Output {
-        let at_socket = || self.place.serve_with(&["--set", "listen.api=\"unix:run/api.sock\""]);
+        let at_socket =
+            || self.workspace.serve_with(&["--set", "listen.api=\"unix:run/api.sock\""]);
         let _second = code.contains("--unix-socket").then(at_socket);
         // A refusal must be an error, and its body must be seen.
         let script = format!(
@@ -208,16 +190,16 @@ fn every_block_says_whether_it_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_blocks_do_what_they_say() {
     assert!(is_there("curl"), "the README's examples need curl: apt-get install curl");
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let mut ran = 0;
     for block in blocks().iter().filter(|block| block.language == "sh") {
         let output = match &block.mark {
-            Mark::Runs(_) | Mark::Refused(_) => stage.shell(&block.code),
-            Mark::Alone => Stage::new().await.shell(&block.code),
+            Mark::Runs(_) | Mark::Refused(_) => setup.shell(&block.code),
+            Mark::Alone => Setup::new().await.shell(&block.code),
             Mark::NotRun | Mark::None => continue,
         };
         let said = shown(&output);
-        let at = format!("README.md:{}\n{}\n{said}\n{}", block.line, block.code, stage.proxy.log());
+        let at = format!("README.md:{}\n{}\n{said}\n{}", block.line, block.code, setup.proxy.log());
         match &block.mark {
             Mark::Refused(code) => {
                 assert!(
@@ -235,7 +217,7 @@ async fn the_shell_blocks_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_and_javascript_blocks_do_what_they_say() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let interpreters =
         [("python", "python3", vec!["-c"]), ("js", "node", vec!["--input-type=module", "-e"])];
     for (language, program, arguments) in &interpreters {
@@ -251,8 +233,8 @@ async fn the_python_and_javascript_blocks_do_what_they_say() {
         }
         for block in blocks {
             let Mark::Runs(wanted) = &block.mark else { panic!("README.md:{}", block.line) };
-            let code = stage.here(&block.code);
-            let output = stage
+            let code = setup.here(&block.code);
+            let output = setup
                 .command(program, &[arguments.as_slice(), &[&code]].concat())
                 .output()
                 .unwrap();
@@ -268,7 +250,7 @@ async fn the_python_and_javascript_blocks_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_clients_read_all_pages() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     for (program, file, needed) in [
         ("sh", "client.sh", "curl"),
         ("python3", "client.py", "python3"),
@@ -279,7 +261,7 @@ async fn the_example_clients_read_all_pages() {
             continue;
         }
         let path = example(file);
-        let output = stage.command(program, &[path.to_str().unwrap()]).output().unwrap();
+        let output = setup.command(program, &[path.to_str().unwrap()]).output().unwrap();
         let said = shown(&output);
         assert!(output.status.success(), "{file}: {said}");
         match file {
@@ -287,7 +269,7 @@ async fn the_example_clients_read_all_pages() {
             _ => assert!(said.contains("45 entries"), "{file}: {said}"),
         }
         let refused =
-            stage.command(program, &[path.to_str().unwrap(), "no-company"]).output().unwrap();
+            setup.command(program, &[path.to_str().unwrap(), "no-company"]).output().unwrap();
         assert!(
             !refused.status.success() && shown(&refused).contains("ACCESS_DENIED"),
             "{file}: {}",
@@ -318,7 +300,7 @@ fn the_quickstart_runs_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_postman_collection_works_against_the_sandbox() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let file = fs::read_to_string(example("pleo-proxy.postman_collection.json")).unwrap();
     let collection: Value = serde_json::from_str(&file).unwrap();
     assert!(text(&collection["info"]["schema"]).contains("/v2.1.0/"));
@@ -328,7 +310,7 @@ async fn the_postman_collection_works_against_the_sandbox() {
         variables.insert(text(&variable["key"]), text(&variable["value"]));
     }
     assert_eq!(variables["baseUrl"], "http://127.0.0.1:8088");
-    variables.insert("baseUrl".into(), stage.proxy.api.clone());
+    variables.insert("baseUrl".into(), setup.proxy.api.clone());
     let mut requests = Vec::new();
     collect_requests(&collection["item"], &mut requests);
     assert!(requests.len() >= 12, "only {} requests", requests.len());
@@ -336,19 +318,19 @@ async fn the_postman_collection_works_against_the_sandbox() {
         assert!(request["auth"].is_null(), "{request}");
         let method = text(&request["method"]).parse().unwrap();
         let mut sent =
-            stage.proxy.http.request(method, filled(&text(&request["url"]["raw"]), &variables));
+            setup.proxy.http.request(method, filled(&text(&request["url"]["raw"]), &variables));
         for header in request["header"].as_array().unwrap() {
             sent = sent.header(text(&header["key"]), text(&header["value"]));
         }
         if let Some(body) = request["body"]["raw"].as_str() {
             sent = sent.body(filled(body, &variables));
         }
-        let answer = sent.send().await.unwrap();
+        let response = sent.send().await.unwrap();
         assert!(
-            answer.status().is_success(),
+            response.status().is_success(),
             "{request}: {} {}",
-            answer.status(),
-            answer.text().await.unwrap()
+            response.status(),
+            response.text().await.unwrap()
         );
     }
 }
@@ -372,10 +354,10 @@ fn filled(text: &str, variables: &BTreeMap<String, String>) -> String {
 }
 
 /// Loads a configuration text as the one file.
-fn loaded(text: &str) -> Config {
-    let place = Place::new(text);
-    let flags = Flags { working_dir: place.path().into(), ..Flags::default() };
-    let environment = BTreeMap::from([("HOME".to_owned(), place.path().display().to_string())]);
+pub(super) fn loaded(text: &str) -> Config {
+    let workspace = Workspace::new(text);
+    let flags = Flags { working_dir: workspace.path().into(), ..Flags::default() };
+    let environment = BTreeMap::from([("HOME".to_owned(), workspace.path().display().to_string())]);
     load(&flags, &environment).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
@@ -393,202 +375,6 @@ fn configuration_blocks_and_examples_load() {
     let configurations =
         files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "toml"));
     assert_eq!(configurations.count(), 2, "a new configuration example needs a line here");
-}
-
-/// What a document says of a setting: name, default or example, documentation.
-type Told = (String, String, String);
-
-#[test]
-fn the_settings_table_of_the_readme_says_what_the_table_of_the_code_says() {
-    let written = table("| key | default |");
-    let written =
-        written.iter().map(|row| (unquoted(&row[0]), row[1].clone(), without_links(&row[2])));
-    let known = rows().map(|row| {
-        let default = match row.default {
-            DefaultValue::Is(value) | DefaultValue::Like(value, _) => format!("`{value}`"),
-            DefaultValue::Unset(_) => "(none)".to_owned(),
-            DefaultValue::ByEnvironment(_) => "(environment)".to_owned(),
-        };
-        (row.name.to_owned(), default, row.doc.to_owned())
-    });
-    assert_same(written, known);
-}
-
-#[test]
-fn the_shipped_file_says_what_the_table_of_the_code_says() {
-    let text = fs::read_to_string(root().join("proxy.toml")).unwrap();
-    let mut section = String::new();
-    let mut written: Vec<Told> = Vec::new();
-    for line in text.lines() {
-        let (code, comment) =
-            line.split_once("  # ").map_or((line, ""), |(code, comment)| (code, comment.trim()));
-        match code.trim_end().split_once(" = ") {
-            _ if code.starts_with("# ") => {}
-            Some((key, value)) => {
-                let name = format!("{section}{}", key.trim_start_matches('#'));
-                written.push((name, value.trim().to_owned(), comment.to_owned()));
-            }
-            None if code.starts_with('[') => {
-                section = format!("{}.", code.trim().trim_matches(['[', ']']))
-            }
-            None if code.trim().is_empty() && !comment.is_empty() => {
-                let (_, _, doc) = written.last_mut().unwrap();
-                *doc = format!("{doc} {comment}");
-            }
-            None => {}
-        }
-    }
-    let known = rows().map(|row| {
-        let doc = row.doc.replace('`', "");
-        match row.default {
-            DefaultValue::Is(value) | DefaultValue::Like(value, _) => {
-                (row.name.to_owned(), value.to_owned(), doc)
-            }
-            DefaultValue::Unset(value) | DefaultValue::ByEnvironment(value) => {
-                (row.name.to_owned(), value.to_owned(), format!("example; {doc}"))
-            }
-        }
-    });
-    assert_same(written.into_iter(), known);
-}
-
-fn assert_same(written: impl Iterator<Item = Told>, known: impl Iterator<Item = Told>) {
-    let (written, known): (Vec<_>, Vec<_>) = (written.collect(), known.collect());
-    for (written, known) in written.iter().zip(&known) {
-        assert_eq!(written, known);
-    }
-    assert_eq!(written.len(), known.len());
-}
-
-/// `[text](address)` as `text`.
-fn without_links(text: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some((before, (text, after))) = rest.split_once('[').and_then(|(before, link)| {
-        let (text, after) = link.split_once("](")?;
-        Some((before, (text, after.split_once(')')?.1)))
-    }) {
-        plain = plain + before + text;
-        rest = after;
-    }
-    plain + rest
-}
-
-#[test]
-fn defaults_that_are_written_down_change_nothing() {
-    let mut compared = 0;
-    for row in rows() {
-        if let Some(default) = row.fixed_default() {
-            assert_eq!(meaning(&format!("{} = {default}", row.name)), meaning(""), "{}", row.name);
-            compared += 1;
-        }
-    }
-    assert!(compared > 20);
-}
-
-/// A configuration without where its values came from.
-fn meaning(text: &str) -> String {
-    let mut config = loaded(text);
-    config.origins.clear();
-    config.file = None;
-    config.state_root = None;
-    format!("{config:?}")
-}
-
-#[test]
-fn the_error_table_is_complete() {
-    let rows = table("| code | status |");
-    let written: Vec<(String, String)> =
-        rows.iter().map(|row| (unquoted(&row[0]), row[1].clone())).collect();
-    let known: BTreeSet<_> = Code::VARIANTS
-        .iter()
-        .map(|code| (code.as_str().to_owned(), code.status().as_u16().to_string()))
-        .collect();
-    assert_eq!(written.len(), rows.len());
-    assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), known);
-    assert!(rows.iter().all(|row| row.len() == 4 && row.iter().all(|cell| !cell.is_empty())));
-}
-
-#[test]
-fn the_command_table_is_complete() {
-    let place = Place::new("");
-    let help = |arguments: &[&str]| String::from_utf8(place.run(arguments).stdout).unwrap();
-    let top = help(&["--help"]);
-    let commands: BTreeSet<String> = top
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned))
-        .filter(|name| !name.is_empty())
-        .collect();
-    assert!(commands.len() >= 9, "{top}");
-    let rows: BTreeSet<String> = table("| command |").iter().map(|row| unquoted(&row[0])).collect();
-    assert_eq!(rows, commands);
-    let readme = readme();
-    let mut options = 0;
-    for command in commands.iter().map(String::as_str).chain([""]) {
-        let arguments: Vec<&str> =
-            [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
-        let words = help(&arguments);
-        for option in
-            words.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2)
-        {
-            let option =
-                option.trim_end_matches(|character: char| !character.is_ascii_alphanumeric());
-            assert!(readme.contains(option), "{command} {option} is not in the README");
-            options += 1;
-        }
-    }
-    assert!(options > 20);
-    for row in table("| exit code |") {
-        assert!(top.split_once("Exit codes:").unwrap().1.contains(&row[0]), "{row:?}");
-    }
-    assert_eq!(
-        table("| exit code |").len(),
-        top.split_once("Exit codes:").unwrap().1.matches(", ").count() + 1
-    );
-}
-
-#[test]
-fn the_table_of_the_admin_listener_is_complete() {
-    let source = fs::read_to_string(root().join("src/admin.rs")).unwrap();
-    let routes = |line: &str| -> Option<String> {
-        let cell = line.strip_prefix("//! | `")?.split_once('`')?.0.to_owned();
-        Some(cell.split('?').next().unwrap().to_owned())
-    };
-    // The session is what the page uses; it is no interface.
-    let known: BTreeSet<_> =
-        source.lines().filter_map(routes).filter(|route| !route.contains("/api/session")).collect();
-    assert!(known.len() >= 10);
-    let written: BTreeSet<String> =
-        table("| address | needs |").iter().map(|row| unquoted(&row[0])).collect();
-    assert_eq!(written, known);
-}
-
-#[test]
-fn the_fault_table_is_complete() {
-    let faults = serde_json::to_value(pleo_proxy::sandbox::Faults::default()).unwrap();
-    let rows = table("| fault |");
-    let written: BTreeSet<_> =
-        rows.iter().flat_map(|row| row[0].split(", ").map(unquoted)).collect();
-    let known: BTreeSet<_> = faults.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(written, known);
-}
-
-#[test]
-fn the_variables_of_the_readme_are_known() {
-    let readme = readme();
-    let named: BTreeSet<&str> = readme
-        .split(|character: char| !(character.is_ascii_uppercase() || character == '_'))
-        .filter(|word| word.starts_with("PLEO_PROXY_") && !word.ends_with('_'))
-        .collect();
-    assert!(named.len() >= 4, "{named:?}");
-    let mut known: BTreeSet<String> = rows().map(Row::variable).collect();
-    known.extend(["PLEO_PROXY_CLIENT_SECRET".into(), "PLEO_PROXY_CONFIG".into()]);
-    for name in named {
-        assert!(known.contains(name), "{name}");
-    }
 }
 
 #[test]
@@ -648,13 +434,16 @@ fn the_service_gives_the_process_time_to_save() {
             "systemd-analyze is not on this machine",
         );
     }
-    let place = Place::new("");
+    let workspace = Workspace::new("");
     let here = unit.replace("%h/.cargo/bin/pleo-proxy", env!("CARGO_BIN_EXE_pleo-proxy"));
-    let copy = place.path().join("pleo-proxy.service");
+    let copy = workspace.path().join("pleo-proxy.service");
     fs::write(&copy, here).unwrap();
     let mut verify = Command::new("systemd-analyze");
     // It wants a runtime folder to be there, and starts nothing.
-    verify.args(["verify", "--man=no", "--user"]).arg(&copy).env("XDG_RUNTIME_DIR", place.path());
+    verify
+        .args(["verify", "--man=no", "--user"])
+        .arg(&copy)
+        .env("XDG_RUNTIME_DIR", workspace.path());
     let output = verify.output().unwrap();
     let said = shown(&output);
     let complaints: Vec<_> =

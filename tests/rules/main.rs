@@ -6,5 +6,6 @@ mod support;
 
 mod architecture;
 mod docs;
+mod documented_tables;
 mod files;
 mod rules;

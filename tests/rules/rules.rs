@@ -11,26 +11,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{
-    COMPANY_ID, Counters, Faults, GrantType, SECOND_COMPANY_ID, Sandbox, TokenFault, TokenFaultKind,
+    COMPANY_ID, Faults, GrantType, SECOND_COMPANY_ID, Sandbox, TokenFault, TokenFaultKind,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::upstream::{After, Upstream, eventually};
-use support::{PATIENCE, Place, Proxy, config_toward, sandbox, text, write_private};
+use support::{
+    After, NO_REFRESH_AHEAD, Proxy, TIMEOUT, Upstream, Workspace, sandbox, sandbox_config,
+    slow_token_response, text, token_posts, wait_until, write_private,
+};
 
-/// Nothing is refreshed ahead of need, so that a test decides when a refresh begins.
-const COLD: &str = "[tokens]\nkeep_warm = \"1ms\"\n";
-
-async fn connected(sandbox: &Sandbox, account: &str) -> (Place, Proxy) {
-    let place = Place::toward(sandbox, COLD);
-    let proxy = place.serve();
+async fn connected(sandbox: &Sandbox, account: &str) -> (Workspace, Proxy) {
+    let workspace = Workspace::for_sandbox(sandbox, NO_REFRESH_AHEAD);
+    let proxy = workspace.serve();
     proxy.login(account).await;
-    (place, proxy)
-}
-
-async fn force(proxy: &Proxy, account: &str) -> Value {
-    let path = format!("/api/accounts/{account}/refresh?force=true");
-    proxy.admin(Method::POST, &path, None).await.json().await.unwrap()
+    (workspace, proxy)
 }
 
 /// The same on a task; returns once the token endpoint has it.
@@ -45,19 +39,11 @@ async fn force_meanwhile(
     let request = request.bearer_auth(&proxy.key);
     let asking = tokio::spawn(async move { request.send().await.unwrap().json().await.unwrap() });
     let started = Instant::now();
-    while posts(sandbox, &before) == 0 {
-        assert!(started.elapsed() < PATIENCE, "no token request came");
+    while token_posts(sandbox, &before) == 0 {
+        assert!(started.elapsed() < TIMEOUT, "no token request came");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     asking
-}
-
-fn posts(sandbox: &Sandbox, before: &Counters) -> u64 {
-    sandbox.counters().token_posts - before.token_posts
-}
-
-fn slow_answer(milliseconds: u64) -> Faults {
-    Faults { token_latency_after_ms: milliseconds, ..Faults::default() }
 }
 
 // --- R15, R33: the time of a token request.
@@ -66,8 +52,8 @@ fn slow_answer(milliseconds: u64) -> Faults {
 async fn a_life_is_counted_from_before_the_request() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
-    sandbox.set_faults(slow_answer(1100));
-    let account = force(&proxy, "default").await["account"].clone();
+    sandbox.set_faults(slow_token_response(1100));
+    let account = proxy.force_refresh("default").await["account"].clone();
     let left = account["access_expires_in"].as_u64().unwrap();
     assert!(left < 599, "{left} s are left of 600, and the answer alone took more than one");
 }
@@ -77,9 +63,9 @@ async fn an_answer_that_takes_six_seconds_is_waited_for() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
     let before = sandbox.counters();
-    sandbox.set_faults(slow_answer(6000));
-    assert_eq!(force(&proxy, "default").await["outcome"], "refreshed");
-    assert_eq!(posts(&sandbox, &before), 1);
+    sandbox.set_faults(slow_token_response(6000));
+    assert_eq!(proxy.force_refresh("default").await["outcome"], "refreshed");
+    assert_eq!(token_posts(&sandbox, &before), 1);
 }
 
 // --- R41, T110, T119: whose answer it is.
@@ -87,20 +73,20 @@ async fn an_answer_that_takes_six_seconds_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_adopts_what_the_store_holds_by_then() {
     let sandbox = sandbox().await;
-    let (place, proxy) = connected(&sandbox, "default").await;
+    let (workspace, proxy) = connected(&sandbox, "default").await;
     proxy.login("other").await;
-    force(&proxy, "other").await;
+    proxy.force_refresh("other").await;
     let fault = TokenFault {
         kind: TokenFaultKind::Error,
         only_grant: Some(GrantType::RefreshToken),
         only_family: Some(0),
         ..TokenFault::default()
     };
-    sandbox.set_faults(Faults { token_answer: Some(fault), ..slow_answer(2000) });
+    sandbox.set_faults(Faults { token_answer: Some(fault), ..slow_token_response(2000) });
     let asking = force_meanwhile(&proxy, "default", &sandbox).await;
     // A record of the same generation and another pair, whoever put it there.
-    let newer = fs::read_to_string(place.record("other")).unwrap();
-    write_private(&place.record("default"), &newer);
+    let newer = fs::read_to_string(workspace.record("other")).unwrap();
+    write_private(&workspace.record("default"), &newer);
     assert_eq!(asking.await.unwrap()["outcome"], "adopted");
     assert_eq!(proxy.get("/@default/v1/companies").await.status(), 200);
     assert_eq!(sandbox.counters().refresh_replays, 0);
@@ -112,16 +98,16 @@ async fn answers_that_overtake_each_other_reach_their_own_accounts() {
     let (_place, proxy) = connected(&sandbox, "first").await;
     sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
     proxy.login("second").await;
-    sandbox.set_faults(slow_answer(2000));
+    sandbox.set_faults(slow_token_response(2000));
     let slow = force_meanwhile(&proxy, "first", &sandbox).await;
     sandbox.set_faults(Faults::default());
-    assert_eq!(force(&proxy, "second").await["outcome"], "refreshed");
+    assert_eq!(proxy.force_refresh("second").await["outcome"], "refreshed");
     assert_eq!(slow.await.unwrap()["outcome"], "refreshed");
     for (account, company) in [("first", COMPANY_ID), ("second", SECOND_COMPANY_ID)] {
         for _ in 0..2 {
             let seen = proxy.get(&format!("/@{account}/v1/companies")).await.text().await.unwrap();
             assert!(seen.contains(company), "{account}: {seen}");
-            assert_eq!(force(&proxy, account).await["outcome"], "refreshed");
+            assert_eq!(proxy.force_refresh(account).await["outcome"], "refreshed");
         }
     }
     assert_eq!(sandbox.counters().refresh_replays, 0);
@@ -132,30 +118,31 @@ async fn answers_that_overtake_each_other_reach_their_own_accounts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_of_the_token_endpoint_is_not_followed() {
     let sandbox = sandbox().await;
-    let elsewhere = Upstream::fine();
+    let elsewhere = Upstream::ok();
     let moved = format!(
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: {}/token\r\nContent-Length: 0\r\n\r\n",
         elsewhere.origin
     );
-    let endpoint = Upstream::saying(moved, After::Keep);
-    let config = config_toward(&sandbox, COLD);
+    let endpoint = Upstream::responding_with(moved, After::Keep);
+    let config = sandbox_config(&sandbox, NO_REFRESH_AHEAD);
     let config = config.replace(&sandbox.token_url(), &format!("{}/token", endpoint.origin));
-    let place =
-        Place::new(&config.replace(
+    let workspace =
+        Workspace::new(&config.replace(
             &format!("introspect = \"{}\"", sandbox.introspect_url()),
             "introspect = \"\"",
         ));
-    let proxy = place.serve();
+    let proxy = workspace.serve();
     let imported = json!({ "refresh_token": "a-refresh-token" });
-    let answer = proxy.admin(Method::POST, "/api/accounts/default/login", Some(imported)).await;
-    assert!(!answer.status().is_success());
-    let account = proxy.until("default", |account| account["state"] == "uncertain").await;
+    let response = proxy.admin(Method::POST, "/api/accounts/default/login", Some(imported)).await;
+    assert!(!response.status().is_success());
+    let account =
+        proxy.wait_for_account("default", |account| account["state"] == "uncertain").await;
     assert!(text(&account["why"]).contains("redirect"), "{account}");
     assert_eq!(
-        endpoint.seen().iter().filter(|request| request.line().starts_with("POST")).count(),
+        endpoint.requests().iter().filter(|request| request.line().starts_with("POST")).count(),
         1
     );
-    assert!(elsewhere.seen().is_empty());
+    assert!(elsewhere.requests().is_empty());
 }
 
 // --- R49: what is told of a refresh.
@@ -164,10 +151,10 @@ async fn a_redirect_of_the_token_endpoint_is_not_followed() {
 async fn every_attempt_is_told_with_its_reason_and_outcome_and_without_its_tokens() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
-    force(&proxy, "default").await;
+    proxy.force_refresh("default").await;
     let denied = TokenFault { kind: TokenFaultKind::Error, ..TokenFault::default() };
     sandbox.set_faults(Faults { token_answer: Some(denied), ..Faults::default() });
-    let account = force(&proxy, "default").await["account"].clone();
+    let account = proxy.force_refresh("default").await["account"].clone();
     let last = &account["last_refresh"];
     assert_eq!(
         (text(&last["reason"]), text(&last["outcome"])),
@@ -175,7 +162,7 @@ async fn every_attempt_is_told_with_its_reason_and_outcome_and_without_its_token
     );
     assert!(last["ms"].is_u64() && last["at"].is_string(), "{last}");
     // Lines are written by a thread of their own.
-    eventually("the refusal is logged", || proxy.log().contains("invalid_grant"));
+    wait_until("the refusal is logged", || proxy.log().contains("invalid_grant"));
     let log = proxy.log();
     for told in [
         "refresh sent account=default reason=\"asked\" generation=1",
@@ -209,28 +196,31 @@ async fn a_proxy_that_stood_still_past_the_expiry_refreshes_before_it_serves() {
     let before = sandbox.counters();
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     let counters = sandbox.counters();
-    assert_eq!((posts(&sandbox, &before), counters.api_unauthorized), (1, before.api_unauthorized));
+    assert_eq!(
+        (token_posts(&sandbox, &before), counters.api_unauthorized),
+        (1, before.api_unauthorized)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_changes_nothing_before_the_restart_which_refuses_it() {
     let sandbox = sandbox().await;
-    let (place, proxy) = connected(&sandbox, "default").await;
-    let record = fs::read(place.record("default")).unwrap();
-    place.configure("environment = \"sandbox\"\nlisten = 7\nunheard_of = true\n");
+    let (workspace, proxy) = connected(&sandbox, "default").await;
+    let record = fs::read(workspace.record("default")).unwrap();
+    workspace.configure("environment = \"sandbox\"\nlisten = 7\nunheard_of = true\n");
     proxy.signal("HUP");
     while !proxy.log().contains("SIGHUP ignored") {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
     for arguments in [&["config", "check"][..], &["serve"]] {
-        let done = place.run(arguments);
+        let done = workspace.run(arguments);
         let told = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(2), "{told}");
         assert!(told.contains("unheard_of") && told.contains("listen"), "{told}");
     }
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
-    assert_eq!(fs::read(place.record("default")).unwrap(), record);
+    assert_eq!(fs::read(workspace.record("default")).unwrap(), record);
 }
 
 // --- T134, T135: what the system shows of the process.
@@ -239,14 +229,14 @@ async fn a_bad_configuration_changes_nothing_before_the_restart_which_refuses_it
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_shows_no_secret_and_leaves_no_core() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, COLD);
-    let plain = place.command(&[]);
+    let workspace = Workspace::for_sandbox(&sandbox, NO_REFRESH_AHEAD);
+    let plain = workspace.command(&[]);
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -c unlimited; exec \"$0\" --json"]).arg(plain.get_program());
-    shell.current_dir(place.path()).env_clear();
+    shell.current_dir(workspace.path()).env_clear();
     shell.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let proxy = Proxy::launch(shell, &place.state());
+    let proxy = Proxy::launch(shell, &workspace.state());
     proxy.login("default").await;
     let shown =
         |file: &str| fs::read_to_string(format!("/proc/{}/{file}", proxy.child.id())).unwrap();

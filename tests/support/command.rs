@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-pub const FINE: i32 = 0;
+pub const SUCCESS: i32 = 0;
 pub const FAILED: i32 = 1;
 pub const USAGE: i32 = 2;
 pub const LOGIN_REQUIRED: i32 = 3;
@@ -24,10 +24,10 @@ pub fn stdout(output: &Output) -> String {
 }
 
 /// The one line of JSON on stdout, of the known version.
-pub fn answer(output: &Output) -> Value {
+pub fn json_output(output: &Output) -> Value {
     let out = stdout(output);
-    let answer: Value =
+    let response: Value =
         serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out:?}\n{}", stderr(output)));
-    assert_eq!(answer["version"], 1, "{answer}");
-    answer
+    assert_eq!(response["version"], 1, "{response}");
+    response
 }

@@ -3,13 +3,29 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each binary has this as a module of its own, and uses a part"
 )]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod caller;
+mod certificate;
 pub mod command;
+mod http1;
+mod login;
+mod process;
+mod refresh;
+mod setup;
 pub mod strace;
-pub mod upstream;
+mod upstream;
+
+pub use caller::*;
+pub use certificate::*;
+pub use login::*;
+pub use process::*;
+pub use refresh::*;
+pub use setup::*;
+pub use upstream::*;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -25,7 +41,7 @@ use tempfile::TempDir;
 
 /// Longest wait for something that is expected within milliseconds; reached only by a test that
 /// fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A sandbox on free ports that consents by itself.
 pub async fn sandbox() -> Sandbox {
@@ -41,20 +57,20 @@ pub async fn sandbox_with(options: Options) -> Sandbox {
 }
 
 /// A folder with a configuration and a store.
-pub struct Place {
+pub struct Workspace {
     pub folder: TempDir,
 }
 
-impl Place {
+impl Workspace {
     pub fn new(config: &str) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
-        place.configure(config);
-        place
+        let workspace = Self { folder: tempfile::tempdir().unwrap() };
+        workspace.configure(config);
+        workspace
     }
 
     /// A configuration that leads to the sandbox; `more` is appended (sections of its own).
-    pub fn toward(sandbox: &Sandbox, more: &str) -> Self {
-        Self::new(&config_toward(sandbox, more))
+    pub fn for_sandbox(sandbox: &Sandbox, more: &str) -> Self {
+        Self::new(&sandbox_config(sandbox, more))
     }
 
     pub fn configure(&self, config: &str) {
@@ -72,6 +88,11 @@ impl Place {
 
     pub fn record(&self, account: &str) -> PathBuf {
         self.state().join(format!("{account}.json"))
+    }
+
+    /// What the store holds for an account.
+    pub fn stored_json(&self, account: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.record(account)).unwrap()).unwrap()
     }
 
     /// A command of the binary in this folder, with nothing of the caller's environment but the
@@ -110,7 +131,7 @@ impl Place {
 }
 
 /// The endpoints of a sandbox, free ports, and a store in the folder `state`.
-pub fn config_toward(sandbox: &Sandbox, more: &str) -> String {
+pub fn sandbox_config(sandbox: &Sandbox, more: &str) -> String {
     format!(
         "environment = \"sandbox\"\n[listen]\napi = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [client]\nid = \"sandbox-client\"\nscopes = [\"companies:read\"]\n\
@@ -214,28 +235,28 @@ impl Proxy {
         accounts.into_iter().find(|account| account["account"] == name).unwrap_or(Value::Null)
     }
 
+    /// Refreshes now, however long the token is still valid; the response of the admin listener.
+    pub async fn force_refresh(&self, account: &str) -> Value {
+        let path = format!("/api/accounts/{account}/refresh?force=true");
+        self.admin(reqwest::Method::POST, &path, None).await.json().await.unwrap()
+    }
+
     /// Connects an account through the whole code flow, as a browser would.
     pub async fn login(&self, account: &str) {
-        let begun = self
-            .admin(reqwest::Method::POST, &format!("/api/accounts/{account}/login"), None)
-            .await;
-        assert!(begun.status().is_success(), "{}", begun.text().await.unwrap());
-        let begun: Value = begun.json().await.unwrap();
-        let answer = self.http.get(text(&begun["authorize_url"])).send().await.unwrap();
-        let location = answer.headers()["location"].to_str().unwrap().to_owned();
-        let page = self.http.get(location).send().await.unwrap();
-        assert_eq!(page.status(), 200, "{}", page.text().await.unwrap());
+        let callback = consent(&begin_login(self, account).await).await;
+        let (status, page) = visit(callback).await;
+        assert_eq!(status, 200, "{page}");
     }
 
     /// Waits until an account's status is as wanted.
-    pub async fn until(&self, account: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn wait_for_account(&self, account: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
             let now = self.account(account).await;
             if wanted(&now) {
                 return now;
             }
-            assert!(start.elapsed() < PATIENCE, "still {now}\n{}", self.log());
+            assert!(start.elapsed() < TIMEOUT, "still {now}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -276,7 +297,7 @@ pub fn client() -> reqwest::Client {
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(PATIENCE);
+        .timeout(TIMEOUT);
     builder.build().unwrap()
 }
 
@@ -285,12 +306,12 @@ pub fn raw(address: SocketAddr, bytes: &[u8], wait: Duration) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(bytes).unwrap();
     stream.set_read_timeout(Some(wait)).unwrap();
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        answer.extend_from_slice(&buffer[..read]);
+        response.extend_from_slice(&buffer[..read]);
     }
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 pub fn text(value: &Value) -> String {
@@ -298,13 +319,22 @@ pub fn text(value: &Value) -> String {
 }
 
 /// The code of an answer of the proxy itself; the header and the body agree, and it is never a 401.
-pub async fn problem(answer: reqwest::Response) -> (u16, String) {
-    let status = answer.status().as_u16();
+pub async fn problem(response: reqwest::Response) -> (u16, String) {
+    let status = response.status().as_u16();
     let header =
-        answer.headers().get("pleo-proxy-error").map(|code| code.to_str().unwrap().to_owned());
-    let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default();
+        response.headers().get("pleo-proxy-error").map(|code| code.to_str().unwrap().to_owned());
+    let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default();
     assert_eq!(body["code"].as_str(), header.as_deref(), "{status} {body}");
     assert_ne!(status, 401);
     assert!(body["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{body}");
     (status, header.unwrap())
+}
+
+/// Waits until other threads or processes have made this true.
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < TIMEOUT, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A command as the last arguments of another one, with its folder, environment and pipes.
 pub fn wrapped(inner: &Command, outer: &[&str]) -> Command {
@@ -73,7 +73,7 @@ impl Faulty {
                 eprintln!("SKIPPED: strace may not attach to a running process here: {why}");
                 return None;
             }
-            assert!(start.elapsed() < PATIENCE, "{}", fs::read_to_string(&said).unwrap());
+            assert!(start.elapsed() < TIMEOUT, "{}", fs::read_to_string(&said).unwrap());
             std::thread::sleep(Duration::from_millis(5));
         }
         Some(Self { strace, log: log.into() })

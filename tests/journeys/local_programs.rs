@@ -9,32 +9,17 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use reqwest::Method;
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Value, json};
-use support::upstream::{After, Caller, Upstream, eventually, stage, unconnected};
-use support::{Place, Proxy, client, config_toward, sandbox, text};
+use support::{
+    After, Caller, KilledOnDrop, Upstream, Workspace, begin_login, consent, sandbox,
+    sandbox_config, setup, setup_without_account, visit, wait_until,
+};
 use url::Url;
-
-/// Begins a login and returns the address that a person would open.
-async fn begin(proxy: &Proxy, account: &str) -> Url {
-    let answer = proxy.admin(Method::POST, &format!("/api/accounts/{account}/login"), None).await;
-    let begun: Value = answer.json().await.unwrap();
-    text(&begun["authorize_url"]).parse().unwrap()
-}
-
-/// Consents, and returns where the authorization server sends the browser.
-async fn consent(url: &Url) -> Url {
-    let answer = client().get(url.clone()).send().await.unwrap();
-    answer.headers()["location"].to_str().unwrap().parse().unwrap()
-}
-
-async fn visit(url: &Url) -> u16 {
-    client().get(url.clone()).send().await.unwrap().status().as_u16()
-}
 
 // --- T28: honest tools.
 
@@ -83,20 +68,20 @@ const TOOLS: [(&str, &[&str]); 9] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_that_are_here_are_served() {
-    let upstream = Upstream::fine();
-    let stage = stage(&upstream, "").await;
+    let upstream = Upstream::ok();
+    let setup = setup(&upstream, "").await;
     let mut served = 0;
     for (tool, arguments) in TOOLS {
         if Command::new(tool).arg("--version").output().is_err() {
             eprintln!("SKIPPED {tool}: it is not here");
             continue;
         }
-        let url = format!("{}/v1/x", stage.proxy.api);
-        let before = upstream.seen().len();
+        let url = format!("{}/v1/x", setup.proxy.api);
+        let before = upstream.requests().len();
         let mut command = Command::new(tool);
         command
             .args(arguments.iter().map(|it| it.replace("URL", &url)))
-            .current_dir(stage.place.path());
+            .current_dir(setup.workspace.path());
         let done = command.env("no_proxy", "*").output().unwrap();
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert_eq!(
@@ -105,7 +90,7 @@ async fn tools_that_are_here_are_served() {
             "{tool} {arguments:?}: {}",
             String::from_utf8_lossy(&done.stderr)
         );
-        assert_eq!(upstream.seen().len(), before + 1, "{tool} {arguments:?}");
+        assert_eq!(upstream.requests().len(), before + 1, "{tool} {arguments:?}");
         assert!(upstream.last().token().starts_with("Bearer "));
         served += 1;
     }
@@ -117,38 +102,39 @@ async fn tools_that_are_here_are_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_their_own() {
     const AT_ONCE: usize = 250;
-    let upstream = Upstream::start(|visit| {
-        let (token, target) = (visit.token(), visit.target().to_owned());
+    let upstream = Upstream::start(|incoming| {
+        let (token, target) = (incoming.token(), incoming.target().to_owned());
         let said = format!("{token} {target}");
-        visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len()));
+        incoming
+            .respond(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len()));
         After::Keep
     });
-    let stage = unconnected(&upstream, "").await;
+    let setup = setup_without_account(&upstream, "").await;
     let mut tokens = Vec::new();
     for name in ["a", "b", "c"] {
-        stage.proxy.login(name).await;
+        setup.proxy.login(name).await;
         tokens.push(
-            stage.caller().get(&format!("/@{name}/")).text().trim_end_matches(" /").to_owned(),
+            setup.caller().get(&format!("/@{name}/")).text().trim_end_matches(" /").to_owned(),
         );
     }
     assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2] && tokens[0] != tokens[2]);
-    let mut callers: Vec<Caller> = (0..AT_ONCE).map(|_| stage.caller()).collect();
+    let mut callers: Vec<Caller> = (0..AT_ONCE).map(|_| setup.caller()).collect();
     for round in 0..4 {
         let ask = |number: usize| (round + number) % 3;
         for (number, caller) in callers.iter_mut().enumerate() {
             let name = ["a", "b", "c"][ask(number)];
             match number % 2 {
-                0 => caller.begin(
+                0 => caller.send_head(
                     "GET",
                     &format!("/v1/{round}/{number}"),
                     &[&format!("Pleo-Account: {name}")],
                 ),
-                _ => caller.begin("GET", &format!("/@{name}/v1/{round}/{number}"), &[]),
+                _ => caller.send_head("GET", &format!("/@{name}/v1/{round}/{number}"), &[]),
             }
         }
         for (number, caller) in callers.iter_mut().enumerate() {
             assert_eq!(
-                caller.answer().text(),
+                caller.read_response().text(),
                 format!("{} /v1/{round}/{number}", tokens[ask(number)])
             );
         }
@@ -160,19 +146,19 @@ async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_the
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_for_one_account_never_connects_another() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     proxy.login("victim").await;
-    let before = fs::read(place.record("victim")).unwrap();
-    let back = consent(&begin(&proxy, "attacker").await).await;
-    begin(&proxy, "victim").await;
+    let before = fs::read(workspace.record("victim")).unwrap();
+    let back = consent(&begin_login(&proxy, "attacker").await).await;
+    begin_login(&proxy, "victim").await;
     let body = json!({"redirected_url": back.as_str()});
-    let answer = proxy.admin(Method::POST, "/api/accounts/victim/login", Some(body)).await;
-    assert_eq!(answer.status(), 502);
-    let told: Value = answer.json().await.unwrap();
+    let response = proxy.admin(Method::POST, "/api/accounts/victim/login", Some(body)).await;
+    assert_eq!(response.status(), 502);
+    let told: Value = response.json().await.unwrap();
     assert!(told.to_string().contains("attacker"), "it says whose answer that was: {told}");
-    assert_eq!(fs::read(place.record("victim")).unwrap(), before);
-    assert_eq!(visit(&back).await, 200, "whoever loads the page again reads how it ended");
+    assert_eq!(fs::read(workspace.record("victim")).unwrap(), before);
+    assert_eq!(visit(back.clone()).await.0, 200, "whoever loads the page again reads how it ended");
     assert_eq!(sandbox.counters().token_posts, 2, "an answer is good once");
 }
 
@@ -191,19 +177,9 @@ fn disturb(address: SocketAddr) -> Vec<TcpStream> {
     idle
 }
 
-/// A process that is ended when dropped.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `pleo-proxy login` and the address that it names.
-fn login_command(place: &Place, arguments: &[&str]) -> (Ended, Url) {
-    let mut child = Ended(place.command(arguments).spawn().unwrap());
+fn login_command(workspace: &Workspace, arguments: &[&str]) -> (KilledOnDrop, Url) {
+    let mut child = KilledOnDrop(workspace.command(arguments).spawn().unwrap());
     let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     let url = lines.find_map(|line| line.trim().parse().ok()).expect("it names an address");
     // It goes on talking, and somebody has to listen.
@@ -214,32 +190,32 @@ fn login_command(place: &Place, arguments: &[&str]) -> (Ended, Url) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sits_on_the_callback_or_breaks_off_stops_no_login() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let (child, url) = login_command(&place, &["login", "acme", "--no-browser"]);
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let (child, url) = login_command(&workspace, &["login", "acme", "--no-browser"]);
     let back = consent(&url).await;
     let idle = disturb(back.socket_addrs(|| None).unwrap()[0]);
     for path in ["/favicon.ico", "/", "/callback/", "/Callback"] {
-        assert_eq!(visit(&back.join(path).unwrap()).await, 404, "{path}");
+        assert_eq!(visit(back.join(path).unwrap()).await.0, 404, "{path}");
     }
-    assert_eq!(visit(&back).await, 200);
+    assert_eq!(visit(back.clone()).await.0, 200);
     let child = RefCell::new(child);
-    eventually("the command ends though some sit there still", || {
+    wait_until("the command ends though some sit there still", || {
         child.borrow_mut().0.try_wait().unwrap().is_some()
     });
     assert_eq!(child.borrow_mut().0.wait().unwrap().code(), Some(0));
     drop(idle);
 
-    let proxy = place.serve();
-    let back = consent(&begin(&proxy, "other").await).await;
+    let proxy = workspace.serve();
+    let back = consent(&begin_login(&proxy, "other").await).await;
     let idle = disturb(proxy.admin_address());
-    assert_eq!(visit(&back).await, 200);
+    assert_eq!(visit(back.clone()).await.0, 200);
     drop(idle);
     assert_eq!(sandbox.counters().token_posts, 2);
 }
 
 /// A folder whose `xdg-open` writes down how it was called.
-fn recording_browser(place: &Place) -> std::path::PathBuf {
-    let folder = place.path().join("bin");
+fn recording_browser(workspace: &Workspace) -> std::path::PathBuf {
+    let folder = workspace.path().join("bin");
     fs::create_dir(&folder).unwrap();
     let script = "#!/bin/sh\nprintf '%s\\n' \"$#\" \"$@\" > called.new && mv called.new called\n";
     fs::write(folder.join("xdg-open"), script).unwrap();
@@ -252,15 +228,15 @@ fn recording_browser(place: &Place) -> std::path::PathBuf {
 async fn an_authorize_address_reaches_the_browser_as_one_argument_that_no_shell_reads() {
     let sandbox = sandbox().await;
     let hostile = "a=$(touch%20pwned)&b=`touch${IFS}pwned`&c=;touch${IFS}pwned;&d=|calc&e=%25USERPROFILE%25&f=-n";
-    let config = config_toward(&sandbox, "");
+    let config = sandbox_config(&sandbox, "");
     let honest = sandbox.authorize_url();
-    let place = Place::new(&config.replace(&honest, &format!("{honest}?{hostile}")));
-    let mut path = recording_browser(&place).into_os_string();
+    let workspace = Workspace::new(&config.replace(&honest, &format!("{honest}?{hostile}")));
+    let mut path = recording_browser(&workspace).into_os_string();
     path.push(":/usr/bin:/bin");
-    let mut command = place.command(&["login"]);
-    let _login = Ended(command.env("PATH", path).stderr(Stdio::null()).spawn().unwrap());
-    let record = place.path().join("called");
-    eventually("the browser is called", || record.exists());
+    let mut command = workspace.command(&["login"]);
+    let _login = KilledOnDrop(command.env("PATH", path).stderr(Stdio::null()).spawn().unwrap());
+    let record = workspace.path().join("called");
+    wait_until("the browser is called", || record.exists());
     let called = fs::read_to_string(record).unwrap();
     let (count, address) = called.trim_end().split_once('\n').unwrap();
     assert_eq!(count, "1", "{called}");
@@ -268,13 +244,13 @@ async fn an_authorize_address_reaches_the_browser_as_one_argument_that_no_shell_
         address.starts_with(&honest) && address.contains(hostile) && !address.contains('\n'),
         "{called}"
     );
-    assert!(!place.path().join("pwned").exists());
+    assert!(!workspace.path().join("pwned").exists());
 }
 
 // --- T142: the port is somebody else's.
 
 /// A listener of user 65534 and its port; none if this is not root, who alone can start one.
-fn squatter(host: &str) -> Option<(Ended, u16)> {
+fn squatter(host: &str) -> Option<(KilledOnDrop, u16)> {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root || Command::new("setpriv").arg("--version").output().is_err() {
         eprintln!(
@@ -286,7 +262,7 @@ fn squatter(host: &str) -> Option<(Ended, u16)> {
                   LocalPort => 0) or die $!; print $s->sockport, \"\\n\"; sleep 600;";
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-e", script, host]);
-    let mut child = Ended(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut child = KilledOnDrop(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut port = String::new();
     BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
     Some((child, port.trim().parse().unwrap()))
@@ -295,11 +271,11 @@ fn squatter(host: &str) -> Option<(Ended, u16)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_another_user_has_stops_the_start_in_either_family() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
+    let workspace = Workspace::for_sandbox(&sandbox, "");
     for host in ["127.0.0.1", "::1"] {
         let Some((_sits, port)) = squatter(host) else { return };
         for setting in ["listen.api", "listen.admin"] {
-            let done = place.run(&["serve", "--set", &format!("{setting}=127.0.0.1:{port}")]);
+            let done = workspace.run(&["serve", "--set", &format!("{setting}=127.0.0.1:{port}")]);
             let said = String::from_utf8_lossy(&done.stderr).into_owned();
             assert_eq!(done.status.code(), Some(1), "{host} {setting}: {said}");
             assert!(said.contains(setting) && said.contains(&port.to_string()), "{said}");
@@ -319,7 +295,7 @@ fn guess(
     let ask = |number| {
         let (line, body) = request(number);
         caller
-            .ask(
+            .request(
                 "POST",
                 "/api/session",
                 &[&line, "Content-Type: application/json"],
@@ -333,8 +309,8 @@ fn guess(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_guesses_open_nothing_and_keep_nobody_out() {
     let sandbox = sandbox().await;
-    let place = Place::toward(&sandbox, "");
-    let proxy = place.serve();
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
     let (address, key) = (proxy.admin_address(), proxy.key.clone());
     let near = move |number: usize| {
         let at = number % key.len();

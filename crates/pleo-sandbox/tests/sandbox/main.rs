@@ -1,0 +1,10 @@
+//! The sandbox from outside: everything that a client of Pleo relies on, and every fault.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod api;
+mod faults;
+mod listeners;
+mod login;
+mod test_client;
+mod tokens;
