@@ -40,7 +40,7 @@ async fn the_account_is_named_by_header_or_prefix() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_choice_of_account_is_refused_and_nothing_is_sent() {
+async fn an_invalid_account_choice_is_refused_and_nothing_is_sent() {
     let upstream = Upstream::ok();
     let setup = setup_without_account(&upstream, "").await;
     setup.proxy.login("acme").await;
@@ -95,7 +95,7 @@ async fn unnamed_requests_go_to_the_only_account_then_to_default_then_to_the_con
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_login_the_answer_says_how_to_get_one() {
+async fn without_a_login_the_response_says_how_to_log_in() {
     let upstream = Upstream::ok();
     let setup = setup_without_account(&upstream, "").await;
     for (target, lines) in

@@ -152,7 +152,7 @@ async fn sicken(sandbox: &Sandbox, workspace: &Workspace, proxy: &Proxy) -> fs::
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_in_trouble_hold_up_nobody_else() {
+async fn accounts_with_failing_refreshes_do_not_delay_other_accounts() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(
         &sandbox,

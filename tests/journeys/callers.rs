@@ -63,7 +63,7 @@ fn goes_on_or_says_so(caller: &mut Caller, response: &RawResponse, next: (u16, &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_first_and_reads_later_sees_the_refusal() {
+async fn a_caller_that_sends_before_reading_receives_the_refusal() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     for length in [1, 10_000, 1 << 20, (1 << 20) + 200_000, 8 << 20] {
@@ -99,7 +99,7 @@ async fn who_sends_first_and_reads_later_sees_the_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_admin_listener_is_as_patient_with_who_sends_first() {
+async fn the_admin_listener_also_responds_to_callers_that_send_before_reading() {
     let setup = setup(&Upstream::ok(), "").await;
     for length in [1000, 5 << 20] {
         for chunked in [false, true] {
@@ -116,7 +116,7 @@ async fn the_admin_listener_is_as_patient_with_who_sends_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_early_answer_of_the_upstream_arrives_and_what_is_left_of_the_body_is_no_request() {
+async fn an_early_upstream_response_arrives_and_the_unread_body_is_not_parsed_as_a_request() {
     let upstream = Upstream::start(|incoming| match incoming.target() {
         "/early" => {
             incoming.respond("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nslow");
@@ -152,7 +152,7 @@ async fn an_early_answer_of_the_upstream_arrives_and_what_is_left_of_the_body_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asked_first_and_is_refused_need_not_send_and_is_told_that_it_ends() {
+async fn a_refused_expect_100_caller_need_not_send_its_body() {
     let setup = setup(&Upstream::ok(), "").await;
     let mut caller = setup.caller();
     caller.send_head("POST", "/@nobody/v1/x", &["Expect: 100-continue", "Content-Length: 5"]);
@@ -193,7 +193,7 @@ const CLIENTS: [(&str, &[&str]); 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_other_languages_see_why_an_upload_is_refused() {
+async fn http_clients_of_other_languages_see_why_an_upload_is_refused() {
     let setup = setup_without_account(&Upstream::ok(), "").await;
     let address = setup.proxy.address().to_string();
     for (program, arguments) in CLIENTS {
@@ -214,7 +214,7 @@ async fn clients_of_other_languages_see_why_an_upload_is_refused() {
 // --- One request behind another.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
+async fn a_fragment_is_refused_in_every_request_line_and_nowhere_else() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let own = setup.proxy.address();
@@ -255,7 +255,7 @@ async fn a_fragment_is_seen_in_every_request_line_and_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
+async fn malformed_requests_get_a_reason_also_after_a_served_request() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     for address in [setup.proxy.address(), setup.proxy.admin_address()] {
@@ -291,7 +291,7 @@ async fn what_is_no_request_is_told_why_also_behind_one_that_was_served() {
 // --- Who shuts its sending half.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
+async fn a_caller_that_shuts_down_its_sending_side_always_gets_its_response() {
     let upstream = Upstream::start(|incoming| {
         let body = incoming.body().unwrap();
         thread::sleep(std::time::Duration::from_millis(30));
@@ -320,7 +320,7 @@ async fn who_shuts_its_sending_half_gets_its_answer_every_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
+async fn a_disconnect_is_noticed_whatever_was_pipelined() {
     let (left, has_left) = std::sync::mpsc::channel();
     let upstream = Upstream::start(move |incoming| {
         let _ = left.send(incoming.wait_until_closed());
@@ -340,7 +340,7 @@ async fn who_leaves_is_noticed_whatever_it_sent_behind_its_request() {
 // --- Who takes the end of the connection for the end of the answer.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_answer_without_a_length_does_not_look_like_a_whole_one() {
+async fn a_truncated_response_without_a_length_does_not_look_complete() {
     let upstream = Upstream::responding_with(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
         After::Close,
@@ -367,7 +367,7 @@ fn resident(setup: &Setup) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_does_not_read_costs_little_memory() {
+async fn a_caller_that_does_not_read_uses_little_memory() {
     const CALLERS: usize = 40;
     let upstream = Upstream::start(|incoming| {
         if incoming.target() == "/fine" {

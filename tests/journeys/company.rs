@@ -47,7 +47,7 @@ fn record(workspace: &Workspace, account: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bound_account_takes_no_login_whose_company_cannot_be_read() {
+async fn a_bound_account_refuses_a_login_whose_company_is_unknown() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -73,7 +73,7 @@ async fn a_bound_account_takes_no_login_whose_company_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_login_whose_company_cannot_be_read_serves_and_learns_it_with_a_refresh() {
+async fn a_first_login_with_an_unknown_company_serves_and_learns_it_at_a_refresh() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -123,7 +123,7 @@ async fn a_company_is_connected_under_one_name_until_it_is_moved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_names_that_log_one_company_in_at_once_one_gets_it() {
+async fn concurrent_logins_of_one_company_under_two_names_connect_only_one() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -163,7 +163,7 @@ async fn import(proxy: &Proxy, token: &str) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_imported_token_of_another_company_serves_nobody() {
+async fn an_imported_token_of_another_company_is_never_used() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let (proxy, token) = bound_and_token(&sandbox, &workspace, SECOND_COMPANY_ID).await;
@@ -185,7 +185,7 @@ async fn an_imported_token_of_another_company_serves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_imported_token_serves_only_once_its_company_is_known_also_over_a_restart() {
+async fn an_imported_token_is_used_only_after_its_company_is_confirmed() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "\n[tokens]\nhold = \"1s\"\ndrain = \"1s\"\n");
     for (company, serves) in [(SECOND_COMPANY_ID, false), (COMPANY_ID, true)] {
@@ -213,7 +213,7 @@ async fn an_imported_token_serves_only_once_its_company_is_known_also_over_a_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unconfirmed_token_that_was_ended_before_its_time_is_refreshed() {
+async fn an_unconfirmed_token_that_was_revoked_early_is_refreshed() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let (proxy, token) = bound_and_token(&sandbox, &workspace, COMPANY_ID).await;

@@ -12,7 +12,7 @@ use support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_the_cap_with_all_busy_the_caller_is_told() {
+async fn over_the_connection_limit_with_all_busy_the_caller_gets_a_503() {
     let ((arrived, waiting), (go, gone)) = (mpsc::channel(), mpsc::channel());
     let (arrived, gone) = (Mutex::new(arrived), Mutex::new(gone));
     let upstream = Upstream::start(move |incoming| {
@@ -71,7 +71,7 @@ async fn heads_are_limited_in_fields_and_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_trickles_in_is_given_up() {
+async fn a_slow_head_times_out() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
@@ -85,7 +85,7 @@ async fn a_head_that_trickles_in_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_the_cap_the_one_at_rest_makes_room_and_busy_ones_do_not() {
+async fn over_the_connection_limit_idle_connections_are_closed_and_busy_ones_kept() {
     let (upstream, waiting, go) = holding_first();
     let sandbox = sandbox().await;
     let config = config_with_api(&sandbox, &upstream.origin, "");

@@ -97,7 +97,7 @@ async fn moments(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_refresh_that_is_killed_at_any_call_loses_nothing_unsaid() {
+async fn a_refresh_killed_at_any_system_call_recovers_or_reports_login_required() {
     if !strace::may_trace("kills during a refresh") {
         return;
     }
@@ -118,7 +118,7 @@ async fn a_refresh_that_is_killed_at_any_call_loses_nothing_unsaid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_login_or_logout_that_is_killed_leaves_the_old_grant_or_the_new_state() {
+async fn a_killed_login_or_logout_leaves_the_old_grant_or_the_new_state() {
     if !strace::may_trace("kills during a login and a logout") {
         return;
     }
@@ -233,7 +233,7 @@ fn random() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_proxy_that_is_killed_under_load_has_an_honest_successor() {
+async fn a_proxy_killed_under_load_recovers_or_reports_login_required() {
     let (room, mut tasks) = (Room::new(), JoinSet::new());
     for _ in 0..if is_heavy() { 100 } else { 4 } {
         tasks.spawn(killed_under_load(room.clone()));

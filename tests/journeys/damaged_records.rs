@@ -95,7 +95,7 @@ async fn a_backup_put_in_the_place_of_a_corrupt_record_does_not_replay_its_token
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_was_lax_for_a_moment_heals() {
+async fn a_record_that_was_too_permissive_for_a_moment_recovers() {
     let (_sandbox, workspace, proxy) = two_accounts().await;
     let path = workspace.record("default");
     // For a moment between two looks at the records: the next one sees nothing that changed.
@@ -108,7 +108,7 @@ async fn a_record_that_was_lax_for_a_moment_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_gone_logs_out_and_its_return_heals() {
+async fn a_removed_record_logs_out_and_recovers_when_it_returns() {
     let (_sandbox, workspace, proxy) = two_accounts().await;
     let (path, away) = (workspace.record("other"), workspace.path().join("away"));
     fs::rename(&path, &away).unwrap();

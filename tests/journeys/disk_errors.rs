@@ -12,7 +12,7 @@ use support::{Proxy, Workspace, sandbox, token_posts};
 
 /// System calls that say no while a refresh is noted: nothing is sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_disk_before_the_note_sends_nothing() {
+async fn a_disk_error_before_the_intent_sends_no_token_request() {
     if !may_trace("errors before the note") {
         return;
     }
@@ -55,7 +55,7 @@ async fn an_error_of_the_disk_before_the_note_sends_nothing() {
 /// The same while the new pair is saved: it is served from memory, and saved to another file in the
 /// end.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_disk_at_the_save_loses_nothing() {
+async fn a_disk_error_while_saving_loses_no_token() {
     if !may_trace("errors at the save") {
         return;
     }
@@ -96,7 +96,7 @@ async fn an_error_of_the_disk_at_the_save_loses_nothing() {
 
 /// Some network file systems cannot make a folder durable: a warning, once, and everything works.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_has_no_fsync_is_told_once_and_serves() {
+async fn a_folder_without_fsync_is_reported_once_and_works() {
     if !may_trace("folders without fsync") {
         return;
     }
@@ -128,7 +128,7 @@ async fn a_folder_that_has_no_fsync_is_told_once_and_serves() {
 /// The record is in its place by then, though nobody knows for how long: neither note nor pair
 /// counts as saved, and neither leads to a spent token being sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_not_durable_after_the_rename_replays_nothing() {
+async fn a_failed_folder_sync_after_the_rename_causes_no_replay() {
     if !may_trace("a folder's fsync that fails") {
         return;
     }
@@ -200,7 +200,7 @@ fn path(line: &str) -> Option<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn note_and_pair_are_durable_before_the_wire_sees_them() {
+async fn intent_and_tokens_are_durable_before_they_are_sent() {
     if !may_trace("the order of fsync, rename and use") {
         return;
     }

@@ -6,7 +6,7 @@ use super::both_listeners::{BOTH, Door, GET, POST, Scene, each};
 // --- Who asks: T5 to T19, T39.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_listeners_know_their_own_hosts_and_nobody_elses() {
+async fn both_listeners_accept_only_their_own_host_names() {
     let scene = Scene::set("").await;
     let host = "GET PATH HTTP/1.1\nHost: VALUE\nConnection: close\n\n";
     let own = ["127.0.0.1:PORT", "localhost:PORT", "LocalHost:PORT", "[::1]:PORT"];
@@ -66,7 +66,7 @@ async fn both_listeners_know_their_own_hosts_and_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_listeners_refuse_pages_of_others() {
+async fn both_listeners_refuse_requests_from_pages_of_other_sites() {
     let scene = Scene::set("").await;
     let origins = [
         "http://evil.test",
@@ -129,7 +129,7 @@ async fn both_listeners_refuse_pages_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_allowed_page_is_allowed_at_the_data_listener_by_its_exact_origin_only() {
+async fn an_allowed_page_is_accepted_by_its_exact_origin_at_the_data_listener_only() {
     let scene = Scene::set("[guard]\nallow_origins = [\"http://localhost:3000\"]\n").await;
     let origin = format!("{GET}Origin: VALUE\n\n");
     let near = [

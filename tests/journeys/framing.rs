@@ -13,7 +13,7 @@ use support::{After, OK_RESPONSE, TIMEOUT, Upstream, wait_until};
 // --- Where a body ends: T29 to T36, T59, T69.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_listeners_turn_ambiguous_lengths_away() {
+async fn both_listeners_refuse_ambiguous_lengths() {
     let scene = Scene::set("").await;
     let inner = "GET /smuggled HTTP/1.1\nHost: HOST\n\n";
     let coding = format!("{POST}Transfer-EncodingVALUE\n\n0\n\n{inner}");
@@ -76,7 +76,7 @@ async fn both_listeners_turn_ambiguous_lengths_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_both_lengths_the_chunks_count_and_nothing_follows_them() {
+async fn chunked_encoding_overrides_content_length_and_ends_the_connection() {
     let scene = Scene::set("").await;
     let inner = "GET /smuggled HTTP/1.1\nHost: HOST\n\n";
     let lengths = [
@@ -97,7 +97,7 @@ async fn of_both_lengths_the_chunks_count_and_nothing_follows_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_but_clear_lengths_reach_the_upstream_in_one_plain_form() {
+async fn unusual_but_unambiguous_lengths_are_normalized_for_the_upstream() {
     let scene = Scene::set("").await;
     let chunked = "3\nabc\n0\n\n";
     for (line, body, sent) in [
@@ -139,7 +139,7 @@ fn reading() -> (Upstream, mpsc::Receiver<bool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broken_chunks_end_both_requests_unfinished() {
+async fn broken_chunks_abort_both_requests() {
     let (upstream, ends) = reading();
     let scene = Scene::before(upstream, "").await;
     let long = format!("3;{}\nabc\n0\n\n", "x".repeat(20 << 10));
@@ -186,7 +186,7 @@ async fn broken_chunks_end_both_requests_unfinished() {
 // --- What is a head: T37, T38, T55, T78, T80.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_listeners_turn_away_what_is_no_http() {
+async fn both_listeners_refuse_bytes_that_are_not_http() {
     let scene = Scene::set("").await;
     let field = format!("{GET}VALUE\n\n");
     let fields = [
@@ -258,7 +258,7 @@ async fn both_listeners_turn_away_what_is_no_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_end_in_lf_alone_are_judged_and_sent_on_with_cr() {
+async fn lines_ending_in_lf_alone_are_checked_and_forwarded_with_crlf() {
     let scene = Scene::set("").await;
     for (door, status) in [(Door::Data, "200"), (Door::Admin, "200")] {
         scene.attack(
@@ -300,7 +300,7 @@ async fn lines_that_end_in_lf_alone_are_judged_and_sent_on_with_cr() {
 // --- What comes back: T76.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_with_broken_fields_is_not_passed_on() {
+async fn a_response_with_invalid_header_fields_is_not_forwarded() {
     for field in [
         "X-A: b\r\n secret-marker",
         "X-A: b\r\n\tsecret-marker",

@@ -67,7 +67,7 @@ const TOOLS: [(&str, &[&str]); 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_that_are_here_are_served() {
+async fn installed_http_tools_are_served() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let mut served = 0;
@@ -100,7 +100,7 @@ async fn tools_that_are_here_are_served() {
 // --- T84: whose token.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_their_own() {
+async fn a_thousand_parallel_requests_of_three_accounts_each_use_their_own_token() {
     const AT_ONCE: usize = 250;
     let upstream = Upstream::start(|incoming| {
         let (token, target) = (incoming.token(), incoming.target().to_owned());
@@ -144,7 +144,7 @@ async fn a_thousand_requests_of_three_accounts_at_once_are_each_answered_for_the
 // --- T87, T95, T99: a login.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_for_one_account_never_connects_another() {
+async fn a_callback_for_one_account_never_connects_another() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -188,7 +188,7 @@ fn login_command(workspace: &Workspace, arguments: &[&str]) -> (KilledOnDrop, Ur
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sits_on_the_callback_or_breaks_off_stops_no_login() {
+async fn silent_or_aborted_callback_connections_do_not_block_a_login() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let (child, url) = login_command(&workspace, &["login", "acme", "--no-browser"]);
@@ -225,7 +225,7 @@ fn recording_browser(workspace: &Workspace) -> std::path::PathBuf {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorize_address_reaches_the_browser_as_one_argument_that_no_shell_reads() {
+async fn the_authorize_url_reaches_the_browser_as_one_argument_without_a_shell() {
     let sandbox = sandbox().await;
     let hostile = "a=$(touch%20pwned)&b=`touch${IFS}pwned`&c=;touch${IFS}pwned;&d=|calc&e=%25USERPROFILE%25&f=-n";
     let config = sandbox_config(&sandbox, "");
@@ -307,7 +307,7 @@ fn guess(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_guesses_open_nothing_and_keep_nobody_out() {
+async fn a_thousand_key_guesses_fail_and_lock_nobody_out() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

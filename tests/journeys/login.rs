@@ -152,7 +152,7 @@ async fn a_subject_that_cannot_be_read_is_only_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_token_endpoint_loses_nothing_and_is_told() {
+async fn a_failing_token_endpoint_changes_nothing_and_is_reported() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

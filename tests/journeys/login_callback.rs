@@ -81,7 +81,7 @@ async fn another_logins_code_is_refused_by_pkce_and_nothing_is_saved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_ends_the_login_and_is_told() {
+async fn a_denied_consent_ends_the_login_with_its_reason() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -100,7 +100,7 @@ async fn a_denial_ends_the_login_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_says_is_shown_and_never_run() {
+async fn text_of_the_authorization_server_is_shown_escaped() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

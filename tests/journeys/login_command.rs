@@ -110,7 +110,7 @@ async fn paste(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pasting_needs_no_port_even_if_somebody_sits_on_it() {
+async fn pasting_works_while_another_program_has_the_port() {
     let sandbox = sandbox().await;
     let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("http://{}/callback", squatter.local_addr().unwrap());
@@ -156,7 +156,7 @@ async fn without_a_proxy_the_command_listens_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_fails_is_not_told_as_done_because_an_older_one_stands() {
+async fn a_failed_login_is_not_reported_as_done_because_of_an_older_grant() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let first = Waiting::start(&workspace, &["login", "--no-browser"]);

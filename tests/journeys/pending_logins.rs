@@ -73,7 +73,7 @@ async fn a_logout_during_the_exchange_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_later_login_that_fails_takes_no_earlier_ones_place() {
+async fn a_failed_later_login_does_not_replace_an_earlier_one() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -186,7 +186,7 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logins_of_ever_new_names_do_not_add_up() {
+async fn pending_logins_of_many_names_stay_bounded() {
     let sandbox = sandbox().await;
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });

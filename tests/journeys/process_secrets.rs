@@ -49,7 +49,7 @@ fn look(path: &str, as_nobody: bool) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_looks_into_the_process_and_it_leaves_no_core() {
+async fn other_processes_cannot_read_the_process_and_it_leaves_no_core() {
     let sandbox = sandbox_with(Options::default()).await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let as_nobody = may_be_nobody();

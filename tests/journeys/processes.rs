@@ -414,7 +414,7 @@ async fn a_logout_during_another_processes_refresh_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logins_and_logouts_at_once_leave_one_truth_and_resurrect_nothing() {
+async fn concurrent_login_and_logout_last_one_wins() {
     let sandbox = sandbox().await;
     let (workspace, first, second) = two(&sandbox).await;
     let mut newest = 1;

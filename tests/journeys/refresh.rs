@@ -33,7 +33,7 @@ pub(super) async fn burst(addresses: &[String], count: usize) -> Vec<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn steady_load_sees_nothing_of_the_refreshes() {
+async fn steady_load_does_not_notice_refreshes() {
     let sandbox = sandbox().await;
     sandbox.set_faults(access_lifetime(1000));
     let (_place, proxy) = connected(&sandbox, "").await;

@@ -26,7 +26,7 @@ fn refresh_fault(kind: TokenFaultKind, work: bool, count: Option<u32>) -> TokenF
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_ends_in_an_honest_login_required() {
+async fn a_lost_refresh_response_ends_in_login_required() {
     let sandbox = sandbox().await;
     let (workspace, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     sandbox.set_faults(Faults {
@@ -48,7 +48,7 @@ async fn a_lost_answer_ends_in_an_honest_login_required() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_processed_nothing_logs_nobody_out() {
+async fn a_gateway_error_before_processing_logs_nobody_out() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     for kind in [TokenFaultKind::Html, TokenFaultKind::Status, TokenFaultKind::ErrorIn200] {
@@ -178,7 +178,7 @@ async fn a_refusal_that_is_not_about_the_grant_never_stops_an_account() {
 /// Whatever the token endpoint answers for ever, and however much is asked meanwhile: about one
 /// token request a second at most, and that only at first.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answer_makes_a_storm_of_token_requests() {
+async fn no_response_causes_a_flood_of_token_requests() {
     let fault = |kind, status| TokenFault { status, ..refresh_fault(kind, false, None) };
     let answering = |fault| Faults { token_answer: Some(fault), ..access_lifetime(1) };
     let kinds = [
@@ -249,7 +249,7 @@ async fn a_busy_token_endpoint_is_obeyed_while_the_old_token_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_token_endpoint_is_said_so_and_waited_for() {
+async fn an_unreachable_token_endpoint_is_reported_and_retried() {
     let sandbox = sandbox().await;
     sandbox.set_faults(access_lifetime(1000));
     let api = sandbox.api_origin();
@@ -270,7 +270,7 @@ async fn an_unreachable_token_endpoint_is_said_so_and_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_answers_are_saved_first_and_used_if_they_can_be() {
+async fn unusual_token_responses_are_saved_first_and_used_if_possible() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     let odd = [
@@ -294,7 +294,7 @@ async fn odd_answers_are_saved_first_and_used_if_they_can_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_pair_in_a_damaged_answer_is_saved_and_used() {
+async fn complete_tokens_in_a_damaged_response_are_saved_and_used() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     use TokenFaultKind::{Bom, Form, Junk, NotUtf8, TooShort, Unended};
@@ -318,7 +318,7 @@ async fn a_whole_pair_in_a_damaged_answer_is_saved_and_used() {
 
 /// Stopped before the server works and continued after it has answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_came_while_the_process_was_stopped_is_used() {
+async fn a_response_received_while_the_process_was_stopped_is_used() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     sandbox.set_faults(Faults { token_latency_after_ms: 600, ..Faults::default() });
@@ -339,7 +339,7 @@ async fn an_answer_that_came_while_the_process_was_stopped_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_no_bearer_is_saved_asked_for_once_more_then_misconfigured() {
+async fn a_non_bearer_token_is_saved_retried_once_then_misconfigured() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, NO_REFRESH_AHEAD).await;
     sandbox.set_faults(Faults { token_type: Some("mac".into()), ..Faults::default() });

@@ -6,7 +6,7 @@ use crate::support;
 use support::{Setup, Upstream, assert_problem, setup};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_forwarded_is_refused_with_a_way_out() {
+async fn requests_that_cannot_be_forwarded_are_refused_with_an_alternative() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let own = setup.proxy.address();
@@ -118,7 +118,7 @@ async fn web_pages_and_rebound_names_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_targets_and_framings_are_refused() {
+async fn invalid_targets_and_framings_are_refused() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let heads = [
@@ -182,7 +182,7 @@ async fn a_fragment_is_refused_also_when_the_line_comes_in_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_request_are_turned_away() {
+async fn bytes_that_are_not_a_request_are_refused() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let own = setup.proxy.address();
@@ -225,7 +225,7 @@ async fn the_body_of_a_refused_request_is_never_taken_for_a_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_of_a_connection_is_judged() {
+async fn every_request_of_a_connection_is_checked() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let own = setup.proxy.address();

@@ -113,7 +113,7 @@ async fn one_credential_and_it_is_ours_whatever_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_concerns_the_proxy_or_a_browser_stays_here() {
+async fn hop_by_hop_proxy_and_browser_fields_are_not_forwarded() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "[guard]\nallow_origins = [\"http://page.example\"]\n").await;
     let lines = [
@@ -172,7 +172,7 @@ async fn an_upload_arrives_piece_by_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_arrives_with_whatever_method_and_length_it_came() {
+async fn a_body_is_forwarded_with_any_method_and_any_kind_of_length() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
@@ -206,7 +206,7 @@ async fn a_body_arrives_with_whatever_method_and_length_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_asks_first_is_told_to_go_on_here() {
+async fn expect_100_continue_is_answered_by_the_proxy() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
@@ -224,7 +224,7 @@ async fn a_caller_who_asks_first_is_told_to_go_on_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_http_is_understood_on_either_side() {
+async fn http_1_0_works_on_both_sides() {
     let upstream = Upstream::start(|incoming| {
         let _ = incoming.body();
         match incoming.target() {
@@ -249,7 +249,7 @@ async fn old_http_is_understood_on_either_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_ways_to_tell_a_length_the_safe_one_counts() {
+async fn the_safer_of_two_lengths_is_used() {
     let upstream = Upstream::start(|incoming| {
         incoming.respond(match incoming.target() {
             "/both" => {

@@ -38,7 +38,7 @@ async fn responses_lose_fields_that_a_browser_would_obey() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_location_on_the_api_is_local_and_no_location_is_followed() {
+async fn a_redirect_within_the_api_becomes_local_and_none_is_followed() {
     let foreign = Upstream::ok();
     let elsewhere = format!("{}/steal?x=1", foreign.origin);
     let location = elsewhere.clone();
@@ -124,7 +124,7 @@ async fn answers_without_a_body_keep_their_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ranges_and_packed_bytes_pass_untouched() {
+async fn ranges_and_compressed_bodies_pass_unchanged() {
     let packed: Vec<u8> = (0..=255).chain([0x1f, 0x8b, 13, 10, 0]).collect();
     let mut response = format!(
         "HTTP/1.1 206 Partial Content\r\nContent-Encoding: gzip\r\nContent-Range: bytes 0-260/1000\r\n\
@@ -178,7 +178,7 @@ async fn an_event_arrives_before_the_next_one_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_makes_no_sense_is_not_passed_on() {
+async fn a_malformed_response_is_not_forwarded() {
     let many = format!(
         "HTTP/1.1 200 OK\r\n{}\r\n",
         (0..150).map(|n| format!("X-{n}: 1\r\n")).collect::<String>()
@@ -208,7 +208,7 @@ async fn an_answer_that_makes_no_sense_is_not_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_breaks_off_is_never_a_whole_answer() {
+async fn a_truncated_body_never_looks_complete() {
     for response in [
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfirst",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n",

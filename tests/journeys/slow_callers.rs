@@ -48,7 +48,7 @@ async fn both_listeners_limit_heads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_that_trickle_in_make_room_at_the_cap() {
+async fn slow_heads_are_evicted_at_the_connection_limit() {
     let upstream = Upstream::ok();
     let setup = setup_with(&upstream.origin, "", &["--set", "listen.max_connections=8"]).await;
     let slow: Vec<_> = (0..8)
@@ -92,7 +92,7 @@ fn trickle(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_slow_with_a_head_is_given_up_by_both_listeners() {
+async fn a_slow_head_times_out_at_both_listeners() {
     let scene = Scene::set("").await;
     let mut slow = Vec::new();
     for door in BOTH {
@@ -111,7 +111,7 @@ async fn who_is_slow_with_a_head_is_given_up_by_both_listeners() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_does_not_come_is_given_up_by_the_admin_listener() {
+async fn a_missing_body_times_out_at_the_admin_listener() {
     let scene = Scene::set("").await;
     let key = format!("Authorization: Bearer {}\n", scene.setup.proxy.key);
     let mut slow = Vec::new();
@@ -138,7 +138,7 @@ async fn a_body_that_does_not_come_is_given_up_by_the_admin_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_closes_its_half_is_answered_or_cut_and_harms_nobody() {
+async fn a_half_closed_caller_gets_a_response_or_a_closed_connection() {
     let scene = Scene::set("").await;
     let open =
         || std::fs::read_dir(format!("/proc/{}/fd", scene.setup.proxy.child.id())).unwrap().count();

@@ -50,7 +50,7 @@ fn read_response(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_reads_stderr_and_requests_refreshes_and_the_end_go_on() {
+async fn an_unread_stderr_blocks_no_request_refresh_or_shutdown() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     // Full from the start: not even the first line finds room.
@@ -71,7 +71,7 @@ async fn nobody_reads_stderr_and_requests_refreshes_and_the_end_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone() {
+async fn a_full_data_listener_responds_503_and_leaves_the_admin_listener_free() {
     let sandbox = sandbox().await;
     let (workspace, proxy) = connected(&sandbox, "").await;
     drop(proxy);
@@ -109,7 +109,7 @@ async fn all_places_taken_is_told_to_tools_and_leaves_the_admin_listener_alone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
+async fn idle_connections_are_closed_for_new_ones_also_with_few_descriptors() {
     let sandbox = sandbox().await;
     let (workspace, proxy) = connected(&sandbox, "").await;
     drop(proxy);
@@ -143,7 +143,7 @@ async fn callers_at_rest_make_room_for_new_ones_also_where_files_are_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
+async fn other_users_are_refused_without_filling_the_log_or_the_connection_limit() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "").await;
     let url = format!("{}/v1/companies?[1-300]", proxy.api);
@@ -165,7 +165,7 @@ async fn strangers_are_told_so_fill_no_log_and_take_nobodys_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
+async fn a_drain_is_reported_and_a_second_signal_ends_it_at_once() {
     let sandbox = sandbox().await;
     let (workspace, mut proxy) = connected(&sandbox, "").await;
     sandbox.set_faults(Faults { latency_ms: 60_000, ..Faults::default() });
@@ -195,7 +195,7 @@ async fn a_drain_is_told_and_a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_that_comes_twice_in_a_moment_is_one() {
+async fn a_signal_repeated_at_once_counts_as_one() {
     let sandbox = sandbox().await;
     let (_place, mut proxy) = connected(&sandbox, "").await;
     sandbox.set_faults(Faults { latency_ms: 500, ..Faults::default() });
@@ -225,7 +225,7 @@ fn beside_a_login<T>(workspace: &Workspace, sandbox: &Sandbox, ask: impl FnOnce(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logins_own_listener_has_the_others_guard_and_peer_check() {
+async fn a_logins_own_listener_has_the_same_guard_and_peer_check() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let ask = |fields: &str| {

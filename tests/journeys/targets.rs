@@ -6,7 +6,7 @@ use super::both_listeners::{BOTH, Door, GET, Scene, each};
 // --- Where it shall go: T40 to T50, T82, T149.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_that_are_no_path_of_the_api_lead_nowhere() {
+async fn targets_that_are_not_api_paths_are_never_forwarded() {
     let scene = Scene::set("").await;
     let line = "VALUE HTTP/1.1\nHost: HOST\nConnection: close\n\n";
     let refused = [
@@ -72,7 +72,7 @@ async fn targets_that_are_no_path_of_the_api_lead_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_writing_of_an_admin_route_is_served_by_the_data_listener() {
+async fn no_spelling_of_an_admin_route_is_served_by_the_data_listener() {
     let scene = Scene::set("").await;
     let key = format!("Authorization: Bearer {}\n", scene.setup.proxy.key);
     for target in [
@@ -123,7 +123,7 @@ async fn no_writing_of_an_admin_route_is_served_by_the_data_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn read_only_is_judged_by_the_method_on_the_first_line() {
+async fn read_only_is_decided_by_the_method_in_the_request_line() {
     let scene = Scene::set("[guard]\nread_only = true\n").await;
     let attacks = [
         (
@@ -177,7 +177,7 @@ async fn read_only_is_judged_by_the_method_on_the_first_line() {
 // --- One request behind another: T57, T81.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_behind_a_request_is_judged_by_itself() {
+async fn pipelined_requests_are_checked_one_by_one() {
     let scene = Scene::set("").await;
     let good = "GET PATH HTTP/1.1\nHost: HOST\n\n";
     for (name, second, response) in [
@@ -208,7 +208,7 @@ async fn what_comes_behind_a_request_is_judged_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_behind_an_offer_to_upgrade_is_passed_on_raw() {
+async fn bytes_after_an_upgrade_offer_are_not_forwarded_raw() {
     let scene = Scene::set("").await;
     let h2c =
         "Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAAQAAP__\n";

@@ -21,7 +21,7 @@ async fn generation(proxy: &Proxy, account: &str) -> u64 {
 // --- What becomes of a 401.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_is_answered_by_one_refresh_and_a_second_try() {
+async fn a_401_causes_one_refresh_and_one_retry() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -36,7 +36,7 @@ async fn a_401_is_answered_by_one_refresh_and_a_second_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_401_is_the_callers() {
+async fn a_second_401_is_forwarded_to_the_caller() {
     let upstream = Upstream::responding_with(UNAUTHORIZED_RESPONSE, After::Keep);
     let setup = setup(&upstream, "").await;
     let response = setup.caller().request("POST", "/v1/x", &[], b"body");
@@ -56,7 +56,7 @@ async fn a_second_401_is_the_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_403_is_the_upstreams_word() {
+async fn a_403_is_forwarded_unchanged() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -95,7 +95,7 @@ async fn refresh(proxy: &Proxy) {
 const SHORT_DRAIN: &str = "[tokens]\ndrain = \"50ms\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_a_refresh_overtook_goes_again_without_another_refresh() {
+async fn a_request_overtaken_by_a_refresh_is_retried_without_another_refresh() {
     let (upstream, waiting, go) = holding_first();
     let setup = setup(&upstream, SHORT_DRAIN).await;
     let mut caller = setup.caller();
@@ -113,7 +113,7 @@ async fn a_request_that_a_refresh_overtook_goes_again_without_another_refresh() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_body_that_a_refresh_overtook_is_our_doing_not_pleos_verdict() {
+async fn a_long_body_overtaken_by_a_refresh_is_reported_as_a_proxy_error() {
     let (upstream, waiting, go) = holding_first();
     let setup = setup(&upstream, &format!("{SHORT_DRAIN}[upstream]\nreplay_limit = 10\n")).await;
     let mut caller = setup.caller();
@@ -130,7 +130,7 @@ async fn a_long_body_that_a_refresh_overtook_is_our_doing_not_pleos_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_body_is_not_repeated_but_later_requests_fare_better() {
+async fn a_long_body_is_not_retried_but_later_requests_use_the_new_token() {
     for (framing, body) in [
         ("Content-Length: 11", "eleven byte"),
         ("Transfer-Encoding: chunked", "6\r\neleven\r\n5\r\n byte\r\n0\r\n\r\n"),
@@ -162,7 +162,7 @@ async fn a_long_body_is_not_repeated_but_later_requests_fare_better() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_before_the_body_was_read_loses_nothing_of_it() {
+async fn a_401_before_the_body_is_read_loses_no_part_of_it() {
     for (after, framing) in [
         (After::Close, "Content-Length: 2000"),
         (After::Keep, "Content-Length: 2000"),
@@ -207,7 +207,7 @@ async fn a_401_before_the_body_was_read_loses_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_401s_at_once_cost_one_refresh() {
+async fn two_hundred_concurrent_401s_cause_one_refresh() {
     const CALLERS: usize = 200;
     let (all_here, stale) = (Barrier::new(CALLERS), Mutex::new(None::<String>));
     let upstream = Upstream::start(move |incoming: &mut IncomingRequest| {
@@ -260,7 +260,7 @@ async fn a_401_after_the_login_ended_asks_for_a_login() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_that_no_refresh_can_mend_says_why() {
+async fn a_401_that_no_refresh_can_fix_says_why() {
     let upstream = Upstream::responding_with(UNAUTHORIZED_RESPONSE, After::Keep);
     let setup = setup(&upstream, "[tokens]\ndrain = \"50ms\"\nhold = \"500ms\"\n").await;
     setup.sandbox.set_faults(Faults { token_latency_after_ms: 5_000, ..Faults::default() });

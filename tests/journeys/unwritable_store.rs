@@ -60,7 +60,7 @@ async fn breaks_before_a_refresh(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_is_spent_while_the_folder_is_read_only() {
+async fn no_refresh_token_is_sent_while_the_store_is_read_only() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(proxy) = serve_bound_by_modes(&workspace) else { return };
@@ -69,7 +69,7 @@ async fn no_token_is_spent_while_the_folder_is_read_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_is_spent_and_nobody_is_logged_out_while_the_folder_is_gone() {
+async fn no_refresh_token_is_sent_and_no_account_logged_out_while_the_store_is_missing() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let proxy = workspace.serve();
@@ -79,7 +79,7 @@ async fn no_token_is_spent_and_nobody_is_logged_out_while_the_folder_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_is_spent_while_the_disk_is_full() {
+async fn no_refresh_token_is_sent_while_the_disk_is_full() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(small) = Small::mount(&workspace) else { return };
@@ -88,7 +88,7 @@ async fn no_token_is_spent_while_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_fills_up_after_the_note_has_room_for_the_new_pair() {
+async fn a_disk_that_fills_up_after_the_intent_still_has_room_for_the_new_tokens() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(small) = Small::mount(&workspace) else { return };
@@ -121,7 +121,7 @@ async fn unsaved(sandbox: &Sandbox, workspace: &Workspace) -> Option<Proxy> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_cannot_be_saved_is_served_and_shown_and_locked_until_it_is() {
+async fn unsaved_tokens_are_used_reported_and_locked_until_they_are_saved() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let sibling = workspace.serve();
@@ -161,7 +161,7 @@ async fn a_pair_that_cannot_be_saved_is_served_and_shown_and_locked_until_it_is(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ending_unsaved_is_said_and_the_next_start_is_honest() {
+async fn stopping_with_unsaved_tokens_is_reported_and_the_next_start_requires_a_login() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(proxy) = unsaved(&sandbox, &workspace).await else { return };
@@ -177,7 +177,7 @@ async fn ending_unsaved_is_said_and_the_next_start_is_honest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_finds_the_disk_mended_saves_at_the_last_moment() {
+async fn unsaved_tokens_are_saved_at_shutdown_if_the_disk_works_again() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(proxy) = unsaved(&sandbox, &workspace).await else { return };
@@ -191,7 +191,7 @@ async fn an_end_that_finds_the_disk_mended_saves_at_the_last_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_cannot_be_saved_says_so_and_the_old_grant_survives() {
+async fn a_login_that_cannot_be_saved_fails_and_keeps_the_old_grant() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(proxy) = serve_bound_by_modes(&workspace) else { return };
@@ -216,7 +216,7 @@ async fn a_login_that_cannot_be_saved_says_so_and_the_old_grant_survives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_on_a_full_disk_says_so_and_the_old_grant_survives() {
+async fn a_login_on_a_full_disk_fails_and_keeps_the_old_grant() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, SHORT_WAITS);
     let Some(small) = Small::mount(&workspace) else { return };

@@ -28,7 +28,7 @@ fn good_for_one(second: &'static str) -> Upstream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_safe_request_that_a_stale_connection_lost_goes_again() {
+async fn a_safe_request_lost_on_a_stale_connection_is_retried() {
     for (method, body) in [("GET", &b""[..]), ("HEAD", b""), ("GET", b"body"), ("OPTIONS", b"")] {
         let upstream = good_for_one("");
         let setup = setup(&upstream, "").await;
@@ -43,7 +43,7 @@ async fn a_safe_request_that_a_stale_connection_lost_goes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_a_stale_connection_lost_is_told_not_repeated() {
+async fn a_write_lost_on_a_stale_connection_is_reported_not_retried() {
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         let upstream = good_for_one("");
         let setup = setup(&upstream, "").await;
@@ -55,7 +55,7 @@ async fn a_write_that_a_stale_connection_lost_is_told_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_goes_again_once_there_was_a_byte_of_an_answer() {
+async fn nothing_is_retried_after_the_first_byte_of_a_response() {
     for response in ["nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
         let upstream = good_for_one(response);
         let setup = setup(&upstream, "").await;
@@ -67,7 +67,7 @@ async fn nothing_goes_again_once_there_was_a_byte_of_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_was_closed_at_rest_is_not_noticed_by_anybody() {
+async fn a_connection_closed_while_idle_goes_unnoticed() {
     let upstream = Upstream::responding_with(OK_RESPONSE, After::Close);
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
@@ -114,8 +114,7 @@ async fn a_connection_is_ready_before_the_next_request_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_before_the_end_of_the_upload_is_passed_on_and_the_connection_is_not_used_again()
-{
+async fn a_response_before_the_end_of_the_upload_is_forwarded_and_its_connection_not_reused() {
     let upstream = Upstream::start(|incoming| {
         if incoming.target() == "/fine" {
             return incoming.respond_ok();

@@ -17,7 +17,7 @@ use support::{
 // --- Faults of the upstream.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_is_down_is_named() {
+async fn an_unreachable_upstream_is_reported() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let setup = setup_with(&format!("http://127.0.0.1:{port}"), "", &[]).await;
     let response = setup.caller().get("/v1/x");
@@ -29,7 +29,7 @@ async fn an_upstream_that_is_down_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_is_slow_is_given_up_and_its_connection_closed() {
+async fn a_slow_upstream_times_out_and_its_connection_is_closed() {
     let (closed, ends) = shared();
     let upstream = Upstream::start(move |incoming| {
         if incoming.target() == "/fine" {
@@ -58,7 +58,7 @@ async fn an_upstream_that_is_slow_is_given_up_and_its_connection_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_time_for_an_answer_begins_at_the_end_of_the_request() {
+async fn the_response_timeout_starts_at_the_end_of_the_request() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "[upstream]\nresponse_timeout = \"1s\"\n").await;
     let mut caller = setup.caller();
@@ -145,7 +145,7 @@ async fn descriptors_come_back_after_callers_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_stalls_is_given_up_either_way() {
+async fn a_stalled_body_times_out_in_both_directions() {
     let (closed, ends) = shared();
     let upstream = Upstream::start(move |incoming| {
         if incoming.target() == "/down" {
@@ -170,7 +170,7 @@ async fn a_body_that_stalls_is_given_up_either_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_stops_reading_is_given_up() {
+async fn an_upstream_that_stops_reading_times_out() {
     let (release, parked) = signal();
     let upstream = Upstream::start(move |_| {
         // The head was read; nothing of the body ever is.
@@ -190,7 +190,7 @@ async fn an_upstream_that_stops_reading_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_stops_reading_is_given_up() {
+async fn a_caller_that_stops_reading_times_out() {
     let (closed, ends) = shared();
     let upstream = Upstream::start(move |incoming| {
         incoming.respond("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");

@@ -131,7 +131,7 @@ async fn refresh_works_with_and_without_a_running_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_is_not_there_is_told_so() {
+async fn a_missing_account_is_reported() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     for with_proxy in [false, true] {
@@ -190,7 +190,7 @@ async fn a_logout_reaches_a_proxy_that_runs_later_and_one_that_cannot_be_asked()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lax_folder_stops_the_start_and_a_lax_record_its_account_only() {
+async fn a_too_permissive_folder_stops_the_start_and_a_record_only_its_account() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     connect(&workspace, "default").await;

@@ -64,7 +64,7 @@ async fn ready_tells_ok_degraded_and_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_told_so() {
+async fn missing_resources_are_reported_as_not_found() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox).await;
     let key = bearer(&proxy);
@@ -97,7 +97,7 @@ async fn what_is_not_there_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_are_kept_by_nobody_framed_by_nobody_and_load_nothing() {
+async fn pages_are_not_cached_not_framed_and_load_nothing() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -214,7 +214,7 @@ async fn unknown_fields_and_forms_of_bodies_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shutdown_ends_the_process_well() {
+async fn shutdown_ends_the_process_cleanly() {
     let sandbox = sandbox().await;
     let (workspace, mut proxy) = connected(&sandbox).await;
     let response = proxy.admin(Method::POST, "/api/shutdown", None).await;

@@ -163,7 +163,7 @@ async fn without_the_key_no_method_of_any_path_does_or_tells_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_open_pages_say_up_or_down_and_nothing_else() {
+async fn the_public_pages_report_only_up_or_down() {
     let sandbox = sandbox().await;
     let (workspace, proxy) = connected(&sandbox).await;
     let record: Value =
@@ -221,7 +221,7 @@ async fn a_link_opens_one_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_keys_is_barred_and_bars_nobody_else() {
+async fn guessing_keys_is_rate_limited_and_blocks_nobody_else() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox).await;
     let cookie = session(&proxy).await;
@@ -289,7 +289,7 @@ async fn a_page_of_another_site_can_post_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_sites_may_lead_a_person_to_three_pages_only() {
+async fn other_sites_may_navigate_to_three_pages_only() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

@@ -92,7 +92,7 @@ fn the_item_of_a_list_is_pointed_at() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let workspace =
         Workspace::with("[guard]\nread_olny = true\n[listen]\napi = 1\nadmin = \"x\"\n");
     let error = workspace.load(&["nope=1"], &[("PLEO_PROXY_NOPE", "1")]).unwrap_err().to_string();
@@ -100,7 +100,7 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn a_bad_value_is_told_by_the_name_of_its_layer() {
+fn an_invalid_value_is_reported_with_its_source() {
     let workspace = Workspace::with("[listen]\napi = \"127.0.0.1:1\"\n");
     let error =
         workspace.load(&[], &[("PLEO_PROXY_LISTEN_API", "nowhere")]).unwrap_err().to_string();
@@ -163,7 +163,7 @@ fn variables_of_a_clusters_service_are_ignored_and_said() {
 }
 
 #[test]
-fn a_check_tells_all_that_a_login_would_miss() {
+fn config_check_reports_everything_a_login_would_need() {
     let missing = |text: &str| {
         Workspace::with(text).load(&[], &[]).unwrap().check().err().map(|error| error.to_string())
     };

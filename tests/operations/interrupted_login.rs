@@ -89,7 +89,7 @@ async fn a_login_that_fails_ends_its_command_at_once_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_is_broken_off_is_given_back() {
+async fn an_interrupted_login_is_cancelled_at_the_proxy() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

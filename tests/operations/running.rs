@@ -253,7 +253,7 @@ async fn a_key_that_does_not_fit_is_no_stopped_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_hangs_is_not_called_not_running() {
+async fn a_hanging_proxy_is_not_reported_as_not_running() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
@@ -361,7 +361,7 @@ async fn run_files_of_other_places_are_left_alone_and_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_makes_and_changes_nothing() {
+async fn reading_commands_change_nothing() {
     let sandbox = sandbox().await;
     let looking: [&[&str]; 7] = [
         &["status"],

@@ -51,7 +51,7 @@ async fn the_ready_line_names_both_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ports_in_use_are_told_with_their_holder() {
+async fn ports_in_use_are_reported_with_the_program_that_has_them() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();

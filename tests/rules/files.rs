@@ -21,7 +21,7 @@ fn module(source: &Source) -> String {
 
 /// The files that each file imports, by module; whole chains of re-exports count as the file that is
 /// named.
-fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let ours = || sources.iter().filter(|it| it.part() != ASIDE && !it.product.is_empty());
     let modules: BTreeSet<String> = ours().map(module).collect();
     let imports = ours().map(|source| {
@@ -143,7 +143,7 @@ fn the_methods_of_a_type_are_in_its_file() {
 }
 
 /// The types of the `impl` blocks that implement no trait.
-fn inherent(code: &str) -> Vec<String> {
+pub(crate) fn inherent(code: &str) -> Vec<String> {
     let head = |line: &str| {
         let line = line.strip_prefix("impl")?;
         // The parameters of `impl<T: Into<String>> Type<T>`.

@@ -8,4 +8,5 @@ mod architecture;
 mod docs;
 mod documented_tables;
 mod files;
+mod report;
 mod rules;

@@ -49,7 +49,7 @@ async fn force_meanwhile(
 // --- R15, R33: the time of a token request.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_is_counted_from_before_the_request() {
+async fn a_lifetime_is_counted_from_before_the_request() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
     sandbox.set_faults(slow_token_response(1100));
@@ -59,7 +59,7 @@ async fn a_life_is_counted_from_before_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_takes_six_seconds_is_waited_for() {
+async fn a_response_that_takes_six_seconds_is_awaited() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
     let before = sandbox.counters();
@@ -93,7 +93,7 @@ async fn a_denial_adopts_what_the_store_holds_by_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_overtake_each_other_reach_their_own_accounts() {
+async fn responses_out_of_order_reach_their_own_accounts() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "first").await;
     sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
@@ -148,7 +148,7 @@ async fn a_redirect_of_the_token_endpoint_is_not_followed() {
 // --- R49: what is told of a refresh.
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_attempt_is_told_with_its_reason_and_outcome_and_without_its_tokens() {
+async fn every_refresh_is_logged_with_reason_and_outcome_but_without_tokens() {
     let sandbox = sandbox().await;
     let (_place, proxy) = connected(&sandbox, "default").await;
     proxy.force_refresh("default").await;

@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn token_answers_in_other_shapes() {
+async fn token_responses_in_other_forms() {
     let client = TestClient::new().await;
     let mut tokens = client.login().await;
     for (expires_in, wanted) in [
@@ -49,7 +49,7 @@ async fn token_answers_in_other_shapes() {
 }
 
 #[tokio::test]
-async fn lost_answers_before_and_after_the_work() {
+async fn responses_lost_before_and_after_the_request_is_handled() {
     let client = TestClient::new().await;
     let tokens = client.login().await;
     let lost = |work| TokenFault {
@@ -110,7 +110,7 @@ async fn other_token_faults() {
 }
 
 #[tokio::test]
-async fn a_fault_may_mean_one_grant_type_only() {
+async fn a_fault_can_apply_to_one_grant_type_only() {
     let client = TestClient::new().await;
     let only_grant = Some(GrantType::RefreshToken);
     client.token_fault(TokenFault {
@@ -131,7 +131,7 @@ async fn a_fault_may_mean_one_grant_type_only() {
 }
 
 #[tokio::test]
-async fn a_fault_may_mean_one_authorization_only() {
+async fn a_fault_can_apply_to_one_authorization_only() {
     let client = TestClient::new().await;
     let (first, second) = (client.login().await, client.login().await);
     client.token_fault(TokenFault {
@@ -150,7 +150,7 @@ async fn a_fault_may_mean_one_authorization_only() {
 }
 
 #[tokio::test]
-async fn the_work_is_done_although_the_caller_left() {
+async fn a_token_request_is_handled_although_the_caller_left() {
     let client = TestClient::new().await;
     let tokens = client.login().await;
     client.sandbox.set_faults(Faults { token_latency_before_ms: 200, ..Faults::default() });

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn rotation_kills_the_old_access_token_and_replay_the_family() {
+async fn a_refresh_ends_the_old_access_token_and_a_replay_revokes_the_family() {
     let client = TestClient::new().await;
     let (first, bystander) = (client.login().await, client.login().await);
     let second = tokens_of(client.refresh(&first.refresh).await.unwrap()).await;
@@ -86,7 +86,7 @@ async fn introspection_and_its_faults() {
 }
 
 #[tokio::test]
-async fn a_replay_after_a_lost_answer_is_told_from_others() {
+async fn a_replay_after_a_lost_response_is_counted_apart() {
     let client = TestClient::new().await;
     let counted =
         || (client.sandbox.counters().refresh_replays, client.sandbox.counters().lost_replays);
