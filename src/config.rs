@@ -6,117 +6,47 @@
 //! each part takes its own settings from [`Config`].
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 mod check;
-mod diagnostics;
+mod collector;
+mod diagnostic;
+mod environment;
 mod file;
+mod inputs;
 mod kinds;
 mod layers;
 mod settings;
+mod shape;
 mod show;
 mod source;
 mod suggest;
+mod table;
 
 pub use crate::oauth::{ClientAuth, SecretSource};
-use crate::outbound::{self, ProxyVariables};
-use crate::private_file::{self, PrivateFileError, text};
-use crate::proxy::guard;
-use crate::proxy::peer::Peers;
-use crate::secret::{ClientSecret, LocalKey};
-use crate::server;
-pub use diagnostics::{Code, ConfigError, Diagnostic, Place, Severity};
-use diagnostics::{Diagnostics, InvalidValue};
+use crate::outbound::ProxyVariables;
+use crate::private_file::text;
+use crate::secret::ClientSecret;
+pub use check::{check, oddities};
+use collector::Diagnostics;
+use diagnostic::InvalidValue;
+pub use diagnostic::{Code, ConfigError, Diagnostic, Place, Severity};
+pub use environment::Environment;
 use file::{ConfigFile, xdg_folder};
-use layers::{Layer, Reader};
-pub use settings::{Callers, Config, DefaultValue, General, Listen, Login, Row, Store, rows};
+use inputs::Layer;
+pub(crate) use inputs::SECRET_VARIABLE;
+pub use inputs::{Flags, Origin};
+use layers::Reader;
+use settings::TABLE;
+pub use settings::{Callers, Config, General, Listen, Login, Store, rows};
+pub use show::{show, show_json};
+pub use table::{DefaultValue, Row};
 
-/// Holds the client secret, for use without a file.
-pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
-/// Names the file, like `--config`.
-const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
 /// The variable that names systemd's folder of credentials, and the name of ours in it.
 const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
-/// Our folder below the XDG folders.
-const FOLDER: &str = "pleo-proxy";
-/// Largest file of a client secret or key, in bytes.
-const SECRET_LIMIT: u64 = 16 * 1024;
 /// The endpoints that must be set together in the sandbox.
 const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.api"];
-
-/// The flags that affect the configuration.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// `--config FILE`.
-    pub config: Option<PathBuf>,
-    /// `--environment NAME`.
-    pub environment: Option<String>,
-    /// Every `--set KEY=VALUE`, in order.
-    pub set: Vec<String>,
-    /// Base of relative paths in flags and variables, and the first place to look for `proxy.toml`.
-    pub working_dir: PathBuf,
-}
-
-/// A set of endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Environment {
-    /// An imitation of Pleo on this machine.
-    Sandbox,
-    /// Pleo's own test system.
-    Staging,
-    /// Pleo itself.
-    Production,
-}
-
-impl Environment {
-    /// The name as written in the configuration.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
-    /// The origins of its authorization server and of its API.
-    fn origins(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Sandbox => ("http://127.0.0.1:8090", "http://127.0.0.1:8090"),
-            Self::Staging => ("https://auth.staging.pleo.io", "https://external.staging.pleo.io"),
-            Self::Production => ("https://auth.pleo.io", "https://external.pleo.io"),
-        }
-    }
-}
-
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Built in, or set by the environment.
-    Default,
-    /// A line of the file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-    },
-    /// A variable of this name.
-    Variable(String),
-    /// `--set` or `--environment`.
-    Flag,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { path, line } => {
-                write!(f, "{}:{line}", one_line(&path.display().to_string()))
-            }
-            Self::Variable(name) => write!(f, "variable {name}"),
-            Self::Flag => f.write_str("flag"),
-        }
-    }
-}
 
 /// Reads the file, applies variables and flags, and checks everything.
 ///
@@ -125,17 +55,17 @@ impl fmt::Display for Origin {
 pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let file = file::find(flags, environment)?;
     let source = file.as_ref().map(|file| &file.source);
-    let mut reader = Reader::new(source, environment, flags)?;
+    let mut reader = Reader::new(&TABLE, source, environment, flags)?;
     let embedded_sandbox = endpoint_defaults(&mut reader);
     let mut config = Config::read(&mut reader);
     config.file = source.map(|source| source.path.clone());
     config.embedded_sandbox = embedded_sandbox;
-    let names = config.settings().into_iter().map(|(name, ..)| name);
+    let names = config.values().into_iter().map(|(name, _)| name);
     config.origins = names.map(|name| (name.clone(), reader.origin(&name))).collect();
     config.outbound.variables = ProxyVariables::of(environment);
-    config.warnings = warnings(environment);
-    config.take_secret(environment, &mut reader);
-    config.find_state_root(environment, &mut reader);
+    config.warnings = warnings(&reader.service_links);
+    take_secret(&mut config, environment, &mut reader);
+    find_state_root(&mut config, environment, &mut reader);
     if reader.diagnostics.is_empty() {
         check::together(&config, &mut reader);
     }
@@ -175,105 +105,59 @@ fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
     false
 }
 
-fn warnings(environment: &BTreeMap<String, String>) -> Vec<Diagnostic> {
-    let links = layers::service_links(environment).join(", ");
+fn warnings(service_links: &[String]) -> Vec<Diagnostic> {
+    let links = service_links.join(", ");
     let title = format!(
         "{links}: ignored, because a cluster sets such variables for a service of this name"
     );
     (!links.is_empty()).then(|| Diagnostic::warning(title, "")).into_iter().collect()
 }
 
-impl Config {
-    /// The environment in effect.
-    pub fn environment(&self) -> Environment {
-        self.general.environment
-    }
-
-    /// Takes the secret from a flag's file, the variable, the configured file or a credential, in
-    /// that order.
-    fn take_secret(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {
-        let layer = reader.layers.get("client.secret_file").layer;
-        let is_file = matches!(self.oauth.client_secret, SecretSource::File(_));
-        let came_from = match (environment.get(SECRET_VARIABLE), layer) {
-            (Some(_), Layer::Flag(_)) if is_file => return,
-            (Some(secret), layer) => {
-                if let (true, Layer::Variable(name)) = (is_file, layer) {
-                    let title = format!("{SECRET_VARIABLE} and {name} are both set");
-                    reader.diagnostics.push(Diagnostic::error(
-                        Code::Conflict,
-                        title,
-                        "set one of them",
-                    ));
-                }
-                self.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
-                SECRET_VARIABLE
+/// Takes the secret from a flag's file, the variable, the configured file or a credential, in
+/// that order.
+fn take_secret(
+    config: &mut Config,
+    environment: &BTreeMap<String, String>,
+    reader: &mut Reader<'_>,
+) {
+    let layer = reader.layers.get("client.secret_file").layer;
+    let is_file = matches!(config.oauth.client_secret, SecretSource::File(_));
+    let came_from = match (environment.get(SECRET_VARIABLE), layer) {
+        (Some(_), Layer::Flag(_)) if is_file => return,
+        (Some(secret), layer) => {
+            if let (true, Layer::Variable(name)) = (is_file, layer) {
+                let title = format!("{SECRET_VARIABLE} and {name} are both set");
+                reader.diagnostics.push(Diagnostic::error(
+                    Code::Conflict,
+                    title,
+                    "set one of them",
+                ));
             }
-            (None, _) => match credential(environment).filter(|_| !is_file) {
-                Some(path) => {
-                    self.oauth.client_secret = SecretSource::File(path);
-                    CREDENTIALS.0
-                }
-                None => return,
-            },
-        };
-        self.origins.insert("client.secret".to_owned(), Origin::Variable(came_from.to_owned()));
-    }
-
-    fn find_state_root(&mut self, environment: &BTreeMap<String, String>, reader: &mut Reader<'_>) {
-        let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
-        self.state_root = self.store.path.clone().or_else(xdg);
-        if self.state_root.is_none() && self.environment() != Environment::Sandbox {
-            let title =
-                "the store has no folder: `store.path`, XDG_STATE_HOME and HOME are not set";
-            let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
-            reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
+            config.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
+            SECRET_VARIABLE
         }
-    }
+        (None, _) => match credential(environment).filter(|_| !is_file) {
+            Some(path) => {
+                config.oauth.client_secret = SecretSource::File(path);
+                CREDENTIALS.0
+            }
+            None => return,
+        },
+    };
+    config.origins.insert("client.secret".to_owned(), Origin::Variable(came_from.to_owned()));
+}
 
-    /// Settings of the outbound connections, with the servers they go to.
-    pub fn outbound(&self) -> outbound::Settings {
-        let oauth = &self.oauth;
-        let introspect = oauth.introspect.as_ref().map(|endpoint| endpoint.origin());
-        let called: Vec<_> =
-            [oauth.token.origin(), oauth.api.clone()].into_iter().chain(introspect).collect();
-        outbound::Settings {
-            plain_only: called.iter().all(|origin| !origin.tls) && !oauth.authorize.origin().tls,
-            destinations: called.into_iter().map(|origin| (origin.host, origin.port)).collect(),
-            ..self.outbound.clone()
-        }
-    }
-
-    /// Settings of the guard, with the local key from its file.
-    ///
-    /// # Errors
-    /// The key's file is not private or cannot be read.
-    pub fn guard(&self) -> Result<guard::Settings, PrivateFileError> {
-        let path = self.callers.local_key_file.as_deref();
-        let key =
-            path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
-        Ok(guard::Settings { local_key: key.transpose()?, ..self.guard.clone() })
-    }
-
-    /// Settings of the server.
-    pub fn server(&self) -> server::Settings {
-        server::Settings {
-            api: self.listen.api.clone(),
-            admin: self.listen.admin,
-            max_connections: self.listen.max_connections,
-            peers: Peers::new(self.callers.peer_check.allowed()),
-            idle_timeout: self.upstream.idle_timeout,
-        }
-    }
-
-    /// The environment's state folder: records, `admin.key` and `run/`. `None` if no home is known
-    /// (sandbox only).
-    pub fn state_folder(&self) -> Option<PathBuf> {
-        self.state_folder_of(self.environment())
-    }
-
-    /// The state folder of any environment.
-    pub fn state_folder_of(&self, environment: Environment) -> Option<PathBuf> {
-        self.state_root.as_ref().map(|root| root.join(environment.as_str()))
+fn find_state_root(
+    config: &mut Config,
+    environment: &BTreeMap<String, String>,
+    reader: &mut Reader<'_>,
+) {
+    let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
+    config.state_root = config.store.path.clone().or_else(xdg);
+    if config.state_root.is_none() && config.environment() != Environment::Sandbox {
+        let title = "the store has no folder: `store.path`, XDG_STATE_HOME and HOME are not set";
+        let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
+        reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
     }
 }
 
@@ -293,9 +177,4 @@ fn credential(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     let folder = environment.get(variable).filter(|folder| !folder.is_empty())?;
     let path = Path::new(folder).join(name);
     fs::symlink_metadata(&path).is_ok().then_some(path)
-}
-
-/// Untrusted text, safe to print on one line of a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }

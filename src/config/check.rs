@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostics::{Code, ConfigError, Diagnostic, InvalidValue};
+use super::diagnostic::{Code, ConfigError, Diagnostic, InvalidValue};
+use super::environment::Environment;
+use super::inputs::SECRET_VARIABLE;
 use super::layers::Reader;
-use super::settings::Config;
-use super::{Environment, SECRET_LIMIT, SECRET_VARIABLE, SecretSource};
-use crate::oauth::CredentialsError;
+use super::settings::{Config, SECRET_LIMIT};
 use crate::oauth::endpoint::Origin;
+use crate::oauth::{CredentialsError, SecretSource};
 use crate::private_file;
 use crate::server::Address;
 
@@ -84,75 +85,72 @@ fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
     candidates.into_iter().find_map(|(name, origin)| leads_here(origin).then_some(name))
 }
 
-impl Config {
-    /// Checks what [`load`](super::load) does not, because not every command needs it. Returns
-    /// warnings.
-    ///
-    /// # Errors
-    /// Everything that is missing for a login, and files that cannot be used.
-    pub fn check(&self) -> Result<Vec<Diagnostic>, ConfigError> {
-        let mut found = self.missing();
-        found.extend(self.secret_problem());
-        found.extend(self.callers.local_key_file.as_ref().and_then(|path| local_key_problem(path)));
-        found.extend(self.outbound.ca_file.as_ref().and_then(|path| certificate_problem(path)));
-        if found.is_empty() { Ok(self.oddities()) } else { Err(ConfigError(found)) }
-    }
+/// Checks what [`load`](super::load) does not, because not every command needs it. Returns
+/// warnings.
+///
+/// # Errors
+/// Everything that is missing for a login, and files that cannot be used.
+pub fn check(config: &Config) -> Result<Vec<Diagnostic>, ConfigError> {
+    let mut found = missing(config);
+    found.extend(secret_problem(config));
+    found.extend(config.callers.local_key_file.as_ref().and_then(|path| local_key_problem(path)));
+    found.extend(config.outbound.ca_file.as_ref().and_then(|path| certificate_problem(path)));
+    if found.is_empty() { Ok(oddities(config)) } else { Err(ConfigError(found)) }
+}
 
-    /// Warnings, for the start and for `config check`.
-    pub fn oddities(&self) -> Vec<Diagnostic> {
-        let has_space =
-            self.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
-        let title = "the client secret begins or ends with a space, which is sent with it";
-        let space = has_space.then(|| {
-            Diagnostic::warning(title, "remove the space if it is not part of the secret")
-        });
-        self.warnings.iter().cloned().chain(space).collect()
-    }
+/// Warnings, for the start and for `config check`.
+pub fn oddities(config: &Config) -> Vec<Diagnostic> {
+    let has_space = config.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
+    let title = "the client secret begins or ends with a space, which is sent with it";
+    let space = has_space
+        .then(|| Diagnostic::warning(title, "remove the space if it is not part of the secret"));
+    config.warnings.iter().cloned().chain(space).collect()
+}
 
-    /// What is missing for a login. The embedded sandbox provides everything.
-    fn missing(&self) -> Vec<Diagnostic> {
-        if self.embedded_sandbox {
-            return Vec::new();
-        }
-        let mut found = Vec::new();
-        let mut report =
-            |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
-        match self.oauth.client_id.as_deref() {
-            None => report(
-                "`client.id` is not set",
-                "write, below [client], the id that Pleo gave you: id = \"...\"",
-            ),
-            Some(EXAMPLE_ID) => report(
-                "`client.id` still has the value of the example",
-                "write the id that Pleo gave you",
-            ),
-            Some(_) => {}
-        }
-        if matches!(self.oauth.client_secret, SecretSource::None) {
-            let fix = format!(
-                "write it to a file with mode 600 and set, below [client]: secret_file = \"client-secret\"; or set \
-                 {SECRET_VARIABLE}"
-            );
-            report("the client secret is not set", &fix);
-        }
-        if self.oauth.scopes.is_empty() {
-            let fix = "write, below [client], the scopes agreed with Pleo: scopes = [\"export-jobs:read\"]";
-            report("`client.scopes` is empty, so a login would ask for nothing", fix);
-        }
-        if self.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
-            report(
-                "`client.redirect_uri` still has the value of the example",
-                "write the redirect URI that is registered at Pleo",
-            );
-        }
-        found
+/// What is missing for a login. The embedded sandbox provides everything.
+fn missing(config: &Config) -> Vec<Diagnostic> {
+    if config.embedded_sandbox {
+        return Vec::new();
     }
+    let mut found = Vec::new();
+    let mut report =
+        |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
+    match config.oauth.client_id.as_deref() {
+        None => report(
+            "`client.id` is not set",
+            "write, below [client], the id that Pleo gave you: id = \"...\"",
+        ),
+        Some(EXAMPLE_ID) => report(
+            "`client.id` still has the value of the example",
+            "write the id that Pleo gave you",
+        ),
+        Some(_) => {}
+    }
+    if matches!(config.oauth.client_secret, SecretSource::None) {
+        let fix = format!(
+            "write it to a file with mode 600 and set, below [client]: secret_file = \"client-secret\"; or set \
+             {SECRET_VARIABLE}"
+        );
+        report("the client secret is not set", &fix);
+    }
+    if config.oauth.scopes.is_empty() {
+        let fix =
+            "write, below [client], the scopes agreed with Pleo: scopes = [\"export-jobs:read\"]";
+        report("`client.scopes` is empty, so a login would ask for nothing", fix);
+    }
+    if config.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
+        report(
+            "`client.redirect_uri` still has the value of the example",
+            "write the redirect URI that is registered at Pleo",
+        );
+    }
+    found
+}
 
-    fn secret_problem(&self) -> Option<Diagnostic> {
-        match self.oauth.client_secret.read() {
-            Ok(_) | Err(CredentialsError::NoSecret) => None,
-            Err(error) => Some(Diagnostic::of(Code::File, error)),
-        }
+fn secret_problem(config: &Config) -> Option<Diagnostic> {
+    match config.oauth.client_secret.read() {
+        Ok(_) | Err(CredentialsError::NoSecret) => None,
+        Err(error) => Some(Diagnostic::of(Code::File, error)),
     }
 }
 

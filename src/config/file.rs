@@ -6,15 +6,18 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::diagnostics::{Code, ConfigError, Diagnostic};
+use super::diagnostic::{Code, ConfigError, Diagnostic};
+use super::inputs::{FILE_VARIABLE, Flags};
 use super::source::Source;
-use super::{FILE_VARIABLE, FOLDER, Flags};
 use crate::private_file::access::{Access, current_user};
 use crate::private_file::text::{self, NotText};
 
 /// Largest file, in bytes: a larger one is a mistake.
 const LIMIT: u64 = 1024 * 1024;
 const NAME: &str = "proxy.toml";
+
+/// Our folder below the XDG folders.
+const FOLDER: &str = "pleo-proxy";
 
 /// The configuration file and its mode.
 pub(super) struct ConfigFile {

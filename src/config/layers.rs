@@ -10,28 +10,13 @@ use std::str::FromStr;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
 
-use super::diagnostics::{ConfigError, Diagnostics, InvalidValue};
+use super::collector::Diagnostics;
+use super::diagnostic::{ConfigError, InvalidValue};
+use super::inputs::{FILE_VARIABLE, Flags, Layer, Origin, SECRET_VARIABLE, Spans, VARIABLE_PREFIX};
 use super::kinds::Kind;
-use super::settings::{self, Row, SECTIONS, VARIABLE_PREFIX, find};
 use super::source::Source;
-use super::{FILE_VARIABLE, Flags, Origin, SECRET_VARIABLE, suggest};
-
-/// The place of a setting in the file.
-#[derive(Clone)]
-pub(super) struct Spans {
-    pub(super) key: Range<usize>,
-    pub(super) value: Range<usize>,
-    pub(super) items: Vec<Range<usize>>,
-}
-
-/// The layer that set a value.
-#[derive(Clone)]
-pub(super) enum Layer {
-    Default,
-    File(Spans),
-    Variable(String),
-    Flag(&'static str),
-}
+use super::suggest;
+use super::table::{Row, Table};
 
 /// A raw value and its layer. No `Debug`: a proxy URL may hold a password.
 #[derive(Clone)]
@@ -42,6 +27,7 @@ pub(super) struct Setting {
 
 /// All settings by their full names.
 pub(super) struct Layers {
+    table: &'static Table,
     defaults: BTreeMap<&'static str, Value>,
     given: BTreeMap<String, Setting>,
     /// Tables with free names, such as `accounts.acme`, with or without keys.
@@ -49,11 +35,13 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    fn new() -> Self {
-        let default =
-            |row: &Row| (row.name, row.fixed_default().and_then(parse).unwrap_or_else(unset));
-        let defaults = settings::rows().map(default).collect();
-        Self { defaults, given: BTreeMap::new(), tables: BTreeMap::new() }
+    fn new(table: &'static Table) -> Self {
+        // Without a default, it is not set.
+        let default = |row: &Row| {
+            (row.name, row.fixed_default().and_then(parse).unwrap_or_else(|| "".into()))
+        };
+        let defaults = table.rows().map(default).collect();
+        Self { table, defaults, given: BTreeMap::new(), tables: BTreeMap::new() }
     }
 
     /// Replaces a default, for those that depend on the environment.
@@ -62,8 +50,7 @@ impl Layers {
     }
 
     fn default(&self, name: &str) -> &Value {
-        let default = find(name).and_then(|row| self.defaults.get(row.name));
-        default.expect("only names from the table of settings are asked for")
+        self.defaults.get(self.table.row(name).name).expect("each row has a default")
     }
 
     pub(super) fn get(&self, name: &str) -> Setting {
@@ -74,11 +61,6 @@ impl Layers {
     pub(super) fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }
-}
-
-/// The value of a setting that is not set and has no default.
-fn unset() -> Value {
-    Value::String(String::new())
 }
 
 fn parse(text: &str) -> Option<Value> {
@@ -103,10 +85,13 @@ fn plain(value: &DeValue<'_>) -> Value {
 /// Collects the layers, then reads each setting as its type. A bad value becomes a diagnostic, and
 /// reading goes on with the default.
 pub(super) struct Reader<'a> {
+    table: &'static Table,
     pub(super) layers: Layers,
-    pub(super) source: Option<&'a Source>,
-    pub(super) working_dir: &'a Path,
+    working_dir: &'a Path,
     pub(super) diagnostics: Diagnostics<'a>,
+    /// The variables that a cluster sets in every container for a service called `pleo-proxy` or
+    /// `pleo-proxy-...`.
+    pub(super) service_links: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -115,12 +100,18 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The file is not TOML, and nothing more can be said about it.
     pub(super) fn new(
+        table: &'static Table,
         source: Option<&'a Source>,
         environment: &BTreeMap<String, String>,
         flags: &'a Flags,
     ) -> Result<Self, ConfigError> {
-        let (layers, diagnostics) = (Layers::new(), Diagnostics::new(source));
-        let mut reader = Self { layers, source, working_dir: &flags.working_dir, diagnostics };
+        let mut reader = Self {
+            table,
+            layers: Layers::new(table),
+            working_dir: &flags.working_dir,
+            diagnostics: Diagnostics::new(source, table),
+            service_links: Vec::new(),
+        };
         if let Some(source) = source {
             reader.file(source)?;
         }
@@ -147,7 +138,7 @@ impl<'a> Reader<'a> {
 
     fn file(&mut self, source: &Source) -> Result<(), ConfigError> {
         let table = DeTable::parse(&source.text).map_err(|error| {
-            let mut diagnostics = Diagnostics::new(Some(source));
+            let mut diagnostics = Diagnostics::new(Some(source), self.table);
             diagnostics.syntax(error.span().unwrap_or(0..0), error.message());
             diagnostics.into_error()
         })?;
@@ -160,17 +151,17 @@ impl<'a> Reader<'a> {
     /// A section or key at the top of the file.
     fn top(&mut self, name: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
         match value.get_ref() {
-            DeValue::Table(tables) if settings::has_tables(name) => {
+            DeValue::Table(tables) if self.table.has_tables(name) => {
                 for (table, value) in tables {
                     self.named_table(&format!("{name}.{}", table.get_ref()), table.span(), value);
                 }
             }
-            DeValue::Table(keys) if SECTIONS.contains(&name) => self.keys(name, keys),
-            DeValue::Table(_) if find(name).is_none() => {
+            DeValue::Table(keys) if self.table.sections.contains(&name) => self.keys(name, keys),
+            DeValue::Table(_) if self.table.find(name).is_none() => {
                 let title = format!("unknown section `{name}`");
-                self.diagnostics.key(span, &title, &suggest::key(name));
+                self.diagnostics.key(span, &title, &suggest::key(name, self.table));
             }
-            _ if SECTIONS.contains(&name) => {
+            _ if self.table.sections.contains(&name) => {
                 let fix = format!("write [{name}] on a line of its own, its keys below");
                 self.diagnostics.key(span, &format!("`{name}` is a section, not a key"), &fix);
             }
@@ -196,9 +187,9 @@ impl<'a> Reader<'a> {
     }
 
     fn entry(&mut self, name: &str, key: Range<usize>, value: &Spanned<DeValue<'_>>) {
-        let Some(row) = find(name) else {
+        let Some(row) = self.table.find(name) else {
             let title = format!("unknown key `{name}`");
-            return self.diagnostics.key(key, &title, &suggest::key(name));
+            return self.diagnostics.key(key, &title, &suggest::key(name, self.table));
         };
         let items = value.get_ref().as_array().into_iter().flatten();
         let items = items.map(Spanned::span).collect();
@@ -211,15 +202,15 @@ impl<'a> Reader<'a> {
             name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE
         };
         for (variable, raw) in environment.iter().filter(|(name, _)| is_ours(name)) {
-            match settings::rows().find_map(|row| Some((row.set_by(variable)?, row))) {
+            match self.table.rows().find_map(|row| Some((row.set_by(variable)?, row))) {
                 Some((name, row)) => {
                     let layer = Layer::Variable(variable.clone());
                     self.set(&name, row, (row.shape)().of_bare(raw), layer);
                 }
-                None if is_service_link(variable, raw) => {}
+                None if is_service_link(variable, raw) => self.service_links.push(variable.clone()),
                 None => {
                     let title = format!("unknown variable `{variable}`");
-                    self.diagnostics.unknown(&title, &suggest::variable(variable));
+                    self.diagnostics.unknown(&title, &suggest::variable(variable, self.table));
                 }
             }
         }
@@ -231,7 +222,7 @@ impl<'a> Reader<'a> {
             self.assignment(set);
         }
         let name = "environment";
-        if let (Some(value), Some(row)) = (&flags.environment, find(name)) {
+        if let (Some(value), Some(row)) = (&flags.environment, self.table.find(name)) {
             self.set(name, row, Some(value.as_str().into()), Layer::Flag("--environment"));
         }
     }
@@ -244,9 +235,9 @@ impl<'a> Reader<'a> {
             return self.diagnostics.unknown("`--set` needs KEY=VALUE", fix);
         };
         let (name, raw) = (name.trim(), raw.trim());
-        let Some(row) = find(name) else {
+        let Some(row) = self.table.find(name) else {
             let title = format!("`--set {name}`: unknown key");
-            return self.diagnostics.unknown(&title, &suggest::key(name));
+            return self.diagnostics.unknown(&title, &suggest::key(name, self.table));
         };
         // As TOML if that fits the key, else as bare text: shells remove quotes.
         let shape = (row.shape)();
@@ -287,20 +278,20 @@ impl<'a> Reader<'a> {
 
     /// Reports what is wrong with the value of a setting.
     pub(super) fn invalid(&mut self, name: &str, invalid: &InvalidValue) {
-        let row = find(name).expect("only names from the table of settings are asked for");
+        let row = self.table.row(name);
         self.diagnostics.invalid(name, row, &self.layers.get(name).layer, invalid);
     }
 
     /// The folder that relative paths start at.
     fn base(&self, layer: &Layer) -> &'a Path {
-        match (layer, self.source) {
+        match (layer, self.diagnostics.source) {
             (Layer::File(_), Some(source)) => source.path.parent().unwrap_or(Path::new("")),
             _ => self.working_dir,
         }
     }
 
     pub(super) fn origin(&self, name: &str) -> Origin {
-        match (self.layers.get(name).layer, self.source) {
+        match (self.layers.get(name).layer, self.diagnostics.source) {
             (Layer::File(spans), Some(source)) => {
                 Origin::File { path: source.path.clone(), line: source.position(spans.key.start).0 }
             }
@@ -309,15 +300,6 @@ impl<'a> Reader<'a> {
             (Layer::Default | Layer::File(_), _) => Origin::Default,
         }
     }
-}
-
-/// The variables that a cluster sets in every container for a service called `pleo-proxy` or
-/// `pleo-proxy-...`.
-pub(super) fn service_links(environment: &BTreeMap<String, String>) -> Vec<String> {
-    let is_unknown = |name: &str| !settings::rows().any(|row| row.set_by(name).is_some());
-    let links =
-        environment.iter().filter(|(name, value)| is_unknown(name) && is_service_link(name, value));
-    links.map(|(name, _)| name.clone()).collect()
 }
 
 /// The forms of the Kubernetes documentation ("Service environment variables") and of Docker's

@@ -12,7 +12,6 @@
 //!   `BTreeMap<Name, Struct>`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -21,128 +20,30 @@ use std::time::Duration;
 use toml::Value;
 use url::Url;
 
-use super::diagnostics::Diagnostic;
-use super::kinds::Shape::{self, Boolean, Integer, Size, Text, WordOrIds};
+use super::diagnostic::Diagnostic;
+use super::environment::Environment;
+use super::inputs::Origin;
 use super::kinds::{
     By, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word,
 };
 use super::layers::Reader;
-use super::{Environment, Origin};
+use super::shape::Shape::{Boolean, Integer, Size, Text, WordOrIds};
+use super::table::DefaultValue::{ByEnvironment, Is, Like, Unset};
+use super::table::{Row, Table};
 use crate::accounts;
 use crate::oauth::endpoint::{self, Endpoint};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, KeyExchange, ProxyChoice};
+use crate::private_file::{self, PrivateFileError};
 use crate::proxy::guard::{self, allowed_host, allowed_origin};
-use crate::proxy::peer::PeerCheck;
+use crate::proxy::peer::{PeerCheck, Peers};
 use crate::proxy::{replay, upstream};
+use crate::secret::LocalKey;
 use crate::server::{self, Address};
 use crate::store::{self, AccountName};
 
-/// One setting.
-pub struct Row {
-    /// `section.key`, `section.*.key` in tables with free names, or `key` at the top.
-    pub name: &'static str,
-    /// The default and an example, as TOML.
-    pub default: DefaultValue,
-    /// What it does; the same text is in the README.
-    pub doc: &'static str,
-    pub(super) shape: fn() -> Shape,
-    /// True if a wrong value may be a secret: it is then never part of an error.
-    pub(super) hides: fn() -> bool,
-    /// The values in effect by their full names, without secrets: one, or one for each table.
-    pub(super) show: fn(&Config) -> Vec<(String, Value)>,
-}
-
-/// The value of a setting that is not set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DefaultValue {
-    /// This value, which is its own example.
-    Is(&'static str),
-    /// This value; the second one is the example.
-    Like(&'static str, &'static str),
-    /// Nothing; the value is an example.
-    Unset(&'static str),
-    /// Set by the environment; the value is an example.
-    ByEnvironment(&'static str),
-}
-
-use DefaultValue::{ByEnvironment, Is, Like, Unset};
-
-impl Row {
-    /// The section, none at the top.
-    pub fn section(&self) -> Option<&'static str> {
-        self.name.split_once('.').map(|(section, _)| section)
-    }
-
-    /// The name without its section.
-    pub fn short(&self) -> &'static str {
-        self.name.rsplit('.').next().unwrap_or(self.name)
-    }
-
-    /// The heading of its table, with NAME for a free name; none at the top.
-    pub(super) fn heading(&self) -> Option<String> {
-        self.name.rsplit_once('.').map(|(heading, _)| heading.replace('*', "NAME"))
-    }
-
-    /// True if this is the row of the setting `name`: `*` stands for one name.
-    fn is_row_of(&self, name: &str) -> bool {
-        let Some((start, end)) = self.name.split_once('*') else { return self.name == name };
-        let table = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
-        table.is_some_and(|table| !table.is_empty() && !table.contains('.'))
-    }
-
-    /// The full name of this setting below a heading, if it belongs there.
-    pub(super) fn below(&self, heading: &str) -> Option<String> {
-        let name = match heading {
-            "" => self.short().to_owned(),
-            _ => format!("{heading}.{}", self.short()),
-        };
-        self.is_row_of(&name).then_some(name)
-    }
-
-    /// The full name of the setting that a variable sets, if it is one of this row. Names of tables
-    /// are in lower case, with hyphens.
-    pub(super) fn set_by(&self, variable: &str) -> Option<String> {
-        let own = self.variable();
-        let Some((start, end)) = own.split_once('*') else {
-            return (own == variable).then(|| self.name.to_owned());
-        };
-        let table = variable.strip_prefix(start)?.strip_suffix(end)?;
-        let table = table.to_ascii_lowercase().replace('_', "-");
-        (!table.is_empty()).then(|| in_table(self.name, &table))
-    }
-
-    /// The default as TOML, if it is a fixed one.
-    pub fn fixed_default(&self) -> Option<&'static str> {
-        match self.default {
-            Is(value) | Like(value, _) => Some(value),
-            Unset(_) | ByEnvironment(_) => None,
-        }
-    }
-
-    /// A value as TOML.
-    pub fn example(&self) -> &'static str {
-        match self.default {
-            Is(example) | Like(_, example) | Unset(example) | ByEnvironment(example) => example,
-        }
-    }
-
-    /// The variable that sets it; `*` stands for the name of a table.
-    pub fn variable(&self) -> String {
-        format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
-    }
-
-    /// The example as a variable would have it.
-    pub(super) fn bare_example(&self) -> String {
-        self.example().trim_matches(['[', ']']).replace('"', "").replace(", ", ",")
-    }
-}
-
-/// The prefix of all our variables.
-pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
-
 /// The sections in the order of `proxy.toml`.
-pub(super) const SECTIONS: &[&str] = &[
+const SECTIONS: &[&str] = &[
     "listen",
     "client",
     "endpoints",
@@ -155,7 +56,18 @@ pub(super) const SECTIONS: &[&str] = &[
 ];
 
 /// Keys that were renamed.
-pub(super) const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
+const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
+
+/// All settings.
+pub(super) static TABLE: Table = Table { blocks: BLOCKS, sections: SECTIONS, renamed: &RENAMED };
+
+/// All rows, in the order of `proxy.toml`.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    TABLE.rows()
+}
+
+/// Largest file of a client secret or key, in bytes.
+pub(super) const SECRET_LIMIT: u64 = 16 * 1024;
 
 macro_rules! settings {
     ($($(#[$meta:meta])* $vis:vis $part:ident: $how:ident $($path:ident)::+ $(by $key:ty)? {
@@ -204,9 +116,21 @@ macro_rules! settings {
                     warnings: Vec::new(),
                 }
             }
+
+            /// The values in effect by their full names, without secrets, in the order of the rows.
+            pub(super) fn values(&self) -> Vec<(String, Value)> {
+                let mut values = Vec::new();
+                $(
+                    $(#[$meta])*
+                    {
+                        $(values.extend(settings!(@show $how self, $part, $name $field $kind));)+
+                    }
+                )+
+                values
+            }
         }
 
-        static BLOCKS: &[&[Row]] = &[$(
+        const BLOCKS: &[&[Row]] = &[$(
             $(#[$meta])*
             &[$(Row {
                 name: $name,
@@ -214,7 +138,6 @@ macro_rules! settings {
                 doc: $doc,
                 shape: || Kind::<$type>::shape(&$kind),
                 hides: || Kind::<$type>::hides(&$kind),
-                show: |config| settings!(@show $how config, $part, $name $field $kind),
             },)+],
         )+];
     };
@@ -233,7 +156,7 @@ macro_rules! settings {
     }) => {{
         let tables = $reader.tables(stringify!($part)).into_iter();
         tables.map(|(table, key)| {
-            (key, $struct { $($field: $reader.get(&in_table($name, &table), &$kind),)+ })
+            (key, $struct { $($field: $reader.get(&super::table::in_table($name, &table), &$kind),)+ })
         }).collect()
     }};
     (@read $how:ident $reader:ident, $part:ident, $($path:ident)::+ {
@@ -244,17 +167,12 @@ macro_rules! settings {
     (@show each $config:ident, $part:ident, $name:literal $field:ident $kind:expr) => {{
         let tables = $config.$part.iter();
         tables.map(|(table, settings)| {
-            (in_table($name, &table.to_string()), $kind.show(&settings.$field))
-        }).collect()
+            (super::table::in_table($name, &table.to_string()), $kind.show(&settings.$field))
+        })
     }};
     (@show $how:ident $config:ident, $part:ident, $name:literal $field:ident $kind:expr) => {
-        vec![($name.to_owned(), $kind.show(&$config.$part.$field))]
+        [($name.to_owned(), $kind.show(&$config.$part.$field))]
     };
-}
-
-/// The full name of a setting in one of the tables of its section.
-fn in_table(name: &str, table: &str) -> String {
-    name.replacen('*', table, 1)
 }
 
 settings! {
@@ -369,29 +287,56 @@ fn admin_listener(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "must be an IP address and a port, or off")
 }
 
-/// All rows, in the order of `proxy.toml`.
-pub fn rows() -> impl Iterator<Item = &'static Row> {
-    let sections = [None].into_iter().chain(SECTIONS.iter().copied().map(Some));
-    sections.flat_map(|section| all().filter(move |row| row.section() == section))
-}
+impl Config {
+    /// The environment in effect.
+    pub fn environment(&self) -> Environment {
+        self.general.environment
+    }
 
-fn all() -> impl Iterator<Item = &'static Row> {
-    BLOCKS.iter().copied().flatten()
-}
+    /// Settings of the outbound connections, with the servers they go to.
+    pub fn outbound(&self) -> outbound::Settings {
+        let oauth = &self.oauth;
+        let introspect = oauth.introspect.as_ref().map(|endpoint| endpoint.origin());
+        let called: Vec<_> =
+            [oauth.token.origin(), oauth.api.clone()].into_iter().chain(introspect).collect();
+        outbound::Settings {
+            plain_only: called.iter().all(|origin| !origin.tls) && !oauth.authorize.origin().tls,
+            destinations: called.into_iter().map(|origin| (origin.host, origin.port)).collect(),
+            ..self.outbound.clone()
+        }
+    }
 
-/// The row of the setting of that name.
-pub(super) fn find(name: &str) -> Option<&'static Row> {
-    all().find(|row| row.is_row_of(name))
-}
+    /// Settings of the guard, with the local key from its file.
+    ///
+    /// # Errors
+    /// The key's file is not private or cannot be read.
+    pub fn guard(&self) -> Result<guard::Settings, PrivateFileError> {
+        let path = self.callers.local_key_file.as_deref();
+        let key =
+            path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
+        Ok(guard::Settings { local_key: key.transpose()?, ..self.guard.clone() })
+    }
 
-/// True if a section holds tables with free names and no keys.
-pub(super) fn has_tables(section: &str) -> bool {
-    all().any(|row| row.section() == Some(section) && row.name.contains('*'))
-}
+    /// Settings of the server.
+    pub fn server(&self) -> server::Settings {
+        server::Settings {
+            api: self.listen.api.clone(),
+            admin: self.listen.admin,
+            max_connections: self.listen.max_connections,
+            peers: Peers::new(self.callers.peer_check.allowed()),
+            idle_timeout: self.upstream.idle_timeout,
+        }
+    }
 
-impl fmt::Debug for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
+    /// The environment's state folder: records, `admin.key` and `run/`. `None` if no home is known
+    /// (sandbox only).
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.state_folder_of(self.environment())
+    }
+
+    /// The state folder of any environment.
+    pub fn state_folder_of(&self, environment: Environment) -> Option<PathBuf> {
+        self.state_root.as_ref().map(|root| root.join(environment.as_str()))
     }
 }
 
@@ -399,19 +344,21 @@ impl fmt::Debug for Row {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::{ConfigError, Flags};
+    use super::super::{ConfigError, Flags, show, show_json};
     use super::*;
 
     #[test]
     fn every_row_has_a_name_of_its_own_and_a_known_section() {
-        let names: BTreeSet<_> = all().map(|row| row.name).collect();
-        assert_eq!(names.len(), all().count());
-        assert_eq!(rows().count(), all().count(), "a section is missing in SECTIONS");
+        let names: BTreeSet<_> = TABLE.all().map(|row| row.name).collect();
+        assert_eq!(names.len(), TABLE.all().count());
+        assert_eq!(rows().count(), TABLE.all().count(), "a section is missing in SECTIONS");
     }
 
     #[test]
     fn renamed_keys_lead_to_keys_that_exist() {
-        assert!(RENAMED.iter().all(|(old, new)| find(old).is_none() && find(new).is_some()));
+        assert!(
+            RENAMED.iter().all(|(old, new)| TABLE.find(old).is_none() && TABLE.find(new).is_some())
+        );
     }
 
     fn load(file: &str, set: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -434,7 +381,7 @@ mod tests {
         assert_eq!(floors, [("berlin", 4), ("oslo", 1), ("rome", 2), ("sao-paulo", 9)]);
         let key = config.offices.values().find_map(|office| office.key_file.as_ref());
         assert!(key.unwrap().is_absolute(), "a path starts at the file's folder");
-        let shown = config.show();
+        let shown = show(&config);
         let shown = &shown[shown.find("[offices.berlin]").unwrap()..];
         for line in [
             "floors = 4  # ",
@@ -444,7 +391,7 @@ mod tests {
         ] {
             assert!(shown.contains(line), "{line:?} is not in:\n{shown}");
         }
-        assert!(config.show_json()["settings"]["offices.rome.floors"]["value"] == 2);
+        assert!(show_json(&config)["settings"]["offices.rome.floors"]["value"] == 2);
     }
 
     #[test]

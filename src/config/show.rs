@@ -3,9 +3,11 @@
 use serde_json::json;
 use toml::Value;
 
-use super::diagnostics::Diagnostic;
-use super::settings::{self, Config, DefaultValue, Row, SECTIONS};
-use super::{Origin, SecretSource, one_line};
+use super::diagnostic::{Diagnostic, one_line};
+use super::inputs::Origin;
+use super::settings::{Config, TABLE};
+use super::table::{DefaultValue, Row};
+use crate::oauth::SecretSource;
 use crate::outbound::ProxyChoice;
 
 /// How a setting is shown.
@@ -16,124 +18,120 @@ enum Shown {
     Comment(String),
 }
 
-impl Config {
-    /// `config show`: the configuration as a valid `proxy.toml` with the origin of each value,
-    /// without secrets.
-    pub fn show(&self) -> String {
-        let mut text = match &self.file {
-            Some(file) => format!("# from {}\n", one_line(&file.display().to_string())),
-            None => "# no configuration file found\n".to_owned(),
-        };
-        let mut heading = None;
-        for (name, row, value) in self.settings() {
-            let own = name.rsplit_once('.').map(|(heading, _)| heading.to_owned());
-            if own != heading {
-                text += &own.as_ref().map(|name| format!("\n[{name}]\n")).unwrap_or_default();
-                heading = own;
-            }
-            text += &self.line(&name, row, value);
+/// `config show`: the configuration as a valid `proxy.toml` with the origin of each value,
+/// without secrets.
+pub fn show(config: &Config) -> String {
+    let mut text = match &config.file {
+        Some(file) => format!("# from {}\n", one_line(&file.display().to_string())),
+        None => "# no configuration file found\n".to_owned(),
+    };
+    let mut heading = None;
+    for (name, row, value) in settings(config) {
+        let own = name.rsplit_once('.').map(|(heading, _)| heading.to_owned());
+        if own != heading {
+            text += &own.as_ref().map(|name| format!("\n[{name}]\n")).unwrap_or_default();
+            heading = own;
         }
-        text + &self.outside()
+        text += &line(config, &name, row, value);
     }
+    text + &outside(config)
+}
 
-    /// `config show --json`: each setting with its value and origin, or with a remark if it is shown
-    /// as a comment, without secrets.
-    pub fn show_json(&self) -> serde_json::Value {
-        let setting = |(name, row, value): (String, &Row, Value)| {
-            let origin = self.origin(&name);
-            let shown = match self.shown(&name, row, value) {
-                Shown::Value(value) => json!({"value": value, "origin": origin}),
-                Shown::Comment(remark) => {
-                    json!({"value": null, "remark": remark, "origin": origin})
-                }
-            };
-            (name, shown)
+/// `config show --json`: each setting with its value and origin, or with a remark if it is shown
+/// as a comment, without secrets.
+pub fn show_json(config: &Config) -> serde_json::Value {
+    let setting = |(name, row, value): (String, &Row, Value)| {
+        let origin = origin(config, &name);
+        let shown = match shown(config, &name, row, value) {
+            Shown::Value(value) => json!({"value": value, "origin": origin}),
+            Shown::Comment(remark) => {
+                json!({"value": null, "remark": remark, "origin": origin})
+            }
         };
-        let settings: serde_json::Map<_, _> = self.settings().into_iter().map(setting).collect();
-        let file = self.file.as_ref().map(|file| file.display().to_string());
-        let warnings: Vec<_> = self.warnings.iter().map(Diagnostic::sentence).collect();
-        json!({"version": 1, "file": file, "settings": settings, "warnings": warnings})
-    }
+        (name, shown)
+    };
+    let settings: serde_json::Map<_, _> = settings(config).into_iter().map(setting).collect();
+    let file = config.file.as_ref().map(|file| file.display().to_string());
+    let warnings: Vec<_> = config.warnings.iter().map(Diagnostic::sentence).collect();
+    json!({"version": 1, "file": file, "settings": settings, "warnings": warnings})
+}
 
-    /// All settings by their full names, in the order of `proxy.toml`.
-    pub(super) fn settings(&self) -> Vec<(String, &'static Row, Value)> {
-        let values = |row: &'static Row| {
-            (row.show)(self).into_iter().map(move |(name, value)| (name, row, value))
-        };
-        let mut settings: Vec<_> = settings::rows().flat_map(values).collect();
-        // Table by table, where a section has several.
-        settings.sort_by_key(|(name, row, _)| {
-            let section = SECTIONS.iter().position(|section| row.section() == Some(section));
-            (section, name.rsplit_once('.').map(|(heading, _)| heading.to_owned()))
-        });
-        settings
-    }
+/// All settings by their full names, in the order of `proxy.toml`.
+fn settings(config: &Config) -> Vec<(String, &'static Row, Value)> {
+    let with_row = |(name, value): (String, Value)| (name.clone(), TABLE.row(&name), value);
+    let mut settings: Vec<_> = config.values().into_iter().map(with_row).collect();
+    // Table by table, where a section has several.
+    settings.sort_by_key(|(name, row, _)| {
+        let section = TABLE.sections.iter().position(|section| row.section() == Some(section));
+        (section, name.rsplit_once('.').map(|(heading, _)| heading.to_owned()))
+    });
+    settings
+}
 
-    fn origin(&self, name: &str) -> String {
-        self.origins.get(name).map(ToString::to_string).unwrap_or_default()
-    }
+fn origin(config: &Config, name: &str) -> String {
+    config.origins.get(name).map(ToString::to_string).unwrap_or_default()
+}
 
-    fn line(&self, name: &str, row: &Row, value: Value) -> String {
-        let is_cut = name == "upstream.proxy" && self.outbound.proxy.has_password();
-        let remark = if is_cut { "user and password are not shown; " } else { "" };
-        match self.shown(name, row, value) {
-            Shown::Value(value) => {
-                format!("{} = {value}  # {remark}{}\n", row.short(), self.origin(name))
-            }
-            Shown::Comment(comment) => format!("# {}: {comment}\n", row.short()),
+fn line(config: &Config, name: &str, row: &Row, value: Value) -> String {
+    let is_cut = name == "upstream.proxy" && config.outbound.proxy.has_password();
+    let remark = if is_cut { "user and password are not shown; " } else { "" };
+    match shown(config, name, row, value) {
+        Shown::Value(value) => {
+            format!("{} = {value}  # {remark}{}\n", row.short(), origin(config, name))
         }
+        Shown::Comment(comment) => format!("# {}: {comment}\n", row.short()),
     }
+}
 
-    fn shown(&self, name: &str, row: &Row, value: Value) -> Shown {
-        let is_by_default = self.origins.get(name) == Some(&Origin::Default);
-        let is_unset = value.as_str() == Some("");
-        match row.default {
-            _ if name == "client.secret_file" => self.shown_secret(value),
-            _ if name == "store.path" => {
-                let folder = self.state_root.as_ref().map(|folder| folder.display().to_string());
-                Shown::Value(folder.unwrap_or_default().into())
-            }
-            // In a file, they would mean an external sandbox.
-            DefaultValue::ByEnvironment(_) if self.embedded_sandbox && is_by_default => {
-                Shown::Comment(format!("{} (embedded sandbox)", value.as_str().unwrap_or_default()))
-            }
-            DefaultValue::Unset(_) if is_unset => Shown::Comment("not set".to_owned()),
-            _ => Shown::Value(value),
+fn shown(config: &Config, name: &str, row: &Row, value: Value) -> Shown {
+    let is_by_default = config.origins.get(name) == Some(&Origin::Default);
+    let is_unset = value.as_str() == Some("");
+    match row.default {
+        _ if name == "client.secret_file" => shown_secret(config, value),
+        _ if name == "store.path" => {
+            let folder = config.state_root.as_ref().map(|folder| folder.display().to_string());
+            Shown::Value(folder.unwrap_or_default().into())
         }
-    }
-
-    fn shown_secret(&self, file: Value) -> Shown {
-        let origin = self.origins.get("client.secret");
-        Shown::Comment(match (&self.oauth.client_secret, origin) {
-            (SecretSource::None, _) => "the client secret is not set".to_owned(),
-            (SecretSource::Value(_), Some(origin)) => {
-                format!("the client secret is set by {origin}")
-            }
-            (SecretSource::Value(_), None) => "the client secret is set".to_owned(),
-            (SecretSource::File(path), Some(origin)) => {
-                let path = one_line(&path.display().to_string());
-                format!("the client secret is set by the credential {path} ({origin})")
-            }
-            (SecretSource::File(_), None) => return Shown::Value(file),
-        })
-    }
-
-    /// Settings outside the file that affect where credentials go.
-    fn outside(&self) -> String {
-        let mut text = "\n# Outbound proxy variables".to_owned();
-        text += match self.outbound.proxy {
-            ProxyChoice::Env => {
-                ", in effect (user and password are not shown; never used for loopback):\n"
-            }
-            ProxyChoice::Off | ProxyChoice::Url(_) => ", not used:\n",
-        };
-        let mut variables = self.outbound.variables.shown().peekable();
-        if variables.peek().is_none() {
-            text += "#   none is set\n";
+        // In a file, they would mean an external sandbox.
+        DefaultValue::ByEnvironment(_) if config.embedded_sandbox && is_by_default => {
+            Shown::Comment(format!("{} (embedded sandbox)", value.as_str().unwrap_or_default()))
         }
-        variables.for_each(|(name, value)| text += &format!("#   {name} = {}\n", one_line(&value)));
-        let ca_file =
-            self.outbound.ca_file.as_ref().map(|path| one_line(&path.display().to_string()));
-        text + &format!("# Extra trust root: {}\n", ca_file.as_deref().unwrap_or("none"))
+        DefaultValue::Unset(_) if is_unset => Shown::Comment("not set".to_owned()),
+        _ => Shown::Value(value),
     }
+}
+
+fn shown_secret(config: &Config, file: Value) -> Shown {
+    let origin = config.origins.get("client.secret");
+    Shown::Comment(match (&config.oauth.client_secret, origin) {
+        (SecretSource::None, _) => "the client secret is not set".to_owned(),
+        (SecretSource::Value(_), Some(origin)) => {
+            format!("the client secret is set by {origin}")
+        }
+        (SecretSource::Value(_), None) => "the client secret is set".to_owned(),
+        (SecretSource::File(path), Some(origin)) => {
+            let path = one_line(&path.display().to_string());
+            format!("the client secret is set by the credential {path} ({origin})")
+        }
+        (SecretSource::File(_), None) => return Shown::Value(file),
+    })
+}
+
+/// Settings outside the file that affect where credentials go.
+fn outside(config: &Config) -> String {
+    let mut text = "\n# Outbound proxy variables".to_owned();
+    text += match config.outbound.proxy {
+        ProxyChoice::Env => {
+            ", in effect (user and password are not shown; never used for loopback):\n"
+        }
+        ProxyChoice::Off | ProxyChoice::Url(_) => ", not used:\n",
+    };
+    let mut variables = config.outbound.variables.shown().peekable();
+    if variables.peek().is_none() {
+        text += "#   none is set\n";
+    }
+    variables.for_each(|(name, value)| text += &format!("#   {name} = {}\n", one_line(&value)));
+    let ca_file =
+        config.outbound.ca_file.as_ref().map(|path| one_line(&path.display().to_string()));
+    text + &format!("# Extra trust root: {}\n", ca_file.as_deref().unwrap_or("none"))
 }

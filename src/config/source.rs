@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::settings::{Row, rows};
+use super::diagnostic::Excerpt;
+use super::table::{Row, Table};
 
 /// The text of the configuration file.
 pub(super) struct Source {
@@ -11,13 +12,6 @@ pub(super) struct Source {
     /// The path as errors show it.
     pub(super) shown: String,
     pub(super) text: String,
-}
-
-/// The part of a line that may be shown, and the span of the caret in its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Excerpt {
-    pub(super) text: String,
-    pub(super) span: Range<usize>,
 }
 
 /// Replaces a value that is not shown.
@@ -33,7 +27,12 @@ impl Source {
     }
 
     /// The line of a setting up to the end of its value. `None` if it may hold a secret.
-    pub(super) fn setting(&self, key: &Range<usize>, value: &Range<usize>) -> Option<Excerpt> {
+    pub(super) fn setting(
+        &self,
+        key: &Range<usize>,
+        value: &Range<usize>,
+        table: &Table,
+    ) -> Option<Excerpt> {
         let start = self.line_start(value.start);
         // From the key on, everything belongs to a setting without a secret. Text before it may
         // belong to another one.
@@ -41,7 +40,7 @@ impl Source {
             return None;
         }
         let line = self.text.get(start..value.end.min(self.line_end(value.start)))?;
-        (!is_suspicious(line)).then(|| excerpt(line.to_owned(), start, value))
+        (!is_suspicious(line, table)).then(|| excerpt(line.to_owned(), start, value))
     }
 
     /// The line of a key without its value.
@@ -56,7 +55,7 @@ impl Source {
     }
 
     /// The line of a syntax error: whole only if it starts with a key that holds no secret.
-    pub(super) fn broken(&self, span: &Range<usize>) -> Option<Excerpt> {
+    pub(super) fn broken(&self, span: &Range<usize>, table: &Table) -> Option<Excerpt> {
         // A line of a multi-line string does not show which key it belongs to.
         if self.text.contains(r#"""""#) || self.text.contains("'''") {
             return None;
@@ -64,7 +63,9 @@ impl Source {
         let start = self.line_start(span.start);
         let line = self.text.get(start..self.line_end(span.start))?;
         let shown = match line.split_once('=') {
-            Some((before, _)) if is_harmless_key(before.trim()) && !is_suspicious(line) => {
+            Some((before, _))
+                if is_harmless_key(before.trim(), table) && !is_suspicious(line, table) =>
+            {
                 line.to_owned()
             }
             Some((before, _)) if is_key_prefix(before) => format!("{}{CUT}", before.trim_end()),
@@ -105,21 +106,21 @@ fn is_key_prefix(text: &str) -> bool {
         .all(|character| character.is_ascii_alphanumeric() || "_-. \t[]".contains(character))
 }
 
-fn is_harmless_key(name: &str) -> bool {
-    rows().any(|row| !(row.hides)() && (name == row.name || name == row.short()))
+fn is_harmless_key(name: &str, table: &Table) -> bool {
+    table.rows().any(|row| !(row.hides)() && (name == row.name || name == row.short()))
 }
 
-fn is_suspicious(line: &str) -> bool {
+fn is_suspicious(line: &str, table: &Table) -> bool {
     let line = line.to_ascii_lowercase();
     line.contains('@')
         || line.contains("secret")
         || line.contains("passw")
-        || names_hidden_key(&line)
+        || names_hidden_key(&line, table)
 }
 
 /// True if a key whose value is never shown is anywhere in the line, as after a lost line break.
-fn names_hidden_key(line: &str) -> bool {
+fn names_hidden_key(line: &str, table: &Table) -> bool {
     let is_set = |rest: &str| rest.trim_start_matches([' ', '\t', '"', '\'']).starts_with('=');
-    let mut hidden = rows().filter(|row| (row.hides)()).map(Row::short);
+    let mut hidden = table.rows().filter(|row| (row.hides)()).map(Row::short);
     hidden.any(|name| line.match_indices(name).any(|(at, _)| is_set(&line[at + name.len()..])))
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use pleo_proxy::config::{Config, ConfigError, Environment, Flags, Origin, SecretSource, load};
+use pleo_proxy::config::{
+    Config, ConfigError, Environment, Flags, Origin, SecretSource, check, load, show,
+};
 use pleo_proxy::outbound::ProxyChoice;
 use pleo_proxy::proxy::peer::PeerCheck;
 
@@ -95,7 +97,7 @@ fn valid_files_load() {
     assert!(paths.len() >= 5, "{paths:?}");
     for path in paths {
         let config = load_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(config.show().contains("environment = "), "{}", path.display());
+        assert!(show(&config).contains("environment = "), "{}", path.display());
     }
 }
 
@@ -355,7 +357,7 @@ fn the_secret_comes_from_a_flag_a_variable_the_file_or_a_credential() {
     workspace.write("client-secret", "hunter2", 0o600);
     let config = workspace.load(&[], &credentials).unwrap();
     assert_eq!(config.origins["client.secret"], Origin::Variable("CREDENTIALS_DIRECTORY".into()));
-    assert!(config.show().contains("CREDENTIALS_DIRECTORY"), "{}", config.show());
+    assert!(show(&config).contains("CREDENTIALS_DIRECTORY"), "{}", show(&config));
     assert_eq!(path(config), "client-secret");
 }
 
@@ -369,7 +371,7 @@ fn no_secret_is_ever_printed() {
         ("all_proxy", "canary-a@h"),
     ];
     let config = workspace.load(&[], &variables).unwrap();
-    for shown in [format!("{config:?}"), format!("{config:#?}"), config.show()] {
+    for shown in [format!("{config:?}"), format!("{config:#?}"), show(&config)] {
         assert!(!shown.contains("canary"), "{shown}");
     }
     assert!(
@@ -377,9 +379,9 @@ fn no_secret_is_ever_printed() {
     );
     assert_eq!(config.outbound.variables.get("HTTPS_PROXY"), "http://u:canary-v@p:1");
     assert_eq!(config.outbound.variables.get("ALL_PROXY"), "canary-a@h");
-    assert!(config.show().contains("HTTPS_PROXY = http://p:1"), "{}", config.show());
+    assert!(show(&config).contains("HTTPS_PROXY = http://p:1"), "{}", show(&config));
     assert!(
-        config.show().contains("the client secret is set by variable PLEO_PROXY_CLIENT_SECRET")
+        show(&config).contains("the client secret is set by variable PLEO_PROXY_CLIENT_SECRET")
     );
 
     for (set, variable) in [
@@ -412,22 +414,22 @@ fn a_store_needs_a_place_outside_the_sandbox() {
 fn the_named_files_are_opened_on_demand_only() {
     let workspace = Workspace::with("[client]\nsecret_file = \"secret\"\n");
     let config = workspace.load(&[], &[]).unwrap();
-    let error = config.check().unwrap_err().to_string();
+    let error = check(&config).unwrap_err().to_string();
     assert!(error.contains("client.secret_file") && error.contains("does not exist"), "{error}");
     workspace.write("secret", "hunter2\n", 0o644);
-    assert!(config.check().unwrap_err().to_string().contains("chmod 600"));
+    assert!(check(&config).unwrap_err().to_string().contains("chmod 600"));
     for (content, fault) in
         [("\r\n", "is empty"), ("hunter2\nhunter3\n", "one line"), ("h\0u\0", "UTF-16")]
     {
         workspace.write("secret", content, 0o600);
-        let error = config.check().unwrap_err().to_string();
+        let error = check(&config).unwrap_err().to_string();
         assert!(error.contains("client.secret_file") && error.contains(fault), "{error}");
         assert!(!error.contains("hunter"), "{error}");
     }
     workspace.write("secret", "hunter2\n", 0o600);
-    assert_eq!(config.check().unwrap(), []);
+    assert_eq!(check(&config).unwrap(), []);
     workspace.write("secret", "hunter2 \r\n", 0o600);
-    let [space] = &config.check().unwrap()[..] else { panic!() };
+    let [space] = &check(&config).unwrap()[..] else { panic!() };
     assert!(
         space.title.contains("ends with a space") && !space.to_string().contains("hunter"),
         "{space}"
@@ -435,7 +437,7 @@ fn the_named_files_are_opened_on_demand_only() {
     for (key, fault) in [("\u{feff}\r\n", "is empty"), ("k\0e\0y\0", "UTF-16")] {
         workspace.write("key", key, 0o600);
         let error = workspace.load(&["guard.local_key_file=key"], &[]).unwrap();
-        assert!(error.check().unwrap_err().to_string().contains(fault));
+        assert!(check(&error).unwrap_err().to_string().contains(fault));
         assert!(
             error.guard().unwrap_err().to_string().contains(fault),
             "no key would let everybody in"
@@ -451,9 +453,9 @@ fn show_can_be_used_as_a_file() {
         let config = workspace.load(&[], &[]).unwrap();
         let store = format!("store.path={}", config.state_root.as_ref().unwrap().display());
         let config = workspace.load(&[&store], &[]).unwrap();
-        workspace.write("proxy.toml", &config.show(), 0o600);
+        workspace.write("proxy.toml", &show(&config), 0o600);
         let again =
-            workspace.load(&[], &[]).unwrap_or_else(|error| panic!("{error}\n{}", config.show()));
+            workspace.load(&[], &[]).unwrap_or_else(|error| panic!("{error}\n{}", show(&config)));
         assert_eq!(meaning(&config), meaning(&again), "{name}");
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::config::{Workspace, examples, load_file};
-use pleo_proxy::config::{Code, Severity};
+use pleo_proxy::config::{Code, Severity, check};
 
 fn marks<'a>(text: &'a str, mark: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines().filter_map(move |line| line.strip_prefix(mark))
@@ -165,7 +165,7 @@ fn variables_of_a_clusters_service_are_ignored_and_said() {
 #[test]
 fn config_check_reports_everything_a_login_would_need() {
     let missing = |text: &str| {
-        Workspace::with(text).load(&[], &[]).unwrap().check().err().map(|error| error.to_string())
+        check(&Workspace::with(text).load(&[], &[]).unwrap()).err().map(|error| error.to_string())
     };
     assert_eq!(
         missing("environment = \"sandbox\"\n"),

@@ -5,14 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::architecture::{ASIDE, Source, assert_none, in_word, sources, word};
 
-/// Parts in which some files still import each other. A part that has none is taken off the list and
-/// stays off.
-const CIRCULAR: [&str; 1] = ["config"];
-
-/// Types with methods outside their file, and the part where they are. One that is mended is taken
-/// off the list and stays off.
-const SPREAD: [(&str, &str); 1] = [("config", "Config")];
-
 /// The module of a file: `proxy/guard` for `proxy/guard.rs`, nothing for `lib.rs`.
 fn module(source: &Source) -> String {
     let name = source.name.trim_end_matches(".rs");
@@ -101,10 +93,9 @@ fn resolve(path: &str, own: &str, modules: &BTreeSet<String>) -> Option<String> 
 fn no_two_files_import_each_other() {
     let sources = sources();
     let imports = imports(&sources);
-    let is_checked = |name: &str| !CIRCULAR.contains(&name.split('/').next().unwrap());
     let mut faults = Vec::new();
-    for (file, others) in imports.iter().filter(|(file, _)| is_checked(file)) {
-        for other in others.iter().filter(|other| *file < **other) {
+    for (file, others) in &imports {
+        for other in others.iter().filter(|other| file < *other) {
             if imports.get(other).is_some_and(|back| back.contains(file)) {
                 faults.push(format!("{file} and {other}"));
             }
@@ -132,8 +123,7 @@ fn the_methods_of_a_type_are_in_its_file() {
         let own = types(&source.product);
         for name in inherent(&source.product) {
             seen += 1;
-            let is_known = SPREAD.contains(&(source.part(), name.as_str()));
-            if !own.contains(&name) && all.contains(&name) && !is_known {
+            if !own.contains(&name) && all.contains(&name) {
                 faults.push(format!("{}: impl {name}", source.name));
             }
         }

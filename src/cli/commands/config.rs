@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
-use crate::config::Diagnostic;
+use crate::config::{self, Diagnostic};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -26,7 +26,7 @@ impl ConfigCommand {
 }
 
 fn check(context: &Context) -> Result<Exit, Failure> {
-    match context.load().and_then(|config| Ok((config.check()?, config))) {
+    match context.load().and_then(|config| Ok((config::check(&config)?, config))) {
         Ok((warnings, config)) => {
             let warnings: Vec<_> = warnings.iter().map(Diagnostic::sentence).collect();
             let file = config.file.as_ref().map(|file| file.display().to_string());
@@ -55,9 +55,9 @@ fn show(context: &Context) -> Result<Exit, Failure> {
     let config = context.config()?;
     config.warnings.iter().for_each(|warning| status!("warning: {}", warning.sentence()));
     if context.json {
-        output::json(&config.show_json())?;
+        output::json(&config::show_json(&config))?;
     } else {
-        out!("{}", config.show().trim_end())?;
+        out!("{}", config::show(&config).trim_end())?;
     }
     Ok(Exit::Fine)
 }

@@ -21,7 +21,7 @@ use crate::cli::signals::Signals;
 use crate::cli::state::State;
 use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
-use crate::config::{Config, Diagnostic, Environment};
+use crate::config::{self, Config, Diagnostic, Environment};
 use crate::operate::{Operator, Redirect};
 use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
@@ -286,7 +286,7 @@ impl Opened {
 
     /// Prints the ready line, the notes about loosened protection, and the next command.
     fn announce(&self, instance: &Instance, json: bool, program: &str) -> Result<(), Failure> {
-        let oddities = self.config.oddities();
+        let oddities = config::oddities(&self.config);
         for note in loosened::notes(&self.config, &self.guard)
             .into_iter()
             .chain(oddities.iter().map(Diagnostic::sentence))

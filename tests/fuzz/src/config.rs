@@ -67,7 +67,7 @@ fn read(content: &[u8], environment: &BTreeMap<String, String>) -> Option<String
     fs::write(file(), content).expect("a file");
     let folder = file().parent().expect("a folder").to_owned();
     match config::load(&Flags { working_dir: folder, ..Flags::default() }, environment) {
-        Ok(config) => Some(config.show() + &format!("{config:?}")),
+        Ok(config) => Some(config::show(&config) + &format!("{config:?}")),
         Err(error) => {
             let said = error.to_string();
             assert!(
