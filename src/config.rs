@@ -5,7 +5,6 @@
 //! built-in defaults, one file, variables, flags. All settings are rows of one [table](rows), and
 //! each part takes its own settings from [`Config`].
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,13 +29,12 @@ use crate::private_file::text;
 use crate::secret::ClientSecret;
 pub use check::{check, oddities};
 use collector::Diagnostics;
-use diagnostic::InvalidValue;
 pub use diagnostic::{Code, ConfigError, Diagnostic, Place, Severity};
 pub use environment::Environment;
 use file::{ConfigFile, xdg_folder};
-use inputs::Layer;
 pub(crate) use inputs::SECRET_VARIABLE;
 pub use inputs::{Flags, Origin};
+use inputs::{Layer, Variables};
 use layers::Reader;
 use settings::TABLE;
 pub use settings::{Callers, Config, General, Listen, Login, Store, rows};
@@ -52,7 +50,7 @@ const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.ap
 ///
 /// # Errors
 /// All problems found.
-pub fn load(flags: &Flags, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+pub fn load(flags: &Flags, environment: &Variables) -> Result<Config, ConfigError> {
     let file = file::find(flags, environment)?;
     let source = file.as_ref().map(|file| &file.source);
     let mut reader = Reader::new(&TABLE, source, environment, flags)?;
@@ -100,7 +98,7 @@ fn endpoint_defaults(reader: &mut Reader<'_>) -> bool {
              none of them, or choose another environment",
             missing.join(" and ")
         );
-        reader.invalid(first, &InvalidValue::new(problem));
+        reader.invalid(first, problem);
     }
     false
 }
@@ -115,11 +113,7 @@ fn warnings(service_links: &[String]) -> Vec<Diagnostic> {
 
 /// Takes the secret from a flag's file, the variable, the configured file or a credential, in
 /// that order.
-fn take_secret(
-    config: &mut Config,
-    environment: &BTreeMap<String, String>,
-    reader: &mut Reader<'_>,
-) {
+fn take_secret(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
     let layer = reader.layers.get("client.secret_file").layer;
     let is_file = matches!(config.oauth.client_secret, SecretSource::File(_));
     let came_from = match (environment.get(SECRET_VARIABLE), layer) {
@@ -127,11 +121,7 @@ fn take_secret(
         (Some(secret), layer) => {
             if let (true, Layer::Variable(name)) = (is_file, layer) {
                 let title = format!("{SECRET_VARIABLE} and {name} are both set");
-                reader.diagnostics.push(Diagnostic::error(
-                    Code::Conflict,
-                    title,
-                    "set one of them",
-                ));
+                reader.diagnostics.error(Code::Conflict, title, "set one of them");
             }
             config.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
             SECRET_VARIABLE
@@ -147,17 +137,13 @@ fn take_secret(
     config.origins.insert("client.secret".to_owned(), Origin::Variable(came_from.to_owned()));
 }
 
-fn find_state_root(
-    config: &mut Config,
-    environment: &BTreeMap<String, String>,
-    reader: &mut Reader<'_>,
-) {
+fn find_state_root(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
     let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
     config.state_root = config.store.path.clone().or_else(xdg);
     if config.state_root.is_none() && config.environment() != Environment::Sandbox {
         let title = "the store has no folder: `store.path`, XDG_STATE_HOME and HOME are not set";
         let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";
-        reader.diagnostics.push(Diagnostic::error(Code::Missing, title, fix));
+        reader.diagnostics.error(Code::Missing, title, fix);
     }
 }
 
@@ -167,12 +153,12 @@ fn secret_variable(secret: &str, diagnostics: &mut Diagnostics<'_>) -> SecretSou
     if secret.is_empty() || secret.chars().any(char::is_control) {
         let title = format!("{SECRET_VARIABLE} is empty or contains control characters");
         let fix = "unset it, or set it to the client secret alone, without a line break";
-        diagnostics.push(Diagnostic::error(Code::InvalidValue, title, fix));
+        diagnostics.error(Code::InvalidValue, title, fix);
     }
     SecretSource::Value(ClientSecret::new(secret))
 }
 
-fn credential(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+fn credential(environment: &Variables) -> Option<PathBuf> {
     let (variable, name) = CREDENTIALS;
     let folder = environment.get(variable).filter(|folder| !folder.is_empty())?;
     let path = Path::new(folder).join(name);

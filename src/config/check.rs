@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostic::{Code, ConfigError, Diagnostic, InvalidValue};
+use super::diagnostic::{Code, ConfigError, Diagnostic};
 use super::environment::Environment;
 use super::inputs::SECRET_VARIABLE;
 use super::layers::Reader;
-use super::settings::{Config, SECRET_LIMIT};
+use super::settings::Config;
 use crate::oauth::endpoint::Origin;
 use crate::oauth::{CredentialsError, SecretSource};
-use crate::private_file;
 use crate::server::Address;
 
 /// The client id of `examples/` and of the README.
@@ -24,20 +23,21 @@ const MIN_IDLE_REFRESH: Duration = Duration::from_secs(3600);
 
 /// Reports settings that conflict.
 pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
-    for (name, listener) in listeners(config) {
+    let listeners =
+        [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
+    for (name, listener) in listeners.into_iter().filter_map(|(name, at)| Some((name, at?))) {
         if !listener.ip().to_canonical().is_loopback() && config.callers.local_key_file.is_none() {
             let problem = "is open to other machines, and guard.local_key_file is not set; write 127.0.0.1 instead, or \
                            set guard.local_key_file (see README)";
-            reader.invalid(name, &InvalidValue::new(problem));
+            reader.invalid(name, problem);
         }
         if let Some(endpoint) = own_endpoint(config, listener) {
             let (at, other) =
                 if reader.layers.is_given(endpoint) { (endpoint, name) } else { (name, endpoint) };
-            let problem = format!("has the same address as `{other}`: the proxy would call itself");
-            reader.invalid(
-                at,
-                &InvalidValue::new(problem).fix("write another port, or the real endpoint"),
+            let problem = format!(
+                "has the same address as `{other}`: the proxy would call itself; write another port, or the real endpoint"
             );
+            reader.invalid(at, problem);
         }
     }
     if let (Some(api), Some(admin)) = (config.listen.api.tcp(), config.listen.admin)
@@ -45,28 +45,22 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
     {
         let problem = "uses the port of the other listener: listen.api and listen.admin must differ; give each a port \
                        of its own; port 0 takes any free one";
-        reader.invalid(given(reader, ["listen.admin", "listen.api"]), &InvalidValue::new(problem));
+        reader.invalid(given(reader, ["listen.admin", "listen.api"]), problem);
     }
     if config.tokens.drain > config.tokens.hold {
         let problem = "is too long: tokens.drain must not be longer than tokens.hold; requests wait for the drain and \
                        the token request together, 2s and 15s by default";
-        reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), &InvalidValue::new(problem));
+        reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), problem);
     }
     if config.environment() != Environment::Sandbox && config.tokens.idle_refresh < MIN_IDLE_REFRESH
     {
-        reader.invalid("tokens.idle_refresh", &InvalidValue::new("must be between 1h and 30d"));
+        reader.invalid("tokens.idle_refresh", "must be between 1h and 30d");
     }
 }
 
 /// The first one if it is set, else the second.
 fn given(reader: &Reader<'_>, [first, second]: [&'static str; 2]) -> &'static str {
     if reader.layers.is_given(first) { first } else { second }
-}
-
-fn listeners(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-    let listeners =
-        [("listen.api", config.listen.api.tcp()), ("listen.admin", config.listen.admin)];
-    listeners.into_iter().filter_map(|(name, listener)| Some((name, listener?)))
 }
 
 /// The endpoint that is at the address of one of our listeners.
@@ -93,7 +87,12 @@ fn own_endpoint(config: &Config, listener: SocketAddr) -> Option<&'static str> {
 pub fn check(config: &Config) -> Result<Vec<Diagnostic>, ConfigError> {
     let mut found = missing(config);
     found.extend(secret_problem(config));
-    found.extend(config.callers.local_key_file.as_ref().and_then(|path| local_key_problem(path)));
+    found.extend(
+        config
+            .guard()
+            .err()
+            .map(|error| Diagnostic::of(Code::File, format!("`guard.local_key_file`: {error}"))),
+    );
     found.extend(config.outbound.ca_file.as_ref().and_then(|path| certificate_problem(path)));
     if found.is_empty() { Ok(oddities(config)) } else { Err(ConfigError(found)) }
 }
@@ -159,11 +158,6 @@ fn is_example(host: &str) -> bool {
         host.strip_suffix(domain).is_some_and(|it| it.is_empty() || it.ends_with('.'))
     };
     EXAMPLE_DOMAINS.into_iter().any(is_below)
-}
-
-fn local_key_problem(path: &Path) -> Option<Diagnostic> {
-    let error = private_file::read_text(path, SECRET_LIMIT).err()?;
-    Some(Diagnostic::of(Code::File, format!("`guard.local_key_file`: {error}")))
 }
 
 fn certificate_problem(path: &Path) -> Option<Diagnostic> {

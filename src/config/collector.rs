@@ -32,19 +32,20 @@ impl<'a> Diagnostics<'a> {
         ConfigError(self.found)
     }
 
-    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
-        self.found.push(diagnostic);
+    /// Reports a problem that has no place in the file.
+    pub(super) fn error(&mut self, code: Code, title: impl Display, fix: impl Display) {
+        self.found.push(Diagnostic::error(code, title, fix));
     }
 
     /// Reports an unknown variable or flag.
     pub(super) fn unknown(&mut self, title: &str, fix: &str) {
-        self.push(Diagnostic::error(Code::UnknownName, title, fix));
+        self.error(Code::UnknownName, title, fix);
     }
 
     /// Reports an unknown key or section of the file; its value is not shown.
     pub(super) fn key(&mut self, span: Range<usize>, title: &str, fix: &str) {
         let place = self.source.map(|source| place(source, span.start, source.key_only(&span)));
-        self.push(Diagnostic { place, ..Diagnostic::error(Code::UnknownName, title, fix) });
+        self.found.push(Diagnostic { place, ..Diagnostic::error(Code::UnknownName, title, fix) });
     }
 
     /// Reports text that is not valid TOML.
@@ -54,14 +55,14 @@ impl<'a> Diagnostics<'a> {
         let title =
             format!("this is not valid TOML: {}", message.trim_end_matches(", expected nothing"));
         let fix = "write strings in double quotes and lists in square brackets; see proxy.toml in the repository";
-        self.push(Diagnostic { place, ..Diagnostic::error(Code::Syntax, title, fix) });
+        self.found.push(Diagnostic { place, ..Diagnostic::error(Code::Syntax, title, fix) });
     }
 
     /// Reports a table whose name its section does not accept.
     pub(super) fn table(&mut self, heading: &str, layer: &Layer, error: &impl Display) {
         let error = Diagnostic::of(Code::InvalidValue, format!("`{heading}`: the name {error}"));
         let place = self.place_in(layer, true, None);
-        self.push(Diagnostic { place, ..error });
+        self.found.push(Diagnostic { place, ..error });
     }
 
     /// Reports a value of any layer that its setting does not accept.
@@ -83,7 +84,7 @@ impl<'a> Diagnostics<'a> {
         let fix = invalid.fix.clone().unwrap_or_else(by_example);
         let title = format!("`{name}` {}", invalid.problem);
         let place = self.place_in(layer, (row.hides)(), invalid.item);
-        self.push(Diagnostic { place, ..Diagnostic::error(Code::InvalidValue, title, fix) });
+        self.found.push(Diagnostic { place, ..Diagnostic::error(Code::InvalidValue, title, fix) });
     }
 
     /// The place in the file of a value or one of its items, or of its key if the value must not be

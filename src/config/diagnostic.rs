@@ -164,23 +164,15 @@ pub(super) struct InvalidValue {
     pub(super) item: Option<usize>,
 }
 
-impl InvalidValue {
-    /// From the error of a type, which may say after `; ` what to write.
-    pub(super) fn new(error: impl Display) -> Self {
+/// From the error of a type, which may say after `; ` what to write.
+impl<E: Display> From<E> for InvalidValue {
+    fn from(error: E) -> Self {
         let text = error.to_string();
         let (problem, fix) = match text.split_once("; ") {
             Some((problem, fix)) => (problem.to_owned(), Some(fix.to_owned())),
             None => (text, None),
         };
         Self { problem, fix, item: None }
-    }
-
-    pub(super) fn fix(self, fix: impl Into<String>) -> Self {
-        Self { fix: Some(fix.into()), ..self }
-    }
-
-    pub(super) fn item(self, item: Option<usize>) -> Self {
-        Self { item, ..self }
     }
 }
 

@@ -1,16 +1,15 @@
 //! Finding and reading the one configuration file.
 
-use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Code, ConfigError, Diagnostic};
-use super::inputs::{FILE_VARIABLE, Flags};
+use super::inputs::{FILE_VARIABLE, Flags, Variables};
 use super::source::Source;
 use crate::private_file::access::{Access, current_user};
-use crate::private_file::text::{self, NotText};
+use crate::private_file::text;
 
 /// Largest file, in bytes: a larger one is a mistake.
 const LIMIT: u64 = 1024 * 1024;
@@ -41,7 +40,7 @@ impl ConfigFile {
 /// folder.
 pub(super) fn find(
     flags: &Flags,
-    environment: &BTreeMap<String, String>,
+    environment: &Variables,
 ) -> Result<Option<ConfigFile>, ConfigError> {
     let named = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = flags.config.clone().or(named) {
@@ -62,7 +61,7 @@ pub(super) fn find(
 /// Our folder below an XDG base folder. Relative values are ignored (XDG Base Directory
 /// Specification).
 pub(super) fn xdg_folder(
-    environment: &BTreeMap<String, String>,
+    environment: &Variables,
     variable: &str,
     below_home: &str,
 ) -> Option<PathBuf> {
@@ -73,45 +72,38 @@ pub(super) fn xdg_folder(
 }
 
 fn read(path: &Path, flags: &Flags) -> Result<Option<ConfigFile>, ConfigError> {
-    let Some((file, metadata)) = open(path).map_err(|error| unreadable(path, &error))? else {
+    let Some((metadata, file)) = open(path).map_err(|error| unreadable(path, &error))? else {
         return Ok(None);
     };
     check(path, &metadata)?;
     let mut content = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
     if content.len() as u64 > LIMIT {
-        return Err(file_error(
-            format!("{} is larger than 1 MiB", path.display()),
-            "name another file",
-        ));
+        let title = format!("{} is larger than 1 MiB", path.display());
+        return Err(file_error(title, "name another file"));
     }
     // Without the byte order mark, so that columns are the same as in an editor.
-    let text = text::decode(&content).map_err(|error| not_text(path, error))?.to_owned();
+    let text = text::decode(&content)
+        .map_err(|error| Diagnostic::of(Code::File, format!("{} {error}", path.display())))?;
     let shown = path.strip_prefix(&flags.working_dir).unwrap_or(path).display().to_string();
     Ok(Some(ConfigFile {
-        source: Source { path: path.into(), shown, text },
+        source: Source { path: path.into(), shown, text: text.to_owned() },
         mode: Access::of(&metadata).mode,
     }))
 }
 
 /// Opens a file without blocking if it is a FIFO. `None` if there is none.
-fn open(path: &Path) -> io::Result<Option<(File, Metadata)>> {
+fn open(path: &Path) -> io::Result<Option<(Metadata, File)>> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let file = match OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-    {
-        Ok(file) => file,
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    match opened.and_then(|file| Ok(Some((file.metadata()?, file)))) {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
-            return Ok(None);
+            Ok(None)
         }
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
-    Ok(Some((file, metadata)))
+        opened => opened,
+    }
 }
 
 /// A user who can change this file can send the tokens to another server.
@@ -136,10 +128,6 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), ConfigError> {
 fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
     let title = format!("{} cannot be read: {error}", path.display());
     file_error(title, "make it readable for your user, or name another file with --config")
-}
-
-fn not_text(path: &Path, error: NotText) -> ConfigError {
-    Diagnostic::of(Code::File, format!("{} {error}", path.display())).into()
 }
 
 fn file_error(title: String, fix: &str) -> ConfigError {

@@ -1,5 +1,6 @@
 //! What the configuration is read from: flags, variables and the file; and which of them set a value.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,6 +13,9 @@ pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
 pub(super) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
 /// The prefix of all our variables.
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
+
+/// Environment variables by name.
+pub(super) type Variables = BTreeMap<String, String>;
 
 /// The flags that affect the configuration.
 #[derive(Clone, Debug, Default)]

@@ -46,7 +46,7 @@ impl<T: Display, E: Display, F: Fn(&str) -> Result<T, E>> Kind<T> for By<F> {
     fn read(&self, value: &Value, _: &Path) -> Result<T, InvalidValue> {
         let is_wrong = |item: &Value| (self.1)(&bare(item)).is_err();
         let item = || value.as_array()?.iter().position(is_wrong);
-        (self.1)(&bare(value)).map_err(|error| InvalidValue::new(error).item(item()))
+        (self.1)(&bare(value)).map_err(|error| InvalidValue { item: item(), ..error.into() })
     }
 
     fn show(&self, value: &T) -> Value {
@@ -67,7 +67,8 @@ impl<E: Display, F: Fn(&str) -> Result<String, E>> Kind<Vec<String>> for Each<F>
         let items = value.as_array().into_iter().flatten().enumerate();
         items
             .map(|(at, item)| {
-                (self.0)(&bare(item)).map_err(|error| InvalidValue::new(error).item(Some(at)))
+                (self.0)(&bare(item))
+                    .map_err(|error| InvalidValue { item: Some(at), ..error.into() })
             })
             .collect()
     }
@@ -118,11 +119,8 @@ impl<T: Copy + VariantArray + Into<&'static str>> Kind<T> for Word {
             return Ok(*known.0);
         }
         let all = names().collect::<Vec<&str>>().join(" or ");
-        let invalid = InvalidValue::new(format!("must be {all}"));
-        Err(match nearest(&word, names()) {
-            Some(near) => invalid.fix(format!("did you mean \"{near}\"?")),
-            None => invalid,
-        })
+        let hint = nearest(&word, names()).map(|near| format!("; did you mean \"{near}\"?"));
+        Err(format!("must be {all}{}", hint.unwrap_or_default()).into())
     }
 
     fn show(&self, value: &T) -> Value {
@@ -161,9 +159,9 @@ impl Kind<Option<Duration>> for NoneAtZero {
 
 fn within(value: &Value, least: &str, most: &str, range: &str) -> Result<Duration, InvalidValue> {
     let no_duration = || format!("must be a duration such as 500ms, 2s, 10m, 12h or 7d, {range}");
-    let length = duration(&bare(value)).ok_or_else(|| InvalidValue::new(no_duration()))?;
+    let length = duration(&bare(value)).ok_or_else(no_duration)?;
     let is_within = duration(least) <= Some(length) && Some(length) <= duration(most);
-    is_within.then_some(length).ok_or_else(|| InvalidValue::new(format!("must be {range}")))
+    if is_within { Ok(length) } else { Err(format!("must be {range}").into()) }
 }
 
 fn duration(text: &str) -> Option<Duration> {
@@ -178,11 +176,11 @@ impl Kind<PathBuf> for FilePath {
     fn read(&self, value: &Value, base: &Path) -> Result<PathBuf, InvalidValue> {
         match bare(value) {
             text if text.chars().any(char::is_control) => {
-                Err(InvalidValue::new("must not contain control characters"))
+                Err("must not contain control characters".into())
             }
-            text if text.starts_with('~') => Err(InvalidValue::new(
-                "starts with `~`, which only shells expand; write the absolute path",
-            )),
+            text if text.starts_with('~') => {
+                Err("starts with `~`, which only shells expand; write the absolute path".into())
+            }
             text => Ok(base.join(text)),
         }
     }
@@ -213,8 +211,7 @@ pub(super) struct Listener;
 
 impl Kind<Address> for Listener {
     fn read(&self, value: &Value, base: &Path) -> Result<Address, InvalidValue> {
-        let address: Address = bare(value).parse().map_err(InvalidValue::new)?;
-        address.below(base).map_err(InvalidValue::new)
+        Ok(bare(value).parse::<Address>()?.below(base)?)
     }
 
     fn show(&self, value: &Address) -> Value {

@@ -12,7 +12,9 @@ use toml::{Spanned, Value};
 
 use super::collector::Diagnostics;
 use super::diagnostic::{ConfigError, InvalidValue};
-use super::inputs::{FILE_VARIABLE, Flags, Layer, Origin, SECRET_VARIABLE, Spans, VARIABLE_PREFIX};
+use super::inputs::{
+    FILE_VARIABLE, Flags, Layer, Origin, SECRET_VARIABLE, Spans, VARIABLE_PREFIX, Variables,
+};
 use super::kinds::Kind;
 use super::source::Source;
 use super::suggest;
@@ -102,7 +104,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(
         table: &'static Table,
         source: Option<&'a Source>,
-        environment: &BTreeMap<String, String>,
+        environment: &Variables,
         flags: &'a Flags,
     ) -> Result<Self, ConfigError> {
         let mut reader = Self {
@@ -131,7 +133,7 @@ impl<'a> Reader<'a> {
                 self.layers.given.insert(name.to_owned(), Setting { value, layer });
             }
             None => {
-                self.diagnostics.invalid(name, row, &layer, &InvalidValue::new(shape.expected()));
+                self.diagnostics.invalid(name, row, &layer, &shape.expected().into());
             }
         }
     }
@@ -156,12 +158,12 @@ impl<'a> Reader<'a> {
                     self.named_table(&format!("{name}.{}", table.get_ref()), table.span(), value);
                 }
             }
-            DeValue::Table(keys) if self.table.sections.contains(&name) => self.keys(name, keys),
+            DeValue::Table(keys) if self.table.sections().contains(&name) => self.keys(name, keys),
             DeValue::Table(_) if self.table.find(name).is_none() => {
                 let title = format!("unknown section `{name}`");
                 self.diagnostics.key(span, &title, &suggest::key(name, self.table));
             }
-            _ if self.table.sections.contains(&name) => {
+            _ if self.table.sections().contains(&name) => {
                 let fix = format!("write [{name}] on a line of its own, its keys below");
                 self.diagnostics.key(span, &format!("`{name}` is a section, not a key"), &fix);
             }
@@ -197,7 +199,7 @@ impl<'a> Reader<'a> {
         self.set(name, row, Some(plain(value.get_ref())), layer);
     }
 
-    fn variables(&mut self, environment: &BTreeMap<String, String>) {
+    fn variables(&mut self, environment: &Variables) {
         let is_ours = |name: &str| {
             name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE
         };
@@ -265,7 +267,7 @@ impl<'a> Reader<'a> {
     pub(super) fn get<T>(&mut self, name: &str, kind: &impl Kind<T>) -> T {
         let Setting { value, layer } = self.layers.get(name);
         kind.read(&value, self.base(&layer)).unwrap_or_else(|invalid| {
-            self.invalid(name, &invalid);
+            self.invalid(name, invalid);
             let default = kind.read(self.layers.default(name), self.working_dir);
             default.map_err(|invalid| invalid.problem).expect("built-in defaults are valid")
         })
@@ -277,9 +279,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports what is wrong with the value of a setting.
-    pub(super) fn invalid(&mut self, name: &str, invalid: &InvalidValue) {
-        let row = self.table.row(name);
-        self.diagnostics.invalid(name, row, &self.layers.get(name).layer, invalid);
+    pub(super) fn invalid(&mut self, name: &str, invalid: impl Into<InvalidValue>) {
+        let (row, layer) = (self.table.row(name), self.layers.get(name).layer);
+        self.diagnostics.invalid(name, row, &layer, &invalid.into());
     }
 
     /// The folder that relative paths start at.

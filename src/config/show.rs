@@ -44,9 +44,7 @@ pub fn show_json(config: &Config) -> serde_json::Value {
         let origin = origin(config, &name);
         let shown = match shown(config, &name, row, value) {
             Shown::Value(value) => json!({"value": value, "origin": origin}),
-            Shown::Comment(remark) => {
-                json!({"value": null, "remark": remark, "origin": origin})
-            }
+            Shown::Comment(remark) => json!({"value": null, "remark": remark, "origin": origin}),
         };
         (name, shown)
     };
@@ -60,9 +58,10 @@ pub fn show_json(config: &Config) -> serde_json::Value {
 fn settings(config: &Config) -> Vec<(String, &'static Row, Value)> {
     let with_row = |(name, value): (String, Value)| (name.clone(), TABLE.row(&name), value);
     let mut settings: Vec<_> = config.values().into_iter().map(with_row).collect();
+    let sections = TABLE.sections();
     // Table by table, where a section has several.
     settings.sort_by_key(|(name, row, _)| {
-        let section = TABLE.sections.iter().position(|section| row.section() == Some(section));
+        let section = sections.iter().position(|section| row.section() == Some(section));
         (section, name.rsplit_once('.').map(|(heading, _)| heading.to_owned()))
     });
     settings
@@ -105,9 +104,7 @@ fn shown_secret(config: &Config, file: Value) -> Shown {
     let origin = config.origins.get("client.secret");
     Shown::Comment(match (&config.oauth.client_secret, origin) {
         (SecretSource::None, _) => "the client secret is not set".to_owned(),
-        (SecretSource::Value(_), Some(origin)) => {
-            format!("the client secret is set by {origin}")
-        }
+        (SecretSource::Value(_), Some(origin)) => format!("the client secret is set by {origin}"),
         (SecretSource::Value(_), None) => "the client secret is set".to_owned(),
         (SecretSource::File(path), Some(origin)) => {
             let path = one_line(&path.display().to_string());

@@ -30,9 +30,9 @@ pub(super) fn key(name: &str, table: &Table) -> String {
     }
     let siblings: Vec<String> = table.rows().filter_map(|row| row.below(section)).collect();
     let names = siblings.iter().map(String::as_str);
-    match nearest(name, names.chain(table.sections.iter().copied())) {
+    match nearest(name, names.chain(table.sections())) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => listing(section, &siblings, table.sections),
+        None => listing(section, &siblings, &table.sections()),
     }
 }
 

@@ -9,8 +9,6 @@ use super::shape::Shape;
 pub(super) struct Table {
     /// In blocks, which are fields of the configuration.
     pub(super) blocks: &'static [&'static [Row]],
-    /// The sections in the order of `proxy.toml`.
-    pub(super) sections: &'static [&'static str],
     /// Keys that were renamed, with their new names.
     pub(super) renamed: &'static [(&'static str, &'static str)],
 }
@@ -18,13 +16,24 @@ pub(super) struct Table {
 impl Table {
     /// All rows, in the order of `proxy.toml`.
     pub(super) fn rows(&self) -> impl Iterator<Item = &'static Row> {
-        let sections = [None].into_iter().chain(self.sections.iter().copied().map(Some));
+        let sections = [None].into_iter().chain(self.sections().into_iter().map(Some));
         sections.flat_map(|section| self.all().filter(move |row| row.section() == section))
     }
 
     /// All rows, block by block.
     pub(super) fn all(&self) -> impl Iterator<Item = &'static Row> {
         self.blocks.iter().copied().flatten()
+    }
+
+    /// The sections in the order of `proxy.toml`, which is that of their first rows.
+    pub(super) fn sections(&self) -> Vec<&'static str> {
+        let mut sections = Vec::new();
+        for section in self.all().filter_map(Row::section) {
+            if !sections.contains(&section) {
+                sections.push(section);
+            }
+        }
+        sections
     }
 
     /// The row of the setting of that name.
