@@ -23,8 +23,16 @@ impl Fields {
     /// Reads a body that holds an object with one of the `wanted` names; `ended` if the body is
     /// complete.
     pub(super) fn read(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Self> {
+        // What looks like UTF-16 may be junk in front of an object.
         let decoded = from_utf16(body);
-        let body = decoded.as_ref().map_or(body, |decoded| decoded.as_slice());
+        let from_decoded = decoded.and_then(|decoded| Self::read_text(&decoded, ended, wanted));
+        match from_decoded {
+            Some(fields) if fields.has_any(wanted) => Some(fields),
+            other => Self::read_text(body, ended, wanted).or(other),
+        }
+    }
+
+    fn read_text(body: &[u8], ended: bool, wanted: &[&str]) -> Option<Self> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(values)) => return Some(Self { values, whole: true }),
             // JSON within a JSON string.
@@ -316,6 +324,9 @@ mod tests {
         let bytes = |before: &[u8], after: &[u8]| [before, b"{", PAIR.as_bytes(), after].concat();
         is_read(bytes(b"\xef\xbb\xbf", b"}"));
         is_read(bytes(b"\0\0\n", b"}\0\0"));
+        for looks_like_utf16 in [&b"\0"[..], b"\xff\xfe", b"\xfe\xff\0"] {
+            is_read(bytes(looks_like_utf16, b"}"));
+        }
         is_read(bytes(b")]}',\n", b"}"));
         is_read(bytes(b"Notice: {x} {\"y\":{}}\n", b"}"));
         is_read(bytes(b"", b"}{\"refresh_token\":\"old\"}"));

@@ -9,56 +9,64 @@ use super::route::Route;
 use crate::oauth::endpoint::Origin;
 
 /// Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which is set anew for each side.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
 
-/// Fields of a request that are not forwarded, besides the hop-by-hop ones and those that begin with
-/// one of [`REQUEST_PREFIXES`].
-const REQUEST: [&str; 16] = [
-    "host",
-    "content-length",
-    "expect",
-    "authorization",
-    "cookie",
-    "forwarded",
-    "x-real-ip",
-    "via",
-    "origin",
-    "referer",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "service-worker",
-    "pleo-account",
-    "pleo-proxy-key",
-];
-const REQUEST_PREFIXES: [&str; 4] =
-    ["x-forwarded-", "sec-fetch-", "sec-websocket-", "access-control-request-"];
+/// Fields of a request that are not forwarded, besides the hop-by-hop ones.
+fn is_for_proxy(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "expect"
+            | "authorization"
+            | "cookie"
+            | "forwarded"
+            | "x-real-ip"
+            | "via"
+            | "origin"
+            | "referer"
+            | "x-http-method"
+            | "x-http-method-override"
+            | "x-method-override"
+            | "service-worker"
+            | "pleo-account"
+            | "pleo-proxy-key"
+    ) || name.starts_with("x-forwarded-")
+        || name.starts_with("sec-fetch-")
+        || name.starts_with("sec-websocket-")
+        || name.starts_with("access-control-request-")
+}
 
-/// Fields of a response that are not passed on: a browser would apply them to the proxy's own origin,
-/// or they concern this hop only.
-const RESPONSE: [&str; 9] = [
-    "set-cookie",
-    "clear-site-data",
-    "alt-svc",
-    "service-worker-allowed",
-    "refresh",
-    "nel",
-    "report-to",
-    "strict-transport-security",
-    "pleo-proxy-error",
-];
-const RESPONSE_PREFIXES: [&str; 1] = ["access-control-"];
+/// Fields of a response that are not passed on, besides the hop-by-hop ones: a browser would apply
+/// them to the proxy's own origin, or they concern this hop only.
+fn is_kept_from_caller(name: &str) -> bool {
+    matches!(
+        name,
+        "set-cookie"
+            | "clear-site-data"
+            | "alt-svc"
+            | "service-worker-allowed"
+            | "refresh"
+            | "nel"
+            | "report-to"
+            | "strict-transport-security"
+            | "pleo-proxy-error"
+    ) || name.starts_with("access-control-")
+}
 
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
@@ -73,8 +81,7 @@ pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -
     let mut to = HeaderMap::with_capacity(from.headers.len() + 2);
     to.insert(header::HOST, host.clone());
     for (name, value) in &from.headers {
-        if !is_dropped(name.as_str(), &REQUEST, &REQUEST_PREFIXES) && !nominated.has(name.as_str())
-        {
+        if !is_dropped(name.as_str(), is_for_proxy) && !nominated.has(name.as_str()) {
             to.append(name.clone(), value.clone());
         }
     }
@@ -106,7 +113,7 @@ fn not_for_client(headers: &HeaderMap) -> Vec<HeaderName> {
     let is_dropped = |name: &&HeaderName| {
         let is_false_length = is_chunked && *name == header::CONTENT_LENGTH;
         is_false_length
-            || is_dropped(name.as_str(), &RESPONSE, &RESPONSE_PREFIXES)
+            || is_dropped(name.as_str(), is_kept_from_caller)
             || nominated.has(name.as_str())
     };
     headers.keys().filter(is_dropped).cloned().collect()
@@ -184,20 +191,14 @@ pub fn allow(to: &mut HeaderMap, origin: &HeaderValue) {
     to.append(header::VARY, HeaderValue::from_static("Origin"));
 }
 
-/// True for a listed name, or one that a server might take for it: with `_` or `.` instead of a
-/// hyphen.
-fn is_dropped(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
+/// True for a name that is hop-by-hop or `is_listed`, or that a server might take for such a name:
+/// with `_` or `.` instead of a hyphen.
+fn is_dropped(name: &str, is_listed: fn(&str) -> bool) -> bool {
     if name.bytes().any(|byte| matches!(byte, b'_' | b'.')) {
         let plain = name.replace(['_', '.'], "-");
-        return is_listed(&plain, list, prefixes);
+        return is_hop_by_hop(&plain) || is_listed(&plain);
     }
-    is_listed(name, list, prefixes)
-}
-
-fn is_listed(name: &str, list: &[&str], prefixes: &[&str]) -> bool {
-    HOP_BY_HOP.contains(&name)
-        || list.contains(&name)
-        || prefixes.iter().any(|prefix| name.starts_with(prefix))
+    is_hop_by_hop(name) || is_listed(name)
 }
 
 /// The names that `Connection` lines declare to be hop-by-hop.
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_is_ours_whatever_is_sent() {
+    fn the_credential_is_for_proxy_whatever_is_sent() {
         let sent = up(&[
             ("authorization", "Bearer evil"),
             ("authorization", "Basic evil"),
@@ -441,7 +442,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_one_credential_and_it_is_ours(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
+        fn there_is_one_credential_and_it_is_for_proxy(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
             let mut headers = vec![("connection", nominated.trim())];
             headers.extend(names.iter().map(|name| (name.as_str(), "evil")));
             let sent = up(&headers);

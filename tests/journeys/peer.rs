@@ -57,7 +57,7 @@ async fn the_owner_is_not_locked_out_by_a_list_that_leaves_it_out() {
     let text = String::from_utf8_lossy(&status.stdout).into_owned();
     assert_eq!(status.status.code(), Some(0), "{text}");
     assert!(
-        text.contains(&format!("these users in: [{other}], and its own user {me} all the same")),
+        text.contains(&format!("allows these users: [{other}], and its own user {me}")),
         "{text}"
     );
     let (_upstream, default) = guarded("").await;
