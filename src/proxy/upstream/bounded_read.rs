@@ -1,6 +1,7 @@
 //! Bounds how much of a response is read at once. hyper makes its read buffer as large as what a
-//! read fills, and passes the buffer on: while a caller does not read its response, several of them
-//! wait. This stands above TLS, so that a record is still read from the socket by one call.
+//! read fills, and passes the buffer on: while a caller does not read its response, two of them wait.
+//! So pieces are small until the caller has surely read some. This stands above TLS, so that a record
+//! is still read from the socket by one call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,17 +9,26 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
-/// Largest read, in bytes. One less than a power of two: hyper would reserve
-/// twice as much after a read that fills its buffer.
-const MAX_READ: u64 = 16 * 1024 - 1;
+/// Largest read at first, in bytes. One less than a power of two: hyper would reserve twice as much
+/// after a read that fills its buffer.
+const MAX_FIRST_READS: u64 = 16 * 1024 - 1;
+/// Largest read of a response whose caller reads: fewer and larger ones take less time.
+const MAX_READ: u64 = 256 * 1024 - 1;
+/// Bytes of a response after which its caller surely reads: more than the kernel buffers for a
+/// connection (the maximum in `tcp_wmem`, 4 MiB by default).
+const READS_FROM: u64 = 4 * 1024 * 1024;
 
-/// A connection of which no more than [`MAX_READ`] bytes are read at once.
+/// A connection to the API of which no more than a bounded number of bytes are read at once.
 #[derive(Debug)]
-pub(super) struct BoundedRead<T>(Take<T>);
+pub(super) struct BoundedRead<T> {
+    io: Take<T>,
+    /// Bytes read since the last write, which belong to one response.
+    response_bytes: u64,
+}
 
 impl<T: AsyncRead> BoundedRead<T> {
     pub(super) fn new(io: T) -> Self {
-        Self(io.take(MAX_READ))
+        Self { io: io.take(0), response_bytes: 0 }
     }
 }
 
@@ -28,8 +38,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for BoundedRead<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.set_limit(MAX_READ);
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        let is_read = self.response_bytes >= READS_FROM;
+        self.io.set_limit(if is_read { MAX_READ } else { MAX_FIRST_READS });
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        self.response_bytes += (buffer.filled().len() - before) as u64;
+        polled
     }
 }
 
@@ -39,7 +53,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedRead<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.get_mut()).poll_write(cx, bytes)
+        self.response_bytes = 0;
+        Pin::new(self.io.get_mut()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -47,18 +62,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedRead<T> {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.0.get_mut()).poll_write_vectored(cx, pieces)
+        self.response_bytes = 0;
+        Pin::new(self.io.get_mut()).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.get_ref().is_write_vectored()
+        self.io.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.get_mut()).poll_flush(cx)
+        Pin::new(self.io.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.get_mut()).poll_shutdown(cx)
+        Pin::new(self.io.get_mut()).poll_shutdown(cx)
     }
 }

@@ -71,7 +71,7 @@ impl Connector {
     ) -> Result<Http1Connection, hyper::Error> {
         let mut builder = http1::Builder::new();
         // The size of the buffer limits the head exactly only if it is the same.
-        builder.max_header_size(MAX_HEAD).max_buf_size(MAX_HEAD);
+        builder.max_header_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(TokioIo::new(BoundedRead::new(io))).await?;
         let shared = self.shared.clone();
         let driver = tokio::spawn(async move {
