@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_is_for_proxy_whatever_is_sent() {
+    fn the_credential_is_ours_whatever_is_sent() {
         let sent = up(&[
             ("authorization", "Bearer evil"),
             ("authorization", "Basic evil"),
@@ -442,7 +442,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_one_credential_and_it_is_for_proxy(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
+        fn there_is_one_credential_and_it_is_ours(names in prop::collection::vec("[a-zA-Z_.-]{1,20}", 0..20), nominated in "[a-zA-Z,\" -]{0,60}") {
             let mut headers = vec![("connection", nominated.trim())];
             headers.extend(names.iter().map(|name| (name.as_str(), "evil")));
             let sent = up(&headers);

@@ -61,12 +61,15 @@ async fn slow_heads_are_evicted_at_the_connection_limit() {
     // Whoever has just come keeps its place for a moment, and others wait for as long: none is
     // turned away.
     assert_eq!(setup.caller().get("/v1/x").status, 200);
-    // The one that came first made room, and the one that came last may go on.
-    let mut slow = slow.into_iter();
-    assert!(slow.next().unwrap().is_closed());
-    let mut last = slow.next_back().unwrap();
-    last.send(format!("a\r\nHost: {}\r\n\r\n", setup.proxy.address()));
-    assert_eq!(last.read_response().status, 200);
+    // One of them made room, if all had been accepted by then, and the others may go on. Which one
+    // is up to the order in which two workers accepted them.
+    let rest = format!("a\r\nHost: {}\r\nConnection: close\r\n\r\n", setup.proxy.address());
+    let served = slow.into_iter().filter_map(|mut caller| {
+        caller.try_send(&rest).ok()?;
+        caller.read_rest().starts_with("HTTP/1.1 200").then_some(())
+    });
+    let served = served.count();
+    assert!(served >= 7, "{served} of 8");
 }
 
 /// Writes a byte now and then until the connection is closed, and returns what came back.

@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 const MAX_FIRST_READS: u64 = 16 * 1024 - 1;
 /// Largest read of a response whose caller reads: fewer and larger ones take less time.
 const MAX_READ: u64 = 256 * 1024 - 1;
-/// Bytes of a response after which its caller surely reads: more than the kernel buffers for a
-/// connection (the maximum in `tcp_wmem`, 4 MiB by default).
-const READS_FROM: u64 = 4 * 1024 * 1024;
+/// Bytes of a response after which its caller surely reads: more than the kernel buffers for it at
+/// both ends (the maximum in `tcp_wmem`, 4 MiB by default, and the window of a new connection).
+const READS_FROM: u64 = 5 * 1024 * 1024;
 
 /// A connection to the API of which no more than a bounded number of bytes are read at once.
 #[derive(Debug)]
