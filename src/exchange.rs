@@ -2,7 +2,7 @@
 //!
 //! An [`Exchange`] begins when the head of a request was read: before the guard, and also for what
 //! the peer check, the connection limit or hyper refuses. The future that answers owns it, then the
-//! response body. However it goes, dropping the exchange ends it: [`Exchange::end`] is the only place
+//! response body. However it goes, dropping the exchange ends it: `Exchange::end` is the only place
 //! where a request is counted and logged and where its connection stops serving.
 
 pub mod activity;

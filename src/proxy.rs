@@ -1,5 +1,5 @@
 //! The path of a request, top to bottom: guard, route, account, lease, upstream, and back. Whatever
-//! fails becomes a [`Problem`] in [`reply`], never sideways.
+//! fails becomes a [`Problem`] in `reply`, never sideways.
 
 pub mod body;
 pub mod guard;

@@ -11,8 +11,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use support::{
-    After, Caller, OK_RESPONSE, RawResponse, Setup, TIMEOUT, Upstream, assert_problem, setup,
-    setup_without_account, wait_until,
+    After, Caller, IncomingRequest, OK_RESPONSE, RawResponse, Setup, TIMEOUT, Upstream,
+    assert_problem, certificate_for, setup, setup_with, setup_without_account, wait_until,
 };
 
 /// All that a connection gives back, up to its end.
@@ -366,19 +366,9 @@ fn resident(setup: &Setup) -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_does_not_read_uses_little_memory() {
-    const CALLERS: usize = 40;
-    let upstream = Upstream::start(|incoming| {
-        if incoming.target() == "/fine" {
-            return incoming.respond_ok();
-        }
-        incoming.respond("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
-        let piece = vec![b'x'; 1 << 20];
-        while incoming.try_respond(&piece).is_ok() {}
-        After::Close
-    });
-    let setup = setup(&upstream, "").await;
+/// What each caller that does not read its response adds to the proxy's memory, in KiB.
+fn unread_response(setup: &Setup) -> usize {
+    const CALLERS: usize = 100;
     let begin = || {
         let mut caller = setup.caller();
         caller.send_head("GET", "/long", &[]);
@@ -387,11 +377,41 @@ async fn a_caller_that_does_not_read_uses_little_memory() {
     };
     let warm: Vec<_> = (0..5).map(|_| begin()).collect();
     thread::sleep(std::time::Duration::from_millis(300));
-    let before = resident(&setup);
+    let before = resident(setup);
     let callers: Vec<_> = (0..CALLERS).map(|_| begin()).collect();
     thread::sleep(std::time::Duration::from_millis(500));
-    let each = resident(&setup).saturating_sub(before) / CALLERS;
-    assert!(each <= 128, "{each} KiB a caller");
+    let each = resident(setup).saturating_sub(before) / CALLERS;
     drop((warm, callers));
     assert_eq!(setup.caller().get("/fine").text(), OK_RESPONSE.split("\r\n\r\n").nth(1).unwrap());
+    each
+}
+
+/// A GiB, or what the proxy takes of it.
+fn respond_long(incoming: &mut IncomingRequest) -> After {
+    if incoming.target() == "/fine" {
+        return incoming.respond_ok();
+    }
+    incoming.respond("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+    let piece = vec![b'x'; 1 << 20];
+    while incoming.try_respond(&piece).is_ok() {}
+    After::Close
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_read_uses_little_memory() {
+    let upstream = Upstream::start(respond_long);
+    let each = unread_response(&setup(&upstream, "").await);
+    assert!(each <= 128, "{each} KiB a caller");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_does_not_read_uses_little_memory_over_tls() {
+    let (pem, config) = certificate_for("127.0.0.1");
+    let upstream = Upstream::secure(config, respond_long);
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    fs::write(&ca_file, pem).unwrap();
+    let set = format!("endpoints.ca_file=\"{}\"", ca_file.display());
+    let each = unread_response(&setup_with(&upstream.origin, "", &["--set", &set]).await);
+    assert!(each <= 128, "{each} KiB a caller");
 }
