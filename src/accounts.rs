@@ -2,8 +2,8 @@
 //!
 //! Requests see an account through its [`Snapshot`] and borrow its credential with a [`Lease`];
 //! everything that changes a grant holds its refresh lock and the store's lock: `refresh_job` for a
-//! refresh (what follows from its outcome is decided in `outcome`), `change` for logins and logouts.
-//! `scheduler` starts what nobody asks for, and `sync` adopts what other processes saved.
+//! refresh (what follows from its outcome is decided in `outcome`), `change` for logins and
+//! logouts. `scheduler` starts what nobody asks for, and `sync` adopts what other processes saved.
 
 mod account;
 mod backoff;
@@ -297,8 +297,8 @@ impl Accounts {
         self.changes.describe(ticket, subject, introspection_trusted).await
     }
 
-    /// Forgets a grant: a tombstone takes its place. Requests that wait are refused at once. It goes
-    /// on if the caller leaves.
+    /// Forgets a grant: a tombstone takes its place. Requests that wait are refused at once. It
+    /// goes on if the caller leaves.
     ///
     /// # Errors
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
@@ -312,7 +312,7 @@ impl Accounts {
             let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
             accounts.changes.logout(&account, reason).await
         };
-        self.keep(work).await.unwrap_or(Err(ChangeError::Closing))
+        self.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
     }
 
     /// Begins nothing new, and waits for token requests under way. Returns the accounts whose new
@@ -326,7 +326,7 @@ impl Accounts {
 
     /// Runs work that must end even if its caller leaves, and that the end of the process waits
     /// for.
-    pub async fn keep<T: Send + 'static>(
+    pub async fn run_to_completion<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {

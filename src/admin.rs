@@ -148,7 +148,9 @@ async fn ready(State(admin): Shared) -> Response {
     let (status, state) = match serving {
         _ if admin.shutdown.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "ending"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        _ if registry.supervisor().is_deaf() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        _ if registry.supervisor().accepts_no_requests() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+        }
         // Valid tokens are served, but nothing is refreshed.
         _ if registry.scheduler_silence().is_some() => (StatusCode::OK, "degraded"),
         _ if all_tasks_run && accounts.iter().all(|account| account.is_well()) => {

@@ -33,7 +33,8 @@ impl Deadline {
         Self { wall: now.wall.saturating_add_unsigned(wait), boot: now.boot.saturating_add(wait) }
     }
 
-    /// A stored wall time, at most `longest` from now: a clock that was set back must not extend it.
+    /// A stored wall time, at most `longest` from now: a clock that was set back must not extend
+    /// it.
     pub fn from_wall(now: Now, wall: i64, longest: Duration) -> Self {
         let ahead = since(wall, now.wall).min(millis(longest));
         Self {
@@ -64,8 +65,8 @@ impl Deadline {
     }
 }
 
-/// The age of something that another run or process dated with a clock that may have been wrong. The
-/// time that passes in this process always counts. The wall clock counts too, because it alone
+/// The age of something that another run or process dated with a clock that may have been wrong.
+/// The time that passes in this process always counts. The wall clock counts too, because it alone
 /// notices that a machine was paused, but only after [`Age::BELIEVED`]: a clock that jumps back and
 /// forth can make something old a few times an hour, not at each jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +78,8 @@ pub struct Age {
 }
 
 impl Age {
-    /// Time in this process after which the wall clock counts. A date that is no further in the future
-    /// than this is taken for the present.
+    /// Time in this process after which the wall clock counts. A date that is no further in the
+    /// future than this is taken for the present.
     pub const BELIEVED: Duration = Duration::from_secs(600);
 
     /// The age of what is seen now and dated `wall`.

@@ -1,5 +1,5 @@
-//! Hardens the process at its start, before a secret is read: no core dumps, no debugger of the same
-//! user, no files that other users could open. It also raises the limit of open files.
+//! Hardens the process at its start, before a secret is read: no core dumps, no debugger of the
+//! same user, no files that other users could open. It also raises the limit of open files.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};

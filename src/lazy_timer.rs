@@ -1,5 +1,5 @@
-//! A timer for deadlines that usually move before they are reached. It re-arms lazily: on wake-up it
-//! re-checks the deadline, so that moving the deadline costs nothing.
+//! A timer for deadlines that usually move before they are reached. It re-arms lazily: on wake-up
+//! it re-checks the deadline, so that moving the deadline costs nothing.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

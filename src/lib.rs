@@ -5,7 +5,8 @@
 //! # Rows
 //!
 //! A file imports from lower rows and from its own folder only; `tests/rules/architecture.rs`
-//! checks it. So every call goes down the rows and returns.
+//! checks it. So every call goes down the rows and returns; the
+//! one exception is [`login::Serve`], a callback.
 //!
 //! | row | parts |
 //! | --- | --- |
@@ -33,20 +34,20 @@
 //! checks the head before a token is used or a body read; [`proxy::route`] finds the account and
 //! the raw target; the account returns a [`Lease`](accounts::Lease), which holds the credential;
 //! [`proxy::headers`] builds a new header map and inserts the credential last; [`proxy::replay`]
-//! streams the body and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the response
-//! arrives, the lease is returned and the response streams back. A 401 is handled here, once. Every
-//! failure becomes a [`problem::Problem`]. The [`exchange`] belongs to the request from its arrival,
-//! then to the response body; dropping it ends it.
+//! streams the body and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the
+//! response arrives, the lease is returned and the response streams back. A 401 is handled here,
+//! once. Every failure becomes a [`problem::Problem`]. The [`exchange`] belongs to the request from
+//! its arrival, then to the response body; dropping it ends it.
 //!
 //! # A refresh
 //!
-//! A token near expiry, a 401, an unused account, a command: all of them call
-//! [`Accounts::refresh`](accounts::Accounts::refresh), which runs one job of an account at a time. The
-//! job takes the account's refresh lock in this process, then the lock on the [`store`], and reads
-//! the record again: a newer one is adopted, and nothing is sent. Otherwise an intent is saved, the
-//! gate closes, leases are returned, and [`oauth`] sends the token request. Its result is named by
-//! what must be done ([`oauth::Outcome`]); a pure function decides what follows, and an executor
-//! carries it out: new tokens are saved, then published, and the gate opens; only a definite refusal
+//! A token near expiry, a 401, an unused account, a command: all of them end in the accounts'
+//! refresher (`accounts/refresher.rs`), which runs one job of an account at a time. The job takes
+//! the account's refresh lock in this process, then the lock on the [`store`], and reads the record
+//! again: a newer one is adopted, and nothing is sent. Otherwise an intent is saved, the gate
+//! closes, leases are returned, and [`oauth`] sends the token request. Its result is named by what
+//! must be done ([`oauth::Outcome`]); a pure function decides what follows, and an executor carries
+//! it out: new tokens are saved, then published, and the gate opens; only a definite refusal
 //! requires a login.
 //!
 //! # A login
@@ -87,8 +88,8 @@
 //! - Only one place each that refreshes, posts to the token endpoint, and turns failures into
 //!   statuses.
 //! - No admin route on the data listener: tools and admin routes use two origins.
-//! - No access log, and on the usual path of a request no lock across an await, no access to the
-//!   store and none to the token endpoint.
+//! - No access log but a line a request at debug level ([`exchange`]), and on the usual path of a
+//!   request no lock across an await, no access to the store and none to the token endpoint.
 //! - No traits with one implementation, no global state except the log subscriber and the TLS
 //!   provider, both set by [`cli`]. Time is passed in; tests use the sandbox over HTTP
 //!   instead of mocks.
@@ -97,9 +98,9 @@
 //!
 //! Any future here may be dropped at any await. What must not stop half-way (a token request and
 //! its save, the end of a login) runs in its own task on the control runtime, and the caller only
-//! waits for it ([`Accounts::keep`](accounts::Accounts::keep)). Leases, the gate and locks are
-//! released in `Drop`. When the process ends, requests get a moment to finish, and a token request
-//! that was sent is waited for until its tokens are saved.
+//! waits for it ([`Accounts::run_to_completion`](accounts::Accounts::run_to_completion)). Leases,
+//! the gate and locks are released in `Drop`. When the process ends, requests get a moment to
+//! finish, and a token request that was sent is waited for until its tokens are saved.
 
 pub mod accounts;
 pub mod admin;

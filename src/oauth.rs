@@ -117,8 +117,8 @@ pub struct Credentials {
     secret: ClientSecret,
 }
 
-/// Tells one version of the secret file from the next, its owner and mode included: inode and change
-/// time; empty without a file.
+/// Tells one version of the secret file from the next, its owner and mode included: inode and
+/// change time; empty without a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SecretVersion(Option<(u64, i64, i64)>);
 
@@ -174,8 +174,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sets up the transport: HTTP/1.1, no redirects, no retries, and no time limit, which each call
-    /// sets itself. Response heads are read leniently, because new tokens may follow.
+    /// Sets up the transport: HTTP/1.1, no redirects, no retries, and no time limit, which each
+    /// call sets itself. Response heads are read leniently, because new tokens may follow.
     ///
     /// # Errors
     /// The TLS library refuses its settings.

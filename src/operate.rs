@@ -108,7 +108,7 @@ impl Operator {
     /// Deletes an account's grant and cancels its pending logins.
     ///
     /// # Errors
-    /// [`ChangeError`]; the grant is unchanged.
+    /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
     pub async fn logout(&self, name: &AccountName) -> Result<(), ChangeError> {
         self.logins.cancel(name);
         self.accounts.logout(name, EndReason::LoggedOut).await

@@ -43,8 +43,8 @@ fn fits(template: &str, path: &str) -> bool {
     template.split('/').all(is_alike) && segments.next().is_none()
 }
 
-/// `{id}` stands for one or more characters. A colon begins a custom verb (`{id}:archive`), so it is
-/// not part of an id.
+/// `{id}` stands for one or more characters. A colon begins a custom verb (`{id}:archive`), so it
+/// is not part of an id.
 fn segment_fits(template: &str, segment: &str) -> bool {
     let Some((_, verb)) = template.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
         return template == segment;

@@ -1,5 +1,5 @@
-//! The responses that the proxy makes itself, all in one form: problem+json (RFC 9457) with a code.
-//! Never status 401, which would make a tool start a login of its own.
+//! The responses that the data listener makes itself, all in one form: problem+json (RFC 9457) with
+//! a code. Never status 401, which would make a tool start a login of its own.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub enum Code {
     ForbiddenHost,
     /// A web page of another origin sent the request.
     ForbiddenOrigin,
-    /// A program of another user, or another machine, sent the request.
+    /// A program of another user sent the request, or the kernel does not say whose it is.
     ForbiddenPeer,
     /// The local key is missing or wrong.
     LocalKeyRequired,

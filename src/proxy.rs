@@ -263,8 +263,8 @@ impl ForwardedRequest<'_> {
         }
     }
 
-    /// When a response is too late: `response_timeout` after the end of the request body, or, before
-    /// that end, once nothing of it was read for longer than a body may stall.
+    /// When a response is too late: `response_timeout` after the end of the request body, or,
+    /// before that end, once nothing of it was read for longer than a body may stall.
     fn response_deadline(&self) -> Option<Instant> {
         let Settings { response_timeout, idle_timeout, .. } = self.forwarder.settings;
         match self.body.ended() {

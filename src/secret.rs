@@ -110,7 +110,8 @@ impl fmt::Debug for AccessToken {
 }
 
 impl ClientSecret {
-    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), but usually a mistake.
+    /// True if it begins or ends with a space: allowed (RFC 6749 appendix A.2), but usually a
+    /// mistake.
     pub fn has_outer_space(&self) -> bool {
         self.0.trim() != self.0.as_str()
     }

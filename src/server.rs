@@ -103,8 +103,8 @@ pub struct Running {
 }
 
 impl Bound {
-    /// Starts serving with one worker a core, or fewer if the system gives no more threads. Each has
-    /// its own forwarder.
+    /// Starts serving with one worker a core, or fewer if the system gives no more threads. Each
+    /// has its own forwarder.
     ///
     /// # Errors
     /// The system gives not even one thread, or no socket.
@@ -164,8 +164,8 @@ impl Bound {
 }
 
 impl Running {
-    /// Accepts no more connections to the data listener, and waits for the current requests, at most
-    /// [`DRAIN`].
+    /// Accepts no more connections to the data listener, and waits for the current requests, at
+    /// most [`DRAIN`].
     pub async fn drain(&mut self) {
         self.draining.cancel();
         // The next process may have the port or the socket's name.

@@ -2,7 +2,8 @@
 //! saving needs the [`Locked`] in hand, so that nobody can overwrite what another process is about
 //! to replace. What each kind promises is tested for all of them in `contract.rs`.
 //!
-//! A new kind is a file beside `file.rs`, a variant of each enum here, and a row in `contract.rs`.
+//! A new kind is a file beside `file.rs`, a variant of each enum here, a row in `contract.rs`, and
+//! its choice by `store.kind` in `cli/wiring.rs` and `cli/open_store.rs`.
 
 mod change;
 #[cfg(test)]

@@ -68,13 +68,14 @@ impl Supervisor {
         self.lock().get(name).is_some_and(|counts| counts.running == 0 && counts.paused > 0)
     }
 
-    /// True if no API request can be served now: no worker runs, or none of them accepts connections.
-    pub fn is_deaf(&self) -> bool {
+    /// True if no API request can be served now: no worker runs, or none of them accepts
+    /// connections.
+    pub fn accepts_no_requests(&self) -> bool {
         self.is_down(WORKER) || self.is_down(DATA_LISTENER)
     }
 
-    /// Registers one more instance of a task, which runs until the result is dropped. For threads and
-    /// tasks that cannot run under [`supervise`].
+    /// Registers one more instance of a task, which runs until the result is dropped. For threads
+    /// and tasks that cannot run under [`supervise`].
     pub fn enter(&self, name: &'static str) -> Note {
         self.lock().entry(name).or_default().running += 1;
         Note { supervisor: self.clone(), name, is_running: true }

@@ -201,8 +201,8 @@ impl Metrics {
         self.token_resends.inc();
     }
 
-    /// All metrics in the text format, with the current state of each account and the restarts of each
-    /// background task.
+    /// All metrics in the text format, with the current state of each account and the restarts of
+    /// each background task.
     ///
     /// # Errors
     /// Never in practice: the sink is a string.

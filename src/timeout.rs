@@ -1,9 +1,9 @@
 //! Time limits for work that must not be abandoned while its result is waiting to be read.
 //!
-//! A plain timer also counts time in which this process did not run: stopped by a signal, frozen with
-//! its container, or suspended. It fires on resume, before the response that arrived meanwhile is
-//! read, and that response may hold the only copy of new tokens. A limit here counts only time in
-//! which the process ran.
+//! A plain timer also counts time in which this process did not run: stopped by a signal, frozen
+//! with its container, or suspended. It fires on resume, before the response that arrived meanwhile
+//! is read, and that response may hold the only copy of new tokens. A limit here counts only time
+//! in which the process ran.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,9 +14,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Runs `work` until it ends, or until this process has run for `limit`; `None` if it did not end.
 ///
-/// The limit is cut into ticks, one after the other: a standstill, however long, ends one tick.
-/// One more tick follows the last one, so that what arrived during a standstill right before the end
-/// is still read.
+/// The limit is cut into ticks, one after the other: a standstill, however long, ends one tick. One
+/// more tick follows the last one, so that what arrived during a standstill right before the end is
+/// still read.
 pub async fn while_running<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let tick = TICK.min(limit);
@@ -42,8 +42,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    /// Something that arrives `after` this time and is noticed a little later, because the task that
-    /// reads a socket runs first.
+    /// Something that arrives `after` this time and is noticed a little later, because the task
+    /// that reads a socket runs first.
     async fn arriving(after: Duration) -> &'static str {
         let (tx, rx) = oneshot::channel();
         tokio::spawn(async move {

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_token_is_wished_anew_once_and_waited_for_no_longer_than_hold() {
+    async fn an_expired_token_requests_one_refresh_and_waits_at_most_hold() {
         let (account, mut commands) = account();
         expire(&account);
         let start = Instant::now();

@@ -18,7 +18,8 @@ const MAX_MARGIN: Duration = Duration::from_secs(60);
 /// Longest lifetime of an access token that is believed.
 const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// Where an account's credential comes from. A new kind of credential is a variant here.
+/// Where an account's credential comes from. A new kind of credential is a variant here, with what
+/// the store's record holds of it.
 #[derive(Clone, Debug)]
 pub enum CredentialSource {
     /// No record; of what there was only the generation is left, below which none is used again.
@@ -88,8 +89,8 @@ impl CredentialSource {
         }
     }
 
-    /// The credential as requests carry it; none if there is none that may be sent. `deadline` is the
-    /// one measured when the pair was issued, else the stored one counts.
+    /// The credential as requests carry it; none if there is none that may be sent. `deadline` is
+    /// the one measured when the pair was issued, else the stored one counts.
     pub(super) fn credential(&self, deadline: Option<Deadline>, now: Now) -> Option<Credential> {
         match self {
             Self::Absent { .. } => None,

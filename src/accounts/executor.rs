@@ -15,7 +15,7 @@ use super::transition;
 use super::unsaved::keep_saving;
 use crate::store::{EndReason, Intent, Record};
 
-/// One attempt's hand on store and account.
+/// What one attempt uses to change store and account.
 pub(super) struct Executor {
     pub(super) services: Arc<Services>,
     pub(super) account: Arc<Account>,

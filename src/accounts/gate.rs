@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 const CLOSED: u64 = 1 << 63;
 const EPOCHS: u64 = 1 << 12;
 const LANE: u64 = 0xffff;
-/// Epochs that another thread's reading of the clock may be behind ours; a larger difference is time
-/// that has passed.
+/// Epochs that another thread's reading of the clock may be behind ours; a larger difference is
+/// time that has passed.
 const BEHIND: u64 = 64;
 
 /// See the module.
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_asked_nor_for_the_old() {
+    async fn closing_waits_at_most_its_patience_and_not_for_old_leases() {
         let gate = Gate::default();
         let young = gate.enter(5).unwrap();
         let before = Instant::now();

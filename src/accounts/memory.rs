@@ -23,7 +23,7 @@ pub(super) struct Memory {
     pub(super) age: Option<Age>,
     /// Failed attempts since the last good one.
     attempts: u32,
-    /// When a 401 or a person last forced a refresh.
+    /// When a 401 last forced a refresh.
     pub(super) forced_at: Option<Now>,
     /// The sending of an intent that got a complete answer, so that no copy of it is still under
     /// way.

@@ -1,5 +1,5 @@
 //! What follows from an attempt to refresh: each class of outcome has one consequence. Pure: the
-//! refresh job carries it out.
+//! executor carries it out.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::clock::{Deadline, Now, millis};
 use crate::oauth::{Outcome, Tokens};
 use crate::store::{EndReason, Ended, Grant, Intent, Record};
 
-/// Age of an intent at which its token may be sent again if there was no complete answer: the server
-/// would take a late first copy for a replay.
+/// Age of an intent at which its token may be sent again if there was no complete answer: the
+/// server would take a late first copy for a replay.
 const RESEND_AGE: Duration = Duration::from_secs(10);
 
 /// What a refresh has sent.
@@ -134,8 +134,8 @@ fn renewal(tokens: Tokens, sent: Sent<'_>) -> Renewal {
         refreshed_at: sent.at.wall,
         introspection_trusted: sent.grant.introspection_trusted,
     };
-    // A refresh token that cannot be read has replaced the old one all the same: what became of that
-    // stays open.
+    // A refresh token that cannot be read has replaced the old one all the same: what became of
+    // that stays open.
     let is_unreadable = tokens.refresh_unreadable;
     let intent = sent.noted.intent.clone().filter(|_| is_unreadable);
     let record = Record {
@@ -155,8 +155,8 @@ impl Renewal {
         self.deadline.boot_left(now).is_zero()
     }
 
-    /// The state once it is saved. `unusable` counts the access tokens in a row that cannot be used,
-    /// this one included.
+    /// The state once it is saved. `unusable` counts the access tokens in a row that cannot be
+    /// used, this one included.
     pub(super) fn next_state(&self, unusable: u32, now: Now) -> NextState {
         if !self.is_usable {
             return if unusable > 1 {
@@ -260,7 +260,8 @@ pub(super) fn not_sent(record: &Record, reason: RetryReason, began: u64) -> Next
     retry(record, reason, RetryTime::OnDemand { began })
 }
 
-/// The record with the note that its refresh token is about to be sent, for the first time or again.
+/// The record with the note that its refresh token is about to be sent, for the first time or
+/// again.
 pub(super) fn with_intent(record: &Record, now: i64) -> Record {
     let intent = match record.open_intent() {
         Some(open) => Intent { sent_at: now, resends: open.resends + 1, ..open.clone() },

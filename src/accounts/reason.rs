@@ -1,5 +1,5 @@
-//! Why an account needs a login or is tried again later, as facts. Their sentences are made here and
-//! nowhere else; the command that helps is added where a sentence is shown.
+//! Why an account needs a login or is tried again later, as facts. Their sentences are made here
+//! and nowhere else; the command that helps is added where a sentence is shown.
 
 use std::fmt;
 

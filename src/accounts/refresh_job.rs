@@ -202,11 +202,11 @@ impl RefreshJob {
         if is_resend {
             self.services().context.metrics.token_resent();
         }
-        Ok(self.exchange(record, &before, &credentials).await)
+        Ok(self.send_token_request(record, &before, &credentials).await)
     }
 
-    /// Reaches the token endpoint, unless that was just found to be hopeless; the error says when the
-    /// attempt began that failed.
+    /// Reaches the token endpoint, unless that was just found to be hopeless; the error says when
+    /// the attempt began that failed.
     async fn reach(&self, now: u64) -> Result<(), (String, u64)> {
         if self.executor.reason != RefreshReason::Asked
             && let Some(hopeless) = self.outage.recent_failure(now)
@@ -279,8 +279,8 @@ impl RefreshJob {
         }
     }
 
-    /// The exchange itself: the gate is closed from here until the outcome is published.
-    async fn exchange(
+    /// The token request itself: the gate is closed from here until the outcome is published.
+    async fn send_token_request(
         &self,
         record: LockedRecord,
         before: &Record,

@@ -67,8 +67,8 @@ impl Registry {
         Some(other.name.clone())
     }
 
-    /// A scheduler that stopped may have taken requests for refreshes that it did not start: whoever
-    /// waits asks again.
+    /// A scheduler that stopped may have taken requests for refreshes that it did not start:
+    /// whoever waits asks again.
     pub(super) fn ask_again(&self) {
         for account in self.accounts.iter() {
             account.clear_refresh_request();

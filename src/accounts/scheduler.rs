@@ -69,8 +69,8 @@ impl Scheduler {
         (silence > MAX_SILENCE).then_some(silence)
     }
 
-    /// Never ends. Nothing that may hang or panic is done here: refreshes and polls of the store run
-    /// on tasks of their own.
+    /// Never ends. Nothing that may hang or panic is done here: refreshes and polls of the store
+    /// run on tasks of their own.
     async fn run(self: Arc<Self>, commands: Commands) {
         let mut commands = commands.lock().await;
         self.registry.ask_again();
@@ -127,7 +127,8 @@ impl Scheduler {
         sleep: Duration,
     ) {
         let began = Instant::now();
-        // A millisecond more: deadlines are whole milliseconds, timers may be early by a part of one.
+        // A millisecond more: deadlines are whole milliseconds, timers may be early by a part of
+        // one.
         let mut until = began + sleep + Duration::from_millis(1);
         while let Ok(Some(command)) = timeout_at(until, commands.recv()).await {
             match command {

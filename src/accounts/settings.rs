@@ -7,8 +7,8 @@ use crate::store::AccountName;
 
 /// How long one attempt waits for the store's lock.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long anybody waits for the refresh lock: a refresh takes the store's lock (10 s), reaches the
-/// server (5 s), drains and posts (30 s).
+/// How long anybody waits for the refresh lock: a refresh takes the store's lock (10 s), reaches
+/// the server (5 s), drains and posts (30 s).
 pub(super) const REFRESH_LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for token requests: their own deadline, and their save.
 pub(super) const CLOSE_PATIENCE: Duration = oauth::CALL.saturating_add(Duration::from_secs(5));

@@ -31,8 +31,8 @@ pub(super) enum Confirmation {
     RefreshFirst(LockedRecord),
 }
 
-/// Asks the API whose grant it is, if nobody knows yet: its company's serves from here on, any other
-/// ends. A token that was ended before its time asks for a refresh.
+/// Asks the API whose grant it is, if nobody knows yet: its company's serves from here on, any
+/// other ends. A token that was ended before its time asks for a refresh.
 pub(super) async fn confirm(executor: &Executor, record: LockedRecord) -> Confirmation {
     let (account, services) = (&executor.account, &executor.services);
     let Some(access) = unconfirmed_token(&record.record, services.now().wall) else {

@@ -1,7 +1,7 @@
 //! How the admin listener proves to a command that it knows the admin key, before the command sends
 //! it: the command sends a random challenge, the listener responds with an HMAC of it. Another
-//! program on the port learns nothing, and the proof covers the address, so that one listener cannot
-//! use the proof of another.
+//! program on the port learns nothing, and the proof covers the address, so that one listener
+//! cannot use the proof of another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,5 @@
-//! The refusals of the admin listener, in the proxy's form of errors.
+//! The refusals of the admin listener: problem+json as on the data listener, and 401 where the
+//! admin key is missing.
 
 use axum::http::header::{ALLOW, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};

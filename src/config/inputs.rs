@@ -1,4 +1,5 @@
-//! What the configuration is read from: flags, variables and the file; and which of them set a value.
+//! What the configuration is read from: flags, variables and the file; and which of them set a
+//! value.
 
 use std::collections::BTreeMap;
 use std::fmt;

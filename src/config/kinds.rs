@@ -1,5 +1,5 @@
-//! The kinds of settings: which TOML value each accepts, how it is read and how it is shown. Strings
-//! are parsed by the type of the setting or by a function of the part that uses it.
+//! The kinds of settings: which TOML value each accepts, how it is read and how it is shown.
+//! Strings are parsed by the type of the setting or by a function of the part that uses it.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What one client connection is doing. Shared by everything that serves it: the socket's reader and
-//! writer, hyper's service, the timeouts and the connection limiter.
+//! What one client connection is doing. Shared by everything that serves it: the socket's reader
+//! and writer, hyper's service, the timeouts and the connection limiter.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::telemetry::Metrics;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a connection may be idle between requests.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Time for reading on after the response: the rest of a request body, then until the caller closes.
+/// Time for reading on after the response: the rest of a request body, then until the caller
+/// closes.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Largest rest of a request body that is read and discarded to keep the connection: 1 MiB.
 const MAX_DISCARDED: u64 = 1024 * 1024;
@@ -140,8 +141,8 @@ impl Activity {
     }
 
     /// Since when it could be closed without losing a response, in milliseconds since the server's
-    /// start; none while a request is served. A head that arrives slowly counts from its first byte:
-    /// else slow callers could occupy every slot. So does a body that nobody needs any more.
+    /// start; none while a request is served. A head that arrives slowly counts from its first
+    /// byte: else slow callers could occupy every slot. So does a body that nobody needs any more.
     pub fn evictable_since(&self) -> Option<u64> {
         let (phase, since) = self.state();
         (!matches!(phase, Phase::Serving | Phase::Flushing)).then_some(since)
@@ -252,8 +253,8 @@ impl Activity {
     }
 
     /// Adds `Connection: close` to a response if the rest of the request body is not known to be
-    /// small. A caller that sent `Expect: 100-continue` and never got the interim response may leave
-    /// the body out: then it is unclear what the following bytes are.
+    /// small. A caller that sent `Expect: 100-continue` and never got the interim response may
+    /// leave the body out: then it is unclear what the following bytes are.
     pub fn announce_close<B>(&self, response: &mut Response<B>, expects_continue: bool) {
         let is_open = self.unread_body.is_open();
         let is_small = self.remaining.load(Ordering::Relaxed) <= MAX_DISCARDED;

@@ -1,5 +1,5 @@
-//! A temporary listener for one login whose redirect URI is on loopback, on an address that no other
-//! listener of this process serves.
+//! A temporary listener for one login whose redirect URI is on loopback, on an address that no
+//! other listener of this process serves.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -94,7 +94,8 @@ impl Logins {
     /// # Errors
     /// [`LoginError`]; nothing was saved.
     pub async fn finish(self: &Arc<Self>, callback: Callback) -> Result<AccountName, LoginError> {
-        // The process ends: tokens that a code is exchanged for now could be lost before they are saved.
+        // The process ends: tokens that a code is exchanged for now could be lost before they are
+        // saved.
         if self.accounts.is_closing() {
             return Err(ChangeError::Closing.into());
         }
@@ -114,7 +115,7 @@ impl Logins {
             logins.conclude(&key, &pending.account, finished.as_ref().copied());
             finished
         };
-        let finished = self.accounts.keep(work).await.unwrap_or_else(|| {
+        let finished = self.accounts.run_to_completion(work).await.unwrap_or_else(|| {
             let closing = Err(ChangeError::Closing.into());
             self.conclude(&state, &account, closing.as_ref().copied());
             closing
@@ -179,7 +180,10 @@ impl Logins {
             accounts.import(&ticket, token).await?;
             redeem::describe_import(&accounts, &name, &ticket).await
         };
-        self.accounts.keep(work).await.unwrap_or_else(|| Err(ChangeError::Closing.into()))
+        self.accounts
+            .run_to_completion(work)
+            .await
+            .unwrap_or_else(|| Err(ChangeError::Closing.into()))
     }
 
     /// Ends the pending logins of an account: it is being logged out.
@@ -201,8 +205,8 @@ impl Logins {
         self.register.is_pending_at(redirect_uri, self.accounts.clock().now())
     }
 
-    /// How a login ended, by its [`Begun::id`]; the inner none while it is in progress. None if it is
-    /// not known: later logins replaced it, or it is too old.
+    /// How a login ended, by its [`Begun::id`]; the inner none while it is in progress. None if it
+    /// is not known: later logins replaced it, or it is too old.
     pub fn outcome(&self, login: &str) -> Option<End> {
         self.register.outcome(login, self.accounts.clock().now())
     }

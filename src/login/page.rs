@@ -1,4 +1,5 @@
-//! The page that ends a login in the browser: plain text in plain HTML, without scripts, not stored.
+//! The page that ends a login in the browser: plain text in plain HTML, without scripts, not
+//! stored.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -79,8 +80,8 @@ impl IntoResponse for Page {
     }
 }
 
-/// Sets the headers of every page: not stored, not framed, no referrer sent, and only what the policy
-/// names is loaded.
+/// Sets the headers of every page: not stored, not framed, no referrer sent, and only what the
+/// policy names is loaded.
 pub fn protect(response: &mut Response, policy: &str) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));

@@ -1,6 +1,6 @@
 //! The logins that were begun: what is needed to finish each, and how the finished ones ended. A
-//! finished login stays known until it would have expired, so that a page that is loaded twice and a
-//! command that waits are told its result.
+//! finished login stays known until it would have expired, so that a page that is loaded twice and
+//! a command that waits are told its result.
 
 use data_encoding::HEXLOWER;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,10 @@
-//! The members of a response's JSON object, as far as they can be read: new tokens are read whatever
-//! is wrong with the other parts of the response.
+//! The members of a response's JSON object, as far as they can be read: new tokens are read
+//! whatever is wrong with the other parts of the response.
 //!
 //! Strict JSON is tried first. Where that fails, a scan in linear time and constant depth takes the
 //! members of the first object that has one of the wanted names, and only complete values: a string
-//! with its closing quote, a number with the character after it. Form encoding is tried last; servers
-//! older than RFC 6749 use it.
+//! with its closing quote, a number with the character after it. Form encoding is tried last;
+//! servers older than RFC 6749 use it.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded;
@@ -139,8 +139,8 @@ impl<'a> Scanner<'a> {
         ahead.name().is_some()
     }
 
-    /// The object that begins here, to its end or to the end of the text. With `within`, objects in it
-    /// are read too, but not the objects in those.
+    /// The object that begins here, to its end or to the end of the text. With `within`, objects in
+    /// it are read too, but not the objects in those.
     fn object(&mut self, within: bool) -> Fields {
         let mut fields = Fields::default();
         let mut sound = true;

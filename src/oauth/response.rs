@@ -11,13 +11,13 @@ use super::authorize::printable;
 use super::fields::Fields;
 use crate::timeout::while_running;
 
-/// Time for a whole call. Long on purpose: a response that is not waited for may carry the only copy
-/// of new tokens.
+/// Time for a whole call. Long on purpose: a response that is not waited for may carry the only
+/// copy of new tokens.
 pub(super) const CALL: Duration = Duration::from_secs(30);
 /// Largest part of a body that is read, in bytes: real bodies are a few KiB.
 const MAX_BODY: usize = 64 * 1024;
-/// How long the end of a body is waited for once its object is complete: a wrong Content-Length must
-/// not delay requests.
+/// How long the end of a body is waited for once its object is complete: a wrong Content-Length
+/// must not delay requests.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// How a response ended.

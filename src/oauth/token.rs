@@ -1,8 +1,8 @@
 //! The token endpoint: the form that is sent, and what a response means. The only code that posts
 //! there.
 //!
-//! An [`Outcome`] is named by what the caller must do next, because a lost or malformed response to a
-//! single-use refresh token must never be taken for a refusal.
+//! An [`Outcome`] is named by what the caller must do next, because a lost or malformed response to
+//! a single-use refresh token must never be taken for a refusal.
 
 use std::time::{Duration, SystemTime};
 
@@ -236,7 +236,8 @@ fn setting_of(code: &str) -> &'static str {
     }
 }
 
-/// The `error` code; Pleo may send `invalid_refresh_token` in the description instead (pleo.md 1.5).
+/// The `error` code; Pleo may send `invalid_refresh_token` in the description instead (pleo.md
+/// 1.5).
 fn error_code(fields: &Fields) -> Option<&str> {
     let code = fields.text("error").filter(|code| !code.is_empty())?;
     match fields.text("error_description") {

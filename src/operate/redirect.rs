@@ -1,5 +1,5 @@
-//! How the callbacks of logins arrive: at `/callback` of the admin listener, at a temporary listener,
-//! or pasted by the user.
+//! How the callbacks of logins arrive: at `/callback` of the admin listener, at a temporary
+//! listener, or pasted by the user.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -65,8 +65,8 @@ fn through_proxy(error: &TunnelError) -> (String, &'static str) {
     }
 }
 
-/// The chain of causes, outermost first. An error that an I/O error wraps is included, which its own
-/// `source` skips.
+/// The chain of causes, outermost first. An error that an I/O error wraps is included, which its
+/// own `source` skips.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut chain = Vec::new();
     let mut next = Some(error);

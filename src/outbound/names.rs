@@ -1,7 +1,7 @@
-//! Resolves names as the system does (`getaddrinfo`: hosts file, search domains, `nsswitch.conf`), on
-//! its own threads. A name server that hangs delays its callers until their own deadline, and nothing
-//! else: the end of the process does not wait for these threads, and a thread that cannot be started
-//! is one failed attempt.
+//! Resolves names as the system does (`getaddrinfo`: hosts file, search domains, `nsswitch.conf`),
+//! on its own threads. A name server that hangs delays its callers until their own deadline, and
+//! nothing else: the end of the process does not wait for these threads, and a thread that cannot
+//! be started is one failed attempt.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::net::{IpAddr, ToSocketAddrs as _};
@@ -149,7 +149,8 @@ impl Names {
         }
     }
 
-    /// Joins the look-up of that name which is in flight, or starts one as soon as there is a permit.
+    /// Joins the look-up of that name which is in flight, or starts one as soon as there is a
+    /// permit.
     async fn ask(&self, host: &str) -> Result<watch::Receiver<Option<Answer>>, NameError> {
         loop {
             {

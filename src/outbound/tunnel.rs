@@ -52,8 +52,8 @@ impl TunnelError {
     }
 }
 
-/// Requests a tunnel to `host` and `port` from the proxy at the other end of `io`. Nothing after the
-/// response is read.
+/// Requests a tunnel to `host` and `port` from the proxy at the other end of `io`. Nothing after
+/// the response is read.
 ///
 /// # Errors
 /// [`TunnelError`].

@@ -1,8 +1,9 @@
-//! The guard checks a request by its head, before a token is used, a refresh begins or a body is read.
+//! The guard checks a request by its head, before a token is used, a refresh begins or a body is
+//! read.
 //!
-//! A web page can make a browser send nearly anything to loopback. What it cannot do is send our Host
-//! after DNS rebinding, hide its Origin on a write, or hide `Sec-Fetch-Site` on a read. Each check
-//! alone has a hole, so both listeners do all of them.
+//! A web page can make a browser send nearly anything to loopback. What it cannot do is send our
+//! Host after DNS rebinding, hide its Origin on a write, or hide `Sec-Fetch-Site` on a read. Each
+//! check alone has a hole, so both listeners do all of them.
 
 mod host;
 mod operation;

@@ -1,6 +1,6 @@
-//! Header policy in both directions. For the API a new map is built from what may pass, and only then
-//! the credential goes in: stripping after that would let a caller's `Connection: Authorization`
-//! remove the token.
+//! Header policy in both directions. For the API a new map is built from what may pass, and only
+//! then the credential goes in: stripping after that would let a caller's `Connection:
+//! Authorization` remove the token.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -89,8 +89,8 @@ pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -
     to
 }
 
-/// The fields of the response to the caller: what is not passed on is removed, the proxy's own fields
-/// are added.
+/// The fields of the response to the caller: what is not passed on is removed, the proxy's own
+/// fields are added.
 pub fn to_client(mut headers: HeaderMap, context: &ResponseContext<'_>) -> HeaderMap {
     for name in not_for_client(&headers) {
         headers.remove(name);
@@ -133,8 +133,8 @@ pub struct ResponseContext<'a> {
 }
 
 impl ResponseContext<'_> {
-    /// The caller's own address for a location on the API's origin; none for any other, which stays as
-    /// it is.
+    /// The caller's own address for a location on the API's origin; none for any other, which stays
+    /// as it is.
     fn local(&self, location: &HeaderValue) -> Option<HeaderValue> {
         let location = location.to_str().ok()?;
         let rest = match location.strip_prefix('/') {

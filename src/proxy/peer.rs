@@ -2,8 +2,8 @@
 //!
 //! The kernel is asked for the socket with exactly the caller's four-tuple (netlink `SOCK_DIAG`),
 //! once a connection. A closed or closing socket is reported with inode 0 and user 0: that means
-//! unknown, never root. If the kernel cannot say whose a connection is (no netlink, no `tcp_diag`, a
-//! sandbox), the caller is refused as well, but told why. On systems other than Linux nothing is
+//! unknown, never root. If the kernel cannot say whose a connection is (no netlink, no `tcp_diag`,
+//! a sandbox), the caller is refused as well, but told why. On systems other than Linux nothing is
 //! checked, and the start says so.
 
 use std::fmt;
@@ -89,7 +89,7 @@ pub enum Peer {
     Allowed,
     /// This user, who is not allowed.
     OtherUser(u32),
-    /// The socket is gone: refused as well.
+    /// The kernel does not know: closed without a response.
     Unknown,
 }
 
@@ -145,8 +145,8 @@ impl Allowed {
     }
 }
 
-/// The users whose programs may call a process, and whether the kernel has ever failed to say whose a
-/// connection is.
+/// The users whose programs may call a process, and whether the kernel has ever failed to say whose
+/// a connection is.
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// The users.
@@ -160,8 +160,8 @@ impl Peers {
         Self { allowed, lookup_failed: Arc::default() }
     }
 
-    /// Asks the kernel about a listener of our own, which it must know: so that a kernel that cannot
-    /// answer is reported at the start.
+    /// Asks the kernel about a listener of our own, which it must know: so that a kernel that
+    /// cannot answer is reported at the start.
     pub fn probe(&self, listener: SocketAddr) {
         if self.allowed != Allowed::All
             && IS_SUPPORTED
@@ -204,9 +204,9 @@ fn is_shortage(error: &io::Error) -> bool {
     shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
-/// True if the kernel is sure that no program holds the socket at `peer` any more: it was closed, or
-/// its program ended. A caller that only shut its sending half is still there. False where the kernel
-/// cannot know: for other machines, and on systems other than Linux.
+/// True if the kernel is sure that no program holds the socket at `peer` any more: it was closed,
+/// or its program ended. A caller that only shut its sending half is still there. False where the
+/// kernel cannot know: for other machines, and on systems other than Linux.
 pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> bool {
     IS_SUPPORTED
         && peer.ip().to_canonical().is_loopback()
@@ -232,8 +232,8 @@ mod diag {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     const TCP_TIME_WAIT: u8 = 6;
-    /// Offsets in the kernel's message: the type in the header, then `inet_diag_msg` or the negative
-    /// error number behind its 16 bytes.
+    /// Offsets in the kernel's message: the type in the header, then `inet_diag_msg` or the
+    /// negative error number behind its 16 bytes.
     const TYPE: usize = 4;
     const ERROR: usize = 16;
     const STATE: usize = 17;

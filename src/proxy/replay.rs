@@ -1,5 +1,5 @@
-//! Request bodies on their way to the API: streamed frame by frame in constant memory, with a bounded
-//! copy that is kept so that the request can be sent again.
+//! Request bodies on their way to the API: streamed frame by frame in constant memory, with a
+//! bounded copy that is kept so that the request can be sent again.
 
 mod buffer;
 
@@ -135,8 +135,8 @@ impl ReplayableBody {
         }
     }
 
-    /// Waits, for `limit` at most, until the body that was being sent is released. True if it can be
-    /// sent again.
+    /// Waits, for `limit` at most, until the body that was being sent is released. True if it can
+    /// be sent again.
     pub async fn can_replay(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {

@@ -1,5 +1,5 @@
-//! Connections to the API: HTTP/1.1 over connections that are made here, wait in a [`Pool`] while they
-//! are idle, and carry one request after the other.
+//! Connections to the API: HTTP/1.1 over connections that are made here, wait in a [`Pool`] while
+//! they are idle, and carry one request after the other.
 
 mod bounded_read;
 mod connection;

@@ -1,5 +1,6 @@
 //! The byte stream of a client connection. hyper gets one request at a time, so every byte that is
-//! read or written here is known to belong to the head, the body or the response of the current one.
+//! read or written here is known to belong to the head, the body or the response of the current
+//! one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -95,8 +96,8 @@ impl<T: Stream> ClientStream<T> {
         }
     }
 
-    /// Closes the connection in order: writes what is still to be said, ends our side, then reads on
-    /// for a moment until the caller ends its side. A close with unread bytes would reset the
+    /// Closes the connection in order: writes what is still to be said, ends our side, then reads
+    /// on for a moment until the caller ends its side. A close with unread bytes would reset the
     /// connection, and the caller would lose the response.
     pub(super) async fn end(mut self, draining: &CancellationToken) {
         if self.is_eof || self.is_broken || self.activity.is_unframed() {
@@ -203,8 +204,8 @@ impl<T: Stream> ClientStream<T> {
         }
     }
 
-    /// True while there is no valid request: whatever hyper writes now is its refusal of a malformed
-    /// one.
+    /// True while there is no valid request: whatever hyper writes now is its refusal of a
+    /// malformed one.
     fn is_refusal(&self) -> bool {
         matches!(self.activity.phase(), Phase::Idle | Phase::ReadingHead)
     }

@@ -1,5 +1,5 @@
-//! One client connection: HTTP/1.1, and the timeouts that end it. hyper's own timer for a head would
-//! also run while a kept-alive connection is idle, so the time of a head is measured here.
+//! One client connection: HTTP/1.1, and the timeouts that end it. hyper's own timer for a head
+//! would also run while a kept-alive connection is idle, so the time of a head is measured here.
 //!
 //! A caller that is answered before its body was read gets the response: if the rest of the body is
 //! known to be small it is read and discarded, and the connection goes on. Else the response says

@@ -1,6 +1,6 @@
 //! Finds where the requests of a connection end, so that hyper gets one request at a time and what
-//! follows a body, or is left of one, is never taken for a request. hyper decides what a request is;
-//! should the two ever disagree, the connection stalls and is closed by a timeout.
+//! follows a body, or is left of one, is never taken for a request. hyper decides what a request
+//! is; should the two ever disagree, the connection stalls and is closed by a timeout.
 
 use memchr::memchr;
 

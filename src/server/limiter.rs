@@ -2,9 +2,9 @@
 //! make room.
 //!
 //! Allowed callers share a limited number of slots. When all are taken, the longest-idle connection
-//! is evicted; if none is idle, a few callers more are admitted to be told so, and the others wait in
-//! the kernel's queue. Callers that fail the peer check have a few slots of their own, in which they
-//! are told why.
+//! is evicted; if none is idle, a few callers more are admitted to be told so, and the others wait
+//! in the kernel's queue. Callers that fail the peer check have a few slots of their own, in which
+//! they are told why.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -238,8 +238,8 @@ impl ConnectionLimiter {
         self.evict(&mut self.slots.lock());
     }
 
-    /// Evicts the connection that has been idle, or receiving one head, for longest, and others that
-    /// have been idle for long.
+    /// Evicts the connection that has been idle, or receiving one head, for longest, and others
+    /// that have been idle for long.
     fn evict(&self, slots: &mut Slots) -> Eviction {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let age = |since: u64| Duration::from_millis(now.saturating_sub(since));
@@ -258,7 +258,8 @@ impl ConnectionLimiter {
         let long_idle =
             evictable.iter().take(max).take_while(|(since, _)| age(*since) >= LONG_IDLE).count();
         for (_, number) in evictable.iter().take(long_idle.max(1)) {
-            // Removed at once, though the connection has yet to end: a slot is given away only once.
+            // Removed at once, though the connection has yet to end: a slot is given away only
+            // once.
             if let Some(activity) = slots.admitted.remove(number) {
                 activity.evict();
                 slots.evicted.insert(*number, activity);
@@ -278,8 +279,8 @@ impl ConnectionLimiter {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut slots = self.limiter.slots.lock();
-        // Waiting callers are woken only if they can find something: each of their attempts shortens
-        // the grace of silent connections.
+        // Waiting callers are woken only if they can find something: each of their attempts
+        // shortens the grace of silent connections.
         let is_freed = match self.kind {
             Kind::Admitted(number) => {
                 let evicted = slots.evicted.remove(&number);
@@ -395,8 +396,8 @@ mod tests {
         let caller = Caller::Unix { user: Some(1), process: None };
         let (mut permits, mut longest) = (Vec::new(), Duration::ZERO);
         for number in 1..10_000_u32 {
-            // One listener accepts them in the order in which they come, each a millisecond after the
-            // one before.
+            // One listener accepts them in the order in which they come, each a millisecond after
+            // the one before.
             let came = limiter.start + Duration::from_millis(number.into());
             tokio::time::sleep_until(came).await;
             let permit = limiter.admit(caller).await.unwrap();

@@ -37,8 +37,8 @@ pub(super) struct Worker {
     pub(super) sockets: Arc<Mutex<Vec<Socket>>>,
     pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) draining: CancellationToken,
-    /// Client connections of all workers: none ends before all are served, since others may be using
-    /// its connections to the API.
+    /// Client connections of all workers: none ends before all are served, since others may be
+    /// using its connections to the API.
     pub(super) connections: TaskTracker,
     pub(super) supervisor: Supervisor,
 }
@@ -187,7 +187,10 @@ mod tests {
             (Supervisor::default(), CancellationToken::new(), 0);
         restart_until_drained(&supervisor, &draining, || {
             starts += 1;
-            assert_eq!((supervisor.is_deaf(), supervisor.tasks()[0].running), (false, 1));
+            assert_eq!(
+                (supervisor.accepts_no_requests(), supervisor.tasks()[0].running),
+                (false, 1)
+            );
             match starts {
                 1 => panic!("on purpose"),
                 2 => return Err(io::Error::other("no files")),

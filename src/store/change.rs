@@ -28,8 +28,8 @@ impl Version {
 pub struct Watched {
     /// The account.
     pub account: AccountName,
-    /// The version that the reader has; none = it could not read the record, so the record is reported
-    /// at each poll.
+    /// The version that the reader has; none = it could not read the record, so the record is
+    /// reported at each poll.
     pub version: Option<Version>,
 }
 

@@ -37,7 +37,7 @@ pub enum RecordError {
     #[error(transparent)]
     Refused(#[from] PrivateFileError),
     /// It was read and is not a record.
-    #[error("{0}: {1}; restore it from a backup, or log in again (the file is then put aside)")]
+    #[error("{0}: {1}; log in again; the file is then put aside")]
     Undecodable(String, DecodeError),
     /// The whole store is out of sight, as a disk that is not mounted: nothing is known about the
     /// record.

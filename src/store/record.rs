@@ -38,7 +38,8 @@ pub struct Record {
 /// A grant as the authorization server issued it.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// The access token; none after an import, or after a response whose access token cannot be used.
+    /// The access token; none after an import, or after a response whose access token cannot be
+    /// used.
     pub access: Option<AccessToken>,
     /// The single-use refresh token.
     pub refresh: RefreshToken,
@@ -54,8 +55,8 @@ pub struct Grant {
     pub logged_in_at: i64,
     /// Time at which this pair was issued: milliseconds since 1970.
     pub refreshed_at: i64,
-    /// True if introspection answered `active` for a new refresh token, so that an `inactive` can be
-    /// trusted.
+    /// True if introspection answered `active` for a new refresh token, so that an `inactive` can
+    /// be trusted.
     pub introspection_trusted: bool,
 }
 
@@ -142,7 +143,7 @@ pub enum EndReason {
         /// The account that holds it.
         other: String,
     },
-    /// A sentence that version 1 wrote.
+    /// A sentence that version 1 wrote, or a reason that has no variant.
     Sentence {
         /// For people.
         text: String,

@@ -11,7 +11,8 @@ use std::thread;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-/// Number of threads, if the system gives as many: the work waits for the disk, not for a processor.
+/// Number of threads, if the system gives as many: the work waits for the disk, not for a
+/// processor.
 const MAX_THREADS: usize = 4;
 /// Pieces of work that may wait for a thread. Only a disk that hangs makes the queue that long.
 const MAX_WAITING: usize = 4096;
@@ -49,8 +50,8 @@ impl Threads {
         Ok(Self(sender))
     }
 
-    /// Runs work on one of them. It is not cancelled when the caller leaves: work that has begun ends,
-    /// and what it owns is dropped after it.
+    /// Runs work on one of them. It is not cancelled when the caller leaves: work that has begun
+    /// ends, and what it owns is dropped after it.
     ///
     /// # Errors
     /// It was not done: too much is waiting, or it panicked.

@@ -64,7 +64,8 @@ impl Repeats {
         {
             window.has_reporter = true;
             let reporter = Reporter(self.clone());
-            // A runtime that is ending drops the task at once, and then the reporter locks the window.
+            // A runtime that is ending drops the task at once, and then the reporter locks the
+            // window.
             drop(window);
             runtime.spawn(async move {
                 sleep_until(began + WINDOW).await;

@@ -1,4 +1,5 @@
-//! The servers between a browser and Pleo: pages that attack, the API they must not reach, and a control.
+//! The servers between a browser and Pleo: pages that attack, the API they must not reach, and a
+//! control.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;

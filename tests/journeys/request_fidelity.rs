@@ -1,4 +1,5 @@
-//! What the upstream receives is what the caller sent, but for the credential and hop-by-hop fields.
+//! What the upstream receives is what the caller sent, but for the credential and hop-by-hop
+//! fields.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;

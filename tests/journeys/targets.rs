@@ -1,4 +1,5 @@
-//! Request targets that could leave the API or reach an admin route, and requests that follow another on one connection.
+//! Request targets that could leave the API or reach an admin route, and requests that follow
+//! another on one connection.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use super::both_listeners::{BOTH, Door, GET, Scene, each};

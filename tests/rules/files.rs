@@ -11,8 +11,8 @@ fn module(source: &Source) -> String {
     if name == "lib" { String::new() } else { name.to_owned() }
 }
 
-/// The files that each file imports, by module; whole chains of re-exports count as the file that is
-/// named.
+/// The files that each file imports, by module; whole chains of re-exports count as the file that
+/// is named.
 pub(crate) fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let ours = || sources.iter().filter(|it| it.part() != ASIDE && !it.product.is_empty());
     let modules: BTreeSet<String> = ours().map(module).collect();

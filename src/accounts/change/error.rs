@@ -2,7 +2,8 @@
 
 use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
 
-/// Why a login or logout failed; the account is as it was before.
+/// Why a login or logout failed; the account is as it was before, unless the variant says
+/// otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such account.

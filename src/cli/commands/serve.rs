@@ -108,7 +108,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
-    let guard = config.guard().map_err(Failure::usage)?;
+    let named = |error| Failure::usage(format!("guard.local_key_file: {error}"));
+    let guard = config.guard().map_err(named)?;
     let state = State::create(&config)?;
     // The ports first: a second process with the same configuration fails here.
     let settings = config.server();

@@ -7,14 +7,15 @@ use percent_encoding::percent_decode_str;
 
 use crate::operations::{self, Kind};
 
-/// True for `DELETE /v1/installations/me` however its path is written: the raw path is forwarded, and
-/// a server may decode it.
+/// True for `DELETE /v1/installations/me` however its path is written: the raw path is forwarded,
+/// and a server may decode it.
 pub fn is_disconnect(method: &Method, path: &str) -> bool {
     method == Method::DELETE && plain(path).ends_with("/installations/me")
 }
 
-/// True if the operation changes nothing, according to the table of Pleo's operations. One that is not
-/// in the table is a read if its method is GET or HEAD, or POST on a path that ends in `:search`.
+/// True if the operation changes nothing, according to the table of Pleo's operations. One that is
+/// not in the table is a read if its method is GET or HEAD, or POST on a path that ends in
+/// `:search`.
 pub(super) fn is_read(method: &Method, path: &str) -> bool {
     let is_plain = !path.contains(['%', ';', '\\']) && !path.contains("//");
     // Paths of reads by POST are literals without anything to escape.

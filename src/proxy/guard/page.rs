@@ -74,12 +74,12 @@ impl Pages {
         }
     }
 
-    /// True for a read of a listed page that the page's own server passed on, as development servers
-    /// do. On such a read a browser sends no Origin, and `same-origin` only if page and address have
-    /// the same origin: so it was sent to the page's own server, or to us by a page of our own origin,
-    /// which is never listed (responses of Pleo are sandboxed when a browser shows them). The Referer,
-    /// which no page can forge, or a Host that the server left unchanged tells which. A write has an
-    /// Origin, which is checked as usual.
+    /// True for a read of a listed page that the page's own server passed on, as development
+    /// servers do. On such a read a browser sends no Origin, and `same-origin` only if page and
+    /// address have the same origin: so it was sent to the page's own server, or to us by a page of
+    /// our own origin, which is never listed (responses of Pleo are sandboxed when a browser shows
+    /// them). The Referer, which no page can forge, or a Host that the server left unchanged tells
+    /// which. A write has an Origin, which is checked as usual.
     fn is_relayed(&self, parts: &Parts) -> bool {
         let mut referers = parts.headers.get_all(REFERER).iter();
         if let (Some(referer), None) = (referers.next(), referers.next()) {

@@ -1,7 +1,7 @@
 //! Bounds how much of a response is read at once. hyper makes its read buffer as large as what a
-//! read fills, and passes the buffer on: while a caller does not read its response, two of them wait.
-//! So pieces are small until the caller has surely read some. This stands above TLS, so that a record
-//! is still read from the socket by one call.
+//! read fills, and passes the buffer on: while a caller does not read its response, two of them
+//! wait. So pieces are small until the caller has surely read some. This stands above TLS, so that
+//! a record is still read from the socket by one call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -29,10 +29,11 @@ const READY_MARGIN: u64 = 10_000;
 pub(super) const MAX_AGE: u64 = 60_000;
 /// Up to this is added to the age, so that connections made together do not expire together.
 pub(super) const MAX_AGE_SPREAD: u64 = 15_000;
-/// No connection is kept ready to a server that keeps them for less: it would be a new one every few
-/// seconds.
+/// No connection is kept ready to a server that keeps them for less: it would be a new one every
+/// few seconds.
 const MIN_KEEP_ALIVE: u64 = 10_000;
-/// If the clocks with and without sleep drift apart by more between two readings, the machine slept.
+/// If the clocks with and without sleep drift apart by more between two readings, the machine
+/// slept.
 const CLOCK_JUMP: u64 = 1000;
 /// Idle connections of a worker, at most.
 const MAX_IDLE_PER_WORKER: usize = 512;

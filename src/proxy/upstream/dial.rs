@@ -1,6 +1,7 @@
-//! Connects to a name, up to the end of the TLS handshake. All addresses of the name are tried within
-//! the connect timeout, each a moment after the one before (RFC 8305): so one dead server behind a
-//! name costs only a moment, whether it refuses, drops packets or accepts and stays silent.
+//! Connects to a name, up to the end of the TLS handshake. All addresses of the name are tried
+//! within the connect timeout, each a moment after the one before (RFC 8305): so one dead server
+//! behind a name costs only a moment, whether it refuses, drops packets or accepts and stays
+//! silent.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +22,8 @@ use crate::outbound::{NameError, Names, Outbound, OutboundProxy, TunnelError, tu
 
 /// Time until the next address is tried as well (RFC 8305 section 5, "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The same once an address has accepted: a handshake takes a few round trips, and it is too early to
-/// begin a second one.
+/// The same once an address has accepted: a handshake takes a few round trips, and it is too early
+/// to begin a second one.
 const HANDSHAKE_DELAY: Duration = Duration::from_secs(2);
 
 /// Why no address led to a connection.

@@ -1,7 +1,7 @@
-//! A TCP connection to the API, below TLS. It does three things that the layers above cannot: when a
-//! write fails, it still reads a response that is waiting in the receive buffer; it limits what comes
-//! before the head of a response; and it does not take a server that reads a large body slowly for a
-//! dead one.
+//! A TCP connection to the API, below TLS. It does three things that the layers above cannot: when
+//! a write fails, it still reads a response that is waiting in the receive buffer; it limits what
+//! comes before the head of a response; and it does not take a server that reads a large body
+//! slowly for a dead one.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 
 use crate::outbound::{KEEPALIVE_INTERVAL, KEEPALIVE_TIME, UNACKNOWLEDGED};
 
-/// Bytes that may come before the end of a response head: interim responses (1xx) and the head. More
-/// than hyper's read buffer, so that no body is ever counted.
+/// Bytes that may come before the end of a response head: interim responses (1xx) and the head.
+/// More than hyper's read buffer, so that no body is ever counted.
 const MAX_BEFORE_HEAD: usize = 1024 * 1024;
 /// A longer request may fill the server's receive window. To the kernel a window that stays closed
-/// looks like bytes that nobody acknowledges, so the limit for those is then the one for a body that
-/// stalls.
+/// looks like bytes that nobody acknowledges, so the limit for those is then the one for a body
+/// that stalls.
 const WINDOW: usize = 64 * 1024;
 
 /// Too much came before a response head.
@@ -102,8 +102,8 @@ impl Socket {
         self.written = 0;
     }
 
-    /// Hides a failed write: what arrived before can still be read, and then the end or the error. The
-    /// sender goes on until it reads that.
+    /// Hides a failed write: what arrived before can still be read, and then the end or the error.
+    /// The sender goes on until it reads that.
     fn after_write(
         &mut self,
         wanted: usize,
