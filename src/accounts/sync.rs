@@ -1,5 +1,6 @@
 //! What other processes saved to the store is noticed and adopted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::{error, warn};
@@ -11,7 +12,7 @@ use super::refresher::Refresher;
 use super::registry::Registry;
 use super::services::Services;
 use super::transition;
-use crate::store::{Change, Changes, Record, RecordError, Version, Watched};
+use crate::store::{AccountName, Change, Changes, Record, RecordError, Version, Watched};
 
 /// Follows the changes of the store.
 #[derive(Debug)]
@@ -19,8 +20,21 @@ pub(super) struct StoreSync {
     services: Arc<Services>,
     registry: Arc<Registry>,
     refresher: Arc<Refresher>,
-    /// Locked while they are polled.
-    changes: Arc<tokio::sync::Mutex<Changes>>,
+    /// Locked while the store is polled.
+    polling: Arc<tokio::sync::Mutex<Polling>>,
+}
+
+#[derive(Debug)]
+struct Polling {
+    changes: Changes,
+    /// Accounts with a change that is not read yet.
+    unread: BTreeMap<AccountName, Arc<Account>>,
+}
+
+impl Polling {
+    fn add(&mut self, account: Arc<Account>) {
+        self.unread.insert(account.name.clone(), account);
+    }
 }
 
 impl StoreSync {
@@ -29,42 +43,48 @@ impl StoreSync {
         registry: Arc<Registry>,
         refresher: Arc<Refresher>,
     ) -> Self {
-        let changes = Arc::new(tokio::sync::Mutex::new(services.store.changes()));
-        Self { services, registry, refresher, changes }
+        let polling = Polling { changes: services.store.changes(), unread: BTreeMap::new() };
+        let polling = Arc::new(tokio::sync::Mutex::new(polling));
+        Self { services, registry, refresher, polling }
     }
 
     /// Loads the records of all accounts.
     pub(super) async fn load_all(&self) -> std::io::Result<()> {
-        // A store that cannot be listed stops the start.
-        self.services.store.list().await?;
-        self.poll(&mut *self.changes.lock().await, &[]).await;
+        let mut polling = self.polling.lock().await;
+        for name in self.services.store.list().await? {
+            polling.add(self.registry.get_or_insert(&name));
+        }
+        self.poll(&mut polling, &[]).await;
         Ok(())
     }
 
     /// Polls the store's changes on a task of its own, one poll at a time: a disk that hangs holds
     /// up no refresh, and a panic ends this poll only.
     pub(super) fn start_polling(self: &Arc<Self>, watched: Vec<Arc<Account>>) {
-        let Ok(mut changes) = self.changes.clone().try_lock_owned() else { return };
+        let Ok(mut polling) = self.polling.clone().try_lock_owned() else { return };
         let sync = self.clone();
         self.services.spawn_detached(async move {
             let polled = async {
                 sync.retry_with_new_secret(&watched).await;
-                sync.poll(&mut changes, &watched).await;
+                sync.poll(&mut polling, &watched).await;
             };
             sync.services.unless_closing(polled).await;
         });
     }
 
-    /// Loads the records that have changed, and those of new accounts.
-    async fn poll(&self, changes: &mut Changes, watched: &[Arc<Account>]) {
-        for change in changes.poll(watched.iter().map(|it| watch(it)).collect()).await {
+    /// Loads the records that have changed, and those of new accounts. The store reports a new
+    /// account once, so what cannot be read now is read at a later poll.
+    async fn poll(&self, polling: &mut Polling, watched: &[Arc<Account>]) {
+        let watched = watched.iter().map(|account| watch(account)).collect();
+        for change in polling.changes.poll(watched).await {
             match change {
-                Change::Changed(name) => self.reload(&self.registry.get_or_insert(&name)).await,
-                Change::Resync => {
-                    for account in self.registry.sorted() {
-                        self.reload(&account).await;
-                    }
-                }
+                Change::Changed(name) => polling.add(self.registry.get_or_insert(&name)),
+                Change::Resync => self.registry.sorted().into_iter().for_each(|it| polling.add(it)),
+            }
+        }
+        for (name, account) in polling.unread.clone() {
+            if self.reload(&account).await {
+                polling.unread.remove(&name);
             }
         }
     }
@@ -87,9 +107,10 @@ impl StoreSync {
     }
 
     /// Reads a record that another process may have replaced, and adopts it if it is newer. While
-    /// this process refreshes or changes the account, it knows better, so nothing is done.
-    pub(super) async fn reload(&self, account: &Arc<Account>) {
-        let Ok(_lock) = account.refresh_lock.clone().try_lock_owned() else { return };
+    /// this process refreshes or changes the account, it knows better, so nothing is done. False if
+    /// the record was not read.
+    pub(super) async fn reload(&self, account: &Arc<Account>) -> bool {
+        let Ok(_lock) = account.refresh_lock.clone().try_lock_owned() else { return false };
         let before = account.memory().version;
         let was_refused = is_refused(account);
         // The version is remembered only after the record is read: if the caller leaves meanwhile,
@@ -107,8 +128,8 @@ impl StoreSync {
                     transition::record_gone(account);
                 }
             }
-            Err(RecordError::StoreMissing(_)) => {}
-            Err(error) if error.is_passing() && account.record().is_some() => {}
+            Err(RecordError::StoreMissing(_)) => return false,
+            Err(error) if error.is_passing() && account.record().is_some() => return false,
             Err(error) => {
                 let health = Health::StoreError(error.to_string());
                 account.set_known();
@@ -118,6 +139,7 @@ impl StoreSync {
                 }
             }
         }
+        true
     }
 
     /// Adopts a readable record if it is newer. One that has come `back` ends the trouble of its
@@ -146,4 +168,32 @@ fn is_refused(account: &Account) -> bool {
 fn watch(account: &Account) -> Watched {
     let version = account.memory().version;
     Watched { account: account.name.clone(), version: (!is_refused(account)).then_some(version) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::testing::{save_expired, services};
+
+    #[tokio::test]
+    async fn a_new_record_of_an_account_that_is_being_changed_is_read_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _commands) = services(folder.path());
+        let registry = Arc::new(Registry::new(services.context.clone()));
+        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+        let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
+        let name = "acme".parse().unwrap();
+        let account = registry.get_or_insert(&name);
+        let changing = account.refresh_lock.clone().lock_owned().await;
+        save_expired(&services, &name).await;
+        let mut polling = sync.polling.lock().await;
+        sync.poll(&mut polling, &[]).await;
+        assert!(account.record().is_none());
+        drop(changing);
+        for _ in 0..2 {
+            sync.poll(&mut polling, &[]).await;
+            assert!(account.record().is_some());
+            assert!(polling.unread.is_empty());
+        }
+    }
 }

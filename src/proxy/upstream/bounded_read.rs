@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 /// after a read that fills its buffer.
 const MAX_FIRST_READS: u64 = 16 * 1024 - 1;
 /// Largest read of a response whose caller reads: fewer and larger ones take less time.
-const MAX_READ: u64 = 256 * 1024 - 1;
+const MAX_READ: u64 = MAX_BUFFERED as u64 - 1;
+/// Size of hyper's buffers, in bytes.
+pub(super) const MAX_BUFFERED: usize = 128 * 1024;
 /// Bytes of a response after which its caller surely reads: more than the kernel buffers for it at
 /// both ends (the maximum in `tcp_wmem`, 4 MiB by default, and the window of a new connection).
 const READS_FROM: u64 = 5 * 1024 * 1024;

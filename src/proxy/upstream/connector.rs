@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::bounded_read::BoundedRead;
+use super::bounded_read::{BoundedRead, MAX_BUFFERED};
 use super::connection::{Http1Connection, SharedPool};
 use super::dial::{DialError, Dialer, Transport};
 use super::failure::{MAX_HEAD, timed_out};
@@ -70,8 +70,8 @@ impl Connector {
         signals: Arc<Signals>,
     ) -> Result<Http1Connection, hyper::Error> {
         let mut builder = http1::Builder::new();
-        // The size of the buffer limits the head exactly only if it is the same.
-        builder.max_header_size(MAX_HEAD);
+        // The buffer also limits what waits to be written while the API reads a request slowly.
+        builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFERED);
         let (sender, connection) = builder.handshake(TokioIo::new(BoundedRead::new(io))).await?;
         let shared = self.shared.clone();
         let driver = tokio::spawn(async move {
