@@ -123,7 +123,7 @@ impl Code {
                 ("refresh_timeout", S::SERVICE_UNAVAILABLE, "No fresh token in time")
             }
             Self::AuthUnreachable => {
-                ("auth_unreachable", S::SERVICE_UNAVAILABLE, "No token to be had now")
+                ("auth_unreachable", S::SERVICE_UNAVAILABLE, "No access token is available now")
             }
             Self::TokenRotated => {
                 ("token_rotated", S::SERVICE_UNAVAILABLE, "The token changed under this request")

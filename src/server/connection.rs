@@ -339,7 +339,7 @@ mod tests {
     }
 
     /// Lets the other tasks run as far as they can.
-    async fn settle() {
+    async fn run_other_tasks() {
         for _ in 0..20 {
             yield_now().await;
         }
@@ -388,12 +388,12 @@ mod tests {
             let (mut caller, served) = pair(16);
             let start = Instant::now();
             caller.write_all(CONNECT).await.unwrap();
-            settle().await;
+            run_other_tasks().await;
             match drains {
                 true => served.draining.cancel(),
                 false => served.activity.evict(),
             }
-            settle().await;
+            run_other_tasks().await;
             let got = rest(&mut caller).await.0;
             assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("\r\n\r\n"), "{got:?}");
             assert_eq!(start.elapsed(), Duration::ZERO);
@@ -405,7 +405,7 @@ mod tests {
         for (drains, connect) in [(true, &b""[..]), (false, b""), (true, CONNECT), (false, CONNECT)]
         {
             let (mut caller, served) = pair(4096);
-            settle().await;
+            run_other_tasks().await;
             let sent = [connect, b"GET /whole HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
             caller.write_all(&sent).await.unwrap();
             match drains {
@@ -429,11 +429,11 @@ mod tests {
         let (mut caller, served) = pair(4096);
         let request = b"GET /whole HTTP/1.1\r\nHost: x\r\n\r\n";
         caller.write_all(request).await.unwrap();
-        settle().await;
+        run_other_tasks().await;
         caller.write_all(&request[..10]).await.unwrap();
-        settle().await;
+        run_other_tasks().await;
         served.draining.cancel();
-        settle().await;
+        run_other_tasks().await;
         caller.write_all(&request[10..]).await.unwrap();
         let got = rest(&mut caller).await.0;
         assert_eq!(got.matches("HTTP/1.1 200 OK").count(), 2, "{got}");
@@ -446,7 +446,7 @@ mod tests {
         caller.write_all(&[request, &b"\r\n"[..]].concat()).await.unwrap();
         sleep(2 * HEAD_TIMEOUT).await;
         caller.write_all(request).await.unwrap();
-        settle().await;
+        run_other_tasks().await;
         let start = Instant::now();
         caller.write_all(&b"\r\n".repeat(50)).await.unwrap();
         let got = rest(&mut caller).await.0;
