@@ -5,6 +5,7 @@
 
 mod account;
 mod done;
+mod entry;
 mod login;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::store::AccountName;
 
 pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
+pub use entry::{By, Capture, Entry, Kind, Part};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 
 /// Version of the response bodies.
