@@ -18,6 +18,7 @@ use pleo_proxy::exchange::activity::Activity;
 use pleo_proxy::exchange::{self, Exchange};
 use pleo_proxy::oauth::endpoint::{Endpoint, Origin};
 use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
+use pleo_proxy::operations;
 use pleo_proxy::outbound::{self, Outbound};
 use pleo_proxy::proxy::guard::{self, Guard};
 use pleo_proxy::proxy::headers::{self, ResponseContext};
@@ -101,6 +102,12 @@ fn guard_decision_on_a_delete(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         guard.check_operation(black_box(&Method::DELETE), black_box("/v1/vendors/17")).is_ok()
     });
+}
+
+/// The operation of a request, by method and path; it takes nothing from the heap.
+#[divan::bench(args = ["/v3/export-jobs", "/v1/vendors/17", "/v0/tags/17/dimensions/18", "/v9/x"])]
+fn operation_looked_up(bencher: Bencher<'_, '_>, path: &str) {
+    bencher.bench_local(|| operations::find(black_box(&Method::GET), black_box(path)));
 }
 
 #[divan::bench]

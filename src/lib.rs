@@ -19,7 +19,7 @@
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock |
-//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, and which of them write. [`problem`]: the codes and the form of the proxy's own error responses |
+//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
