@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 11] = [
         "timeout",
     ],
     &["oauth", "operations", "problem"],
-    &["store"],
+    &["store", "explain"],
     &["accounts", "exchange"],
     &["login", "proxy"],
     &["operate"],
