@@ -5,6 +5,7 @@
 //! | `GET /health` | - | 200 while the process is up; responds to a `Pleo-Proxy-Challenge` with a [`proof`] |
 //! | `GET /ready` | - | 200 while at least one account can serve requests, else 503 |
 //! | `GET /` | - | the settings URL: the page; shows the accounts with a session |
+//! | `GET /assets/NAME` | - | its files: styles, scripts, icon |
 //! | `GET /connect?account=NAME` | - | the initiation URL: 302 to the authorize page |
 //! | `GET /callback` | a pending login's state | the redirect URL |
 //! | `POST /api/session` | a link's one-time key, or the admin key | returns a session cookie, or a fresh link |
@@ -22,6 +23,7 @@
 //! grant. No response holds a token.
 
 mod api;
+mod assets;
 pub mod key;
 mod pages;
 pub mod proof;
@@ -77,6 +79,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/", get(pages::index))
+        .route("/assets/{name}", get(assets::asset))
         .route("/connect", get(pages::connect))
         .route("/callback", get(pages::callback))
         .route("/api/session", post(api::session).route_layer(middleware::from_fn(buffer_body)))

@@ -11,5 +11,5 @@ mod register;
 pub use error::{ListenerError, LoginError};
 pub use listener::{CallbackListener, Serve, Serving};
 pub use logins::{Begun, Logins, PATIENCE};
-pub use page::{Page, is_navigation, protect, source_hash};
+pub use page::{Page, is_navigation, protect};
 pub use register::End;

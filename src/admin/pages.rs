@@ -6,30 +6,17 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use super::assets::{HTML, POLICY};
 use super::refusal::{no_navigation, only_get};
 use super::state::Shared;
-use crate::login::{Page, is_navigation, protect, source_hash};
+use crate::login::{Page, is_navigation, protect};
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::store::AccountName;
 
-const HTML: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
-
-/// `GET /`: the settings URL. The page is the same for everybody; its script fetches the accounts.
+/// `GET /`: the settings URL. The page is the same for everybody; its scripts fetch the data.
 pub(super) async fn index() -> Response {
-    let html = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>pleo-proxy</title><style>{STYLE}</style>{HTML}<script>{SCRIPT}</script></html>"
-    );
-    let policy = format!(
-        "default-src 'none'; connect-src 'self'; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'",
-        source_hash(STYLE),
-        source_hash(SCRIPT)
-    );
-    let mut response = html.into_response();
-    protect(&mut response, &policy);
+    let mut response = HTML.into_response();
+    protect(&mut response, POLICY);
     response
 }
 

@@ -95,7 +95,7 @@ pub fn protect(response: &mut Response, policy: &str) {
 }
 
 /// A script's or style's hash as a source expression (Content Security Policy level 3).
-pub fn source_hash(source: &str) -> String {
+fn source_hash(source: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(source.as_bytes())))
 }
 

@@ -206,7 +206,7 @@ async fn session(proxy: &Proxy) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
-pub(super) async fn link(proxy: &Proxy) -> String {
+async fn link(proxy: &Proxy) -> String {
     let link: Value = proxy.admin(Method::POST, "/api/session", None).await.json().await.unwrap();
     text(&link["url"])
 }

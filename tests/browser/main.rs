@@ -10,7 +10,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use attack_scene::{
-    DATA, FILE, Plan, Scene, begin, careless, grant, is_pending, link, pages, report, say,
+    DATA, FILE, Plan, Scene, begin, careless, grant, is_pending, pages, report, say,
 };
 use chromium::{Browser, TURN, program, within};
 use serde_json::Value;
@@ -335,31 +335,5 @@ async fn a_page_that_is_allowed_reads_what_it_asks_for() {
             .map(|seen| seen.line().split(' ').next().unwrap().into())
             .collect();
         assert_eq!(methods, if may_read { vec!["GET", "POST", "DELETE"] } else { Vec::new() });
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn our_own_page_shows_the_accounts_to_whom_has_a_link_that_works_once() {
-    let Some(program) = program("our own page") else { return };
-    let _turn = TURN.lock().await;
-    let sandbox = sandbox().await;
-    let workspace = Workspace::for_sandbox(&sandbox, "");
-    let proxy = workspace.serve();
-    proxy.login("acme").await;
-    let company = text(&proxy.account("acme").await["subject"]);
-    let link = link(&proxy).await;
-    let dump = ["--virtual-time-budget=4000", "--dump-dom"];
-    let dom = Browser::open(program, &dump, &link).output();
-    assert!(dom.contains("<td>acme</td><td class=\"connected\">connected</td>"), "{dom}");
-    assert!(dom.contains(&format!("<td>{company}</td>")), "{dom}");
-    assert!(
-        !dom.contains(&proxy.key) && !dom.contains(link.split_once("#key=").unwrap().1),
-        "{dom}"
-    );
-    // A second browser with the same link, and one without.
-    for (address, problem) in [(&link, true), (&proxy.admin, false)] {
-        let dom = Browser::open(program, &dump, address).output();
-        assert!(dom.contains("pleo-proxy is up") && !dom.contains("<td>acme"), "{dom}");
-        assert_eq!(dom.contains("role=\"status\">This link was used already"), problem, "{dom}");
     }
 }

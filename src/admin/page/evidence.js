@@ -1,0 +1,135 @@
+// Capturing bodies, and what leaves the page as a file.
+
+import {call, json, post} from './api.js';
+import {ask} from './dialog.js';
+import {byId, h, say, shell, toast, wear} from './dom.js';
+import {bytes, count, counted, span} from './format.js';
+
+/** How long a capture from the page lasts, in seconds. */
+const CAPTURE_S = 900;
+const REDACTED = /redacted|\[[a-z]+[-_ ]?\d*\]|<[a-z]+ ?\d*>/i;
+
+let capture = null;
+const line = {text: h('span'), element: null};
+
+const isActive = () => Boolean(capture?.active) && capture.until > Date.now();
+
+const drawCapture = () => {
+  const button = byId('capture');
+  const isOn = isActive();
+  button.setAttribute('aria-pressed', String(isOn));
+  say(button, isOn ? 'Stop capturing' : 'Capture bodies');
+  line.element ??= h('p', {class: 'loud'}, line.text, h('button', {type: 'button', onclick: stop}, 'Stop capturing'));
+  if (!isOn) return line.element.remove();
+  const what = capture.account ? `of ${capture.account} ` : '';
+  say(line.text, `Request and response bodies ${what}are being kept in memory, for ${span((capture.until - Date.now()) / 1000)} more (${counted(capture.bodies ?? 0, 'exchange')}, ${bytes(capture.bytes ?? 0)}).`);
+  if (!line.element.isConnected) byId('notices').prepend(line.element);
+};
+
+const set = latest => {
+  capture = latest;
+  drawCapture();
+};
+
+const stop = async () => {
+  try {
+    await call('/api/capture', {method: 'DELETE'});
+    set(null);
+  } catch (error) {
+    toast(`Still capturing: ${error.message}`);
+  }
+};
+
+const toggle = async () => {
+  if (isActive()) return stop();
+  const agreed = await ask({
+    title: 'Capture bodies for 15 minutes?', agree: 'Capture',
+    body: ['The next requests and responses are kept in memory, up to 64 KiB of each body, and shown here redacted. They hold data of the company: names, amounts, receipts.', 'It ends by itself, and with the proxy.'],
+  });
+  if (!agreed) return undefined;
+  try {
+    set(await post('/api/capture', {for_s: CAPTURE_S, account: null}));
+  } catch (error) {
+    toast(`Not captured: ${error.message}`);
+  }
+  return undefined;
+};
+
+/** What a HAR file leaves out, found in the file itself. */
+const redactions = har => {
+  const found = new Map();
+  for (const {request, response} of har.log.entries) {
+    for (const part of [request, response]) {
+      for (const {name, value} of [...part?.headers ?? [], ...part?.queryString ?? []]) {
+        if (REDACTED.test(value)) found.set(name, (found.get(name) ?? 0) + 1);
+      }
+    }
+  }
+  return [...found].sort((a, b) => b[1] - a[1]);
+};
+
+const save = (text, name) => {
+  const address = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+  h('a', {href: address, download: name}).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+};
+
+const exportHar = async filter => {
+  let text;
+  try {
+    text = await (await call(`/api/har?${new URLSearchParams({filter})}`)).text();
+  } catch (error) {
+    return toast(`Not exported: ${error.message}`);
+  }
+  const har = JSON.parse(text);
+  const hidden = redactions(har);
+  const first = har.log.entries[0];
+  const agreed = await ask({
+    title: 'Export as HAR?', agree: 'Save the file',
+    body: [
+      `${counted(har.log.entries.length, 'exchange')}${filter ? ` that match ${filter}` : ''}, ${bytes(text.length)}. Tokens, keys, cookies and the values of queries are left out; bodies are in it only where they were captured. Names and amounts of the company stay, so look before you send it to others.`,
+      hidden.length ? h('p', {}, 'Left out: ', hidden.slice(0, 8).map(([name, times]) => h('span', {class: 'tag'}, `${name} ×${count(times)} `))) : '',
+      first ? h('details', {}, h('summary', {}, 'The first one, as it will be in the file'), h('pre', {tabindex: 0}, JSON.stringify(first, null, 2).slice(0, 6000))) : '',
+      h('p', {class: 'soft'}, 'The same from a terminal:'), shell(`pleo-proxy har -o requests.har`),
+    ].filter(Boolean),
+  });
+  if (agreed) save(text, `pleo-proxy-${new Date().toISOString().slice(0, 16).replace(':', '')}.har`);
+  return undefined;
+};
+
+/** Asks whether a capture is under way; older proxies do not know. */
+export const lookAtCapture = async () => {
+  try {
+    set(await json('/api/capture'));
+  } catch {
+    set(null);
+  }
+};
+
+export const startEvidence = filter => {
+  byId('capture').addEventListener('click', toggle);
+  byId('export').addEventListener('click', () => exportHar(filter()));
+  setInterval(drawCapture, 1000);
+};
+
+/** The notes of the proxy about itself. */
+export const showNotes = status => {
+  const notes = [...status.notes ?? []];
+  if (status.stopped_tasks?.length) notes.unshift(`stopped: ${status.stopped_tasks.join(', ')}; restart the proxy`);
+  const place = byId('notices');
+  const old = [...place.querySelectorAll('.note')];
+  if (old.map(note => note.textContent).join('\n') === notes.map(note => `Note: ${note}`).join('\n')) return;
+  old.forEach(note => note.remove());
+  place.append(...notes.map(note => h('p', {class: 'note'}, `Note: ${note}`)));
+};
+
+/** Where the page talks to and since when, and which environment, loudly. */
+export const showPlace = status => {
+  const badge = byId('environment');
+  const name = status.environment;
+  badge.hidden = false;
+  say(badge, name === 'production' ? 'PRODUCTION' : name);
+  wear(badge, `environment ${['sandbox', 'staging', 'production'].includes(name) ? name : ''}`);
+  document.body.classList.toggle('production', name === 'production');
+  say(byId('foot'), `Requests go to ${status.upstream}. Tokens are kept in ${status.store}. Process ${status.pid}.`);
+};

@@ -1,0 +1,131 @@
+// The first thing on the page: will a request work, and if not, the one thing to do.
+
+import {byId, h, say, shell, wear} from './dom.js';
+import {count, counted, span} from './format.js';
+
+const MARKS = {
+  ok: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M10 16.5l4 4 8-9',
+  warn: 'M16 4 3 27h26zM16 12v7M16 23v.2',
+  bad: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M11 11l10 10M21 11 11 21',
+  wait: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M16 9v7l5 3',
+};
+
+export const nameOf = account => account.company || account.label || account.account;
+
+/** Whether an account has ever been connected. */
+export const isKnown = account => account.generation > 0 || account.subject !== null;
+
+export const hasToken = account => (account.access_expires_in ?? 0) > 0;
+
+/** How well an account is: `ok`, `warn` (it serves, for now) or `bad`. */
+export const wellness = account => {
+  if (account.state === 'connected') return 'ok';
+  if (account.state === 'unsaved') return 'warn';
+  const isOut = account.state === 'login_required' || account.state === 'store_error';
+  return !isOut && hasToken(account) ? 'warn' : 'bad';
+};
+
+/** Which account a request gets that names none: an account, `null` for none, or a list to choose from. */
+const defaultAccount = status => {
+  const {accounts} = status;
+  if (status.default_account) return accounts.find(({account}) => account === status.default_account) ?? null;
+  const granted = accounts.filter(account => account.refresh_token_age !== null);
+  if (granted.length === 1) return granted[0];
+  const fallback = accounts.find(({account}) => account === 'default');
+  return fallback ?? (granted.length ? granted : null);
+};
+
+export const connectAddress = account => `/connect?account=${encodeURIComponent(account)}`;
+
+/** A link to a login, in a tab of its own, so that this page stays. */
+export const connectLink = (account, text, kind = 'button') => h('a', {
+  class: kind, href: connectAddress(account), target: '_blank', rel: 'noopener',
+}, text);
+
+const REASONS = {
+  retrying: 'A new token could not be had yet; the proxy tries again by itself.',
+  uncertain: 'A refresh was interrupted and its outcome is unknown; the proxy is finding out by itself.',
+  misconfigured: 'A setting must change, here or at Pleo.',
+  locked_elsewhere: 'Another process holds this account.',
+  store_unwritable: 'The store cannot be written, so no token is refreshed.',
+};
+
+const works = (status, account) => {
+  const place = status.environment;
+  return ['Requests to ', h('code', {}, status.api), ` will work, as ${nameOf(account)} (${place})`];
+};
+
+const ofAccount = (status, account) => {
+  const name = nameOf(account);
+  const curl = `curl ${status.api}/v1/companies`;
+  const why = account.why ? `${account.why[0].toUpperCase()}${account.why.slice(1)}. ` : '';
+  const general = REASONS[account.state] ?? '';
+  switch (account.state) {
+    case 'connected':
+      return {tone: 'ok', title: works(status, account), text: 'Send them without any authentication; the proxy adds it.', actions: [shell(curl)]};
+    case 'unsaved':
+      return {tone: 'warn', title: works(status, account), text: `But new tokens are in memory only. ${why}Make room on the disk, and do not stop the proxy before they are saved.`};
+    case 'login_required':
+      if (!isKnown(account)) {
+        return {tone: 'bad', title: ['Connect a company to Pleo'], text: 'Nobody has logged in yet, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
+      }
+      return {tone: 'bad', title: [`Log in again as ${name}: requests are refused until then`], text: why, actions: [connectLink(account.account, `Log in as ${name}`, 'button primary'), shell(`pleo-proxy login ${account.account}`)]};
+    case 'store_error':
+      return {tone: 'bad', title: [`Requests are refused: what is stored of ${name} cannot be used`], text: why};
+  }
+  if (wellness(account) === 'warn') {
+    return {tone: 'warn', title: [...works(status, account), ' for now'], text: `${general} ${why}The current token stays valid for ${span(Math.ceil(account.access_expires_in / 60) * 60)} at most.`};
+  }
+  return {tone: 'bad', title: [`Requests as ${name} are refused: there is no valid token`], text: `${general} ${why}`, actions: [shell(`pleo-proxy refresh ${account.account}`)]};
+};
+
+const ofChoice = (status, accounts) => {
+  const first = accounts.find(account => wellness(account) === 'ok') ?? accounts[0];
+  const well = accounts.filter(account => wellness(account) !== 'bad').length;
+  return {
+    tone: well ? 'ok' : 'bad',
+    title: ['Requests to ', h('code', {}, status.api), ` must name one of ${count(accounts.length)} accounts (${status.environment})`],
+    text: `${count(well)} of them can serve. Add the header Pleo-Account, or begin the path with /@NAME. To have one without a name, set default_account.`,
+    actions: [shell(`curl -H 'Pleo-Account: ${first.account}' ${status.api}/v1/companies`)],
+  };
+};
+
+/** What to say of a status and a connection. */
+export const judge = (status, connection) => {
+  if (connection === 'stopped') {
+    return {tone: 'bad', title: ['The proxy has stopped'], text: 'No request works until it runs again. Start it; this page comes back by itself.', actions: [shell('pleo-proxy')]};
+  }
+  if (!status) return {tone: 'wait', title: ['Looking at the proxy'], text: ''};
+  if (status.ending) {
+    return {tone: 'warn', title: ['The proxy is stopping'], text: 'Requests under way may finish; new ones are refused.'};
+  }
+  if (status.stopped_tasks?.some(task => task.includes('worker'))) {
+    return {tone: 'bad', title: ['The proxy accepts no requests'], text: `A part of it has stopped: ${status.stopped_tasks.join(', ')}. Restart it.`, actions: [shell('pleo-proxy stop')]};
+  }
+  const chosen = defaultAccount(status);
+  if (chosen === null) {
+    const name = status.default_account ?? status.accounts[0]?.account ?? 'default';
+    return {tone: 'bad', title: ['Connect a company to Pleo'], text: 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
+  }
+  const verdict = Array.isArray(chosen) ? ofChoice(status, chosen) : ofAccount(status, chosen);
+  const others = status.accounts.filter(account => account !== chosen && isKnown(account) && wellness(account) === 'bad').length;
+  if (others) verdict.text += ` ${counted(others, Array.isArray(chosen) ? 'account' : 'other account')} need${others === 1 ? 's' : ''} attention, below.`;
+  return verdict;
+};
+
+let shown = '';
+
+/** Shows it, if it differs from what is shown. */
+export const showVerdict = (status, connection) => {
+  const {tone, title, text, actions = []} = judge(status, connection);
+  const key = JSON.stringify([tone, title.map(part => part.textContent ?? part), text, actions.map(action => action.textContent)]);
+  if (key === shown) return;
+  shown = key;
+  wear(byId('verdict'), `verdict ${tone}`);
+  byId('verdict-mark').setAttribute('d', MARKS[tone]);
+  byId('verdict-title').replaceChildren(...title);
+  say(byId('verdict-text'), text);
+  byId('verdict-do').replaceChildren(...actions);
+  const name = {ok: '', warn: '⚠ ', bad: '✗ ', wait: ''}[tone];
+  document.title = `${name}pleo-proxy${status ? ` (${status.environment})` : ''}`;
+};
