@@ -103,7 +103,7 @@ class Ours:
     def start(self, binary, cores, upstream, life_ms, accounts):
         sandbox, ready = self.run(
             [binary, "--json", "sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--auto-consent",
-             "--access-life-ms", life_ms], cores.upstream, "sandbox.log")
+             "--rate-limit", "0", "--access-life-ms", life_ms], cores.upstream, "sandbox.log")
         self.sandbox_api = ready["api"]
         self.configure(ready, upstream)
         if accounts:

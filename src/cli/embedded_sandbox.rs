@@ -10,13 +10,27 @@ use crate::config::{Config, SecretSource};
 use crate::login::Logins;
 use crate::oauth::authorize::Callback;
 use crate::oauth::endpoint::Endpoint;
-use crate::sandbox::{Options, Sandbox};
+use crate::sandbox::{Options, RATE_LIMIT, Sandbox};
 use crate::secret::ClientSecret;
 use crate::store::AccountName;
 
-/// Requested if the configuration names no scopes; the sandbox grants any.
-pub(super) const SCOPES: [&str; 4] =
-    ["companies:read", "users:read", "export-jobs:read", "vendors:read"];
+/// Requested if the configuration names no scopes: all that Pleo publishes, so that everything the
+/// sandbox imitates can be tried. It grants any and enforces them.
+pub(super) const SCOPES: [&str; 13] = [
+    "companies:read",
+    "users:read",
+    "export-jobs:read",
+    "export-jobs:write",
+    "export-items:read",
+    "vendors:read",
+    "vendors:write",
+    "accounts:read",
+    "accounts:write",
+    "tag-groups:read",
+    "tag-groups:write",
+    "tax-codes:read",
+    "tax-codes:write",
+];
 
 /// Reports the ports of the embedded sandbox if they are not the usual ones.
 pub(super) fn report_moved_ports(sandbox: &Sandbox) {
@@ -32,7 +46,7 @@ pub(super) fn report_moved_ports(sandbox: &Sandbox) {
 
 /// Starts the embedded sandbox and points the configuration at it.
 pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
-    let options = Options { fallback: true, ..Options::default() };
+    let options = Options { fallback: true, rate_limit: Some(RATE_LIMIT), ..Options::default() };
     let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
     let sandbox = Sandbox::start(options).await.context("the embedded sandbox cannot listen")?;
     let endpoint = |address: String| Endpoint::parse(&address).context("the sandbox's address");

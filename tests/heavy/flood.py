@@ -368,7 +368,8 @@ def main():
     home = pathlib.Path(tempfile.mkdtemp(prefix="flood-"))
     sandbox, made = None, []
     try:
-        command = [binary, "--json", "sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--auto-consent"]
+        command = [binary, "--json", "sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--auto-consent",
+                   "--rate-limit", "0"]
         sandbox, ready = start(command, home)
 
         def make(**how):

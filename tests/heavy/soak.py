@@ -61,7 +61,8 @@ class Sandbox:
     """The fake Pleo, in a process of its own."""
 
     def __init__(self, binary, folder):
-        command = [binary, "--json", "sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--auto-consent"]
+        command = [binary, "--json", "sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--auto-consent",
+                   "--rate-limit", "0"]
         self.log = open(folder / "sandbox.log", "wb")
         environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder)}
         self.child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=self.log)

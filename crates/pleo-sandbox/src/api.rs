@@ -1,86 +1,122 @@
-//! The API: its routes, and the checks before every handler (token, then faults).
+//! The API: the checks before every handler (token, rate limit, faults, scope), and the way to it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Router};
 
+use super::call::{Call, Caller};
 use super::connection::ConnectionHandle;
 use super::fault_injection::{corrupt_api_response, replace_api_response};
 use super::faults::ApiFault;
 use super::grants::TokenStatus;
+use super::operations::{Found, find};
+use super::paging::Query;
 use super::response::Problem;
 use super::state::{LiveState, SandboxState};
-use super::subject::Subject;
-use super::{company, entries, exports, test_routes, vendors};
+use super::test_routes;
 
-/// Who called; `authorize` adds it to the request's extensions for the handlers.
-#[derive(Clone)]
-pub(crate) struct Caller {
-    pub(crate) subject: Subject,
-    pub(crate) scope: String,
-}
+const MAX_BODY: usize = 2 << 20;
 
 pub(crate) fn routes(sandbox: &Arc<SandboxState>) -> Router<Arc<SandboxState>> {
     Router::new()
-        .merge(company::routes())
-        .merge(entries::routes())
-        .merge(exports::routes())
-        .merge(vendors::routes())
         .merge(test_routes::routes())
         .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-        .layer(from_fn_with_state(Arc::clone(sandbox), authorize))
-}
-
-async fn not_found() -> Problem {
-    Problem::not_found("resource")
+        .fallback(answer)
+        .layer(from_fn_with_state(Arc::clone(sandbox), admit))
 }
 
 async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method not allowed")
 }
 
-async fn authorize(
+/// Finds the operation and runs it.
+async fn answer(
+    State(sandbox): State<Arc<SandboxState>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let (operation, ids) = match find(&parts.method, path) {
+        Found::Operation(operation, ids) => (operation, ids),
+        Found::OtherMethod => return Err(method_not_allowed().await),
+        Found::Nothing => return Err(Problem::not_found("resource")),
+    };
+    caller.ensure(operation.scope)?;
+    let body = read(body).await?;
+    let query = Query::read(parts.uri.query());
+    (operation.handler)(&Call { sandbox: &sandbox, caller, path, ids, query, body: &body })
+}
+
+async fn read(body: Body) -> Result<Bytes, Problem> {
+    to_bytes(body, MAX_BODY).await.map_err(|_| {
+        let message = "the body is longer than 2 MiB, or it broke off";
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
+    })
+}
+
+async fn admit(
     State(sandbox): State<Arc<SandboxState>>,
     ConnectInfo(connection): ConnectInfo<ConnectionHandle>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let (admitted, fault, latency) = admit(&mut sandbox.live(), request.headers());
-    sandbox.pause(Duration::from_millis(latency)).await;
-    match admitted {
+    let decision = decide(&sandbox, request.headers());
+    sandbox.pause(Duration::from_millis(decision.latency)).await;
+    match decision.admitted {
         Err(problem) => return problem.into_response(),
         Ok(caller) => request.extensions_mut().insert(caller),
     };
-    let Some(fault) = fault else { return next.run(request).await };
+    let Some(fault) = decision.fault else { return next.run(request).await };
     match replace_api_response(&connection, &fault) {
         Some(response) => response,
         None => corrupt_api_response(&connection, &fault, next.run(request).await).await,
     }
 }
 
-/// Checks the token, takes the fault and counts both under one lock.
-fn admit(
-    state: &mut LiveState,
-    headers: &HeaderMap,
-) -> (Result<Caller, Problem>, Option<ApiFault>, u64) {
-    state.counters.api_requests += 1;
-    let admitted = judge(state, headers);
-    state.counters.last_authorization_header_ok = Some(admitted.is_ok());
-    let fault = if admitted.is_ok() { state.faults.take_api_fault() } else { None };
-    let unauthorized =
-        admitted.is_err() || fault.as_ref().is_some_and(|fault| fault.status == Some(401));
-    state.counters.api_unauthorized += u64::from(unauthorized);
-    state.counters.api_faults += u64::from(fault.is_some());
-    (admitted, fault, state.faults.latency_ms)
+/// What becomes of a request before its handler.
+struct Decision {
+    admitted: Result<Caller, Problem>,
+    fault: Option<ApiFault>,
+    /// In milliseconds.
+    latency: u64,
 }
 
-fn judge(state: &mut LiveState, headers: &HeaderMap) -> Result<Caller, Problem> {
+/// Checks the token and the rate, takes the fault and counts all under one lock.
+fn decide(sandbox: &SandboxState, headers: &HeaderMap) -> Decision {
+    let mut state = sandbox.live();
+    state.counters.api_requests += 1;
+    let authorized = authorize(&mut state, headers);
+    state.counters.last_authorization_header_ok = Some(authorized.is_ok());
+    let is_unauthorized = authorized.is_err();
+    let limit = state.faults.rate_limit.or(sandbox.options.rate_limit).unwrap_or_default();
+    let admitted = authorized.and_then(|caller| pace(&mut state, limit, caller));
+    let fault = if admitted.is_ok() { state.faults.take_api_fault() } else { None };
+    let is_unauthorized =
+        is_unauthorized || fault.as_ref().is_some_and(|fault| fault.status == Some(401));
+    state.counters.api_unauthorized += u64::from(is_unauthorized);
+    state.counters.api_faults += u64::from(fault.is_some());
+    Decision { admitted, fault, latency: state.faults.latency_ms }
+}
+
+/// A limit of 0 is none.
+fn pace(state: &mut LiveState, limit: u32, caller: Caller) -> Result<Caller, Problem> {
+    if limit > 0
+        && let Err(seconds) = state.rate.admit(caller.subject, limit, Instant::now())
+    {
+        state.counters.api_rate_limited += 1;
+        return Err(Problem::rate_limited(seconds));
+    }
+    Ok(caller)
+}
+
+fn authorize(state: &mut LiveState, headers: &HeaderMap) -> Result<Caller, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values
         .next()

@@ -15,6 +15,7 @@ use super::client::Form;
 use super::fixtures;
 use super::grants::CodeRequest;
 use super::host::is_loopback;
+use super::installations;
 use super::state::SandboxState;
 use super::subject::Subject;
 use super::{Options, consent};
@@ -131,7 +132,11 @@ fn same_origin(headers: &HeaderMap) -> bool {
 }
 
 fn allow(sandbox: &SandboxState, request: ValidRequest) -> Response {
-    fixtures::add_company(&mut sandbox.dataset().companies, request.code.subject);
+    {
+        let mut dataset = sandbox.dataset();
+        fixtures::add_company(&mut dataset.companies, request.code.subject);
+        installations::install(&mut dataset, request.code.subject);
+    }
     let code = {
         let mut state = sandbox.live();
         state.counters.codes_issued += 1;

@@ -38,6 +38,8 @@ pub struct Counters {
     pub api_superseded: u64,
     /// API requests with an [`ApiFault`](super::ApiFault), those by `api_401` included.
     pub api_faults: u64,
+    /// API requests refused with 429 by the rate limit, those by a fault not included.
+    pub api_rate_limited: u64,
     /// API requests with more than one `Authorization` header.
     pub api_double_authorization: u64,
     /// Whether the last API request had exactly one valid bearer token; unset before the first.

@@ -1,6 +1,8 @@
 //! The data of the fake companies.
 
-use serde_json::Value;
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
 
 use super::response::Problem;
 use super::state::hex;
@@ -16,9 +18,44 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// An object under the id in its body.
+    pub(crate) fn of(company: &str, body: Value) -> Self {
+        let id = body["id"].as_str().unwrap_or_default().to_owned();
+        Self { id, company: company.to_owned(), body }
+    }
+
+    /// A new object: it gets an id.
+    pub(crate) fn new(company: &str, mut fields: Map<String, Value>) -> Self {
+        fields.insert("id".to_owned(), json!(new_id()));
+        Self::of(company, Value::Object(fields))
+    }
+
+    /// A new object with the times of its creation and last change.
+    pub(crate) fn stamped(company: &str, mut fields: Map<String, Value>) -> Self {
+        for name in ["createdAt", "updatedAt"] {
+            fields.insert(name.to_owned(), json!(now()));
+        }
+        Self::new(company, fields)
+    }
+
     /// Whether a field of the object has this value.
     pub(crate) fn has(&self, field: &str, value: &str) -> bool {
         self.body[field] == value
+    }
+
+    /// A field of the object; empty if it is missing or not a text.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.body[field].as_str().unwrap_or_default()
+    }
+
+    /// Replaces these fields, and the time of the last change if the object shows it.
+    pub(crate) fn change(&mut self, fields: Map<String, Value>) {
+        for (name, value) in fields {
+            self.body[name] = value;
+        }
+        if self.body.get("updatedAt").is_some() {
+            self.body["updatedAt"] = json!(now());
+        }
     }
 }
 
@@ -45,6 +82,20 @@ impl Table {
         let mut visible = self.0.iter_mut().filter(|row| subject.sees(&row.company));
         visible.find(|row| row.id == id).ok_or_else(|| Problem::not_found(what))
     }
+
+    /// Removes an object that the caller may see.
+    pub(crate) fn remove(&mut self, subject: Subject, id: &str, what: &str) -> Result<(), Problem> {
+        self.find(subject, id, what)?;
+        self.0.retain(|row| row.id != id);
+        Ok(())
+    }
+
+    /// Adds an object; returns it as the API shows it.
+    pub(crate) fn add(&mut self, row: Row) -> Value {
+        let body = row.body.clone();
+        self.0.push(row);
+        body
+    }
 }
 
 #[derive(Default)]
@@ -57,6 +108,20 @@ pub(crate) struct Dataset {
     pub(crate) jobs: Table,
     pub(crate) items: Table,
     pub(crate) vendors: Table,
+    pub(crate) accounts: Table,
+    pub(crate) tax_codes: Table,
+    pub(crate) tag_groups: Table,
+    /// Dimensions of tag groups.
+    pub(crate) dimensions: Table,
+    pub(crate) tags: Table,
+    /// Values of dimensions for tags.
+    pub(crate) tag_values: Table,
+    /// They belong to the subject that made them, whose id stands for the company.
+    pub(crate) subscriptions: Table,
+    pub(crate) activities: Table,
+    /// Signing secrets of the subscriptions, by the subscription's id.
+    pub(crate) webhook_secrets: HashMap<String, String>,
+    pub(crate) installations: HashMap<Subject, Value>,
 }
 
 /// A random UUID (version 4).

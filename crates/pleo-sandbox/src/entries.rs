@@ -1,124 +1,174 @@
-//! Accounting entries and their receipts.
+//! Accounting entries.
 
-use std::sync::Arc;
-
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 
-use super::api::Caller;
-use super::files::signed_url;
-use super::paging::{Query, page};
+use super::call::Call;
+use super::dataset::Row;
+use super::fields::{Field, Kind, optional, required};
+use super::paging::{Page, page};
 use super::response::{Problem, data};
-use super::state::SandboxState;
-use super::subject::{ORGANISATION_ID, Subject};
 
-pub(crate) fn routes() -> Router<Arc<SandboxState>> {
-    Router::new()
-        .route("/v1/accounting-entries:search", post(search))
-        .route("/v1/accounting-entries/{id}", get(entry))
-        .route("/v1/accounting-entries/{id}/receipts", get(receipts))
-        .route("/v1/accounting-entries/{id}/receipts/{receipt}", get(receipt))
+const MAX_IDS: usize = 100;
+/// Filters that list values, and the field that must hold one of them.
+const LISTS: [(&str, &str); 10] = [
+    ("accountIds", "accountId"),
+    ("employeeIds", "employeeId"),
+    ("exportStatus", "exportStatus"),
+    ("families", "family"),
+    ("foreignExtensionIds", "foreignExtensionId"),
+    ("reviewStatus", "reviewStatus"),
+    ("status", "status"),
+    ("subFamilies", "subFamily"),
+    ("taxCodeIds", "taxCodeId"),
+    ("teamIds", "teamId"),
+];
+/// Filters that ask whether a field is set.
+const PRESENT: [(&str, &str); 4] = [
+    ("hasAccount", "accountId"),
+    ("hasBookkeepingDate", "bookkeepingDate"),
+    ("hasNote", "note"),
+    ("settled", "settledAt"),
+];
+/// Ranges of time. They exclude each other.
+const RANGES: [(&str, &str, &str); 3] = [
+    ("bookkeepingDate", "bookkeepingDateStart", "bookkeepingDateEnd"),
+    ("performedAt", "performedAtStart", "performedAtEnd"),
+    ("settledAt", "settledAtStart", "settledAtEnd"),
+];
+const SEARCH: [Field; 24] = [
+    required("includeDeleted", Kind::Flag),
+    optional("accountIds", Kind::Ids),
+    optional("employeeIds", Kind::Ids),
+    optional("exportStatus", Kind::Texts),
+    optional("families", Kind::Texts),
+    optional("foreignExtensionIds", Kind::Texts),
+    optional("reviewStatus", Kind::Texts),
+    optional("status", Kind::Texts),
+    optional("subFamilies", Kind::Texts),
+    optional("taxCodeIds", Kind::Ids),
+    optional("teamIds", Kind::Ids),
+    optional("hasAccount", Kind::Flag),
+    optional("hasBookkeepingDate", Kind::Flag),
+    optional("hasNote", Kind::Flag),
+    optional("settled", Kind::Flag),
+    optional("bookkeepingDateStart", Kind::Time),
+    optional("bookkeepingDateEnd", Kind::Time),
+    optional("performedAtStart", Kind::Time),
+    optional("performedAtEnd", Kind::Time),
+    optional("settledAtStart", Kind::Time),
+    optional("settledAtEnd", Kind::Time),
+    optional("tagGroupIdsUnset", Kind::Ids),
+    optional("tagRowIds", Kind::Ids),
+    optional("transactionValueCurrencies", Kind::Texts),
+];
+
+pub(crate) fn search(call: &Call<'_>) -> Result<Response, Problem> {
+    searched(call, |page| page.response())
 }
 
-/// Parses a JSON body; anything else is the API's own error.
-pub(crate) fn json_body(body: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(body).map_err(|_| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            "JSON_MAPPING_EXCEPTION",
-            "the body is not the JSON that is expected here",
-        )
-    })
+/// The older form of [`search`].
+pub(crate) fn search_core(call: &Call<'_>) -> Result<Response, Problem> {
+    searched(call, |page| page.response_with(core))
 }
 
-/// Tells which companies a search covers: the one of `company_id`, or all of `organization_id`.
-pub(crate) fn covered(
-    query: &Query,
-    subject: Subject,
-) -> Result<impl Fn(&str) -> bool + use<>, Problem> {
-    let company = query.get("company_id").map(str::to_owned);
-    let organisation = query.get("organization_id");
-    match (&company, organisation) {
-        (Some(company), None) if subject.sees(company) => {}
-        (None, Some(ORGANISATION_ID)) if subject == Subject::Organisation => {}
-        (None, None) => return Err(Problem::invalid("company_id or organization_id is required")),
-        (Some(_), Some(_)) => {
-            return Err(Problem::invalid("company_id and organization_id exclude each other"));
-        }
-        _ => return Err(Problem::denied()),
+fn searched(call: &Call<'_>, show: impl Fn(&Page<'_>) -> Response) -> Result<Response, Problem> {
+    if call.query.get("company_id").is_some() && call.query.get("organization_id").is_some() {
+        return Err(Problem::invalid("company_id and organization_id exclude each other"));
     }
-    Ok(move |id: &str| company.as_deref().is_none_or(|company| company == id))
+    let covered = call.covered()?;
+    let filters = call.read(&SEARCH)?;
+    check(&filters)?;
+    let dataset = call.dataset();
+    let rows = dataset.entries.visible(call.subject());
+    let rows = rows.filter(|row| covered.holds(&row.company) && fits(&filters, row)).collect();
+    Ok(show(&page(rows, &call.query, 20)?))
 }
 
-async fn search(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let query = Query::read(query.as_deref());
-    let covers = covered(&query, caller.subject)?;
-    let include_deleted = json_body(&body)?["includeDeleted"].as_bool();
-    let include_deleted =
-        include_deleted.ok_or_else(|| Problem::invalid("includeDeleted is required"))?;
-    let dataset = sandbox.dataset();
-    let rows = dataset.entries.visible(caller.subject).filter(|row| covers(&row.company));
-    let rows = rows.filter(|row| include_deleted || row.body["deletedAt"].is_null()).collect();
-    Ok(page(rows, &query, 20)?.response())
+fn check(filters: &Map<String, Value>) -> Result<(), Problem> {
+    let ranges = RANGES
+        .iter()
+        .filter(|(_, start, end)| filters.contains_key(*start) || filters.contains_key(*end));
+    if ranges.count() > 1 {
+        return Err(Problem::invalid("ranges of different dates exclude each other"));
+    }
+    let is_long = |value: &Value| value.as_array().is_some_and(|list| list.len() > MAX_IDS);
+    match filters.iter().find(|(_, value)| is_long(value)) {
+        Some((name, _)) => Err(Problem::invalid(format!("{name} may hold 100 values at most"))),
+        None => Ok(()),
+    }
 }
 
-async fn entry(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let include_deleted = Query::read(query.as_deref()).get("include_deleted") == Some("true");
-    let dataset = sandbox.dataset();
-    let row = dataset.entries.find(caller.subject, &id, "accounting entry")?;
+fn fits(filters: &Map<String, Value>, row: &Row) -> bool {
+    let includes_deleted = filters["includeDeleted"] == true;
+    let in_list = |(name, field): &(&str, &str)| {
+        let list = filters.get(*name).and_then(Value::as_array);
+        list.is_none_or(|list| list.contains(&row.body[*field]))
+    };
+    let is_present = |(name, field): &(&str, &str)| {
+        let asked = filters.get(*name).and_then(Value::as_bool);
+        asked.is_none_or(|asked| asked == row.body.get(*field).is_some())
+    };
+    let currencies = filters.get("transactionValueCurrencies").and_then(Value::as_array);
+    let in_currencies =
+        currencies.is_none_or(|list| list.contains(&row.body["transactionValue"]["currency"]));
+    let untagged = |name| filters.get(name).is_none_or(|list| list == &json!([]));
+    (includes_deleted || row.body["deletedAt"].is_null())
+        && LISTS.iter().all(in_list)
+        && PRESENT.iter().all(is_present)
+        && RANGES.iter().all(|range| in_range(filters, row, *range))
+        && in_currencies
+        // No entry here has a tag, so every group is unset.
+        && untagged("tagRowIds")
+}
+
+/// From the start on, before the end. An entry without the date is outside every range.
+fn in_range(
+    filters: &Map<String, Value>,
+    row: &Row,
+    (field, start, end): (&str, &str, &str),
+) -> bool {
+    let time = |value: &Value| value.as_str()?.parse::<Timestamp>().ok();
+    let bound = |name: &str| filters.get(name).and_then(time);
+    match (bound(start), bound(end), time(&row.body[field])) {
+        (None, None, _) => true,
+        (start, end, Some(at)) => {
+            start.is_none_or(|start| start <= at) && end.is_none_or(|end| at < end)
+        }
+        (_, _, None) => false,
+    }
+}
+
+pub(crate) fn find(call: &Call<'_>) -> Result<Response, Problem> {
+    found(call, |row| row.body.clone())
+}
+
+/// The older form of [`find`].
+pub(crate) fn find_core(call: &Call<'_>) -> Result<Response, Problem> {
+    found(call, core)
+}
+
+fn found(call: &Call<'_>, show: impl Fn(&Row) -> Value) -> Result<Response, Problem> {
+    let include_deleted = call.query.get("include_deleted") == Some("true");
+    let dataset = call.dataset();
+    let row = dataset.entries.find(call.subject(), call.ids[0], "accounting entry")?;
     if !include_deleted && !row.body["deletedAt"].is_null() {
         return Err(Problem::not_found("accounting entry"));
     }
-    Ok(data(StatusCode::OK, &row.body))
+    Ok(data(StatusCode::OK, &show(row)))
 }
 
-async fn receipts(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let query = Query::read(query.as_deref());
-    let dataset = sandbox.dataset();
-    dataset.entries.find(caller.subject, &id, "accounting entry")?;
-    let rows = dataset
-        .receipts
-        .visible(caller.subject)
-        .filter(|row| row.has("accountingEntryId", &id))
-        .collect();
-    Ok(page(rows, &query, 10)?.response_with(|row| with_url(&sandbox, &row.id, &row.body)))
-}
-
-async fn receipt(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path((entry, receipt)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let dataset = sandbox.dataset();
-    let row = dataset.receipts.find(caller.subject, &receipt, "receipt")?;
-    if !row.has("accountingEntryId", &entry) {
-        return Err(Problem::not_found("receipt"));
+/// Without what the newer form has added, with the fees that it has dropped.
+fn core(row: &Row) -> Value {
+    let mut core = row.body.clone();
+    if let Value::Object(fields) = &mut core {
+        for name in ["attendees", "splitItems", "tags"] {
+            fields.remove(name);
+        }
     }
-    Ok(data(StatusCode::OK, &with_url(&sandbox, &row.id, &row.body)))
-}
-
-fn with_url(sandbox: &SandboxState, id: &str, body: &Value) -> Value {
-    let mut receipt = body.clone();
-    receipt["url"] = json!(signed_url(sandbox, id));
-    receipt
+    core["fees"] = json!({});
+    core["transactionWalletValue"] = row.body["totalBillValue"].clone();
+    core
 }

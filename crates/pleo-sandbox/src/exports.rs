@@ -1,169 +1,122 @@
-//! Export jobs and their items (version 3).
+//! Exports: jobs of accounting entries that an integration takes, works off and ends.
+//!
+//! A company has one unfinished job at a time. A job that nobody updates for an hour expires. The
+//! versions of the API differ in what they show (`export_items`) and in a few errors.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::Response;
-use axum::routing::get;
-use axum::{Extension, Router};
-use serde_json::{Value, json};
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::MutexGuard;
+use serde_json::json;
 
-use super::api::Caller;
-use super::dataset::{Dataset, Row, new_id, now};
-use super::entries::json_body;
-use super::paging::{Query, page};
-use super::response::{Problem, data, json_response};
-use super::state::SandboxState;
-use super::subject::Subject;
+use super::call::Call;
+use super::dataset::{Dataset, Row, now};
+use super::response::Problem;
 
-const MAX_BATCH: usize = 100;
-const STATUSES: [&str; 5] = ["pending", "in_progress", "failed", "successful", "abandoned"];
+pub(crate) mod events;
+pub(crate) mod export_items;
+pub(crate) mod items;
+pub(crate) mod jobs;
 
-pub(crate) fn routes() -> Router<Arc<SandboxState>> {
-    Router::new()
-        .route("/v3/export-jobs", get(jobs).post(create))
-        .route("/v3/export-jobs/{id}", get(job))
-        .route("/v3/export-jobs/{id}/items", get(items).put(update))
+const JOB_STATUSES: &[&str] =
+    &["pending", "in_progress", "failed", "completed", "completed_with_errors"];
+const ITEM_STATUSES: &[&str] = &["pending", "in_progress", "failed", "successful", "abandoned"];
+
+/// The data, with every job ended that has expired by now.
+fn current<'a>(call: &'a Call<'_>) -> MutexGuard<'a, Dataset> {
+    let lifetime = call.sandbox.live().faults.export_job_life();
+    let mut dataset = call.dataset();
+    expire(&mut dataset, lifetime, Timestamp::now());
+    dataset
 }
 
-async fn jobs(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let query = Query::read(query.as_deref());
-    let company = query.get("company_id");
-    if company.is_some_and(|id| !caller.subject.sees(id)) {
-        return Err(Problem::denied());
+fn expire(dataset: &mut Dataset, lifetime: Duration, at: Timestamp) {
+    let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
+    let is_due = |row: &&Row| {
+        let updated = row.text("lastUpdatedAt").parse::<Timestamp>();
+        is_running(row) && updated.is_ok_and(|updated| at.duration_since(updated) >= lifetime)
+    };
+    let due: Vec<String> = dataset.jobs.0.iter().filter(is_due).map(|row| row.id.clone()).collect();
+    for id in due {
+        end(dataset, &id, "failed");
+        let Some(job) = dataset.jobs.0.iter_mut().find(|row| row.id == id) else { continue };
+        job.body["expiredAt"] = json!(now());
+        job.body["failureReason"] = json!("the job was not updated in time");
+        job.body["failureReasonType"] = json!("job_expired");
     }
-    let dataset = sandbox.dataset();
-    let rows = dataset
-        .jobs
-        .visible(caller.subject)
-        .filter(|row| company.is_none_or(|id| row.company == id))
-        .collect();
-    Ok(page(rows, &query, 20)?.response())
 }
 
-async fn job(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &sandbox.dataset().jobs.find(caller.subject, &id, "export job")?.body))
+/// Whether a job is still to be worked off.
+fn is_running(job: &Row) -> bool {
+    job.has("status", "pending") || job.has("status", "in_progress")
 }
 
-async fn create(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let request = json_body(&body)?;
-    let company =
-        request["companyId"].as_str().ok_or_else(|| Problem::invalid("companyId is required"))?;
-    let entries: Vec<&str> = request["accountingEntryIds"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    if !caller.subject.sees(company) {
-        return Err(Problem::denied());
+/// Ends a job; what is left of it is abandoned.
+fn end(dataset: &mut Dataset, job: &str, status: &str) {
+    let Dataset { jobs, items, entries, .. } = dataset;
+    if let Some(row) = jobs.0.iter_mut().find(|row| row.id == job) {
+        row.body["status"] = json!(status);
+        row.body["lastUpdatedAt"] = json!(now());
     }
-    if entries.is_empty() || entries.len() > MAX_BATCH {
-        return Err(Problem::invalid("accountingEntryIds must hold 1 to 100 ids"));
-    }
-    let mut dataset = sandbox.dataset();
-    for entry in &entries {
-        dataset.entries.find(caller.subject, entry, "accounting entry")?;
-    }
-    let job = new_job(company, &request, entries.len());
-    let added: Vec<Row> = entries.iter().map(|entry| new_item(company, &job.id, entry)).collect();
-    dataset.items.0.extend(added);
-    dataset.jobs.0.push(job.clone());
-    Ok(data(StatusCode::CREATED, &job.body))
-}
-
-fn new_job(company: &str, request: &Value, count: usize) -> Row {
-    let (id, now) = (new_id(), now());
-    let body = json!({
-        "id": id, "companyId": company, "status": "pending", "numberOfItems": count, "expiresIn": 3600,
-        "isInteractive": request["isInteractive"].as_bool().unwrap_or(false), "createdAt": now,
-        "createdBy": request["employeeId"], "lastUpdatedAt": now, "startedAt": null, "completedAt": null,
-        "expiredAt": null, "failureReason": null, "failureReasonType": null,
-        "vendorBasedBookkeeping": request["options"]["vendorBasedBookkeeping"].as_bool().unwrap_or(false),
-    });
-    Row { id, company: company.to_owned(), body }
-}
-
-fn new_item(company: &str, job: &str, entry: &str) -> Row {
-    let id = new_id();
-    let body = json!({ "id": id, "jobId": job, "companyId": company, "accountingEntryId": entry, "status": "pending",
-        "failureReason": null, "failureReasonType": null, "externalId": null, "exportedAt": null });
-    Row { id, company: company.to_owned(), body }
-}
-
-async fn items(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let dataset = sandbox.dataset();
-    dataset.jobs.find(caller.subject, &id, "export job")?;
-    let rows = dataset.items.0.iter().filter(|row| row.has("jobId", &id)).collect();
-    Ok(page(rows, &Query::read(query.as_deref()), 20)?.response())
-}
-
-/// Partial success: status 200 with the updated items, and an error for each of the others.
-async fn update(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let request = json_body(&body)?;
-    let changes = request.as_array().filter(|changes| changes.len() <= MAX_BATCH);
-    let changes = changes
-        .ok_or_else(|| Problem::invalid("the body must be an array of at most 100 items"))?;
-    let mut dataset = sandbox.dataset();
-    dataset.jobs.find(caller.subject, &id, "export job")?;
-    let (mut updated, mut errors) = (Vec::new(), Vec::new());
-    for change in changes {
-        match apply(&mut dataset, caller.subject, &id, change) {
-            Ok(item) => updated.push(item),
-            Err(why) => errors
-                .push(json!({ "accountingEntryId": change["accountingEntryId"], "message": why })),
+    for item in items.0.iter_mut().filter(|item| item.has("exportJobId", job) && is_running(item)) {
+        item.body["status"] = json!("abandoned");
+        let entry = entries.0.iter_mut().find(|entry| item.has("accountingEntryId", &entry.id));
+        if let Some(entry) = entry {
+            entry.body["exportStatus"] = json!("NOT_EXPORTED");
         }
     }
-    Ok(json_response(StatusCode::OK, &json!({ "data": updated, "errors": errors })))
 }
 
-fn apply(
-    dataset: &mut Dataset,
-    subject: Subject,
-    job: &str,
-    change: &Value,
-) -> Result<Value, &'static str> {
-    let status = change["status"]
-        .as_str()
-        .filter(|status| STATUSES.contains(status))
-        .ok_or("unknown status")?;
-    let entry = change["accountingEntryId"].as_str().ok_or("accountingEntryId is required")?;
-    let mut own = dataset
-        .items
-        .0
-        .iter_mut()
-        .filter(|row| subject.sees(&row.company) && row.has("jobId", job));
-    let item =
-        own.find(|row| row.has("accountingEntryId", entry)).ok_or("no such item in this job")?;
-    item.body["status"] = json!(status);
-    for field in ["failureReason", "failureReasonType", "externalId", "exportedAt"] {
-        if let Some(value) = change.get(field) {
-            item.body[field] = value.clone();
-        }
+/// Sets the export status of the entry of an item.
+fn mark(dataset: &mut Dataset, entry: &str, status: &str) {
+    if let Some(entry) = dataset.entries.0.iter_mut().find(|row| row.id == entry) {
+        entry.body["exportStatus"] = json!(status);
     }
-    Ok(item.body.clone())
+}
+
+fn find_job<'a>(call: &Call<'_>, dataset: &'a Dataset, id: &str) -> Result<&'a Row, Problem> {
+    let mut visible = dataset.jobs.visible(call.subject());
+    visible.find(|row| row.id == id).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, "EXPORT_NOT_FOUND", "export job not found")
+    })
+}
+
+fn finished() -> Problem {
+    let message = "the export job is finished";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "EXPORT_JOB_STATUS_UNPROCESSABLE", message)
+}
+
+/// From version 3 on, nothing is exported while contra accounts are not mapped.
+fn ensure_contra_accounts(call: &Call<'_>) -> Result<(), Problem> {
+    if call.version() >= 3 && call.sandbox.live().faults.missing_contra_accounts {
+        let message = "the company's contra accounts are not mapped";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "MISSING_CONTRA_ACCOUNTS", message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::fixtures;
+
+    fn after(minutes: i64) -> (Value, Value) {
+        let mut dataset = fixtures::dataset();
+        let at = Timestamp::now() + SignedDuration::from_mins(minutes);
+        expire(&mut dataset, Duration::from_secs(3600), at);
+        (dataset.jobs.0[0].body.clone(), dataset.items.0[0].body.clone())
+    }
+
+    #[test]
+    fn a_job_expires_an_hour_after_its_last_update() {
+        let (job, item) = after(59);
+        assert_eq!((&job["status"], &item["status"]), (&json!("pending"), &json!("pending")));
+        let (job, item) = after(61);
+        assert_eq!((&job["status"], &item["status"]), (&json!("failed"), &json!("abandoned")));
+        assert_eq!(job["failureReasonType"], "job_expired");
+        assert!(job["expiredAt"].is_string());
+    }
 }

@@ -1,5 +1,7 @@
 //! The faults that can be set, and how each is counted down.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// All faults of the sandbox; by default there are none.
@@ -42,11 +44,24 @@ pub struct Faults {
     pub introspect: Introspection,
     /// What the API does instead of responding normally; applies to requests with a valid token.
     pub api_answer: Option<ApiFault>,
+    /// Requests a minute that the API admits for each company; 0: any number. Unset:
+    /// [`Options::rate_limit`](super::Options::rate_limit).
+    pub rate_limit: Option<u32>,
+    /// Time without an update after which an export job expires; an hour if unset.
+    pub export_job_life_s: Option<u64>,
+    /// Contra accounts are not mapped: new export jobs and export items of version 3 get a 400.
+    pub missing_contra_accounts: bool,
+    /// Companies have several currencies: export items before version 3 get a 400.
+    pub multi_currency: bool,
     /// This many of the next API requests get a 401 although their token is valid.
     pub api_401: u32,
 }
 
 impl Faults {
+    pub(crate) fn export_job_life(&self) -> Duration {
+        Duration::from_secs(self.export_job_life_s.unwrap_or(3600))
+    }
+
     /// The fault for this token request, if any; counts it down. `family` is the authorization
     /// whose refresh token is presented.
     pub(crate) fn take_token_fault(

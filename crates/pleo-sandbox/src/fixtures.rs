@@ -3,9 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::dataset::{Dataset, Row, Table};
+use super::dataset::{Dataset, Row, Table, now};
+use super::exports::items;
 use super::files::receipt_file;
 use super::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID, Subject};
+
+mod bookkeeping;
 
 /// 2026-05-04T09:12:00Z.
 const FIRST_PURCHASE: i64 = 1_777_885_920;
@@ -34,6 +37,12 @@ pub(crate) fn dataset() -> Dataset {
         companies: companies(),
         employees: employees(),
         vendors: vendors(),
+        accounts: bookkeeping::accounts(),
+        tax_codes: bookkeeping::tax_codes(),
+        tag_groups: bookkeeping::tag_groups(),
+        dimensions: bookkeeping::dimensions(),
+        tags: bookkeeping::tags(),
+        tag_values: bookkeeping::tag_values(),
         ..Dataset::default()
     };
     let first = (1..=LIVE_ENTRIES + DELETED_ENTRIES).map(|n| (n, COMPANY_ID));
@@ -57,9 +66,12 @@ fn entry_id(n: u64) -> String {
     id("e4721e50", n)
 }
 
-fn row(company: &str, body: Value) -> Row {
-    let id = body["id"].as_str().unwrap_or_default().to_owned();
-    Row { id, company: company.to_owned(), body }
+/// A row without the fields that are null: Pleo leaves out what is not set.
+fn row(company: &str, mut body: Value) -> Row {
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_, value| !value.is_null());
+    }
+    Row::of(company, body)
 }
 
 fn at(hours: i64) -> String {
@@ -87,8 +99,7 @@ fn company(subject: Subject, number: &str, town: &str, country: &str) -> Row {
     let body = json!({
         "id": subject.id(), "name": subject.title(), "organizationId": ORGANISATION_ID,
         "registrationNumber": number, "address": {
-            "addressLine1": "1 Quay", "addressLine2": null, "locality": town, "postalCode": "1000", "region": null,
-            "country": country,
+            "addressLine1": "1 Quay", "locality": town, "postalCode": "1000", "country": country,
         },
     });
     row(&subject.id(), body)
@@ -110,8 +121,11 @@ fn vendors() -> Table {
     let vendor = |(n, (name, company)): (u64, (&str, &str))| {
         row(
             company,
-            json!({ "id": id("7e4d0500", n), "companyId": company, "name": name, "status": "ACTIVE",
-            "createdAt": at(0), "updatedAt": at(0) }),
+            json!({
+                "id": id("7e4d0500", n), "companyId": company, "name": name, "state": "ACTIVE", "defaultCurrency": "DKK",
+                "externalId": format!("V-{n:03}"), "code": format!("V-{n:03}"), "country": "DK", "createdAt": at(0),
+                "updatedAt": at(0),
+            }),
         )
     };
     Table((1..).zip(VENDORS).map(vendor).collect())
@@ -131,14 +145,15 @@ fn entry(n: u64, company: &str) -> Row {
     let deleted = company == COMPANY_ID && n > LIVE_ENTRIES;
     let body = json!({
         "id": entry_id(n), "companyId": company, "employeeId": id("e3b10e00", buyers[pick % buyers.len()]),
-        "family": FAMILIES[pick % FAMILIES.len()], "subFamily": null, "status": "COMPLETED",
+        "family": FAMILIES[pick % FAMILIES.len()], "status": "COMPLETED",
         "exportStatus": if n == 1 { "QUEUED" } else { "NOT_EXPORTED" }, "reviewStatus": "NOT_REQUIRED",
         "transactionValue": { "currency": "EUR", "minors": minors },
         "totalBillValue": { "currency": "DKK", "minors": minors * 746 / 100 },
-        "performedAt": at(hours), "settledAt": at(hours + 40), "createdAt": at(hours), "updatedAt": at(hours + 41),
+        "performedAt": at(hours), "settledAt": at(hours + 40), "bookkeepingDate": at(hours + 40),
+        "createdAt": at(hours), "updatedAt": at(hours + 41),
         "deletedAt": if deleted { json!(at(hours + 50)) } else { Value::Null },
-        "accountId": id("acc00000", 1 + n % 4), "accountCode": format!("68{:02}", n % 4),
-        "taxCodeId": id("7a8c0de0", 1), "note": NOTES[pick % NOTES.len()], "receiptIds": receipts, "tags": [],
+        "accountId": bookkeeping::account_id(n, company), "accountCode": bookkeeping::account_code(n),
+        "taxCodeId": bookkeeping::tax_code_id(company), "note": NOTES[pick % NOTES.len()], "receiptIds": receipts, "tags": [],
         "splitItems": [], "attendees": [],
     });
     row(company, body)
@@ -153,22 +168,19 @@ fn receipt(n: u64, k: u64, company: &str) -> Row {
     let size = receipt_file(&receipt).len();
     let body = json!({
         "id": receipt, "accountingEntryId": entry_id(n), "createdAt": at(n as i64 % 1000 * HOURS_BETWEEN),
-        "source": "MOBILE", "fileType": "pdf", "mimeType": "application/pdf", "sizeInBytes": size,
+        "source": "CAMERA", "fileType": "ORIGINAL", "mimeType": "application/pdf", "sizeInBytes": size,
     });
     row(company, body)
 }
 
+/// The job that a person has begun in Pleo when the sandbox starts.
 fn export() -> (Row, Row) {
-    let job = id("e890420b", 1);
+    let (job, now) = (id("e890420b", 1), now());
     let body = json!({
         "id": job, "companyId": COMPANY_ID, "status": "pending", "numberOfItems": 1, "expiresIn": 3600,
-        "isInteractive": true, "createdAt": at(60), "createdBy": id("e3b10e00", 2), "lastUpdatedAt": at(60),
-        "startedAt": null, "completedAt": null, "expiredAt": null, "failureReason": null, "failureReasonType": null,
+        "isInteractive": true, "createdAt": now, "createdBy": id("e3b10e00", 2), "lastUpdatedAt": now,
+        "startedAt": null, "completedAt": null, "expiredAt": null, "failureReason": null,
         "vendorBasedBookkeeping": false,
     });
-    let item = json!({
-        "id": id("17e40000", 1), "jobId": job, "companyId": COMPANY_ID, "accountingEntryId": entry_id(1),
-        "status": "pending", "failureReason": null, "failureReasonType": null, "externalId": null, "exportedAt": null,
-    });
-    (row(COMPANY_ID, body), row(COMPANY_ID, item))
+    (Row::of(COMPANY_ID, body), items::new(COMPANY_ID, &job, &entry_id(1)))
 }

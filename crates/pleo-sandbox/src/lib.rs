@@ -1,5 +1,5 @@
-//! A faithful fake of Pleo, for demos and tests: the authorization server, a slice of the API,
-//! presigned files.
+//! A faithful fake of Pleo, for demos and tests: the authorization server, the API, presigned
+//! files.
 //!
 //! It imports nothing of the proxy: a fake that shares its code would share its mistakes. Where
 //! Pleo's documentation leaves a question open, the sandbox takes the stricter reading, so that a
@@ -10,11 +10,7 @@
 //! | `GET,POST /oauth/authorize` | consent page, or an immediate redirect with [`Options::auto_consent`] |
 //! | `POST /oauth/token` | codes and refresh tokens; a refresh ends the old access token at once |
 //! | `POST /oauth/token/introspect` | RFC 7662, for the client itself |
-//! | `GET /v1/introspect`, `/v1/companies`, `/v2/employees` | the token's subject and what it gives access to |
-//! | `/v1/accounting-entries:search`, `.../{id}`, `.../{id}/receipts` | entries; receipts point to the files port |
-//! | `/v3/export-jobs`, `.../{id}`, `.../items` | exports |
-//! | `/v1/vendors`, `:search`, `{id}:archive`, `{id}:activate` | vendors |
-//! | `GET,DELETE /v1/installations/me` | DELETE revokes every token |
+//! | `/v0/...` to `/v3/...` | Pleo's API; `operations` is the list, with the scope that each operation needs |
 //! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test routes that Pleo does not have |
 //! | `/sandbox/{faults,counters,subject,revoke}` | the controls; need the header `X-Sandbox-Control: 1` |
 //!
@@ -29,8 +25,10 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+mod accounts;
 mod api;
 mod authorize;
+mod call;
 mod client;
 mod company;
 mod connection;
@@ -42,15 +40,23 @@ mod entries;
 mod exports;
 mod fault_injection;
 mod faults;
+mod fields;
 mod files;
 mod fixtures;
 mod grants;
 mod host;
+mod installations;
 mod introspect;
+mod operations;
 mod paging;
+mod rate_limit;
+mod receipts;
 mod response;
 mod state;
 mod subject;
+mod subscriptions;
+mod tags;
+mod tax_codes;
 mod test_routes;
 mod token;
 mod vendors;
@@ -63,6 +69,9 @@ pub use self::faults::{
     ApiFault, ApiFaultKind, ExpiresIn, Faults, GrantType, Introspection, TokenFault, TokenFaultKind,
 };
 pub use self::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID};
+
+/// Pleo's limit, in requests a minute.
+pub const RATE_LIMIT: u32 = 600;
 
 /// Addresses, client and faults of a sandbox.
 #[derive(Clone, Debug)]
@@ -82,6 +91,9 @@ pub struct Options {
     pub redirect_uris: Vec<String>,
     /// `GET /oauth/authorize` redirects at once instead of showing the consent page.
     pub auto_consent: bool,
+    /// Requests a minute that the API admits for each company, as Pleo's [`RATE_LIMIT`]; `None` or
+    /// 0: any number.
+    pub rate_limit: Option<u32>,
     /// Faults from the start.
     pub faults: Faults,
 }
@@ -97,6 +109,7 @@ impl Default for Options {
             client_secret: "sandbox-secret".to_owned(),
             redirect_uris: Vec::new(),
             auto_consent: false,
+            rate_limit: None,
             faults: Faults::default(),
         }
     }

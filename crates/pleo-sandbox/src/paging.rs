@@ -14,6 +14,8 @@ use super::response::{Problem, json_response};
 const MAX_LIMIT: usize = 100;
 const PAGING_PARAMETERS: [&str; 6] =
     ["limit", "after", "before", "offset", "sorting_keys", "sorting_order"];
+const ORDERS: [&str; 6] =
+    ["ASC", "ASC_NULLS_FIRST", "ASC_NULLS_LAST", "DESC", "DESC_NULLS_FIRST", "DESC_NULLS_LAST"];
 const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// Query parameters; names may occur more than once.
@@ -28,8 +30,18 @@ impl Query {
         self.all(name).next()
     }
 
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    /// All values of a parameter that may be repeated.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The same query, sorted by `key` if it names no other.
+    pub(crate) fn sorted_by(&self, key: &str) -> Self {
+        let mut pairs = self.0.clone();
+        if self.get("sorting_keys").is_none() {
+            pairs.push(("sorting_keys".to_owned(), key.to_owned()));
+        }
+        Self(pairs)
     }
 
     /// A number; `default` where it is absent.
@@ -98,19 +110,23 @@ pub(crate) fn page<'a>(
         "sortingKeys": sorting.iter().map(|(key, _)| key).collect::<Vec<_>>(),
         "sortingOrder": sorting.iter().map(|(_, order)| order).collect::<Vec<_>>(),
     });
-    for name in ["after", "before", "offset"] {
+    for name in ["after", "before"] {
         if let Some(value) = query.get(name) {
             request[name] = json!(value);
         }
     }
-    let pagination = json!({
-        "hasNextPage": end < total,
-        "hasPreviousPage": start > 0,
-        "startCursor": shown.first().map(|row| cursor(&row.id)),
-        "endCursor": shown.last().map(|row| cursor(&row.id)),
-        "total": total,
+    if query.get("offset").is_some() {
+        request["offset"] = json!(query.number("offset", 0)?);
+    }
+    let mut pagination = json!({
+        "hasNextPage": end < total, "hasPreviousPage": start > 0, "total": total,
         "currentRequestPagination": request,
     });
+    // A page without rows has no cursors.
+    if let [first, ..] = shown.as_slice() {
+        pagination["startCursor"] = json!(cursor(&first.id));
+        pagination["endCursor"] = json!(cursor(&shown[shown.len() - 1].id));
+    }
     Ok(Page { rows: shown, pagination })
 }
 
@@ -140,7 +156,7 @@ fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), 
     }
 }
 
-/// Sorts by the requested keys, then by id; returns the keys and their orders.
+/// Sorts by the requested keys, else by id; what is equal stays in the order of creation. Returns the keys and their orders.
 fn sort(rows: &mut [&Row], query: &Query) -> Result<Vec<(String, String)>, Problem> {
     let mut orders = query.all("sorting_order");
     let mut sorting: Vec<(String, String)> = query
@@ -151,25 +167,26 @@ fn sort(rows: &mut [&Row], query: &Query) -> Result<Vec<(String, String)>, Probl
         sorting.push(("id".to_owned(), query.get("sorting_order").unwrap_or("ASC").to_owned()));
     }
     for (key, order) in &sorting {
-        if !(order.starts_with("ASC") || order.starts_with("DESC")) {
+        if !ORDERS.contains(&order.as_str()) {
             return Err(invalid("sorting_order"));
         }
-        if rows.iter().any(|row| row.body.get(key).is_none()) {
+        let is_known = key == "id" || rows.iter().any(|row| row.body.get(key).is_some());
+        if !is_known && !rows.is_empty() {
             return Err(invalid("sorting_keys"));
         }
     }
     rows.sort_by(|a, b| {
         let by_keys = sorting.iter().map(|(key, order)| {
-            let compared = text(&a.body[key]).cmp(text(&b.body[key]));
+            let compared = value(a, key).cmp(value(b, key));
             if order.starts_with("DESC") { compared.reverse() } else { compared }
         });
-        by_keys.fold(Ordering::Equal, Ordering::then).then_with(|| a.id.cmp(&b.id))
+        by_keys.fold(Ordering::Equal, Ordering::then)
     });
     Ok(sorting)
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+fn value<'a>(row: &'a Row, key: &str) -> &'a str {
+    if key == "id" { &row.id } else { row.text(key) }
 }
 
 /// The id in padded Base32, the form of Pleo's cursors.

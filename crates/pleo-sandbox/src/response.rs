@@ -17,17 +17,24 @@ pub(crate) fn data(status: StatusCode, body: &Value) -> Response {
     json_response(status, &json!({ "data": body }))
 }
 
+/// A success that has nothing to say.
+pub(crate) fn no_content() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
 /// An error of the API.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
     kind: &'static str,
     message: String,
+    /// Seconds of a `Retry-After` header.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into() }
+        Self { status, kind, message: message.into(), retry_after: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -46,6 +53,16 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "ACCESS_DENIED", "Access_Denied")
     }
 
+    pub(crate) fn conflict(kind: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, message)
+    }
+
+    pub(crate) fn rate_limited(seconds: u64) -> Self {
+        let message = "too many requests in the last minute";
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+        Self { retry_after: Some(seconds), ..problem }
+    }
+
     pub(crate) fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
     }
@@ -58,6 +75,9 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::dataset::Dataset;
 use super::faults::Faults;
 use super::grants::Grants;
+use super::rate_limit::RateLimiter;
 use super::{Options, fixtures};
 
 pub(crate) struct SandboxState {
@@ -33,6 +34,7 @@ pub(crate) struct LiveState {
     pub(crate) grants: Grants,
     pub(crate) faults: Faults,
     pub(crate) counters: Counters,
+    pub(crate) rate: RateLimiter,
     /// Subject of authorization requests that name none.
     pub(crate) next_subject: Option<String>,
 }
@@ -54,6 +56,7 @@ impl SandboxState {
             grants: Grants::default(),
             faults: options.faults.clone(),
             counters: Counters::default(),
+            rate: RateLimiter::default(),
             next_subject: None,
         };
         Self {

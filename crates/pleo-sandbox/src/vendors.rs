@@ -1,111 +1,151 @@
 //! Vendors: create, search, archive, activate.
 
-use std::sync::Arc;
-
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::api::Caller;
-use super::dataset::{Row, new_id, now};
-use super::entries::{covered, json_body};
-use super::paging::{Query, page};
-use super::response::{Problem, data};
-use super::state::SandboxState;
-use super::subject::Subject;
+use super::call::Call;
+use super::dataset::{Dataset, Row};
+use super::fields::{Field, Kind, optional, required};
+use super::paging::page;
+use super::response::{Problem, data, no_content};
 
-pub(crate) fn routes() -> Router<Arc<SandboxState>> {
-    Router::new()
-        .route("/v1/vendors", post(create))
-        .route("/v1/vendors:search", post(search))
-        // The router matches whole segments only, so the handler splits off the action after the
-        // colon.
-        .route("/v1/vendors/{id}", get(vendor).post(act))
+const STATES: &[&str] = &["DRAFT", "ACTIVE", "ARCHIVED"];
+const CREATE: [Field; 8] = [
+    required("companyId", Kind::Id),
+    required("name", Kind::Name),
+    required("defaultCurrency", Kind::Text),
+    optional("externalId", Kind::Text),
+    optional("code", Kind::Text),
+    optional("country", Kind::Text),
+    optional("registrationNumber", Kind::Text),
+    optional("taxRegistrationNumber", Kind::Text),
+];
+const UPDATE: [Field; 9] = [
+    required("companyId", Kind::Id),
+    required("name", Kind::Name),
+    required("defaultCurrency", Kind::Text),
+    required("externalId", Kind::Text),
+    required("state", Kind::Word(STATES)),
+    optional("code", Kind::Text),
+    optional("country", Kind::Text),
+    optional("registrationNumber", Kind::Text),
+    optional("taxRegistrationNumber", Kind::Text),
+];
+const ACTIVATE: [Field; 2] = [required("externalId", Kind::Name), optional("code", Kind::Text)];
+const SEARCH: [Field; 8] = [
+    optional("accountingSystems", Kind::Texts),
+    optional("codes", Kind::Texts),
+    optional("countries", Kind::Texts),
+    optional("externalIds", Kind::Texts),
+    optional("ids", Kind::Ids),
+    optional("name", Kind::Text),
+    optional("states", Kind::Words(STATES)),
+    optional("taxRegistrationNumbers", Kind::Texts),
+];
+/// Filters that list values, and the field that must hold one of them.
+const LISTS: [(&str, &str); 7] = [
+    ("accountingSystems", "accountingSystem"),
+    ("codes", "code"),
+    ("countries", "country"),
+    ("externalIds", "externalId"),
+    ("ids", "id"),
+    ("states", "state"),
+    ("taxRegistrationNumbers", "taxRegistrationNumber"),
+];
+
+/// A vendor that the accounting system knows by an external id is active at once.
+pub(crate) fn create(call: &Call<'_>) -> Result<Response, Problem> {
+    let mut fields = call.read(&CREATE)?;
+    let company = company_of(call, &fields)?;
+    let state = if fields.contains_key("externalId") { "ACTIVE" } else { "DRAFT" };
+    fields.insert("state".to_owned(), json!(state));
+    let mut dataset = call.dataset();
+    ensure_new(&dataset, &company, &fields, "")?;
+    let vendor = dataset.vendors.add(Row::stamped(&company, fields));
+    Ok(data(StatusCode::CREATED, &vendor))
 }
 
-/// `companyId` may be left out with a company's token, but not with the organisation's.
-async fn create(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let request = json_body(&body)?;
-    let name = request["name"].as_str().filter(|name| !name.trim().is_empty());
-    let name = name.ok_or_else(|| Problem::invalid("name is required"))?;
-    let own = (caller.subject != Subject::Organisation).then(|| caller.subject.id());
-    let company = request["companyId"]
-        .as_str()
-        .or(own.as_deref())
-        .ok_or_else(|| Problem::invalid("companyId is required"))?;
-    if !caller.subject.sees(company) {
-        return Err(Problem::denied());
+fn company_of(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Problem> {
+    let company = fields["companyId"].as_str().unwrap_or_default();
+    call.caller.ensure_sees(company)?;
+    if fields["defaultCurrency"].as_str().is_none_or(|currency| currency.len() != 3) {
+        return Err(Problem::invalid("defaultCurrency must be a code of three letters"));
     }
-    let mut dataset = sandbox.dataset();
-    if dataset.vendors.0.iter().any(|row| row.company == company && row.has("name", name)) {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "VENDOR_ALREADY_EXISTS",
-            "a vendor of this name exists",
-        ));
-    }
-    let (id, now) = (new_id(), now());
-    let body = json!({ "id": id, "companyId": company, "name": name, "status": "ACTIVE", "createdAt": now, "updatedAt": now });
-    dataset.vendors.0.push(Row { id, company: company.to_owned(), body: body.clone() });
-    Ok(data(StatusCode::CREATED, &body))
+    Ok(company.to_owned())
 }
 
-async fn search(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    RawQuery(query): RawQuery,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let query = Query::read(query.as_deref());
-    let covers = covered(&query, caller.subject)?;
-    let requested = json_body(&body)?;
-    let dataset = sandbox.dataset();
-    let mut rows: Vec<_> =
-        dataset.vendors.visible(caller.subject).filter(|row| covers(&row.company)).collect();
-    for field in ["name", "status"] {
-        if let Some(value) = requested[field].as_str() {
-            rows.retain(|row| row.has(field, value));
-        }
-    }
-    Ok(page(rows, &query, 20)?.response())
-}
-
-async fn vendor(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    Ok(data(StatusCode::OK, &sandbox.dataset().vendors.find(caller.subject, &id, "vendor")?.body))
-}
-
-async fn act(
-    State(sandbox): State<Arc<SandboxState>>,
-    Extension(caller): Extension<Caller>,
-    Path(segment): Path<String>,
-) -> Result<Response, Problem> {
-    let (id, status) = match segment.split_once(':') {
-        Some((id, "archive")) => (id, "ARCHIVED"),
-        Some((id, "activate")) => (id, "ACTIVE"),
-        _ => return Err(Problem::not_found("resource")),
+/// Names and external ids are unique in a company; `own` is the vendor that may have them.
+fn ensure_new(
+    dataset: &Dataset,
+    company: &str,
+    fields: &Map<String, Value>,
+    own: &str,
+) -> Result<(), Problem> {
+    let is_same = |row: &Row, name: &str| {
+        fields.get(name).is_some_and(|value| row.body.get(name) == Some(value))
     };
-    let mut dataset = sandbox.dataset();
-    let row = dataset.vendors.find_mut(caller.subject, id, "vendor")?;
-    if row.has("status", status) {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "INVALID_STATUS_TRANSITION",
-            "the vendor has this status already",
-        ));
+    let others = dataset.vendors.0.iter().filter(|row| row.company == company && row.id != own);
+    let mut same = others.filter(|row| is_same(row, "name") || is_same(row, "externalId"));
+    if same.next().is_some() {
+        let message = "a vendor of this name or external id exists";
+        return Err(Problem::conflict("VENDOR_ALREADY_EXISTS", message));
     }
-    row.body["status"] = json!(status);
-    row.body["updatedAt"] = json!(now());
+    Ok(())
+}
+
+pub(crate) fn find(call: &Call<'_>) -> Result<Response, Problem> {
+    let dataset = call.dataset();
+    let row = dataset.vendors.find(call.subject(), call.ids[0], "vendor")?;
     Ok(data(StatusCode::OK, &row.body))
+}
+
+pub(crate) fn update(call: &Call<'_>) -> Result<Response, Problem> {
+    let fields = call.read(&UPDATE)?;
+    let company = company_of(call, &fields)?;
+    let mut dataset = call.dataset();
+    let id = call.ids[0];
+    if dataset.vendors.find(call.subject(), id, "vendor")?.company != company {
+        return Err(Problem::invalid("a vendor stays with its company"));
+    }
+    ensure_new(&dataset, &company, &fields, id)?;
+    let row = dataset.vendors.find_mut(call.subject(), id, "vendor")?;
+    row.change(fields);
+    Ok(data(StatusCode::OK, &row.body))
+}
+
+/// The accounting system has created the vendor.
+pub(crate) fn activate(call: &Call<'_>) -> Result<Response, Problem> {
+    let mut fields = call.read(&ACTIVATE)?;
+    fields.insert("state".to_owned(), json!("ACTIVE"));
+    set(call, fields)
+}
+
+pub(crate) fn archive(call: &Call<'_>) -> Result<Response, Problem> {
+    set(call, Map::from_iter([("state".to_owned(), json!("ARCHIVED"))]))
+}
+
+fn set(call: &Call<'_>, fields: Map<String, Value>) -> Result<Response, Problem> {
+    let mut dataset = call.dataset();
+    dataset.vendors.find_mut(call.subject(), call.ids[0], "vendor")?.change(fields);
+    Ok(no_content())
+}
+
+pub(crate) fn search(call: &Call<'_>) -> Result<Response, Problem> {
+    let company = call.query.get("company_id");
+    let company = company.ok_or_else(|| Problem::invalid("company_id is required"))?;
+    call.caller.ensure_sees(company)?;
+    let filters = call.filters(&SEARCH)?;
+    let in_list = |row: &Row, name: &str, field: &str| {
+        let list = filters.get(name).and_then(Value::as_array);
+        list.is_none_or(|list| row.body.get(field).is_some_and(|value| list.contains(value)))
+    };
+    let fits = |row: &&Row| {
+        row.company == company
+            && filters.get("name").is_none_or(|name| row.body["name"] == *name)
+            && LISTS.iter().all(|(name, field)| in_list(row, name, field))
+    };
+    let dataset = call.dataset();
+    let rows = dataset.vendors.0.iter().filter(fits).collect();
+    Ok(page(rows, &call.query, 20)?.response())
 }

@@ -12,7 +12,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::shell::quoted;
 use crate::cli::signals::Signals;
-use crate::sandbox::{Faults, Options, Sandbox};
+use crate::sandbox::{Faults, Options, RATE_LIMIT, Sandbox};
 
 #[derive(Debug, Args)]
 pub(crate) struct SandboxCommand {
@@ -37,6 +37,9 @@ pub(crate) struct SandboxCommand {
     /// Latency of the API in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency_ms: u64,
+    /// Requests a minute for each company, as at Pleo; 0: no limit
+    #[arg(long, value_name = "REQUESTS", default_value_t = RATE_LIMIT)]
+    rate_limit: u32,
     /// Faults from the start, as POST /sandbox/faults takes them
     #[arg(long, value_name = "JSON")]
     faults: Option<String>,
@@ -58,6 +61,7 @@ impl SandboxCommand {
             client_id: self.client_id,
             redirect_uris: self.redirect_uri,
             auto_consent: self.auto_consent,
+            rate_limit: Some(self.rate_limit),
             faults,
             ..Options::default()
         })

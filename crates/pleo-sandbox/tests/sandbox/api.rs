@@ -1,4 +1,4 @@
-//! The slice of the API: tokens, pages, entries, receipts, exports, vendors, and the test routes.
+//! The API: tokens, pages, entries, receipts, vendors, and the test routes.
 
 use std::time::Duration;
 
@@ -155,67 +155,42 @@ async fn receipts_are_presigned_files_elsewhere() {
 }
 
 #[tokio::test]
-async fn export_jobs() {
+async fn vendors_are_created_found_archived_and_activated() {
     let client = TestClient::new().await;
     let token = client.login().await.access;
-    let entries = client.search(&token, &format!("company_id={COMPANY_ID}&limit=2")).await;
-    let ids = [&entries["data"][0]["id"], &entries["data"][1]["id"]];
-    let url = client.api("/v3/export-jobs");
-    let body = json!({ "companyId": COMPANY_ID, "accountingEntryIds": ids });
-    let made = client.http.post(&url).bearer_auth(&token).json(&body).send().await.unwrap();
-    assert_eq!(made.status(), StatusCode::CREATED);
-    let job = made.json::<Value>().await.unwrap()["data"]["id"].as_str().unwrap().to_owned();
-    assert_eq!(client.json(&token, "/v3/export-jobs").await["pagination"]["total"], 2);
-    let items = format!("{url}/{job}/items");
-    let changes =
-        json!([{ "accountingEntryId": ids[0], "status": "successful" }, { "status": "odd" }]);
-    let put: Value = client
-        .http
-        .put(&items)
-        .bearer_auth(&token)
-        .json(&changes)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    assert_eq!(put["data"][0]["status"], "successful");
-    assert_eq!(put["errors"].as_array().unwrap().len(), 1);
-    assert_eq!(
-        client.json(&token, &format!("/v3/export-jobs/{job}/items")).await["pagination"]["total"],
-        2
-    );
-    assert_eq!(
-        client.json(&token, &format!("/v3/export-jobs/{job}")).await["data"]["numberOfItems"],
-        2
-    );
-}
-
-#[tokio::test]
-async fn vendors() {
-    let client = TestClient::new().await;
-    let token = client.login().await.access;
-    let post = |path: String, body: Value| {
-        client.http.post(client.api(&path)).bearer_auth(&token).json(&body).send()
-    };
-    let made = post("/v1/vendors".to_owned(), json!({ "name": "Mill" })).await.unwrap();
-    assert_eq!(made.status(), StatusCode::CREATED);
-    let id = made.json::<Value>().await.unwrap()["data"]["id"].as_str().unwrap().to_owned();
-    let again = post("/v1/vendors".to_owned(), json!({ "name": "Mill" })).await.unwrap();
-    assert_eq!(again.status(), StatusCode::CONFLICT);
-    for (action, status) in [("archive", "ARCHIVED"), ("activate", "ACTIVE")] {
-        let response = post(format!("/v1/vendors/{id}:{action}"), json!({})).await.unwrap();
-        assert_eq!(response.json::<Value>().await.unwrap()["data"]["status"], status);
+    let mill = json!({ "companyId": COMPANY_ID, "name": "Mill", "defaultCurrency": "DKK" });
+    let (status, made) = client.send(&token, "POST", "/v1/vendors", mill.clone()).await;
+    assert_eq!((status, &made["data"]["state"]), (201, &json!("DRAFT")));
+    let (status, again) = client.send(&token, "POST", "/v1/vendors", mill).await;
+    assert_eq!((status, &again["type"]), (409, &json!("VENDOR_ALREADY_EXISTS")));
+    let path = format!("/v1/vendors/{}", text(&made["data"]["id"]));
+    let known = json!({ "externalId": "E-1" });
+    for (action, body, state) in
+        [("activate", known, "ACTIVE"), ("archive", Value::Null, "ARCHIVED")]
+    {
+        let (status, _) = client.send(&token, "POST", &format!("{path}:{action}"), body).await;
+        assert_eq!(status, 204, "{action}");
+        assert_eq!(client.json(&token, &path).await["data"]["state"], state);
     }
-    let unknown = post(format!("/v1/vendors/{id}:explode"), json!({})).await.unwrap();
-    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
-    let found =
-        post(format!("/v1/vendors:search?company_id={COMPANY_ID}"), json!({ "name": "Mill" }))
-            .await
-            .unwrap();
-    assert_eq!(found.json::<Value>().await.unwrap()["pagination"]["total"], 1);
-    assert_eq!(client.json(&token, &format!("/v1/vendors/{id}")).await["data"]["name"], "Mill");
+    let (status, _) = client.send(&token, "POST", &format!("{path}:explode"), json!({})).await;
+    assert_eq!(status, 404);
+    let search = format!("/v1/vendors:search?company_id={COMPANY_ID}");
+    for (filter, total) in [
+        (json!({ "name": "Mill" }), 1),
+        (json!({ "states": ["ARCHIVED"] }), 1),
+        (json!({ "externalIds": ["E-1", "V-001"] }), 2),
+        (Value::Null, 4),
+    ] {
+        let (_, found) = client.send(&token, "POST", &search, filter.clone()).await;
+        assert_eq!(found["pagination"]["total"], total, "{filter}");
+    }
+    for missing in ["companyId", "name", "defaultCurrency"] {
+        let mut vendor =
+            json!({ "companyId": COMPANY_ID, "name": "Mill 2", "defaultCurrency": "DKK" });
+        vendor.as_object_mut().unwrap().remove(missing);
+        let (status, refused) = client.send(&token, "POST", "/v1/vendors", vendor).await;
+        assert_eq!((status, &refused["type"]), (400, &json!("VALIDATION_FAILED")), "{missing}");
+    }
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn token_responses_in_other_forms() {
     });
     for _ in 0..2 {
         let body: Value = client.refresh(&tokens.refresh).await.unwrap().json().await.unwrap();
-        assert_eq!(body["scope"], "users:read+vendors:write");
+        assert_eq!(body["scope"], SCOPES.replace(' ', "+"));
         assert!(body.get("token_type").is_none() && body.get("refresh_token").is_none());
     }
     client.sandbox.set_faults(Faults {

@@ -19,12 +19,12 @@ async fn code_flow_with_pkce() {
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["token_type"], "Bearer");
     assert_eq!(body["expires_in"], 600);
-    assert_eq!(body["scope"], "users:read vendors:write");
+    assert_eq!(body["scope"], SCOPES);
     let token = body["access_token"].as_str().unwrap();
     assert!(token.starts_with("sbx-at-"));
     let me = client.json(token, "/v1/introspect").await;
     assert_eq!(me["data"]["subjectURN"], format!("urn:pleo:company:{COMPANY_ID}"));
-    assert_eq!(me["data"]["scope"], "users:read vendors:write");
+    assert_eq!(me["data"]["scope"], SCOPES);
     let counters = client.sandbox.counters();
     assert_eq!((counters.codes_issued, counters.code_exchanges, counters.token_posts), (1, 1, 1));
 }
@@ -112,7 +112,7 @@ async fn consent_page_allows_denies_and_is_guarded() {
             ("response_type", "code"),
             ("client_id", "sandbox-client"),
             ("redirect_uri", REDIRECT_URI),
-            ("scope", "x"),
+            ("scope", "companies:read"),
             ("state", "s"),
             ("code_challenge", challenge.as_str()),
             ("code_challenge_method", "S256"),

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod api;
+mod exports;
 mod faults;
 mod listeners;
 mod login;
+mod rate_limit;
+mod scopes;
 mod test_client;
 mod tokens;

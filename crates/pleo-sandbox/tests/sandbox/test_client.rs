@@ -9,6 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) const VERIFIER: &str = "a-verifier-of-at-least-forty-three-characters-~";
 
+/// All scopes that Pleo publishes.
+pub(super) const SCOPES: &str = "companies:read users:read export-jobs:read export-jobs:write \
+    export-items:read vendors:read vendors:write accounts:read accounts:write tag-groups:read \
+    tag-groups:write tax-codes:read tax-codes:write";
+
 pub(super) const REDIRECT_URI: &str = "http://127.0.0.1:9/callback";
 
 pub(super) fn http_client() -> Client {
@@ -54,7 +59,7 @@ impl TestClient {
             ("response_type", "code"),
             ("client_id", "sandbox-client"),
             ("redirect_uri", REDIRECT_URI),
-            ("scope", "users:read vendors:write"),
+            ("scope", SCOPES),
             ("state", "st&te"),
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
@@ -92,6 +97,35 @@ impl TestClient {
 
     pub(super) async fn login(&self) -> Tokens {
         tokens_of(self.exchange(&self.code().await).await.unwrap()).await
+    }
+
+    /// A login with these scopes only.
+    pub(super) async fn login_with(&self, scopes: &str) -> Tokens {
+        let response = self.authorize(&[("scope", scopes)]).await;
+        let code = redirect_parameter(&response, "code").unwrap();
+        tokens_of(self.exchange(&code).await.unwrap()).await
+    }
+
+    /// Sends a request, with a JSON body unless it is null; returns the status and the JSON of the
+    /// response, null if it is empty.
+    pub(super) async fn send(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> (u16, Value) {
+        let method = method.parse().unwrap();
+        let mut request = self.http.request(method, self.api(path)).bearer_auth(token);
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.unwrap();
+        let body =
+            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        (status, body)
     }
 
     pub(super) async fn get(&self, token: &str, path: &str) -> Response {
@@ -144,4 +178,9 @@ pub(super) fn redirect_parameter(response: &Response, name: &str) -> Option<Stri
 
 pub(super) async fn error_code(response: Response) -> String {
     response.json::<Value>().await.unwrap()["error"].as_str().unwrap().to_owned()
+}
+
+/// A text in a JSON answer.
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
