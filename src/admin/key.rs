@@ -20,7 +20,7 @@ pub const COOKIE_NAME: &str = "pleo_proxy_session";
 const LINK_LIFETIME: Duration = Duration::from_secs(600);
 /// How long a session is valid.
 const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
-/// Largest number of sessions and of unused links; the oldest is dropped.
+/// Largest number of unused links; the oldest is dropped.
 const MAX_ISSUED: usize = 32;
 /// Wrong keys within [`FAILURE_WINDOW`] after which further attempts are refused.
 const MAX_FAILURES: u32 = 50;
@@ -77,7 +77,7 @@ pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
     }
 }
 
-/// The admin key, and the links and sessions that were issued.
+/// The admin key, and the links that were issued.
 #[derive(Debug)]
 pub struct Keys {
     key: AdminKey,
@@ -88,7 +88,6 @@ pub struct Keys {
 #[derive(Debug, Default)]
 struct Issued {
     links: Vec<(AdminKey, Deadline)>,
-    sessions: Vec<(AdminKey, Deadline)>,
     failures: u32,
     window: Option<Deadline>,
 }
@@ -105,7 +104,7 @@ pub enum Access {
 }
 
 impl Keys {
-    /// No link or session issued yet.
+    /// No link issued yet.
     pub fn new(key: AdminKey, clock: Clock) -> Self {
         Self { key, clock, issued: Mutex::default() }
     }
@@ -141,7 +140,7 @@ impl Keys {
         Ok(key)
     }
 
-    /// Trades the one-time key of a link for a session.
+    /// Trades the one-time key of a link for a session, which outlives a restart of the proxy.
     ///
     /// # Errors
     /// The key was used, is too old or was never issued.
@@ -157,17 +156,16 @@ impl Keys {
             return Err(self.failed());
         };
         issued.links.remove(place);
-        let session = AdminKey::new(secret::random().map_err(|_| Access::Denied)?.as_str());
-        push(&mut issued.sessions, (session.clone(), Deadline::after(now, SESSION_LIFETIME)));
-        Ok(session)
+        let nonce = secret::random().map_err(|_| Access::Denied)?;
+        let ends = Deadline::after(now, SESSION_LIFETIME).wall;
+        Ok(AdminKey::new(proof::session(&self.key, ends, nonce.as_str())))
     }
 
     fn has_session(&self, session: &str) -> bool {
         let now = self.clock.now();
-        self.lock()
-            .sessions
-            .iter()
-            .any(|(known, expires)| known.matches(session) && !expires.passed(now))
+        // No session ends later than this; after the clock was set back one may seem to.
+        let latest = Deadline::after(now, SESSION_LIFETIME).wall;
+        proof::session_end(&self.key, session).is_some_and(|end| end > now.wall && end <= latest)
     }
 
     /// Counts a wrong key. 256 bits cannot be guessed; the limit keeps attempts cheap.
@@ -252,6 +250,24 @@ mod tests {
         assert_eq!(keys.identify(&headers(&site), &own), Access::Denied);
         let origin = [("cookie", &*cookie), ("origin", "http://127.0.0.1:8089")];
         assert_eq!(keys.identify(&headers(&origin), &own), Access::Granted);
+    }
+
+    #[test]
+    fn a_session_outlives_a_restart_and_ends_in_time_and_with_the_key() {
+        let keys = keys();
+        let session = keys.trade(keys.issue_link().unwrap().expose()).unwrap();
+        let restarted = Keys::new(AdminKey::new("k".repeat(43)), Clock::system());
+        assert!(restarted.has_session(session.expose()));
+        let other = Keys::new(AdminKey::new("l".repeat(43)), Clock::system());
+        assert!(!other.has_session(session.expose()), "another key");
+        let now = keys.clock.now().wall;
+        let lifetime = i64::try_from(SESSION_LIFETIME.as_millis()).unwrap();
+        for (ends, is_valid) in
+            [(now - 1, false), (now + 60_000, true), (now + lifetime + 60_000, false)]
+        {
+            let session = proof::session(&keys.key, ends, "n");
+            assert_eq!(keys.has_session(&session), is_valid, "{}", ends - now);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 import {post} from './api.js';
 import {ask} from './dialog.js';
-import {byId, h, s, say, soon, toast, wear} from './dom.js';
+import {attempt, byId, h, s, say, soon, toast, wear} from './dom.js';
 import {counted, count, duration, moment, parsed, relative, span, subject, time} from './format.js';
 import {connectAddress, connectLink, hasToken, isKnown, nameOf, wellness} from './verdict.js';
 
@@ -35,12 +35,10 @@ const ring = () => {
 
 const refresh = async (account, button) => {
   button.disabled = true;
-  try {
+  await attempt(`${account} was not refreshed`, async () => {
     const {outcome, account: after} = await post(`/api/accounts/${encodeURIComponent(account)}/refresh?force=true`);
     toast(`${account}: ${outcome}${after?.why ? `, ${after.why}` : ''}`);
-  } catch (error) {
-    toast(`${account} was not refreshed: ${error.message}`);
-  }
+  });
   button.disabled = false;
 };
 
@@ -50,12 +48,10 @@ const disconnect = async account => {
     body: ['Its tokens are deleted on this machine. Requests as this account are refused until somebody logs in again.'],
   });
   if (!agreed) return;
-  try {
+  await attempt(`${account} is still connected`, async () => {
     await post(`/api/accounts/${encodeURIComponent(account)}/logout`);
     toast(`${account} is disconnected`);
-  } catch (error) {
-    toast(`${account} is still connected: ${error.message}`);
-  }
+  });
 };
 
 /** Builds a card once; `update` fills it. */
@@ -119,7 +115,7 @@ const update = (part, account) => {
   showRow(part, 3, age !== null && age !== undefined);
   const days = (age ?? 0) / 86400;
   const since = parsed(account.logged_in_at);
-  say(part.loginText, `${since === null ? 'date unknown' : moment(since)}; refresh token ${span(age ?? 0)} old of ${TOKEN_DAYS} days`);
+  say(part.loginText, `${since === null ? 'date unknown' : moment(since)}; refresh token ${span(age ?? 0)} old, of ${TOKEN_DAYS} days`);
   wear(part.age, days > 50 ? 'age warn' : 'age');
   part.bar.style.width = `${Math.max(1, Math.min(100, days / TOKEN_DAYS * 100))}%`;
   const wording = well === 'new' ? 'Connect' : 'Log in again';
@@ -161,7 +157,7 @@ const found = () => {
   return matching.sort((a, b) => rank(a) - rank(b));
 };
 
-const empty = () => h('article', {class: 'card'}, h('h3', {}, accounts.length ? 'No account matches' : 'No account yet'),
+const empty = () => h('article', {class: 'card hollow'}, h('h3', {}, accounts.length ? 'No account matches' : 'No account yet'),
   h('p', {class: 'soft'}, accounts.length ? 'Search by name, company or state.' : 'An account is one company that lets this proxy act for it. Give it a short name above and log in at Pleo; requests work from then on.'));
 
 const draw = () => {
@@ -175,7 +171,7 @@ const draw = () => {
   });
   const place = byId('cards');
   const isSame = wanted.length === place.children.length && wanted.every((card, index) => place.children[index] === card);
-  if (!isSame) place.replaceChildren(...(wanted.length ? wanted : [empty()]));
+  if (!isSame || !wanted.length) place.replaceChildren(...(wanted.length ? wanted : [empty()]));
   const kept = new Set(shown.map(account => account.account));
   for (const name of cards.keys()) if (!kept.has(name)) cards.delete(name);
   const trouble = accounts.filter(account => isKnown(account) && wellness(account) === 'bad').length;

@@ -129,7 +129,7 @@ const drawRefreshes = part => {
   const last = recent.at(-1);
   const [held, again] = [recent.reduce((sum, one) => sum + one.held, 0), recent.reduce((sum, one) => sum + one.sent_again, 0)];
   show(part, {
-    now: last ? `last ${relative(last.at)}` : '', text: `${counted(recent.length, 'refresh').replace('refreshs', 'refreshes')}, ${counted(held, 'request')} held meanwhile, ${again} sent again.`,
+    now: last ? `last ${relative(last.at)}` : '', text: `${counted(recent.length, 'token refresh', 'es')}, ${counted(held, 'request')} held meanwhile, ${again} sent again.`,
     none: recent.length ? null : 'No refresh in the last 15 minutes. Each shows here with how long it took and how many requests it held.',
     drawn: [...frame(range.begin, duration(most), BOTTOM), ...drawn],
     rows: () => recent.toReversed().map(one => [time(one.at), one.account, one.reason, one.outcome, duration(one.duration_ms), count(one.held), count(one.sent_again)]),

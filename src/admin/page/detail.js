@@ -2,8 +2,8 @@
 
 import {call, json, post} from './api.js';
 import {ask} from './dialog.js';
-import {byId, copyButton, h, shell, toast} from './dom.js';
-import {bytes, duration, moment, relative, tone} from './format.js';
+import {attempt, byId, copyButton, h, shell, toast} from './dom.js';
+import {bytes, duration, moment, relative} from './format.js';
 
 /** Longer bodies are cut when they are shown, in characters. */
 const LONGEST = 100000;
@@ -161,7 +161,6 @@ export class Detail {
       h('section', {}, facts(entry)), timing(entry) ?? '',
       ...[capture === undefined ? '' : captured(entry, capture)].flat(),
     );
-    wearTone(this.#place, entry);
     if (hadFocus) this.#place.querySelector(`[data-action="${hadFocus}"]`)?.focus();
   }
 
@@ -180,17 +179,13 @@ export class Detail {
       body: [h('p', {}, h('code', {}, `${entry.method} ${entry.path}`)), `It may change data at Pleo a second time${entry.account ? `, as ${entry.account}` : ''}.`],
     });
     if (!isRead && !confirm) return;
-    try {
+    await attempt('Not sent', async () => {
       const {id, status} = await post(`/api/requests/${encodeURIComponent(entry.id)}/replay`, {confirm});
       toast(`Sent again: ${status}`);
       this.#on.show(id);
-    } catch (error) {
-      toast(`Not sent: ${error.message}`);
-    }
+    });
   }
 }
-
-const wearTone = (place, entry) => { place.dataset.tone = tone(entry); };
 
 /** What stands where there are no rows. */
 export const emptyTable = (filter, api) => (filter

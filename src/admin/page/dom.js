@@ -59,17 +59,22 @@ export const toast = text => {
   clearing = setTimeout(() => say(place, ''), 4000);
 };
 
+/** Does something that may fail, and then says so. */
+export const attempt = async (failure, action) => {
+  try {
+    await action();
+  } catch (error) {
+    toast(`${failure}: ${error.message}`);
+  }
+};
+
 /** A button that copies a text, or what a function promises. */
 export const copyButton = (text, label = 'Copy', name = label) => h('button', {
   type: 'button', class: label === 'Copy' ? 'quiet' : null, 'aria-label': name,
-  onclick: async () => {
-    try {
-      await navigator.clipboard.writeText(typeof text === 'function' ? await text() : text);
-      toast('Copied');
-    } catch (error) {
-      toast(`Not copied: ${error.message}`);
-    }
-  },
+  onclick: () => attempt('Not copied', async () => {
+    await navigator.clipboard.writeText(typeof text === 'function' ? await text() : text);
+    toast('Copied');
+  }),
 }, label);
 
 /** A command line with its copy button. */

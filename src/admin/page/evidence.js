@@ -2,7 +2,7 @@
 
 import {call, json, post} from './api.js';
 import {ask} from './dialog.js';
-import {byId, h, say, shell, toast, wear} from './dom.js';
+import {attempt, byId, h, say, shell, wear} from './dom.js';
 import {bytes, count, counted, span} from './format.js';
 
 /** How long a capture from the page lasts, in seconds. */
@@ -31,14 +31,10 @@ const set = latest => {
   drawCapture();
 };
 
-const stop = async () => {
-  try {
-    await call('/api/capture', {method: 'DELETE'});
-    set(null);
-  } catch (error) {
-    toast(`Still capturing: ${error.message}`);
-  }
-};
+const stop = () => attempt('Still capturing', async () => {
+  await call('/api/capture', {method: 'DELETE'});
+  set(null);
+});
 
 const toggle = async () => {
   if (isActive()) return stop();
@@ -46,12 +42,7 @@ const toggle = async () => {
     title: 'Capture bodies for 15 minutes?', agree: 'Capture',
     body: ['The next requests and responses are kept in memory, up to 64 KiB of each body, and shown here redacted. They hold data of the company: names, amounts, receipts.', 'It ends by itself, and with the proxy.'],
   });
-  if (!agreed) return undefined;
-  try {
-    set(await post('/api/capture', {for_s: CAPTURE_S, account: null}));
-  } catch (error) {
-    toast(`Not captured: ${error.message}`);
-  }
+  if (agreed) await attempt('Not captured', async () => set(await post('/api/capture', {for_s: CAPTURE_S, account: null})));
   return undefined;
 };
 
@@ -74,13 +65,8 @@ const save = (text, name) => {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 };
 
-const exportHar = async filter => {
-  let text;
-  try {
-    text = await (await call(`/api/har?${new URLSearchParams({filter})}`)).text();
-  } catch (error) {
-    return toast(`Not exported: ${error.message}`);
-  }
+const exportHar = filter => attempt('Not exported', async () => {
+  const text = await (await call(`/api/har?${new URLSearchParams({filter})}`)).text();
   const har = JSON.parse(text);
   const hidden = redactions(har);
   const first = har.log.entries[0];
@@ -94,8 +80,7 @@ const exportHar = async filter => {
     ].filter(Boolean),
   });
   if (agreed) save(text, `pleo-proxy-${new Date().toISOString().slice(0, 16).replace(':', '')}.har`);
-  return undefined;
-};
+});
 
 /** Asks whether a capture is under way; older proxies do not know. */
 export const lookAtCapture = async () => {

@@ -12,8 +12,8 @@ export const moment = at => full.format(at);
 
 export const count = n => grouped.format(n);
 
-/** "1 request", "2 requests". */
-export const counted = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
+/** "1 request", "2 requests", "3 refreshes". */
+export const counted = (n, word, many = 's') => `${count(n)} ${word}${n === 1 ? '' : many}`;
 
 /** Milliseconds: 0.4 ms, 31 ms, 1.20 s. */
 export const duration = ms => {

@@ -114,8 +114,8 @@ export class Live {
       if (page.run === this.history.run) this.#on.event('page', page);
       this.#on.event('stats', stats);
       this.#on.event('rate', rate);
-    } catch (error) {
-      if (error instanceof Refusal) this.#on.event('trouble', error.message);
+    } catch {
+      // The stream goes on; what it tells from now on is shown.
     }
   }
 

@@ -7,6 +7,7 @@ const MARKS = {
   ok: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M10 16.5l4 4 8-9',
   warn: 'M16 4 3 27h26zM16 12v7M16 23v.2',
   bad: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M11 11l10 10M21 11 11 21',
+  todo: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M10 16h12m-5-5 5 5-5 5',
   wait: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M16 9v7l5 3',
 };
 
@@ -67,7 +68,7 @@ const ofAccount = (status, account) => {
       return {tone: 'warn', title: works(status, account), text: `But new tokens are in memory only. ${why}Make room on the disk, and do not stop the proxy before they are saved.`};
     case 'login_required':
       if (!isKnown(account)) {
-        return {tone: 'bad', title: ['Connect a company to Pleo'], text: 'Nobody has logged in yet, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
+        return {tone: 'todo', title: ['Connect a company to Pleo'], text: 'Nobody has logged in yet, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
       }
       return {tone: 'bad', title: [`Log in again as ${name}: requests are refused until then`], text: why, actions: [connectLink(account.account, `Log in as ${name}`, 'button primary'), shell(`pleo-proxy login ${account.account}`)]};
     case 'store_error':
@@ -105,7 +106,7 @@ export const judge = (status, connection) => {
   const chosen = defaultAccount(status);
   if (chosen === null) {
     const name = status.default_account ?? status.accounts[0]?.account ?? 'default';
-    return {tone: 'bad', title: ['Connect a company to Pleo'], text: 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
+    return {tone: 'todo', title: ['Connect a company to Pleo'], text: 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
   }
   const verdict = Array.isArray(chosen) ? ofChoice(status, chosen) : ofAccount(status, chosen);
   const others = status.accounts.filter(account => account !== chosen && isKnown(account) && wellness(account) === 'bad').length;
@@ -126,6 +127,6 @@ export const showVerdict = (status, connection) => {
   byId('verdict-title').replaceChildren(...title);
   say(byId('verdict-text'), text);
   byId('verdict-do').replaceChildren(...actions);
-  const name = {ok: '', warn: '⚠ ', bad: '✗ ', wait: ''}[tone];
+  const name = {warn: '⚠ ', bad: '✗ '}[tone] ?? '';
   document.title = `${name}pleo-proxy${status ? ` (${status.environment})` : ''}`;
 };
