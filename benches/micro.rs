@@ -15,6 +15,7 @@ use http::{Method, Request};
 use pleo_proxy::accounts::{Accounts, Background, DefaultAccount, Lease, Settings};
 use pleo_proxy::clock::Clock;
 use pleo_proxy::exchange::activity::Activity;
+use pleo_proxy::exchange::recorder::Recorders;
 use pleo_proxy::exchange::{self, Exchange};
 use pleo_proxy::oauth::endpoint::{Endpoint, Origin};
 use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
@@ -118,20 +119,21 @@ fn guard_refusal(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| guard.check(black_box(&parts)).is_err());
 }
 
-/// Without debug logs, as usual: it takes nothing from the heap.
+/// Without debug logs, as usual. Nobody reads what has ended, so that most of it is dropped.
 #[divan::bench(args = CALLERS)]
 fn exchange_begun_and_ended(bencher: Bencher<'_, '_>, caller: Caller) {
     let peer = exchange::Caller::Tcp { local: own(), peer: own() };
-    let activity = Activity::new(peer, Some(Arc::default()), Instant::now(), None);
+    let activity = Activity::new(peer, Instant::now(), None);
+    activity.record_with(&Recorders::new(1, true, Arc::default()).recorder());
     let request = Request::from_parts(request(caller), ());
     bencher.bench_local(|| {
         let mut exchange = Exchange::begin(black_box(&activity), black_box(&request));
-        exchange.token_received(1);
-        exchange.connected();
+        exchange.token_received(1, false);
+        exchange.sending(false);
         exchange.head_received();
         exchange.passed_on();
-        exchange.respond(http::StatusCode::OK, false);
-        exchange.sent(1024, || true);
+        exchange.respond(http::StatusCode::OK, &mut HeaderMap::new(), false);
+        exchange.sent(1024, &[0; 1024], || true);
         drop(black_box(exchange));
     });
 }

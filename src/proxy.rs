@@ -178,7 +178,6 @@ impl ForwardedRequest<'_> {
             Verdict::Again => {
                 drop(upstream);
                 accounts.metrics().resent();
-                self.exchange.sent_again();
                 let (_, upstream) = self.send(account, deadline).await?;
                 self.finish(account, upstream).await
             }
@@ -213,7 +212,6 @@ impl ForwardedRequest<'_> {
                     }
                 }
             }
-            self.exchange.sent_again();
         }
         // No refresh should wait for a connection to be made; afterwards the token may be another.
         drop(lease);
@@ -229,7 +227,7 @@ impl ForwardedRequest<'_> {
     async fn lease(&mut self, account: &Arc<Account>, deadline: Instant) -> Result<Lease, Problem> {
         let lease = Lease::acquire(account, deadline).await;
         let lease = lease.map_err(|refusal| reply::no_token(refusal, &account.name))?;
-        self.exchange.token_received(lease.generation);
+        self.exchange.token_received(lease.generation, lease.is_held);
         Ok(lease)
     }
 
@@ -240,7 +238,7 @@ impl ForwardedRequest<'_> {
         mut connection: Connection,
         lease: &Lease,
     ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
-        self.exchange.connected();
+        self.exchange.sending(false);
         let limit = self.forwarder.settings.response_timeout;
         let mut timer = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {

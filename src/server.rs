@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::exchange::recorder::Recorders;
 use crate::proxy::Forwarder;
 use crate::supervise::{Supervisor, supervise};
 use admin_listener::{ADMIN_DRAIN, AdminListener};
@@ -112,13 +113,13 @@ impl Bound {
         self,
         forwarder: impl Fn() -> Forwarder,
         admin: Option<Router>,
+        recorders: &Arc<Recorders>,
         supervisor: &Supervisor,
     ) -> io::Result<Running> {
         let (draining, ending) = (CancellationToken::new(), CancellationToken::new());
         let first = forwarder();
         let max = file_limits::max_admitted(self.settings.max_connections);
-        let metrics = Some(first.metrics().clone());
-        let limiter = Arc::new(ConnectionLimiter::new(&self.settings, max, metrics));
+        let limiter = Arc::new(ConnectionLimiter::new(&self.settings, max));
         let mut first = Some(first);
         let sockets = Arc::new(Mutex::new(self.data.sockets));
         let (workers, connections) = (TaskTracker::new(), TaskTracker::new());
@@ -129,6 +130,7 @@ impl Bound {
                 limiter: limiter.clone(),
                 draining: draining.clone(),
                 connections: connections.clone(),
+                recorder: recorders.recorder(),
                 supervisor: supervisor.clone(),
             };
             match worker.start(number, workers.token()) {
@@ -143,7 +145,7 @@ impl Bound {
             }
         }
         let admin_tasks = TaskTracker::new();
-        let limiter = Arc::new(ConnectionLimiter::new(&self.settings, file_limits::ADMIN, None));
+        let limiter = Arc::new(ConnectionLimiter::new(&self.settings, file_limits::ADMIN));
         for socket in self.admin_listeners {
             let Some(router) = admin.clone() else { break };
             let (limiter, ending, supervisor) =

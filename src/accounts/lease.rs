@@ -18,6 +18,8 @@ pub struct Lease {
     pub credential: HeaderValue,
     /// Generation of the grant it belongs to.
     pub generation: u64,
+    /// The request waited for it.
+    pub is_held: bool,
     account: Arc<Account>,
     ticket: Ticket,
 }
@@ -39,7 +41,8 @@ impl Lease {
         loop {
             let changed = account.gate.changed();
             let now = account.now();
-            if let Some(lease) = Self::try_acquire(account, now) {
+            if let Some(mut lease) = Self::try_acquire(account, now) {
+                lease.is_held = true;
                 return Ok(lease);
             }
             let patience = deadline.saturating_duration_since(Instant::now());
@@ -66,7 +69,7 @@ impl Lease {
             return None;
         };
         let generation = snapshot.generation();
-        Some(Self { credential, generation, account: account.clone(), ticket })
+        Some(Self { credential, generation, is_held: false, account: account.clone(), ticket })
     }
 
     /// The account.

@@ -5,7 +5,6 @@
 
 mod account;
 mod done;
-mod entry;
 mod login;
 
 use std::fmt;
@@ -15,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::operate;
 use crate::store::AccountName;
 
+pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
 pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
-pub use entry::{By, Capture, Entry, Kind, Part};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 
 /// Version of the response bodies.

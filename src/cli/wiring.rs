@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
 use super::state::State;
 use crate::accounts::{Accounts, Background};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::exchange::recorder::Recorders;
+use crate::log::RequestLog;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
 use crate::store::Store;
+use crate::supervise::supervise;
 
 /// The outbound connections of this configuration.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
@@ -32,6 +36,30 @@ pub(super) async fn accounts(
 ) -> Result<Arc<Accounts>, Failure> {
     let store = Store::open(&state.records).map_err(Failure::usage)?;
     accounts_in(store, config, outbound, background).await
+}
+
+/// The request log, whose tasks run from here on.
+pub(super) fn request_log(
+    config: &Config,
+    accounts: &Arc<Accounts>,
+    ending: &CancellationToken,
+) -> Result<Arc<RequestLog>, Failure> {
+    let mut run = [0; 4];
+    getrandom::fill(&mut run).context("the system gives no random numbers")?;
+    let settings = &config.inspect;
+    let metrics = accounts.metrics().clone();
+    let recorders = Recorders::new(u32::from_ne_bytes(run), settings.headers, metrics);
+    let log = Arc::new(RequestLog::new(settings, recorders));
+    let (supervisor, ending) = (accounts.supervisor().clone(), ending.clone());
+    tokio::spawn({
+        let log = log.clone();
+        async move {
+            let collect = supervise("request_log", &supervisor, &ending, || log.collect());
+            let identify = supervise("programs", &supervisor, &ending, || log.identify_programs());
+            tokio::join!(collect, identify);
+        }
+    });
+    Ok(log)
 }
 
 /// All accounts of a store.

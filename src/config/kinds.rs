@@ -169,6 +169,38 @@ fn duration(text: &str) -> Option<Duration> {
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }
 
+/// A size in memory up to this one: bytes, or a number with a binary unit such as `256KiB`.
+pub(super) struct Bytes(pub(super) usize);
+
+impl Kind<usize> for Bytes {
+    fn shape(&self) -> Shape {
+        Shape::Size
+    }
+
+    fn read(&self, value: &Value, _: &Path) -> Result<usize, InvalidValue> {
+        let most = self.0 / (1024 * 1024);
+        let wrong = || format!("must be a size between 0 and {most}MiB in bytes, KiB or MiB");
+        Ok(bytes(&bare(value)).filter(|bytes| *bytes <= self.0).ok_or_else(wrong)?)
+    }
+
+    fn show(&self, value: &usize) -> Value {
+        let text = value.to_string();
+        Shape::Size.of_bare(&text).unwrap_or(Value::String(text))
+    }
+}
+
+fn bytes(text: &str) -> Option<usize> {
+    let (number, unit) = text
+        .split_at(text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
 /// A path; a relative one starts at the folder of its layer.
 pub(super) struct FilePath;
 

@@ -24,13 +24,14 @@ use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::inputs::Origin;
 use super::kinds::{
-    By, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word,
+    By, Bytes, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word,
 };
 use super::layers::Reader;
-use super::shape::Shape::{Boolean, Integer, Size, Text, WordOrIds};
+use super::shape::Shape::{Boolean, Integer, Text, WordOrIds};
 use super::table::DefaultValue::{ByEnvironment, Is, Like, Unset};
 use super::table::{Row, Table};
 use crate::accounts;
+use crate::log;
 use crate::oauth::endpoint::{self, Endpoint};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, KeyExchange, ProxyChoice};
@@ -258,8 +259,16 @@ settings! {
             "time limit from the end of the request to the head of the response";
         "upstream.idle_timeout" idle_timeout: Option<Duration> = NoneAtZero("1d"), Is(r#""60s""#),
             "time limit between two pieces of a body; `\"0s\"`: none";
-        "upstream.replay_limit" replay_limit: usize = By(Size, replay::replay_limit), Is(r#""256KiB""#),
+        "upstream.replay_limit" replay_limit: usize = Bytes(replay::MAX_KEPT), Is(r#""256KiB""#),
             "request bodies up to this size are kept, so that they can be sent again after a 401";
+    }
+    pub inspect: of log::Settings {
+        "inspect.requests" requests: usize = By(Integer, usize::from_str), Is("1000"),
+            "exchanges that are kept in memory for the page and for `logs`; 0: none";
+        "inspect.memory" memory: usize = Bytes(log::MAX_MEMORY), Is(r#""16MiB""#),
+            "most memory that they take, captured bodies included";
+        "inspect.headers" headers: bool = By(Boolean, bool::from_str), Is("true"),
+            "add `Pleo-Proxy-Request` to every response, and `Pleo-Proxy-Hint` to errors of Pleo's";
     }
     // Shows that a section may hold tables with free names.
     #[cfg(test)]

@@ -2,8 +2,8 @@
 //! and writer, hyper's service, the timeouts and the connection limiter.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::caller::Caller;
+use super::caller::{Caller, Client};
 use super::incoming_body::UnreadBody;
-use crate::telemetry::Metrics;
+use super::recorder::Recorder;
 
 /// Time for a request head, from its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,9 +32,9 @@ const MAX_DISCARDED: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub struct Activity {
     /// Who is at the other end.
-    pub caller: Caller,
-    /// Where its exchanges are counted; none on the admin listener, whose requests are not.
-    pub(super) metrics: Option<Arc<Metrics>>,
+    pub client: Arc<Client>,
+    /// Where its exchanges are noted; unset on the admin listener, whose requests are not.
+    recorder: OnceLock<Arc<Recorder>>,
     /// The phase in the lowest three bits; above them since when, in milliseconds since `start`.
     state: AtomicU64,
     /// Since when the caller accepts no bytes, in milliseconds since `start` plus one; 0 = it does.
@@ -82,15 +82,10 @@ pub enum Phase {
 
 impl Activity {
     /// A new connection of a listener that has been running since `start`.
-    pub fn new(
-        caller: Caller,
-        metrics: Option<Arc<Metrics>>,
-        start: Instant,
-        stall_limit: Option<Duration>,
-    ) -> Arc<Self> {
+    pub fn new(caller: Caller, start: Instant, stall_limit: Option<Duration>) -> Arc<Self> {
         let activity = Self {
-            caller,
-            metrics,
+            client: Arc::new(Client::new(caller)),
+            recorder: OnceLock::new(),
             state: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
             stall_limit,
@@ -107,6 +102,15 @@ impl Activity {
         };
         activity.enter(Phase::Idle);
         Arc::new(activity)
+    }
+
+    /// Notes its exchanges there from now on.
+    pub fn record_with(&self, recorder: &Arc<Recorder>) {
+        let _ = self.recorder.set(recorder.clone());
+    }
+
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.get().map(Arc::as_ref)
     }
 
     /// The current phase.
@@ -154,8 +158,8 @@ impl Activity {
     }
 
     /// A complete request has arrived.
-    pub fn mark_requested(&self) {
-        self.has_requested.store(true, Ordering::Relaxed);
+    pub fn mark_requested(&self) -> bool {
+        !self.has_requested() && !self.has_requested.swap(true, Ordering::Relaxed)
     }
 
     /// True if at least one complete request has arrived.

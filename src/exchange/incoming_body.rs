@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
+use super::capture::CapturedBody;
+
 /// What a connection knows of the body of its current request.
 #[derive(Debug, Default)]
 pub struct UnreadBody {
@@ -87,18 +89,24 @@ pub struct IncomingBody {
     /// Where the rest goes; none if there is no body or it has ended.
     unread_body: Option<Arc<UnreadBody>>,
     is_begun: bool,
+    /// Where what is read of it is copied to.
+    captured: Option<Arc<CapturedBody>>,
 }
 
 impl IncomingBody {
     /// Wraps a body; what is not read of it goes to `unread_body`.
-    pub fn new(body: Incoming, unread_body: &Arc<UnreadBody>) -> Self {
+    pub fn new(
+        body: Incoming,
+        unread_body: &Arc<UnreadBody>,
+        captured: Option<Arc<CapturedBody>>,
+    ) -> Self {
         unread_body.received.store(0, Ordering::Relaxed);
         let unread_body = (!body.is_end_stream()).then(|| {
             *unread_body.lock() = State::default();
             unread_body.is_open.store(true, Ordering::Release);
             unread_body.clone()
         });
-        Self { body: Some(body), unread_body, is_begun: false }
+        Self { body: Some(body), unread_body, is_begun: false, captured }
     }
 
     fn begin(&mut self) {
@@ -110,8 +118,11 @@ impl IncomingBody {
 
     fn count(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
         if let (Some(unread_body), Some(Ok(frame))) = (&self.unread_body, frame) {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            unread_body.received.fetch_add(bytes as u64, Ordering::Relaxed);
+            let data = frame.data_ref().map_or(&[][..], Bytes::as_ref);
+            unread_body.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if let Some(captured) = &self.captured {
+                captured.push(data);
+            }
         }
     }
 

@@ -65,6 +65,8 @@ fn is_kept_from_caller(name: &str) -> bool {
             | "report-to"
             | "strict-transport-security"
             | "pleo-proxy-error"
+            | "pleo-proxy-hint"
+            | "pleo-proxy-request"
     ) || name.starts_with("access-control-")
 }
 

@@ -213,6 +213,12 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> bool {
         && matches!(diag::owner(peer, local), Ok(None))
 }
 
+/// The inode of the socket at `peer`, whose other end `local` is ours: what `/proc/PID/fd` calls
+/// it. None if no program holds it, or the kernel does not say.
+pub fn socket_inode(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+    diag::inode(peer, local)
+}
+
 #[cfg(target_os = "linux")]
 mod diag {
     use std::io;
@@ -243,8 +249,8 @@ mod diag {
     /// What the kernel says about a socket.
     #[derive(Debug, PartialEq, Eq)]
     pub(super) enum Found {
-        /// A user owns it.
-        OwnedBy(u32),
+        /// A user owns it; its inode.
+        OwnedBy { user: u32, inode: u32 },
         /// No program holds it any more: TIME_WAIT, or inode 0.
         Orphan,
         /// There is none, or the kernel knows about none (ENOENT means either).
@@ -254,13 +260,20 @@ mod diag {
     /// The user that owns the socket at `own`, whose other end `other` is ours.
     pub(super) fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
         match ask(own, other)? {
-            Found::OwnedBy(user) => Ok(Some(user)),
+            Found::OwnedBy { user, .. } => Ok(Some(user)),
             Found::Orphan => Ok(None),
             // The kernel knows our own end while it is open, and if it was reset our listener.
             Found::Nothing => match ask(other, own)? {
                 Found::Nothing => is_known(other).map(|()| None),
-                Found::OwnedBy(_) | Found::Orphan => Ok(None),
+                Found::OwnedBy { .. } | Found::Orphan => Ok(None),
             },
+        }
+    }
+
+    pub(super) fn inode(own: SocketAddr, other: SocketAddr) -> Option<u32> {
+        match ask(own, other) {
+            Ok(Found::OwnedBy { inode, .. }) => Some(inode),
+            Ok(Found::Orphan | Found::Nothing) | Err(_) => None,
         }
     }
 
@@ -274,7 +287,7 @@ mod diag {
             Found::Nothing => {
                 Err(io::Error::other("it knows of no TCP socket (is the module tcp_diag missing?)"))
             }
-            Found::OwnedBy(_) | Found::Orphan => Ok(()),
+            Found::OwnedBy { .. } | Found::Orphan => Ok(()),
         }
     }
 
@@ -328,7 +341,7 @@ mod diag {
                 let (uid, inode) = word(UID).zip(word(INODE)).ok_or_else(senseless)?;
                 let is_live =
                     answer.get(STATE).is_some_and(|state| *state != TCP_TIME_WAIT) && inode != 0;
-                Ok(if is_live { Found::OwnedBy(uid) } else { Found::Orphan })
+                Ok(if is_live { Found::OwnedBy { user: uid, inode } } else { Found::Orphan })
             }
             NLMSG_ERROR => match word(ERROR).map(|error| (error as i32).wrapping_neg()) {
                 Some(error) if error == Errno::NOENT.raw_os_error() => Ok(Found::Nothing),
@@ -351,6 +364,10 @@ mod diag {
 
     pub(super) fn is_known(_: SocketAddr) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(super) fn inode(_: SocketAddr, _: SocketAddr) -> Option<u32> {
+        None
     }
 }
 
@@ -442,7 +459,10 @@ mod tests {
     #[test]
     fn a_failed_lookup_is_not_a_socket_that_is_gone() {
         let established = 1 << 8;
-        assert_eq!(diag::read(&answer(20, established, (7, 1))).unwrap(), diag::Found::OwnedBy(7));
+        assert_eq!(
+            diag::read(&answer(20, established, (7, 1))).unwrap(),
+            diag::Found::OwnedBy { user: 7, inode: 1 }
+        );
         assert_eq!(diag::read(&answer(20, established, (0, 0))).unwrap(), diag::Found::Orphan);
         assert_eq!(diag::read(&answer(20, 6 << 8, (7, 1))).unwrap(), diag::Found::Orphan);
         assert_eq!(diag::read(&answer(2, -2, (7, 1))).unwrap(), diag::Found::Nothing);

@@ -21,30 +21,7 @@ use crate::exchange::incoming_body::IncomingBody;
 use buffer::ReplayBuffer;
 
 /// Bytes of request bodies that all requests together may keep: 64 MiB.
-const MAX_KEPT: usize = 64 * 1024 * 1024;
-
-/// Reads `upstream.replay_limit`: bytes, or a number with a binary unit such as `256KiB`.
-///
-/// # Errors
-/// What is allowed.
-pub fn replay_limit(text: &str) -> Result<usize, &'static str> {
-    let (number, unit) = text
-        .split_at(text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match unit.trim() {
-        "" | "B" => Some(1),
-        "KiB" => Some(1024),
-        "MiB" => Some(1024 * 1024),
-        _ => None,
-    };
-    let bytes = number
-        .parse::<usize>()
-        .ok()
-        .zip(factor)
-        .and_then(|(number, factor)| number.checked_mul(factor));
-    bytes
-        .filter(|bytes| *bytes <= MAX_KEPT)
-        .ok_or("must be a size between 0 and 64MiB in bytes, KiB or MiB")
-}
+pub const MAX_KEPT: usize = 64 * 1024 * 1024;
 
 /// Memory that all requests together use for kept bodies.
 #[derive(Debug, Default)]

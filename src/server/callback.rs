@@ -47,7 +47,7 @@ pub fn callback(settings: &Settings, guard: &guard::Settings) -> Serve {
             path: redirect_uri.path().to_owned(),
         };
         let router = router.layer(middleware::from_fn_with_state(Arc::new(callback), check));
-        let limiter = Arc::new(ConnectionLimiter::new(&settings, file_limits::CALLBACK, None));
+        let limiter = Arc::new(ConnectionLimiter::new(&settings, file_limits::CALLBACK));
         let admin = AdminListener { router, limiter, ending, connections: TaskTracker::new() };
         let serving: Serving = Box::pin(async move {
             admin.ending.run_until_cancelled(admin.accept(&listener)).await;

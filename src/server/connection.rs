@@ -167,7 +167,8 @@ where
     let expects_continue = has_body && request.headers().contains_key(EXPECT);
     // HTTP/1.0 has no chunks: a response of unknown length ends with the connection.
     let is_http10 = request.version() == Version::HTTP_10 && request.method() != Method::HEAD;
-    let mut request = request.map(|body| IncomingBody::new(body, &activity.unread_body));
+    let captured = exchange.captured_body();
+    let mut request = request.map(|body| IncomingBody::new(body, &activity.unread_body, captured));
     if activity.take_fragment() {
         request.extensions_mut().insert(Fragment);
     }
@@ -185,7 +186,8 @@ where
     if is_http10 && !body.is_end_stream() && body.size_hint().exact().is_none() {
         activity.begin_unframed();
     }
-    exchange.respond(response.status(), response.body().is_end_stream());
+    let (status, is_end) = (response.status(), response.body().is_end_stream());
+    exchange.respond(status, response.headers_mut(), is_end);
     Ok(response.map(|body| TrackedBody { body, exchange }))
 }
 
@@ -212,12 +214,13 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                let bytes = frame.data_ref().map_or(0, |data| data.remaining());
-                this.exchange.sent(bytes, || this.body.is_end_stream());
+                let (bytes, data) =
+                    frame.data_ref().map_or((0, &[][..]), |data| (data.remaining(), data.chunk()));
+                this.exchange.sent(bytes, data, || this.body.is_end_stream());
             }
             Some(Err(_)) => {}
             None => {
-                this.exchange.sent(0, || true);
+                this.exchange.sent(0, &[], || true);
                 if this.exchange.activity().is_unframed() {
                     // Nothing is written at this end, and hyper may wait for a write before it
                     // notices that it is done.
@@ -311,7 +314,7 @@ mod tests {
 
     fn served(stream: impl Stream, stall_limit: Duration) -> Connection {
         let caller = Caller::Unix { user: None, process: None };
-        let activity = Activity::new(caller, None, Instant::now(), Some(stall_limit));
+        let activity = Activity::new(caller, Instant::now(), Some(stall_limit));
         let draining = CancellationToken::new();
         let handler = |request: Request<IncomingBody>, exchange| async move {
             if request.method() != Method::CONNECT {

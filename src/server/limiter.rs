@@ -24,7 +24,7 @@ use crate::exchange::Caller;
 use crate::exchange::activity::{Activity, Phase};
 use crate::problem::{Code, Problem};
 use crate::proxy::peer::{Peer, Peers};
-use crate::telemetry::{Metrics, Repeats};
+use crate::telemetry::Repeats;
 
 /// Idle connections that are evicted together, at most.
 const MAX_EVICTED: usize = 32;
@@ -46,8 +46,6 @@ pub(super) struct ConnectionLimiter {
     max: usize,
     peers: Peers,
     stall_limit: Option<Duration>,
-    /// Where exchanges are counted; none on the admin listener.
-    metrics: Option<Arc<Metrics>>,
     start: Instant,
     next: AtomicUsize,
     slots: Mutex<Slots>,
@@ -114,12 +112,11 @@ enum Verdict {
 }
 
 impl ConnectionLimiter {
-    pub(super) fn new(settings: &Settings, max: usize, metrics: Option<Arc<Metrics>>) -> Self {
+    pub(super) fn new(settings: &Settings, max: usize) -> Self {
         Self {
             max,
             peers: settings.peers.clone(),
             stall_limit: settings.idle_timeout,
-            metrics,
             start: Instant::now(),
             next: AtomicUsize::new(0),
             slots: Mutex::new(Slots {
@@ -194,7 +191,7 @@ impl ConnectionLimiter {
         caller: Caller,
         refusal: Option<Problem>,
     ) -> ConnectionPermit {
-        let activity = Activity::new(caller, self.metrics.clone(), self.start, self.stall_limit);
+        let activity = Activity::new(caller, self.start, self.stall_limit);
         ConnectionPermit { limiter: self.clone(), kind, activity, refusal }
     }
 
@@ -330,7 +327,7 @@ mod tests {
             peers,
             idle_timeout: None,
         };
-        Arc::new(ConnectionLimiter::new(&settings, max, None))
+        Arc::new(ConnectionLimiter::new(&settings, max))
     }
 
     async fn admit(limiter: &Arc<ConnectionLimiter>, user: u32) -> Option<ConnectionPermit> {

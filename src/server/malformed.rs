@@ -35,7 +35,7 @@ impl Malformed {
         if let Some(date) = date(refusal) {
             response.headers_mut().insert(DATE, date);
         }
-        exchange.respond(response.status(), false);
+        exchange.respond(response.status(), response.headers_mut(), false);
         let (parts, body) = response.into_parts();
         let mut bytes = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
         write_fields(&mut bytes, &parts.headers, body.len());
@@ -55,7 +55,7 @@ impl Malformed {
         if self.unwritten().is_empty()
             && let Some(mut exchange) = self.exchange.take()
         {
-            exchange.sent(self.body_length, || true);
+            exchange.sent(self.body_length, &[], || true);
         }
     }
 }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn activity() -> Arc<Activity> {
-        Activity::new(Caller::Unix { user: None, process: None }, None, Instant::now(), None)
+        Activity::new(Caller::Unix { user: None, process: None }, Instant::now(), None)
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::client_stream::Stream;
 use super::connection;
 use super::limiter::{ConnectionLimiter, ConnectionPermit};
 use super::listen::{Accept, Socket};
+use crate::exchange::recorder::Recorder;
 use crate::proxy::Forwarder;
 use crate::supervise::{DATA_LISTENER, Pause, Supervisor, WORKER, supervise};
 
@@ -40,6 +41,7 @@ pub(super) struct Worker {
     /// Client connections of all workers: none ends before all are served, since others may be
     /// using its connections to the API.
     pub(super) connections: TaskTracker,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) supervisor: Supervisor,
 }
 
@@ -127,6 +129,7 @@ impl Worker {
     }
 
     fn serve(&self, stream: impl Stream, permit: ConnectionPermit) {
+        permit.activity.record_with(&self.recorder);
         let (forwarder, draining) = (self.forwarder.clone(), self.draining.clone());
         self.connections.spawn(async move {
             let activity = permit.activity.clone();

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// Name of an account: `[a-z0-9][a-z0-9-]{0,62}`.
+/// Name of an account: `[a-z0-9][a-z0-9-]{0,62}`. A clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountName(String);
+pub struct AccountName(Arc<str>);
 
 /// Why a text is not an account's name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -23,7 +23,7 @@ const ROWS: [&[&str]; 11] = [
     &["store", "explain"],
     &["accounts", "exchange"],
     &["login", "proxy"],
-    &["operate"],
+    &["operate", "log"],
     &["admin"],
     &["server"],
     &["config"],

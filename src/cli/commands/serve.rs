@@ -22,6 +22,7 @@ use crate::cli::state::State;
 use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic, Environment};
+use crate::log::RequestLog;
 use crate::operate::{Operator, Redirect};
 use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
@@ -48,6 +49,7 @@ struct Opened {
     peers: Peers,
     accounts: Arc<Accounts>,
     operator: Operator,
+    log: Arc<RequestLog>,
     keys: Arc<key::Keys>,
     shutdown: CancellationToken,
     sandbox: Option<Sandbox>,
@@ -129,6 +131,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let keys = Arc::new(key::Keys::new(key, Clock::system()));
     let operator = Operator::new(accounts.clone());
     let shutdown = CancellationToken::new();
+    let log = wiring::request_log(&config, &accounts, &shutdown)?;
     let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
     Ok(Opened {
@@ -142,6 +145,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
         peers,
         accounts,
         operator,
+        log,
         keys,
         shutdown,
         sandbox,
@@ -211,7 +215,8 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     };
     let admin = opened.admin.map(|_| admin::router(Arc::new(opened.admin())));
     let bound = opened.listeners.take().context("the listeners are in use already")?;
-    let serving = bound.serve(forwarder, admin, opened.accounts.supervisor());
+    let recorders = opened.log.recorders();
+    let serving = bound.serve(forwarder, admin, recorders, opened.accounts.supervisor());
     Ok(serving.context(
         "no data worker can be started (threads: ulimit -u, TasksMax; files: ulimit -n)",
     )?)

@@ -1,0 +1,250 @@
+//! The way of exchanges from the workers to the request log. Each worker has a recorder of its own,
+//! so that no two wait for each other; whoever reads them is woken once a batch, not once a
+//! request. Nobody ever waits for the reader: what it does not take in time is dropped, and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderValue, Request};
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::sync::Notify;
+
+use super::caller::Client;
+use super::capture::{Capture, Capturing};
+use super::record::{Arrival, Record};
+use crate::telemetry::Metrics;
+
+/// Ended exchanges of one worker that wait to be read, at most. At 100 ms between two readings it
+/// is enough for 160,000 a second.
+const MAX_ENDED: usize = 16 * 1024;
+/// Callers of one worker whose programs are to be looked up, at most. Programs of more are unknown.
+const MAX_CLIENTS: usize = 256;
+
+/// The recorders of all workers.
+#[derive(Debug)]
+pub struct Recorders {
+    /// Tells the runs of the process apart in the ids of requests.
+    pub run: u32,
+    /// Adds the id of the request to responses.
+    has_id_header: bool,
+    next: AtomicU64,
+    dropped: AtomicU64,
+    all: Mutex<Vec<Arc<Recorder>>>,
+    /// Notified when there is something to read where there was nothing.
+    pub ended: Notify,
+    /// Notified when there are callers whose programs are not known.
+    pub connected: Notify,
+    /// Whether headers and bodies are kept.
+    pub capturing: Capturing,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Where the exchanges of one worker are noted.
+#[derive(Debug)]
+pub struct Recorder {
+    /// All recorders.
+    shared: Arc<Recorders>,
+    ended: Mutex<Vec<Record>>,
+    running: Mutex<Slab<Arc<Arrival>>>,
+    clients: Mutex<Vec<Arc<Client>>>,
+}
+
+impl Recorders {
+    /// For a run of the process that is told apart by `run` (24 bits are used).
+    pub fn new(run: u32, has_id_header: bool, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            run: run & 0x00ff_ffff,
+            has_id_header,
+            next: AtomicU64::new(1),
+            dropped: AtomicU64::new(0),
+            all: Mutex::default(),
+            ended: Notify::new(),
+            connected: Notify::new(),
+            capturing: Capturing::default(),
+            metrics,
+        })
+    }
+
+    /// A recorder for one more worker.
+    pub fn recorder(self: &Arc<Self>) -> Arc<Recorder> {
+        let recorder = Arc::new(Recorder {
+            shared: self.clone(),
+            ended: Mutex::default(),
+            running: Mutex::default(),
+            clients: Mutex::default(),
+        });
+        self.all.lock().push(recorder.clone());
+        recorder
+    }
+
+    /// Moves what has ended since the last call to `into`, in no particular order between workers.
+    pub fn take_ended(&self, into: &mut Vec<Record>) {
+        for recorder in self.all.lock().iter() {
+            into.append(&mut recorder.ended.lock());
+        }
+    }
+
+    /// The callers whose programs are to be looked up.
+    pub fn take_clients(&self) -> Vec<Arc<Client>> {
+        self.all
+            .lock()
+            .iter()
+            .flat_map(|recorder| std::mem::take(&mut *recorder.clients.lock()))
+            .collect()
+    }
+
+    /// The requests that are being answered, oldest first.
+    pub fn running(&self) -> Vec<Arc<Arrival>> {
+        let all = self.all.lock();
+        let running = |recorder: &Arc<Recorder>| {
+            let running = recorder.running.lock();
+            running.iter().map(|(_, arrival)| arrival.clone()).collect::<Vec<_>>()
+        };
+        let mut running: Vec<_> = all.iter().flat_map(running).collect();
+        running.sort_unstable_by_key(|arrival| arrival.number);
+        running
+    }
+
+    /// Exchanges that nobody read in time.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The id of a request: six hexadecimal digits for the run, and its number.
+    pub fn id(&self, number: u64) -> String {
+        format!("{:06x}-{number}", self.run)
+    }
+}
+
+/// A request that is being answered: its record, and its place in the list of those that run.
+#[derive(Debug)]
+pub(super) struct Recording {
+    pub(super) record: Box<Record>,
+    key: usize,
+}
+
+impl Recorder {
+    /// A request has arrived.
+    pub(super) fn begin<B>(&self, client: &Arc<Client>, request: &Request<B>) -> Recording {
+        let arrival = Arrival::new(self.number(), client.clone(), request);
+        let mut recording = self.record(arrival);
+        if self.shared.capturing.window().is_some() {
+            recording.record.capture = Some(Box::new(Capture::new(request.headers())));
+        }
+        recording
+    }
+
+    /// Something has arrived that is no valid request.
+    pub(super) fn begin_malformed(&self, client: &Arc<Client>) -> Recording {
+        self.record(Arrival::malformed(self.number(), client.clone()))
+    }
+
+    fn record(&self, arrival: Arrival) -> Recording {
+        let arrival = Arc::new(arrival);
+        let key = self.running.lock().insert(arrival.clone());
+        Recording { record: Box::new(Record::new(arrival)), key }
+    }
+
+    fn number(&self) -> u64 {
+        self.shared.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The request has ended.
+    pub(super) fn end(&self, recording: Recording) {
+        self.running.lock().try_remove(recording.key);
+        if let Some(capture) = &recording.record.capture {
+            self.shared.capturing.count(capture);
+        }
+        let mut ended = self.ended.lock();
+        if ended.len() >= MAX_ENDED {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let is_first = ended.is_empty();
+        ended.push(*recording.record);
+        drop(ended);
+        if is_first {
+            self.shared.ended.notify_one();
+        }
+    }
+
+    /// Whether headers and bodies are kept.
+    pub(super) fn capturing(&self) -> &Capturing {
+        &self.shared.capturing
+    }
+
+    /// The counters of the proxy.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// The program of this caller is to be looked up, while it is still there.
+    pub(super) fn identify(&self, client: &Arc<Client>) {
+        let mut clients = self.clients.lock();
+        if clients.len() < MAX_CLIENTS {
+            clients.push(client.clone());
+            self.shared.connected.notify_one();
+        }
+    }
+
+    /// The value of `Pleo-Proxy-Request`.
+    pub(super) fn id_header(&self, recording: &Recording) -> Option<HeaderValue> {
+        if !self.shared.has_id_header {
+            return None;
+        }
+        HeaderValue::try_from(self.shared.id(recording.record.arrival.number)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Caller;
+
+    fn client() -> Arc<Client> {
+        Arc::new(Client::new(Caller::Unix { user: None, process: None }))
+    }
+
+    fn request() -> Request<()> {
+        Request::get("/v1/x").body(()).unwrap()
+    }
+
+    #[test]
+    fn requests_are_listed_while_they_run_and_read_once_when_they_have_ended() {
+        let recorders = Recorders::new(0xab_cdef, true, Arc::default());
+        let workers = [recorders.recorder(), recorders.recorder()];
+        let first = workers[0].begin(&client(), &request());
+        let second = workers[1].begin_malformed(&client());
+        assert_eq!(workers[1].id_header(&second).unwrap(), "abcdef-2");
+        let running = recorders.running();
+        assert_eq!(running.iter().map(|it| it.number).collect::<Vec<_>>(), [1, 2]);
+        workers[0].end(first);
+        workers[1].end(second);
+        assert!(recorders.running().is_empty());
+        let mut ended = Vec::new();
+        recorders.take_ended(&mut ended);
+        assert_eq!(ended.len(), 2);
+        recorders.take_ended(&mut ended);
+        assert_eq!(ended.len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_dropped_and_counted() {
+        let recorders = Recorders::new(1, false, Arc::default());
+        let worker = recorders.recorder();
+        for _ in 0..MAX_ENDED + 3 {
+            let recording = worker.begin(&client(), &request());
+            worker.end(recording);
+        }
+        assert_eq!(recorders.dropped(), 3);
+        let mut ended = Vec::new();
+        recorders.take_ended(&mut ended);
+        assert_eq!(ended.len(), MAX_ENDED);
+        for _ in 0..MAX_CLIENTS + 3 {
+            worker.identify(&client());
+        }
+        assert_eq!(recorders.take_clients().len(), MAX_CLIENTS);
+        assert!(recorders.take_clients().is_empty());
+    }
+}

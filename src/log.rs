@@ -1,0 +1,219 @@
+//! The request log: the latest exchanges, and what can be said from them.
+//!
+//! Workers leave what has ended in the [`Recorders`]; one task takes it from there ten times a
+//! second and puts it into a ring, the charts and the counters. Text is made only when somebody
+//! looks: an [`Entry`] goes through the redactor, and says why a request failed.
+
+pub mod entry;
+pub mod filter;
+mod histogram;
+mod programs;
+mod render;
+mod ring;
+pub mod stats;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::clock::Clock;
+use crate::exchange::record::Record;
+use crate::exchange::recorder::Recorders;
+use entry::Entry;
+use filter::Filter;
+use render::Renderer;
+use ring::{Ended, Ring};
+use stats::{Slice, Stats};
+
+/// How long ended exchanges are gathered until they are read: one wake-up a batch.
+const BATCH: Duration = Duration::from_millis(100);
+/// Entries that are made while the ring is locked; between two such pieces others get it.
+const PIECE: usize = 256;
+
+/// Largest `inspect.memory`, in bytes: 1 GiB.
+pub const MAX_MEMORY: usize = 1024 * 1024 * 1024;
+
+/// How much of the latest exchanges is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many exchanges are kept in memory; 0 = none.
+    pub requests: usize,
+    /// How many bytes they take at most, captured bodies included.
+    pub memory: usize,
+    /// Adds `Pleo-Proxy-Request` and `Pleo-Proxy-Hint` to responses.
+    pub headers: bool,
+}
+
+/// The request log of this process.
+#[derive(Debug)]
+pub struct RequestLog {
+    recorders: Arc<Recorders>,
+    ring: Mutex<Ring>,
+    stats: Mutex<Stats>,
+    renderer: Renderer,
+    clock: Clock,
+    /// The number of the newest exchange.
+    news: watch::Sender<u64>,
+}
+
+/// A part of the log, in the order that was asked for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Batch {
+    /// The exchanges that were chosen.
+    pub entries: Vec<Entry>,
+    /// The number of the last exchange that was looked at.
+    pub seq: u64,
+    /// Exchanges that were overwritten before they could be read: the first and the last.
+    pub lost: Option<(u64, u64)>,
+}
+
+impl RequestLog {
+    /// An empty log of what the recorders note.
+    pub fn new(settings: &Settings, recorders: Arc<Recorders>) -> Self {
+        Self {
+            ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
+            stats: Mutex::default(),
+            renderer: Renderer::new(recorders.clone()),
+            recorders,
+            clock: Clock::system(),
+            news: watch::Sender::new(0),
+        }
+    }
+
+    /// Where workers note their exchanges.
+    pub fn recorders(&self) -> &Arc<Recorders> {
+        &self.recorders
+    }
+
+    /// Reads what has ended; never ends itself.
+    pub async fn collect(&self) {
+        loop {
+            self.recorders.ended.notified().await;
+            sleep(BATCH).await;
+            self.absorb();
+        }
+    }
+
+    /// Looks up the programs of callers; never ends.
+    pub async fn identify_programs(&self) {
+        programs::identify(self.recorders.clone()).await;
+    }
+
+    /// Takes what has ended until now.
+    pub fn absorb(&self) {
+        let mut records = Vec::new();
+        self.recorders.take_ended(&mut records);
+        if records.is_empty() {
+            return;
+        }
+        self.count(&records);
+        let mut ring = self.ring.lock();
+        for record in records {
+            ring.push(record);
+        }
+        let last = ring.last();
+        drop(ring);
+        self.news.send_replace(last);
+    }
+
+    fn count(&self, records: &[Record]) {
+        let now = self.now();
+        let mut stats = self.stats.lock();
+        for record in records {
+            stats.add(record, now);
+        }
+    }
+
+    /// Told the number of the newest exchange whenever it changes.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// The run of the process, as it stands in ids.
+    pub fn run(&self) -> String {
+        format!("{:06x}", self.recorders.run)
+    }
+
+    /// Exchanges that the log could not take in time.
+    pub fn dropped(&self) -> u64 {
+        self.recorders.dropped()
+    }
+
+    /// The number of the newest exchange; 0 = there was none.
+    pub fn last_seq(&self) -> u64 {
+        self.ring.lock().last()
+    }
+
+    /// The requests that are being answered and are chosen, oldest first.
+    pub fn running(&self, filter: &Filter) -> Vec<Entry> {
+        let now = self.now();
+        let running = self.recorders.running();
+        let entries = running.iter().map(|arrival| self.renderer.running(arrival, now));
+        entries.filter(|entry| filter.matches(entry, now)).collect()
+    }
+
+    /// The newest exchanges before number `before` that are chosen, newest first.
+    pub fn newest(&self, filter: &Filter, before: u64, limit: usize) -> Batch {
+        let now = self.now();
+        let mut batch = Batch { seq: before, ..Batch::default() };
+        loop {
+            let ring = self.ring.lock();
+            let mut looked_at = 0;
+            for ended in ring.before(batch.seq).take(PIECE) {
+                if batch.entries.len() >= limit {
+                    return batch;
+                }
+                looked_at += 1;
+                batch.seq = ended.seq;
+                batch.entries.extend(self.chosen(ended, filter, now));
+            }
+            if looked_at < PIECE {
+                return batch;
+            }
+        }
+    }
+
+    /// Up to `limit` exchanges after number `seq` that are chosen, oldest first.
+    pub fn after(&self, filter: &Filter, seq: u64, limit: usize) -> Batch {
+        let now = self.now();
+        let ring = self.ring.lock();
+        let first = ring.first();
+        let lost = (first > seq + 1).then_some((seq + 1, first - 1));
+        let mut batch = Batch { entries: Vec::new(), seq: seq.max(first - 1), lost };
+        for ended in ring.after(batch.seq).take(limit) {
+            batch.seq = ended.seq;
+            batch.entries.extend(self.chosen(ended, filter, now));
+        }
+        batch
+    }
+
+    fn chosen(&self, ended: &Ended, filter: &Filter, now: i64) -> Option<Entry> {
+        let entry = self.renderer.ended(ended, now);
+        filter.matches(&entry, now).then_some(entry)
+    }
+
+    /// The exchange with this id, whether it runs or has ended; none if it is not kept.
+    pub fn find(&self, id: &str) -> Option<Entry> {
+        let now = self.now();
+        let number = id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()?;
+        let running = self.recorders.running();
+        if let Some(arrival) = running.iter().find(|arrival| arrival.number == number) {
+            return Some(self.renderer.running(arrival, now));
+        }
+        self.ring.lock().find(number).map(|ended| self.renderer.ended(ended, now))
+    }
+
+    /// The slices that began at `from` or later, in UNIX milliseconds.
+    pub fn slices(&self, from: i64) -> Vec<Slice> {
+        self.stats.lock().since(from)
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.now().wall
+    }
+}

@@ -1,0 +1,140 @@
+//! Finds the program at the other end of a connection: the kernel says which socket it is, and
+//! `/proc` which process holds it. Looked up beside the requests, never on their way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::exchange::recorder::Recorders;
+use crate::exchange::{Caller, Client};
+use crate::proxy::peer;
+
+/// The pause after a look-up, in units of what it took: it takes at most a tenth of a core.
+const PAUSE_FACTOR: u32 = 9;
+/// The longest such pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// Looks up the program of each caller soon after its first request; never ends.
+pub(super) async fn identify(recorders: Arc<Recorders>) {
+    loop {
+        recorders.connected.notified().await;
+        let clients = recorders.take_clients();
+        let began = Instant::now();
+        // If there is no thread, the programs stay unknown.
+        let _ = spawn_blocking(move || look_up(&clients)).await;
+        sleep((began.elapsed() * PAUSE_FACTOR).min(MAX_PAUSE)).await;
+    }
+}
+
+fn look_up(clients: &[Arc<Client>]) {
+    let mut sockets = Vec::new();
+    for client in clients {
+        match client.caller {
+            Caller::Unix { process, .. } => {
+                let pid = process.and_then(|process| u32::try_from(process).ok());
+                client.set_program(pid.and_then(process::program));
+            }
+            Caller::Tcp { local, peer } => match peer::socket_inode(peer, local) {
+                Some(inode) => sockets.push((inode, client)),
+                None => client.set_program(None),
+            },
+        }
+    }
+    process::find_holders(&sockets);
+    for (_, client) in sockets {
+        client.set_program(None);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod process {
+    use std::fs;
+    use std::sync::Arc;
+
+    use crate::exchange::{Client, Program};
+
+    /// The program of a process, if it is still there.
+    pub(super) fn program(pid: u32) -> Option<Program> {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(Program { pid, name: name.trim_end_matches('\n').to_owned() })
+    }
+
+    /// Notes the programs of those whose sockets are found. The newest processes first: a program
+    /// that sends one request was most likely started a moment ago.
+    pub(super) fn find_holders(sockets: &[(u32, &Arc<Client>)]) {
+        let mut missing = sockets.len();
+        for pid in newest_first() {
+            if missing == 0 {
+                return;
+            }
+            for inode in inodes(pid) {
+                for (_, client) in sockets.iter().filter(|(socket, _)| *socket == inode) {
+                    client.set_program(program(pid));
+                    missing -= 1;
+                }
+            }
+        }
+    }
+
+    fn newest_first() -> Vec<u32> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+        let mut pids: Vec<_> = entries.flatten().filter_map(pid).collect();
+        pids.sort_unstable_by(|one, other| other.cmp(one));
+        pids
+    }
+
+    /// The sockets that a process holds; none if it is another user's or has ended.
+    fn inodes(pid: u32) -> Vec<u32> {
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+        let inode = |file: fs::DirEntry| {
+            let target = fs::read_link(file.path()).ok()?;
+            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        };
+        files.flatten().filter_map(inode).collect()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod process {
+    use std::sync::Arc;
+
+    use crate::exchange::{Client, Program};
+
+    pub(super) fn program(_: u32) -> Option<Program> {
+        None
+    }
+
+    pub(super) fn find_holders(_: &[(u32, &Arc<Client>)]) {}
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::exchange::Program;
+
+    fn own() -> Program {
+        process::program(std::process::id()).unwrap()
+    }
+
+    #[test]
+    fn the_program_at_the_other_end_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let local = listener.local_addr().unwrap();
+        let there = Caller::Tcp { local, peer: caller.local_addr().unwrap() };
+        let gone = Caller::Tcp { local, peer: "127.0.0.1:1".parse().unwrap() };
+        let pid = i32::try_from(std::process::id()).ok();
+        let unix = Caller::Unix { user: None, process: pid };
+        let clients = [there, gone, unix].map(|caller| Arc::new(Client::new(caller)));
+        look_up(&clients);
+        assert_eq!(clients[0].program(), Some(&own()));
+        assert_eq!(clients[1].program(), None);
+        assert_eq!(clients[2].program(), Some(&own()));
+    }
+}
