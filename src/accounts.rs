@@ -24,6 +24,7 @@ mod memory;
 mod order;
 mod outage;
 mod outcome;
+pub mod rate;
 mod reason;
 mod refresh_job;
 mod refresh_reason;

@@ -18,13 +18,15 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::accounts::{Account, Accounts, DefaultAccount, Lease, Verdict};
+use crate::clock::millis;
 use crate::exchange::Exchange;
 use crate::exchange::incoming_body::IncomingBody;
 use crate::lazy_timer::LazyTimer;
+use crate::oauth::token::retry_after;
 use crate::problem::Problem;
 use crate::store::EndReason;
 use crate::telemetry::Metrics;
@@ -33,7 +35,7 @@ use guard::Guard;
 use headers::ResponseContext;
 use replay::{OutgoingBody, ReplayBudget, ReplayableBody};
 use route::Route;
-use upstream::{Connection, Connector, Pool, SendError, Settings};
+use upstream::{Connection, Connector, Pace, Pool, SendError, Settings};
 
 /// Forwards requests: one for each worker, sharing everything but the pool.
 pub struct Forwarder {
@@ -53,6 +55,8 @@ struct ForwardedRequest<'a> {
     /// The page that sent it, if `allow_origins` lists it.
     origin: Option<HeaderValue>,
     body: ReplayableBody,
+    /// It is counted as sent already.
+    is_counted: bool,
 }
 
 /// A response head, and the connection that its body comes over.
@@ -133,10 +137,33 @@ impl Forwarder {
         exchange.set_account(&account.name);
         let Settings { replay_limit, idle_timeout, .. } = self.settings;
         let now = Instant::now();
+        let is_counted = self.pace(&account, parts, &route, now).await?;
         let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
         let mut request =
-            ForwardedRequest { forwarder: self, exchange, parts, route, origin, body };
+            ForwardedRequest { forwarder: self, exchange, parts, route, origin, body, is_counted };
         request.run(&account, now).await
+    }
+
+    /// Lets a read wait for its turn under `upstream.pace`, at most `hold`. True if it was counted.
+    async fn pace(
+        &self,
+        account: &Account,
+        parts: &Parts,
+        route: &Route,
+        arrival: Instant,
+    ) -> Result<bool, Problem> {
+        let Some(Pace(most)) = self.settings.pace else { return Ok(false) };
+        if !guard::is_read(&parts.method, route.target.path()) {
+            return Ok(false);
+        }
+        let deadline = arrival + self.accounts.settings().hold;
+        while let Err(wait) = account.rate.count_below(most, account.now().boot) {
+            if Instant::now() + wait > deadline {
+                return Err(reply::over_pace(most, wait));
+            }
+            sleep(wait).await;
+        }
+        Ok(true)
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
@@ -238,7 +265,7 @@ impl ForwardedRequest<'_> {
         mut connection: Connection,
         lease: &Lease,
     ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
-        self.exchange.sending(false);
+        self.exchange.sending(lease.count_send(std::mem::take(&mut self.is_counted)));
         let limit = self.forwarder.settings.response_timeout;
         let mut timer = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {
@@ -306,6 +333,7 @@ impl ForwardedRequest<'_> {
         {
             self.log_out(account).await;
         }
+        note_limit(account, &head);
         let context = ResponseContext {
             request: self.parts,
             route: &self.route,
@@ -329,6 +357,14 @@ impl ForwardedRequest<'_> {
         if let Err(error) = logout {
             warn!(account = %account.name, "the disconnected account could not be logged out: {error}");
         }
+    }
+}
+
+/// Notes how long Pleo asks to wait after too many requests (RFC 6585 section 4).
+fn note_limit(account: &Account, head: &http::response::Parts) {
+    if head.status == StatusCode::TOO_MANY_REQUESTS {
+        let wait = retry_after(&head.headers).unwrap_or_default();
+        account.rate.limit_until(account.now().boot + millis(wait));
     }
 }
 

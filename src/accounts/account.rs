@@ -13,6 +13,7 @@ use super::gate::Gate;
 use super::health::{Health, RetryState};
 use super::memory::Memory;
 use super::order::ChangeOrder;
+use super::rate::Rate;
 use super::reason::{LoginReason, RetryReason};
 use super::refresh_reason::{RefreshReason, RefreshReport};
 use super::settings::Settings;
@@ -58,6 +59,8 @@ pub struct Account {
     pub(super) in_flight: Mutex<Option<watch::Receiver<Option<RefreshReport>>>>,
     pub(super) context: Arc<AccountContext>,
     pub(super) waiting: WaitingRequests,
+    /// Its requests of the last minute.
+    pub rate: Rate,
     order: Mutex<ChangeOrder>,
     snapshot: ArcSwap<Snapshot>,
     memory: Mutex<Memory>,
@@ -84,6 +87,7 @@ impl Account {
             in_flight: Mutex::default(),
             context,
             waiting: WaitingRequests::default(),
+            rate: Rate::default(),
             order: Mutex::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             memory: Mutex::default(),
@@ -128,7 +132,8 @@ impl Account {
         credential.is_none_or(|credential| credential.left_before_margin(now).is_zero())
     }
 
-    pub(super) fn now(&self) -> Now {
+    /// The time, by the clock that the account goes by.
+    pub fn now(&self) -> Now {
         self.context.clock.now()
     }
 

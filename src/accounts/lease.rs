@@ -72,6 +72,16 @@ impl Lease {
         Some(Self { credential, generation, is_held: false, account: account.clone(), ticket })
     }
 
+    /// Counts a request that is sent with it, unless it `is_counted` already. True if Pleo has
+    /// asked to wait.
+    pub fn count_send(&self, is_counted: bool) -> bool {
+        let now = self.account.now().boot;
+        if !is_counted {
+            self.account.rate.count(now);
+        }
+        self.account.rate.wait(now).is_some()
+    }
+
     /// The account.
     pub fn account(&self) -> &Arc<Account> {
         &self.account

@@ -261,6 +261,8 @@ settings! {
             "time limit between two pieces of a body; `\"0s\"`: none";
         "upstream.replay_limit" replay_limit: usize = Bytes(replay::MAX_KEPT), Is(r#""256KiB""#),
             "request bodies up to this size are kept, so that they can be sent again after a 401";
+        "upstream.pace" pace: Option<upstream::Pace> = Or("off", By(Text, upstream::Pace::from_str)), Is(r#""off""#),
+            "most requests a minute of an account, such as `\"500/min\"`: reads above it wait, up to `tokens.hold`; or `off`";
     }
     pub inspect: of log::Settings {
         "inspect.requests" requests: usize = By(Integer, usize::from_str), Is("1000"),

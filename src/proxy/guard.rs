@@ -25,7 +25,7 @@ use crate::problem::{Code, Problem};
 use crate::secret::LocalKey;
 use host::Hosts;
 pub use host::allowed_host;
-pub use operation::is_disconnect;
+pub use operation::{is_disconnect, is_read};
 pub use page::allowed_origin;
 use page::{Page, Pages};
 use refusal::{bad, single};

@@ -71,6 +71,14 @@ pub(super) fn token_rotated() -> Problem {
     Problem::new(Code::TokenRotated, detail, fix).retry_after(Duration::ZERO)
 }
 
+pub(super) fn over_pace(most: u32, wait: Duration) -> Problem {
+    let detail = format!(
+        "this account has sent {most} requests within a minute, as many as upstream.pace allows"
+    );
+    let fix = "Send fewer requests at once, wait as Retry-After says, or raise upstream.pace.";
+    Problem::new(Code::Overloaded, detail, fix).retry_after(wait)
+}
+
 pub(super) fn body_failed() -> Problem {
     let detail = "the request body broke off or stalled";
     Problem::new(Code::BadRequest, detail, "Send the whole body.").closing()

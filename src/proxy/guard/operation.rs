@@ -16,7 +16,7 @@ pub fn is_disconnect(method: &Method, path: &str) -> bool {
 /// True if the operation changes nothing, according to the table of Pleo's operations. One that is
 /// not in the table is a read if its method is GET or HEAD, or POST on a path that ends in
 /// `:search`.
-pub(super) fn is_read(method: &Method, path: &str) -> bool {
+pub fn is_read(method: &Method, path: &str) -> bool {
     let is_plain = !path.contains(['%', ';', '\\']) && !path.contains("//");
     // Paths of reads by POST are literals without anything to escape.
     reads(method, path) && (is_plain || (method != Method::POST && reads(method, &plain(path))))

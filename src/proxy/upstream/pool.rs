@@ -106,6 +106,7 @@ mod tests {
             response_timeout: Duration::from_secs(10),
             idle_timeout: None,
             replay_limit: 0,
+            pace: None,
         };
         let outbound =
             Outbound::new(&outbound::Settings { plain_only: true, ..Default::default() }).unwrap();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::pace::Pace;
+
 /// Settings of the connections to the API.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -13,4 +15,6 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// Request bodies of up to this many bytes are kept to be sent again.
     pub replay_limit: usize,
+    /// Reads above this rate wait; none = they do not.
+    pub pace: Option<Pace>,
 }
