@@ -88,6 +88,10 @@ fn parse_mark(line: &str) -> Mark {
     }
 }
 
+/// The scopes that the requests in the documents need.
+const SCOPES: &str = "client.scopes=[\"companies:read\", \"users:read\", \"export-jobs:read\", \
+                      \"vendors:read\", \"vendors:write\"]";
+
 /// Two accounts, `default` and `acme`, of two companies.
 struct Setup {
     workspace: Workspace,
@@ -99,7 +103,7 @@ impl Setup {
     async fn new() -> Self {
         let sandbox = sandbox().await;
         let workspace = Workspace::for_sandbox(&sandbox, "");
-        let proxy = workspace.serve();
+        let proxy = workspace.serve_with(&["--set", SCOPES]);
         proxy.login("default").await;
         sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
         proxy.login("acme").await;

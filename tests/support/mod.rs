@@ -43,10 +43,6 @@ use tempfile::TempDir;
 /// fails.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the requests of the tests and of the documents need.
-const SCOPES: [&str; 5] =
-    ["companies:read", "users:read", "export-jobs:read", "vendors:read", "vendors:write"];
-
 /// A sandbox on free ports that consents by itself.
 pub async fn sandbox() -> Sandbox {
     sandbox_with(Options::default()).await
@@ -138,7 +134,7 @@ impl Workspace {
 pub fn sandbox_config(sandbox: &Sandbox, more: &str) -> String {
     format!(
         "environment = \"sandbox\"\n[listen]\napi = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
-         [client]\nid = \"sandbox-client\"\nscopes = {SCOPES:?}\n\
+         [client]\nid = \"sandbox-client\"\nscopes = [\"companies:read\"]\n\
          [endpoints]\nauthorize = \"{}\"\ntoken = \"{}\"\nintrospect = \"{}\"\napi = \"{}\"\n[store]\npath = \"state\"\n{more}",
         sandbox.authorize_url(),
         sandbox.token_url(),
