@@ -16,6 +16,7 @@
 //! | `POST /api/accounts/NAME/login` | key | starts (`?paste=true`: without a listener for the callback) or finishes a login, or imports a token |
 //! | `GET /api/logins/ID` | key | the state of a login: `pending`, `connected`, or `failed` with the reason |
 //! | `DELETE /api/logins/ID` | key | cancels a pending login |
+//! | `GET /api/why?method=M&path=P&account=NAME` | key | whether Pleo would refuse a request, why, and what to do |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
 //! The guard checks every request first. The key is required for `/metrics` and for all of `/api`
@@ -30,6 +31,7 @@ pub mod proof;
 pub mod protocol;
 mod refusal;
 mod state;
+mod why;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +68,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
             post(api::login).route_layer(middleware::from_fn(buffer_body)),
         )
         .route("/logins/{id}", get(api::login_state).delete(api::abandon))
+        .route("/why", get(why::why))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

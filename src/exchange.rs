@@ -134,6 +134,11 @@ impl Exchange {
         });
     }
 
+    /// True if responses tell about their exchange in headers.
+    pub fn adds_headers(&self) -> bool {
+        self.activity.recorder().is_some_and(|recorder| recorder.adds_headers())
+    }
+
     fn id_header(&self) -> Option<HeaderValue> {
         self.activity.recorder()?.id_header(self.recording.as_ref()?)
     }

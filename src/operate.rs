@@ -2,6 +2,7 @@
 //! command line runs the same code on the store while no proxy runs.
 
 mod redirect;
+mod why;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason};
 
 pub use redirect::{LoginRequest, Redirect, ReturnsBy};
+pub use why::{Question, WhyError, expectation, explanation};
 
 /// Operations on the accounts of a store.
 #[derive(Clone)]

@@ -179,6 +179,11 @@ impl Problem {
         }
     }
 
+    /// What went wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// How to fix it.
     pub fn fix(&self) -> &str {
         &self.fix

@@ -4,6 +4,7 @@
 pub mod body;
 pub mod guard;
 pub mod headers;
+pub mod hint;
 pub mod peer;
 pub mod replay;
 mod reply;
@@ -14,9 +15,10 @@ pub mod upstream;
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use http::header::{self, HeaderValue};
+use http::header::HeaderValue;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -33,6 +35,7 @@ use crate::telemetry::Metrics;
 use body::ResponseBody;
 use guard::Guard;
 use headers::ResponseContext;
+use hint::Refused;
 use replay::{OutgoingBody, ReplayBudget, ReplayableBody};
 use route::Route;
 use upstream::{Connection, Connector, Pace, Pool, SendError, Settings};
@@ -57,6 +60,8 @@ struct ForwardedRequest<'a> {
     body: ReplayableBody,
     /// It is counted as sent already.
     is_counted: bool,
+    /// It was sent again after the API had refused its token.
+    has_new_token: bool,
 }
 
 /// A response head, and the connection that its body comes over.
@@ -139,8 +144,16 @@ impl Forwarder {
         let now = Instant::now();
         let is_counted = self.pace(&account, parts, &route, now).await?;
         let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
-        let mut request =
-            ForwardedRequest { forwarder: self, exchange, parts, route, origin, body, is_counted };
+        let mut request = ForwardedRequest {
+            forwarder: self,
+            exchange,
+            parts,
+            route,
+            origin,
+            body,
+            is_counted,
+            has_new_token: false,
+        };
         request.run(&account, now).await
     }
 
@@ -205,6 +218,7 @@ impl ForwardedRequest<'_> {
             Verdict::Again => {
                 drop(upstream);
                 accounts.metrics().resent();
+                self.has_new_token = true;
                 let (_, upstream) = self.send(account, deadline).await?;
                 self.finish(account, upstream).await
             }
@@ -315,7 +329,7 @@ impl ForwardedRequest<'_> {
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = Uri::from(self.route.target.clone());
         let mut headers = headers::to_upstream(self.parts, &connector.host, &lease.credential);
-        set_framing(&mut headers, self.parts, &request);
+        headers::set_framing(&mut headers, self.parts, request.body().size_hint().exact());
         *request.headers_mut() = headers;
         request
     }
@@ -341,6 +355,12 @@ impl ForwardedRequest<'_> {
             origin: self.origin.as_ref(),
         };
         head.headers = headers::to_client(head.headers, &context);
+        if head.status.is_client_error() && self.exchange.adds_headers() {
+            let (method, route) = (&self.parts.method, &self.route);
+            let refused =
+                Refused { method, route, status: head.status, sent_again: self.has_new_token };
+            refused.explain(&mut head.headers, account, &self.forwarder.accounts);
+        }
         head.version = Version::HTTP_11;
         head.extensions.clear();
         // A connection whose request is still being written is not fit for the next one.
@@ -365,20 +385,5 @@ fn note_limit(account: &Account, head: &http::response::Parts) {
     if head.status == StatusCode::TOO_MANY_REQUESTS {
         let wait = retry_after(&head.headers).unwrap_or_default();
         account.rate.limit_until(account.now().boot + millis(wait));
-    }
-}
-
-/// Sets a length or the chunked coding, which are not forwarded. Without one, hyper sends no body
-/// with the methods that usually have none.
-fn set_framing(headers: &mut HeaderMap, parts: &Parts, request: &Request<OutgoingBody>) {
-    use http_body::Body as _;
-    if parts.headers.contains_key(header::TRANSFER_ENCODING)
-        && request.body().size_hint().exact().is_none()
-    {
-        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    } else if let Some(length) = request.body().size_hint().exact()
-        && (length > 0 || parts.headers.contains_key(header::CONTENT_LENGTH))
-    {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
 }

@@ -7,7 +7,8 @@ use super::credential::{Credential, CredentialSource};
 use super::health::{Health, RetryState};
 use super::reason::{LoginReason, RetryReason};
 use crate::clock::{Deadline, Now};
-use crate::store::Record;
+use crate::explain::{CredentialKind, Facts, SubjectKind};
+use crate::store::{AccountName, Record};
 
 /// Wait that a caller is told while the newest pair is not saved.
 const UNSAVED_WAIT: Duration = Duration::from_secs(5);
@@ -84,6 +85,28 @@ impl Snapshot {
     /// The record, if there is one of a grant.
     pub(super) fn record(&self) -> Option<&Arc<Record>> {
         self.source.record()
+    }
+
+    /// What the refusal of a request can be explained from. `asked`: scopes that a login asks for.
+    pub fn facts<'a>(&'a self, account: &'a AccountName, asked: &'a [String]) -> Facts<'a> {
+        let grant = self.source.grant();
+        // No scope in the record means that nobody said which there are.
+        let granted = grant.map(|grant| grant.scope.as_slice()).filter(|scope| !scope.is_empty());
+        let subject = self.record().and_then(|record| record.subject.as_deref());
+        Facts {
+            account: account.as_str(),
+            granted,
+            asked,
+            credential: match &self.source {
+                CredentialSource::ApiKey(_) => CredentialKind::ApiKey,
+                CredentialSource::Grant(_) if grant.is_some() => CredentialKind::Token,
+                CredentialSource::Grant(_) | CredentialSource::Absent { .. } => {
+                    CredentialKind::None
+                }
+            },
+            subject: SubjectKind::of(subject),
+            environment: None,
+        }
     }
 
     /// The same with another state.

@@ -10,6 +10,7 @@ mod sandbox;
 mod serve;
 mod status;
 mod stop;
+mod why;
 
 use clap::Subcommand;
 
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Status,
     /// Refresh an account's token if it is due
     Refresh(refresh::Refresh),
+    /// Say whether Pleo would refuse a request, why, and what to do
+    Why(why::Why),
     /// Open the page of the running proxy, with a fresh one-time link
     Open,
     /// End the running proxy
@@ -48,6 +51,7 @@ impl Command {
             Self::Logout(logout) => logout.run(context).await,
             Self::Status => status::run(context).await,
             Self::Refresh(refresh) => refresh.run(context).await,
+            Self::Why(why) => why.run(context).await,
             Self::Open => open::run(context).await,
             Self::Stop => stop::run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,

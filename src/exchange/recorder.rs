@@ -26,8 +26,8 @@ const MAX_CLIENTS: usize = 256;
 pub struct Recorders {
     /// Tells the runs of the process apart in the ids of requests.
     pub run: u32,
-    /// Adds the id of the request to responses.
-    has_id_header: bool,
+    /// Adds the id of the request, and hints, to responses.
+    adds_headers: bool,
     next: AtomicU64,
     dropped: AtomicU64,
     all: Mutex<Vec<Arc<Recorder>>>,
@@ -52,10 +52,10 @@ pub struct Recorder {
 
 impl Recorders {
     /// For a run of the process that is told apart by `run` (24 bits are used).
-    pub fn new(run: u32, has_id_header: bool, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(run: u32, adds_headers: bool, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             run: run & 0x00ff_ffff,
-            has_id_header,
+            adds_headers,
             next: AtomicU64::new(1),
             dropped: AtomicU64::new(0),
             all: Mutex::default(),
@@ -188,9 +188,14 @@ impl Recorder {
         }
     }
 
+    /// True if responses tell about their exchange in headers.
+    pub(super) fn adds_headers(&self) -> bool {
+        self.shared.adds_headers
+    }
+
     /// The value of `Pleo-Proxy-Request`.
     pub(super) fn id_header(&self, recording: &Recording) -> Option<HeaderValue> {
-        if !self.shared.has_id_header {
+        if !self.shared.adds_headers {
             return None;
         }
         HeaderValue::try_from(self.shared.id(recording.record.arrival.number)).ok()

@@ -44,8 +44,8 @@ fn is_for_proxy(name: &str) -> bool {
             | "x-method-override"
             | "service-worker"
             | "pleo-account"
-            | "pleo-proxy-key"
-    ) || name.starts_with("x-forwarded-")
+    ) || name.starts_with("pleo-proxy-")
+        || name.starts_with("x-forwarded-")
         || name.starts_with("sec-fetch-")
         || name.starts_with("sec-websocket-")
         || name.starts_with("access-control-request-")
@@ -64,10 +64,8 @@ fn is_kept_from_caller(name: &str) -> bool {
             | "nel"
             | "report-to"
             | "strict-transport-security"
-            | "pleo-proxy-error"
-            | "pleo-proxy-hint"
-            | "pleo-proxy-request"
-    ) || name.starts_with("access-control-")
+    ) || name.starts_with("pleo-proxy-")
+        || name.starts_with("access-control-")
 }
 
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
@@ -89,6 +87,20 @@ pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -
     }
     to.insert(header::AUTHORIZATION, credential.clone());
     to
+}
+
+/// Sets a length or the chunked coding, which are not forwarded; `length` is that of the body, if it
+/// is known. Without one, hyper sends no body with the methods that usually have none.
+pub(super) fn set_framing(headers: &mut HeaderMap, from: &Parts, length: Option<u64>) {
+    match length {
+        None if from.headers.contains_key(header::TRANSFER_ENCODING) => {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Some(length) if length > 0 || from.headers.contains_key(header::CONTENT_LENGTH) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        _ => {}
+    }
 }
 
 /// The fields of the response to the caller: what is not passed on is removed, the proxy's own
@@ -351,6 +363,8 @@ mod tests {
             ("x-http-method-override", "DELETE"),
             ("pleo-account", "acme"),
             ("pleo-proxy-key", "k"),
+            ("pleo-proxy-hint", "forged"),
+            ("pleo-proxy-request", "forged"),
             ("pleo_account", "acme"),
             ("te", "trailers"),
             ("trailer", "x"),
@@ -397,6 +411,8 @@ mod tests {
                 ("x-hop", "1"),
                 ("proxy-authenticate", "Basic"),
                 ("pleo-proxy-error", "forged"),
+                ("pleo-proxy-hint", "forged"),
+                ("pleo_proxy_request", "forged"),
                 ("content-type", "text/html"),
                 ("content-length", "10"),
                 ("transfer-encoding", "chunked"),

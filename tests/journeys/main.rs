@@ -18,6 +18,7 @@ mod disk_errors;
 mod disk_faults;
 mod foreign_hosts_and_pages;
 mod framing;
+mod hints;
 mod import;
 mod leak_search;
 mod local_programs;

@@ -13,3 +13,4 @@ mod interrupted_login;
 mod running;
 mod sandbox_command;
 mod start_and_stop;
+mod why;

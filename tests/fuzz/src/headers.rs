@@ -25,10 +25,10 @@ const HOP: &str = "connection keep-alive proxy-connection proxy-authenticate pro
 /// What a caller cannot say to the API.
 const CALLERS: &str = "host content-length expect authorization cookie forwarded x-real-ip via origin referer \
                        x-http-method x-http-method-override x-method-override service-worker pleo-account \
-                       pleo-proxy-key x-forwarded-* sec-fetch-* sec-websocket-* access-control-request-*";
+                       pleo-proxy-* x-forwarded-* sec-fetch-* sec-websocket-* access-control-request-*";
 /// What the API cannot say to a browser.
 const BROWSERS: &str = "set-cookie clear-site-data alt-svc service-worker-allowed refresh nel report-to \
-                        strict-transport-security pleo-proxy-error access-control-*";
+                        strict-transport-security pleo-proxy-* access-control-*";
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((choice, text)) = data.split_first() else { return };

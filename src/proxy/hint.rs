@@ -1,0 +1,42 @@
+//! The header that explains a refusal of Pleo to the caller. It is made for 4xx only, and never for
+//! a request that succeeds.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use super::route::Route;
+use crate::accounts::{Account, Accounts};
+use crate::explain::{self, Answer, Request};
+use crate::oauth::token::retry_after;
+
+/// Says in one line why Pleo refused a request and what to do.
+const HINT_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-hint");
+
+/// A request that Pleo refused.
+pub(super) struct Refused<'a> {
+    pub(super) method: &'a Method,
+    pub(super) route: &'a Route,
+    pub(super) status: StatusCode,
+    /// It was sent again after a refresh.
+    pub(super) sent_again: bool,
+}
+
+impl Refused<'_> {
+    /// Adds the hint to the fields of the response, if there is anything to say.
+    pub(super) fn explain(&self, headers: &mut HeaderMap, account: &Account, accounts: &Accounts) {
+        let answer = Answer {
+            status: self.status.as_u16(),
+            // The body has not arrived yet.
+            error_type: None,
+            retry_after: retry_after(headers).map(|wait| wait.as_secs()),
+            sent_again: self.sent_again,
+        };
+        let target = &self.route.target;
+        let request = Request::new(self.method, target.path(), target.query());
+        let snapshot = account.snapshot();
+        let facts = snapshot.facts(&account.name, &accounts.oauth().settings.scopes);
+        let hint = explain::after(&request, &answer, &facts).map(|explanation| explanation.hint());
+        if let Some(hint) = hint.and_then(|hint| HeaderValue::try_from(hint).ok()) {
+            headers.insert(HINT_HEADER, hint);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `why` and `/api/why`: the reason of a refusal before the request is sent.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use crate::support;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::command::{SUCCESS, USAGE, code, json_output, stderr, stdout};
+use support::{Workspace, sandbox};
+
+fn missing_scope() -> Value {
+    json!({
+        "version": 1,
+        "verdict": "refused",
+        "operation": "POST /v1/chart-of-accounts",
+        "reason": "needs accounts:write; this login has companies:read",
+        "next": "add accounts:write to client.scopes, then: pleo-proxy login acme",
+        "certain": true,
+        "source": "docs:chart-of-accounts-api-scopes",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_tells_the_same_with_a_running_proxy_and_without_one() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let nobody = workspace.run(&["why", "post", "/v1/chart-of-accounts"]);
+    assert_eq!(code(&nobody), SUCCESS, "{}", stderr(&nobody));
+    let text = stdout(&nobody);
+    assert!(text.starts_with("unknown: needs accounts:write; this account is not"), "{text}");
+
+    let proxy = workspace.serve();
+    proxy.login("acme").await;
+    let arguments = ["why", "POST", "/v1/chart-of-accounts", "--account", "acme", "--json"];
+    assert_eq!(json_output(&workspace.run(&arguments)), missing_scope());
+    let by_prefix = workspace.run(&["why", "POST", "/@acme/v1/chart-of-accounts", "--json"]);
+    assert_eq!(json_output(&by_prefix), missing_scope());
+    let text = stdout(&workspace.run(&["why", "GET", "/v1/companies?page=1"]));
+    assert!(text.starts_with("allowed: probably needs companies:read, which"), "{text}");
+    assert!(text.contains("(a possibility, not a published fact)"), "{text}");
+    assert!(text.contains("\noperation: GET /v1/companies\n"), "{text}");
+    let old = stdout(&workspace.run(&["why", "GET", "https://openapi.pleo.io/v1/expenses"]));
+    assert!(old.contains("Pleo's old API"), "{old}");
+
+    drop(proxy);
+    assert_eq!(json_output(&workspace.run(&arguments)), missing_scope());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_or_for_no_account_is_refused_with_the_reason() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let without_proxy = |arguments: &[&str], part: &str| {
+        let refused = workspace.run(&[&["why"], arguments].concat());
+        assert_eq!(code(&refused), USAGE, "{arguments:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(part), "{arguments:?}: {}", stderr(&refused));
+    };
+    without_proxy(&["GET", "v1/vendors"], "does not begin with /");
+    without_proxy(&["G T", "/v1/chart-of-accounts"], "not a method");
+    without_proxy(&["GET", "/v1/chart-of-accounts", "--account", "nobody"], "no account nobody");
+    without_proxy(&["GET", "/@acme/v1/x", "--account", "other"], "names another account");
+
+    let proxy = workspace.serve();
+    proxy.login("acme").await;
+    sandbox.set_next_subject(Some(format!(
+        "urn:pleo:company:{}",
+        pleo_proxy::sandbox::SECOND_COMPANY_ID
+    )));
+    proxy.login("second").await;
+    for (query, status, code) in [
+        ("", 400, "bad_request"),
+        ("?method=GET&path=v1", 400, "bad_request"),
+        ("?method=GET&path=/v1/x&account=UPPER", 404, "account_unknown"),
+        ("?method=GET&path=/v1/x&account=nobody", 404, "account_unknown"),
+        ("?method=GET&path=/v1/x", 409, "account_required"),
+    ] {
+        let response = proxy.admin(Method::GET, &format!("/api/why{query}"), None).await;
+        assert_eq!(response.status(), status, "{query}");
+        assert_eq!(response.headers()["pleo-proxy-error"], code, "{query}");
+    }
+    let refused = workspace.run(&["why", "GET", "/v1/x"]);
+    assert!(stderr(&refused).contains("(acme, second); name one"), "{}", stderr(&refused));
+}
