@@ -226,6 +226,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
             generation: 1,
             grant: Some(grant),
             subject: None,
+            company: None,
             subject_unconfirmed: false,
             intent: None,
             ended: None,

@@ -293,9 +293,10 @@ impl Accounts {
         &self,
         ticket: &ChangeTicket,
         subject: Result<String, String>,
+        company: Option<String>,
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
-        self.changes.describe(ticket, subject, introspection_trusted).await
+        self.changes.describe(ticket, subject, company, introspection_trusted).await
     }
 
     /// Forgets a grant: a tombstone takes its place. Requests that wait are refused at once. It

@@ -309,6 +309,20 @@ impl Client {
         introspect::subject(&answer.body, answer.end)
     }
 
+    /// The name of the company that a subject stands for, to be shown: `GET /v1/companies/{id}`,
+    /// which needs `companies:read`. None if the subject is no company, or the API does not say.
+    pub async fn company(&self, token: &AccessToken, subject: &str) -> Option<String> {
+        let id = introspect::company_id(subject)?;
+        let url = format!("{}/v1/companies/{id}", self.settings.api);
+        let request = self
+            .http
+            .get(url)
+            .bearer_auth(token.expose())
+            .header(header::ACCEPT, "application/json");
+        let answer = introspect::ask(request, "data").await.ok()?;
+        introspect::company_name(&answer.body, answer.end)
+    }
+
     fn authenticated(
         &self,
         endpoint: &Endpoint,

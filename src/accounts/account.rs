@@ -369,6 +369,7 @@ mod tests {
             generation,
             grant: Some(grant),
             subject: None,
+            company: None,
             subject_unconfirmed: false,
             intent: None,
             ended: None,

@@ -39,6 +39,8 @@ pub struct Login {
     pub sent: Now,
     /// Whose grant it is, or why the API did not say so.
     pub subject: Result<String, String>,
+    /// The company's name, if the API gave it.
+    pub company: Option<String>,
     /// True if introspection called the new refresh token active.
     pub introspection_trusted: bool,
     /// Another account that holds this company is logged out in its favour.
@@ -78,15 +80,18 @@ impl Changes {
         let refresh = login.tokens.refresh.clone().ok_or(ChangeError::NoRefreshToken)?;
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
-        let bound = change.previous.as_ref().and_then(|record| record.subject.clone());
+        let previous = change.previous.as_ref();
+        let bound = previous.and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject)?;
+        let known = previous.filter(|record| record.subject == subject);
+        let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let deadline = Deadline::after(login.sent, login.tokens.lifetime);
         let grant =
             self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
         let is_usable = grant.access.is_some();
-        let record = record_of(grant, subject);
+        let record = Record { company, ..record_of(grant, subject) };
         let lock = ticket.save(change, record, Some(deadline), &self.services).await?;
         drop((lock, installing));
         account.memory().remember_success(is_usable);
@@ -155,7 +160,9 @@ impl Changes {
         let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
         let subject = previous.and_then(|record| record.subject.clone());
         // The first refresh shows whose the token is.
-        let record = Record { subject_unconfirmed: subject.is_some(), ..record_of(grant, subject) };
+        let company = previous.and_then(|record| record.company.clone());
+        let subject_unconfirmed = subject.is_some();
+        let record = Record { company, subject_unconfirmed, ..record_of(grant, subject) };
         drop(ticket.save(change, record, None, &self.services).await?);
         account.touch(now);
         let generation = account.peek().generation();
@@ -195,6 +202,7 @@ impl Changes {
         &self,
         ticket: &ChangeTicket,
         subject: Result<String, String>,
+        company: Option<String>,
         introspection_trusted: bool,
     ) -> Result<(), ChangeError> {
         let account = ticket.account();
@@ -218,6 +226,7 @@ impl Changes {
             }
         }
         record.subject_unconfirmed = false;
+        record.company = company.or(record.company);
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
@@ -298,6 +307,7 @@ fn record_of(grant: Grant, subject: Option<String>) -> Record {
         generation: 0,
         grant: Some(grant),
         subject,
+        company: None,
         subject_unconfirmed: false,
         intent: None,
         ended: None,

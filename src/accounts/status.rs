@@ -19,6 +19,8 @@ pub struct Status {
     pub generation: u64,
     /// The company or organisation that it is bound to.
     pub subject: Option<String>,
+    /// The company's name, if it is known.
+    pub company: Option<String>,
     /// Granted scopes.
     pub scope: Vec<String>,
     /// When the access token expires.
@@ -66,6 +68,7 @@ impl Status {
             health: snapshot.health.clone(),
             generation: snapshot.generation(),
             subject: record.and_then(|record| record.subject.clone()),
+            company: record.and_then(|record| record.company.clone()),
             scope: grant.map(|grant| grant.scope.clone()).unwrap_or_default(),
             access_expires_at: credential.and_then(|credential| expiry(credential, now)),
             access_expires_in: credential

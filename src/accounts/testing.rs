@@ -94,6 +94,7 @@ pub(super) async fn save_expired(services: &Services, name: &AccountName) {
         generation: 1,
         grant: Some(grant),
         subject: None,
+        company: None,
         subject_unconfirmed: false,
         intent: None,
         ended: None,

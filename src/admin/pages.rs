@@ -49,13 +49,8 @@ pub(super) async fn connect(
         None => default,
         Some(Ok(name)) => name,
         Some(Err(error)) => {
-            let text = error.to_string();
-            return Page {
-                status: StatusCode::BAD_REQUEST,
-                title: "Not a valid account name".into(),
-                text,
-            }
-            .into_response();
+            let (title, text) = ("Not a valid account name", error.to_string());
+            return Page::new(StatusCode::BAD_REQUEST, title, &text).into_response();
         }
     };
     let request = LoginRequest { account: &name, returns_by: ReturnsBy::Browser, replaces: false };

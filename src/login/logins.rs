@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use dashmap::DashMap;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,7 +13,7 @@ use super::error::LoginError;
 use super::page::Page;
 use super::redeem;
 use super::register::{Claim, End, PendingLogin, Register};
-use crate::accounts::{Accounts, ChangeError, ChangeTicket};
+use crate::accounts::{Accounts, ChangeError, ChangeTicket, Status};
 use crate::clock::Deadline;
 use crate::oauth;
 use crate::oauth::authorize::{Callback, Request, issuer_matches};
@@ -223,11 +222,12 @@ impl Logins {
             Err(error) => return Page::failure(&error.into()),
         };
         match self.finish(callback).await {
-            Ok(account) => Page {
-                status: StatusCode::OK,
-                title: "Connected".into(),
-                text: format!("The account {account} is connected. You can close this page."),
-            },
+            Ok(account) => {
+                let status = self.accounts.get(&account).map(|account| Status::of(&account));
+                let (company, scope) =
+                    status.map(|status| (status.company, status.scope)).unwrap_or_default();
+                Page::connected(&account, company.as_deref(), &scope)
+            }
             Err(error) => Page::failure(&error),
         }
     }

@@ -17,6 +17,8 @@ use crate::timeout::while_running;
 
 /// Time to ask the authorization server whether a new refresh token is active.
 const INTROSPECTION_TIME: Duration = Duration::from_secs(5);
+/// Time to ask the API for the name of the company.
+const COMPANY_TIME: Duration = Duration::from_secs(3);
 /// Time to ask the API whose a new grant is, with all tries.
 const SUBJECT_TIME: Duration = Duration::from_secs(10);
 /// Time for one try, and the pauses between tries.
@@ -68,17 +70,27 @@ pub(super) async fn redeem(
     if let Err(why) = &subject {
         warn!(account = %pending.account, "it is not known whose login this is: {why}");
     }
-    let introspection_trusted = match &tokens.refresh {
-        // The tokens are saved only after this, so the wait is short.
-        Some(refresh) => {
-            let asked =
-                while_running(INTROSPECTION_TIME, accounts.oauth().is_active(refresh, credentials))
-                    .await;
-            asked.is_some_and(|active| active.unwrap_or(false))
-        }
-        None => false,
+    let is_active = async {
+        let Some(refresh) = &tokens.refresh else { return false };
+        let asked = accounts.oauth().is_active(refresh, credentials);
+        let asked = while_running(INTROSPECTION_TIME, asked).await;
+        asked.is_some_and(|active| active.unwrap_or(false))
     };
-    Ok(Login { tokens, sent, subject, introspection_trusted, replaces: pending.replaces })
+    // The tokens are saved only after these, so the waits are short.
+    let introspection_trusted = is_active.await;
+    let company = company(accounts, tokens.access.as_ref(), &subject).await;
+    let replaces = pending.replaces;
+    Ok(Login { tokens, sent, subject, company, introspection_trusted, replaces })
+}
+
+/// The name of the company, if the API gives it at once: it is only shown.
+async fn company(
+    accounts: &Accounts,
+    access: Option<&AccessToken>,
+    subject: &Result<String, String>,
+) -> Option<String> {
+    let (access, subject) = (access?, subject.as_ref().ok()?);
+    while_running(COMPANY_TIME, accounts.oauth().company(access, subject)).await.flatten()
 }
 
 /// Whose token this is. Asked up to three times, because the login of an account that is bound to a
@@ -118,5 +130,6 @@ pub(super) async fn describe_import(
         None => Err("there is no access token to ask with".into()),
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
-    Ok(accounts.describe(ticket, subject, trusted).await?)
+    let company = company(accounts, grant.access.as_ref(), &subject).await;
+    Ok(accounts.describe(ticket, subject, company, trusted).await?)
 }

@@ -7,6 +7,9 @@ use super::authorize::printable;
 use super::fields::Fields;
 use super::response::{self, End, Response, SendError};
 
+/// Longest name of a company that is shown, in characters.
+const MAX_NAME: usize = 100;
+
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum IntrospectError {
@@ -73,9 +76,47 @@ pub fn subject(body: &[u8], end: End) -> Result<String, IntrospectError> {
         .ok_or_else(|| IntrospectError::Failed("it named no subjectURN".into()))
 }
 
+/// The id in the subject of a company, as it may stand in a path.
+pub(super) fn company_id(subject: &str) -> Option<&str> {
+    let is_id = |id: &&str| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    subject.strip_prefix("urn:pleo:company:").filter(is_id)
+}
+
+/// The name in the API's description of a company.
+pub(super) fn company_name(body: &[u8], end: End) -> Option<String> {
+    let fields = fields(body, end, "data").ok()?;
+    let name = printable(fields.get("data")?.get("name")?.as_str()?, MAX_NAME);
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_company_is_named_as_the_api_names_it_and_asked_for_by_its_id_only() {
+        let name = |body: &str| company_name(body.as_bytes(), End::Whole);
+        let body = r#"{"data": {"id": "1", "name": " Harbour\u0007 Coffee "}}"#;
+        assert_eq!(name(body).as_deref(), Some("Harbour Coffee"));
+        assert_eq!(
+            name(&format!(r#"{{"data": {{"name": "{}"}}}}"#, "x".repeat(900))).unwrap().len(),
+            MAX_NAME
+        );
+        for none in
+            [r#"{"data": {}}"#, r#"{"data": {"name": " "}}"#, r#"{"data": {"name": 5}}"#, "null"]
+        {
+            assert_eq!(name(none), None, "{none}");
+        }
+        assert_eq!(company_id("urn:pleo:company:c0a1-2"), Some("c0a1-2"));
+        for other in
+            ["urn:pleo:organisation:1", "urn:pleo:company:", "urn:pleo:company:../x", "c0a1"]
+        {
+            assert_eq!(company_id(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn reads_what_is_there_and_nothing_else() {

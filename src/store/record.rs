@@ -27,6 +27,8 @@ pub struct Record {
     pub grant: Option<Grant>,
     /// The company or organisation that this account is bound to, if known.
     pub subject: Option<String>,
+    /// The company's name as the API gave it at the login, to be shown; none if it did not.
+    pub company: Option<String>,
     /// It is not confirmed that the grant belongs to the subject: no request uses it until then.
     pub subject_unconfirmed: bool,
     /// A refresh that was sent and has no outcome yet.
@@ -226,6 +228,8 @@ struct Content {
     generation: u64,
     grant: Option<GrantContent>,
     subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    company: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     subject_unconfirmed: bool,
     intent: Option<Intent>,
@@ -255,6 +259,7 @@ impl Record {
             generation,
             grant: None,
             subject: None,
+            company: None,
             subject_unconfirmed: false,
             intent: None,
             ended,
@@ -310,6 +315,7 @@ impl Record {
             generation: self.generation,
             grant: self.grant.as_ref().map(Grant::content),
             subject: self.subject.clone(),
+            company: self.company.clone(),
             subject_unconfirmed: self.subject_unconfirmed,
             intent: self.intent.clone(),
             ended: self.ended.clone(),
@@ -323,6 +329,7 @@ impl Content {
             generation: self.generation,
             grant: self.grant.map(GrantContent::into_grant),
             subject: self.subject,
+            company: self.company,
             subject_unconfirmed: self.subject_unconfirmed,
             intent: self.intent,
             ended: self.ended,
@@ -392,6 +399,7 @@ mod tests {
                 introspection_trusted: true,
             }),
             subject: Some("urn:pleo:company:1".into()),
+            company: Some("Harbour \"Coffee\"".into()),
             subject_unconfirmed: false,
             intent: Some(Intent {
                 generation: 7,
@@ -411,6 +419,7 @@ mod tests {
         assert_eq!(back.encode(), record.encode());
         assert_eq!(back.grant.unwrap().refresh.expose(), "refresh \"quoted\"");
         assert_eq!(back.intent.unwrap().generation, 7);
+        assert_eq!(back.company.as_deref(), Some("Harbour \"Coffee\""));
     }
 
     #[test]

@@ -247,3 +247,39 @@ async fn a_damaged_record_stays_where_it_is_until_a_login_is_saved() {
     assert_eq!(login(&proxy, "acme", SECOND_COMPANY_ID, "").await.0, 200);
     assert_eq!(companies(&proxy, "acme").await, [SECOND_COMPANY_ID]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_companys_name_is_shown_while_it_is_connected_and_after_its_login_has_ended() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    let (status, page) = login(&proxy, "acme", COMPANY_ID, "").await;
+    assert!(status == 200 && page.contains("<h1>Harbour Coffee"), "{page}");
+    assert!(page.contains("May see") && page.contains("companies"), "{page}");
+    let named = |account: &Value| text(&account["company"]).starts_with("Harbour Coffee");
+    assert!(named(&proxy.account("acme").await));
+    proxy.admin(Method::POST, "/api/accounts/acme/refresh?force=true", None).await;
+    assert!(named(&proxy.account("acme").await), "a refresh keeps it");
+    let fault = pleo_proxy::sandbox::TokenFault {
+        kind: pleo_proxy::sandbox::TokenFaultKind::Error,
+        ..Default::default()
+    };
+    sandbox.set_faults(Faults { token_answer: Some(fault), ..Faults::default() });
+    proxy.admin(Method::POST, "/api/accounts/acme/refresh?force=true", None).await;
+    let account = proxy.account("acme").await;
+    assert_eq!(account["state"], "login_required");
+    assert!(named(&account), "{account}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_without_the_scope_for_the_companys_name_works_without_it() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::new(
+        &support::sandbox_config(&sandbox, "").replace("companies:read", "users:read"),
+    );
+    let proxy = workspace.serve();
+    let (status, page) = login(&proxy, "acme", COMPANY_ID, "").await;
+    assert!(status == 200 && page.contains("Account acme is connected"), "{page}");
+    let account = proxy.account("acme").await;
+    assert_eq!((&account["state"], &account["company"]), (&json!("connected"), &Value::Null));
+}

@@ -47,6 +47,7 @@ fn record(generation: u64) -> Record {
             introspection_trusted: true,
         }),
         subject: Some("urn:pleo:company:1".into()),
+        company: None,
         subject_unconfirmed: false,
         intent: None,
         ended: None,

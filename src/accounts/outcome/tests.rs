@@ -30,6 +30,7 @@ fn record() -> Record {
         generation: 7,
         grant: Some(grant),
         subject: Some("company".into()),
+        company: Some("Harbour Coffee".into()),
         subject_unconfirmed: false,
         intent: None,
         ended: None,

@@ -61,8 +61,8 @@ const build = account => {
     ring: ring(), title: h('h3'), sub: h('div', {class: 'soft'}), state: h('span', {class: 'state'}), why: h('p', {class: 'why'}),
     token: h('dd'), refreshed: h('dd'), next: h('dd'), login: h('dd'), bar: h('i'), age: h('span', {class: 'age', 'aria-hidden': 'true'}), scopes: h('dd', {class: 'scopes'}),
     connect: h('span'),
-    refresh: h('button', {type: 'button', 'aria-label': `Refresh ${name} now`, onclick: event => refresh(name, event.currentTarget)}, 'Refresh now'),
-    disconnect: h('button', {type: 'button', class: 'danger quiet', 'aria-label': `Disconnect ${name}`, onclick: () => disconnect(name)}, 'Disconnect'),
+    refresh: h('button', {type: 'button', 'aria-label': `Refresh now: ${name}`, onclick: event => refresh(name, event.currentTarget)}, 'Refresh now'),
+    disconnect: h('button', {type: 'button', class: 'danger quiet', 'aria-label': `Disconnect: ${name}`, onclick: () => disconnect(name)}, 'Disconnect'),
     loginText: h('span'),
   };
   part.age.append(part.bar);

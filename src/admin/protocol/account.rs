@@ -24,6 +24,9 @@ pub struct AccountStatus {
     /// The company or organisation it is bound to.
     #[serde(default)]
     pub subject: Option<String>,
+    /// Its name, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub company: Option<String>,
     /// Granted scopes.
     #[serde(default)]
     pub scope: Vec<String>,
@@ -122,6 +125,7 @@ impl From<accounts::Status> for AccountStatus {
             health,
             generation,
             subject,
+            company,
             scope,
             access_expires_at,
             access_expires_in,
@@ -138,6 +142,7 @@ impl From<accounts::Status> for AccountStatus {
             account: account.to_string(),
             generation,
             subject,
+            company,
             scope,
             access_expires_at,
             access_expires_in,

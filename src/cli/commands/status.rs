@@ -229,7 +229,10 @@ fn print_account(account: &AccountStatus, program: &str) -> Result<(), Failure> 
         out!("  {}", with_flags(why, program))?;
     }
     let Some(refreshed_at) = &account.refreshed_at else { return Ok(()) };
-    out!("  company     {}", text(&account.subject))?;
+    match &account.company {
+        Some(name) => out!("  company     {name} ({})", text(&account.subject))?,
+        None => out!("  company     {}", text(&account.subject))?,
+    }
     out!("  scopes      {}", account.scope.join(" "))?;
     out!(
         "  token       until {} (generation {})",
