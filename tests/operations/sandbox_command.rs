@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
+use pleo_proxy::sandbox::COMPANY_ID;
 use serde_json::{Value, json};
 use support::command::{FAILED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout};
 use support::{KilledOnDrop, Workspace, client, text, write_private};
@@ -136,5 +137,82 @@ async fn the_sandbox_prints_a_configuration_that_works() {
             said.contains(&taken) && said.contains(&format!("with {option} 127.0.0.1:0")),
             "{said}"
         );
+    }
+}
+
+/// A sandbox of its own process; the ready line says where it is.
+fn alone(workspace: &Workspace, more: &[&str]) -> (KilledOnDrop, Value) {
+    let free = ["sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--json"];
+    let arguments = [&free[..], &["--auto-consent"], more].concat();
+    let mut command = workspace.command(&arguments);
+    command.stderr(std::process::Stdio::null());
+    let mut child = KilledOnDrop(command.spawn().unwrap());
+    let ready = first_line(&mut child.0);
+    (child, ready)
+}
+
+/// Statuses of this many requests through a proxy before the sandbox, each with its count.
+async fn statuses(workspace: &Workspace, sandbox: &Value, requests: usize) -> (usize, usize) {
+    let config = format!(
+        "environment = \"sandbox\"\n[listen]\napi = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+         [client]\nid = \"sandbox-client\"\nscopes = [\"users:read\"]\n\
+         [endpoints]\nauthorize = {}\ntoken = {}\nintrospect = {}\napi = {}\n[store]\npath = \"state\"\n",
+        sandbox["authorize"], sandbox["token"], sandbox["introspect"], sandbox["api"],
+    );
+    workspace.configure(&config);
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    let (mut served, mut limited) = (0, 0);
+    for _ in 0..requests {
+        let response = proxy.get("/v2/employees").await;
+        match response.status().as_u16() {
+            200 => served += 1,
+            429 => {
+                let wait = response.headers()["retry-after"].to_str().unwrap().parse::<u64>();
+                assert!((1..=60).contains(&wait.unwrap()));
+                limited += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    (served, limited)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_limits_requests_as_pleo_does_unless_told_otherwise() {
+    let workspace = Workspace::new("");
+    let (_child, sandbox) = alone(&workspace, &[]);
+    let (served, limited) = statuses(&workspace, &sandbox, 610).await;
+    // A login asks the API too, and a slow machine may begin a new minute.
+    assert!(served >= 590 && limited > 0, "{served} served, {limited} limited");
+    for (limit, expected) in [("3", false), ("0", true)] {
+        let workspace = Workspace::new("");
+        let (_child, sandbox) = alone(&workspace, &["--rate-limit", limit]);
+        let (served, _) = statuses(&workspace, &sandbox, 20).await;
+        assert_eq!(served == 20, expected, "--rate-limit {limit}: {served} served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_sandbox_enforces_scopes_and_the_rate_limit() {
+    let workspace = Workspace::new("environment = \"sandbox\"\n");
+    let vendor = json!({ "companyId": COMPANY_ID, "name": "Mill", "defaultCurrency": "DKK" });
+    for (scopes, expected) in [(Some("[\"users:read\"]"), 403), (None, 201)] {
+        let scopes = scopes.map(|scopes| format!("client.scopes={scopes}"));
+        let mut arguments =
+            vec!["--json", "--set", "listen.api=127.0.0.1:0", "--set", "listen.admin=127.0.0.1:0"];
+        arguments.extend(scopes.iter().flat_map(|scopes| ["--set", scopes]));
+        let mut command = workspace.command(&arguments);
+        command.env_remove("PLEO_PROXY_CLIENT_SECRET").stderr(std::process::Stdio::null());
+        let mut child = KilledOnDrop(command.spawn().unwrap());
+        let api = text(&first_line(&mut child.0)["api"]);
+        let made = client().post(format!("{api}/v1/vendors")).json(&vendor).send().await.unwrap();
+        assert_eq!(made.status(), expected, "{scopes:?}");
+        let mut limited = false;
+        for _ in 0..610 {
+            let response = client().get(format!("{api}/v2/employees")).send().await.unwrap();
+            limited |= response.status() == 429;
+        }
+        assert!(limited, "610 requests in a row, and no limit");
     }
 }

@@ -24,8 +24,11 @@ pub struct Counters {
     /// Those of them whose successors had never been used: the client did not receive the
     /// response and sent the request again.
     pub lost_replays: u64,
-    /// Authorizations revoked, for any reason.
+    /// Authorizations revoked: by a replay, an expired refresh token, a disconnection or the
+    /// controls.
     pub families_revoked: u64,
+    /// Authorizations ended by the refresh of another one of the same company.
+    pub families_superseded: u64,
     /// Token requests with a [`TokenFault`](super::TokenFault).
     pub token_faults: u64,
     /// POSTs to the introspection endpoint.

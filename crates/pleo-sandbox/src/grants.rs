@@ -64,6 +64,8 @@ pub(crate) struct Pair {
     /// Missing if the old one stays valid.
     pub(crate) refresh: Option<String>,
     pub(crate) scope: String,
+    /// Other authorizations that it ended.
+    pub(crate) families_superseded: u64,
 }
 
 /// Why a token request was refused; the client sees `invalid_grant` for all of them.
@@ -184,7 +186,8 @@ impl Grants {
         self.issue(id, lifetimes, false)
     }
 
-    /// Issues new tokens for a refresh token. A used or expired one revokes its whole family.
+    /// Issues new tokens for a refresh token, which ends all earlier tokens of the client for this
+    /// subject, those of other authorizations too. A used or expired one revokes its whole family.
     pub(crate) fn refresh(
         &mut self,
         token: &str,
@@ -204,7 +207,8 @@ impl Grants {
         } else if Instant::now() >= expires {
             Refusal::Expired
         } else {
-            return Ok(self.issue(id, lifetimes, keep_refresh));
+            let families_superseded = self.revoke_others(id);
+            return Ok(Pair { families_superseded, ..self.issue(id, lifetimes, keep_refresh) });
         };
         let response_was_lost = family.unacknowledged.as_deref() == Some(token);
         let family_revoked = self.revoke(id);
@@ -220,7 +224,7 @@ impl Grants {
         if refresh.is_some() {
             family.refresh.clone_from(&refresh);
         }
-        Pair { access, refresh, scope: family.scope.clone() }
+        Pair { access, refresh, scope: family.scope.clone(), families_superseded: 0 }
     }
 
     fn mint(&mut self, kind: Kind, family: usize, lifetime: Duration) -> String {
@@ -282,6 +286,15 @@ impl Grants {
     /// Whether the family was not revoked before.
     fn revoke(&mut self, id: usize) -> bool {
         !std::mem::replace(&mut self.families[id].revoked, true)
+    }
+
+    /// Revokes the other families of the same subject; returns how many were not revoked before.
+    fn revoke_others(&mut self, id: usize) -> u64 {
+        let subject = self.families[id].subject;
+        let others = (0..self.families.len()).filter(|other| *other != id);
+        let same: Vec<usize> =
+            others.filter(|other| self.families[*other].subject == subject).collect();
+        same.into_iter().map(|other| u64::from(self.revoke(other))).sum()
     }
 
     /// Revokes every family; returns how many were not revoked before.

@@ -8,7 +8,7 @@
 //! | address | what |
 //! | --- | --- |
 //! | `GET,POST /oauth/authorize` | consent page, or an immediate redirect with [`Options::auto_consent`] |
-//! | `POST /oauth/token` | codes and refresh tokens; a refresh ends the old access token at once |
+//! | `POST /oauth/token` | codes and refresh tokens; a refresh ends all earlier tokens of the company at once |
 //! | `POST /oauth/token/introspect` | RFC 7662, for the client itself |
 //! | `/v0/...` to `/v3/...` | Pleo's API; `operations` is the list, with the scope that each operation needs |
 //! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test routes that Pleo does not have |

@@ -135,6 +135,7 @@ fn rotate(state: &mut LiveState, form: &Form) -> Result<Pair, OauthError> {
         refuse(state, &refused)
     })?;
     state.counters.refreshes += 1;
+    state.counters.families_superseded += pair.families_superseded;
     Ok(pair)
 }
 

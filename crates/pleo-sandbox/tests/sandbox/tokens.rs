@@ -122,3 +122,27 @@ async fn deleting_the_installation_ends_everything() {
     let counters = client.sandbox.counters();
     assert_eq!((counters.families_revoked, counters.refresh_replays), (2, 0));
 }
+
+#[tokio::test]
+async fn a_refresh_ends_the_tokens_of_another_login_of_the_company() {
+    let client = TestClient::new().await;
+    let subject = format!("urn:pleo:company:{}", pleo_sandbox::COMPANY_ID);
+    client.sandbox.set_next_subject(Some(subject));
+    let (first, second) = (client.login().await, client.login().await);
+    client.sandbox.set_next_subject(None);
+    let other_company = client.login().await;
+    for tokens in [&first, &second] {
+        let status = client.get(&tokens.access, "/v1/introspect").await.status();
+        assert_eq!(status, StatusCode::OK, "a login ends nothing");
+    }
+    let newest = tokens_of(client.refresh(&second.refresh).await.unwrap()).await;
+    let status = client.get(&first.access, "/v1/introspect").await.status();
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(error_code(client.refresh(&first.refresh).await.unwrap()).await, "invalid_grant");
+    let counters = client.sandbox.counters();
+    assert_eq!((counters.families_superseded, counters.families_revoked), (1, 0));
+    for tokens in [&newest, &other_company] {
+        let status = client.get(&tokens.access, "/v1/introspect").await.status();
+        assert_eq!(status, StatusCode::OK);
+    }
+}
