@@ -46,7 +46,6 @@ mod waiting;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -54,6 +53,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Clock;
 use crate::oauth::{self, Credentials, CredentialsError};
+use crate::redaction::KnownSecrets;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason, Issued, Store};
 use crate::supervise::Supervisor;
@@ -132,13 +132,7 @@ impl Accounts {
         clock: Clock,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<SchedulerCommand>) {
         let (commands, received) = mpsc::unbounded_channel();
-        let context = Arc::new(AccountContext {
-            settings,
-            clock,
-            metrics: Arc::default(),
-            commands,
-            default_version: AtomicU64::new(1),
-        });
+        let context = Arc::new(AccountContext::new(settings, clock, commands));
         let registry = Arc::new(Registry::new(context.clone()));
         let services = Arc::new(Services::new(store, oauth, context));
         let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
@@ -382,6 +376,11 @@ impl Accounts {
     /// Counters of everything that is done to tokens and requests.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.services.context.metrics
+    }
+
+    /// The secrets of this run, for those who take them out of what leaves.
+    pub fn known_secrets(&self) -> &KnownSecrets {
+        &self.services.context.known
     }
 
     /// Counts the background tasks of this process that ended or panicked, those of other parts

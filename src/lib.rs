@@ -19,7 +19,7 @@
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do |
-//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses |
+//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
@@ -120,6 +120,7 @@ pub mod outbound;
 pub mod private_file;
 pub mod problem;
 pub mod proxy;
+pub mod redaction;
 pub mod secret;
 pub mod server;
 pub mod store;

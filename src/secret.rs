@@ -16,6 +16,12 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+/// Any of the secrets below, for the code that treats all of them alike.
+pub trait Secret {
+    /// The secret itself, for the one place where it must leave its type.
+    fn expose(&self) -> &str;
+}
+
 macro_rules! secret {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
@@ -36,6 +42,12 @@ macro_rules! secret {
             /// Equality in constant time for values of one length.
             pub fn matches(&self, other: &str) -> bool {
                 self.0.as_bytes().ct_eq(other.as_bytes()).into()
+            }
+        }
+
+        impl Secret for $name {
+            fn expose(&self) -> &str {
+                &self.0
             }
         }
 
@@ -64,6 +76,8 @@ secret! {
     AdminKey;
     /// A static key for Pleo's API, which its customers use in place of a login.
     ApiKey;
+    /// Key with which Pleo signs what it sends to a webhook (`whsec_...`).
+    WebhookSecret;
 }
 
 const BEARER: &str = "Bearer ";
@@ -100,6 +114,12 @@ impl AccessToken {
         let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(self.0.clone())).ok()?;
         header.set_sensitive(true);
         Some(header)
+    }
+}
+
+impl Secret for AccessToken {
+    fn expose(&self) -> &str {
+        AccessToken::expose(self)
     }
 }
 

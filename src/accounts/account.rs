@@ -20,6 +20,8 @@ use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::waiting::WaitingRequests;
 use crate::clock::{Age, Clock, Deadline, Now, millis};
+use crate::redaction::KnownSecrets;
+use crate::secret::Secret;
 use crate::store::{AccountName, Record};
 use crate::telemetry::Metrics;
 
@@ -32,10 +34,29 @@ pub(super) struct AccountContext {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
+    /// Takes every token and key that this process sees.
+    pub(super) known: KnownSecrets,
     /// To the scheduler.
     pub(super) commands: mpsc::UnboundedSender<SchedulerCommand>,
     /// Counts the changes that matter to the default account.
     pub(super) default_version: AtomicU64,
+}
+
+impl AccountContext {
+    pub(super) fn new(
+        settings: Settings,
+        clock: Clock,
+        commands: mpsc::UnboundedSender<SchedulerCommand>,
+    ) -> Self {
+        Self {
+            settings,
+            clock,
+            metrics: Arc::default(),
+            known: KnownSecrets::default(),
+            commands,
+            default_version: AtomicU64::new(1),
+        }
+    }
 }
 
 /// What requests and refreshes ask the scheduler for.
@@ -223,6 +244,7 @@ impl Account {
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
         let now = self.now();
         let has_grant = record.grant.is_some();
+        self.remember_secrets(&record);
         self.memory().age = record.grant.as_ref().map(|grant| Age::of(grant.refreshed_at, now));
         let source = CredentialSource::Grant(Arc::new(record));
         let old = self.snapshot.swap(Arc::new(Snapshot::of(source, health, deadline, now)));
@@ -231,6 +253,15 @@ impl Account {
         }
         self.set_known();
         self.notify();
+    }
+
+    /// Its tokens are recognised wherever they would leave.
+    fn remember_secrets(&self, record: &Record) {
+        let tokens = record.grant.iter().flat_map(|grant| {
+            let access = grant.access.as_ref().map(|access| access as &dyn Secret);
+            access.into_iter().chain([&grant.refresh as &dyn Secret])
+        });
+        self.context.known.learn_current(self.name.as_str(), tokens);
     }
 
     /// Changes notes in the record, and nothing that requests see.
@@ -338,13 +369,7 @@ mod tests {
 
     pub(super) fn account() -> (Arc<Account>, mpsc::UnboundedReceiver<SchedulerCommand>) {
         let (commands, received) = mpsc::unbounded_channel();
-        let context = AccountContext {
-            settings: settings(),
-            clock: Clock::paused(),
-            metrics: Arc::default(),
-            commands,
-            default_version: AtomicU64::default(),
-        };
+        let context = AccountContext::new(settings(), Clock::paused(), commands);
         (Arc::new(Account::new(AccountName::fallback(), Arc::new(context))), received)
     }
 

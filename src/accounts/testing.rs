@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -52,13 +51,7 @@ fn client() -> oauth::Client {
 
 pub(super) fn context(clock: Clock) -> (Arc<AccountContext>, Commands) {
     let (commands, received) = mpsc::unbounded_channel();
-    let context = AccountContext {
-        settings: settings(),
-        clock,
-        metrics: Arc::default(),
-        commands,
-        default_version: AtomicU64::new(1),
-    };
+    let context = AccountContext::new(settings(), clock, commands);
     (Arc::new(context), received)
 }
 

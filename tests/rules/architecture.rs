@@ -19,7 +19,7 @@ const ROWS: [&[&str]; 11] = [
         "supervise",
         "timeout",
     ],
-    &["oauth", "operations", "problem"],
+    &["oauth", "operations", "problem", "redaction"],
     &["store", "explain"],
     &["accounts", "exchange"],
     &["login", "proxy"],
@@ -37,7 +37,7 @@ pub(crate) const ASIDE: &str = "sandbox";
 /// parts of `sandbox/`.
 const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "sandbox/")];
 /// Where a secret may leave its type, and as what.
-const EXPOSING: [(&str, &str); 11] = [
+const EXPOSING: [(&str, &str); 12] = [
     ("admin/api.rs", "session cookie and one-time link"),
     ("admin/proof.rs", "the proof that the key is known"),
     ("cli/admin_client.rs", "admin key to our own admin listener"),
@@ -47,6 +47,7 @@ const EXPOSING: [(&str, &str); 11] = [
     ("oauth/authorize.rs", "state in the authorize address"),
     ("oauth/pkce.rs", "challenge of the verifier"),
     ("oauth/token.rs", "token request"),
+    ("redaction/known.rs", "fingerprints of what must not leave"),
     ("store/record.rs", "the record"),
     ("accounts/credential.rs", "header of an API key"),
 ];
