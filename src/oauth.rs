@@ -127,6 +127,11 @@ impl Credentials {
     pub fn id(&self) -> &str {
         &self.id
     }
+
+    /// The client secret.
+    pub fn secret(&self) -> &ClientSecret {
+        &self.secret
+    }
 }
 
 /// Why there are no credentials; each names the setting.

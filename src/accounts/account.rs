@@ -542,6 +542,17 @@ mod tests {
         assert_eq!(refreshes, 1);
     }
 
+    #[tokio::test]
+    async fn the_tokens_of_every_generation_are_known_as_secrets() {
+        let (account, _commands) = account();
+        for generation in 1..=3 {
+            publish(&account, generation);
+        }
+        let known = &account.context.known;
+        assert!((1..=3).all(|generation| known.occur_in(&format!("access-{generation}"))));
+        assert!(!known.occur_in("access-4"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_panic_with_a_lease_in_hand_returns_it() {
         let (account, _commands) = account();

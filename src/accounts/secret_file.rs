@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::oauth::{Client, Credentials, CredentialsError, SecretVersion};
+use crate::redaction::KnownSecrets;
 use crate::store::Store;
 use crate::timeout::while_running;
 
@@ -22,11 +23,12 @@ pub(super) struct SecretFile {
     reading: Arc<tokio::sync::Mutex<()>>,
     /// Version of the file when it was last read.
     stamp: Mutex<SecretVersion>,
+    known: KnownSecrets,
 }
 
 impl SecretFile {
-    pub(super) fn new(oauth: Arc<Client>, store: Store) -> Self {
-        Self { oauth, store, reading: Arc::default(), stamp: Mutex::default() }
+    pub(super) fn new(oauth: Arc<Client>, store: Store, known: KnownSecrets) -> Self {
+        Self { oauth, store, reading: Arc::default(), stamp: Mutex::default(), known }
     }
 
     /// Client id and secret for one attempt.
@@ -34,7 +36,7 @@ impl SecretFile {
         let read = |oauth: &Client| (oauth.secret_version(), oauth.credentials());
         let (stamp, credentials) = self.run(read).await.ok_or(CredentialsError::Hangs(PATIENCE))?;
         *self.stamp.lock() = stamp;
-        credentials
+        credentials.inspect(|credentials| self.known.learn_lasting(credentials.secret()))
     }
 
     /// Version of the file now; the last known one if it cannot be looked at.

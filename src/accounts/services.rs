@@ -38,7 +38,7 @@ impl Services {
     pub(super) fn new(store: Store, oauth: oauth::Client, context: Arc<AccountContext>) -> Self {
         let oauth = Arc::new(oauth);
         Self {
-            secret_file: SecretFile::new(oauth.clone(), store.clone()),
+            secret_file: SecretFile::new(oauth.clone(), store.clone(), context.known.clone()),
             store,
             oauth,
             context,

@@ -12,6 +12,7 @@ use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN};
 use super::proof;
 use crate::clock::{Clock, Deadline};
 use crate::private_file::{self, PrivateFileError};
+use crate::redaction::KnownSecrets;
 use crate::secret::{self, AdminKey};
 
 /// Name of the session cookie.
@@ -82,6 +83,7 @@ pub fn read(path: &Path) -> Result<AdminKey, KeyError> {
 pub struct Keys {
     key: AdminKey,
     clock: Clock,
+    known: KnownSecrets,
     issued: Mutex<Issued>,
 }
 
@@ -104,9 +106,10 @@ pub enum Access {
 }
 
 impl Keys {
-    /// No link issued yet.
-    pub fn new(key: AdminKey, clock: Clock) -> Self {
-        Self { key, clock, issued: Mutex::default() }
+    /// No link issued yet. All keys and sessions are added to the secrets that are `known`.
+    pub fn new(key: AdminKey, clock: Clock, known: KnownSecrets) -> Self {
+        known.learn_lasting(&key);
+        Self { key, clock, known, issued: Mutex::default() }
     }
 
     /// Checks for the key in `Authorization: Bearer`, or for a session cookie from our own page.
@@ -135,6 +138,7 @@ impl Keys {
     /// The system has no random numbers.
     pub fn issue_link(&self) -> Result<AdminKey, getrandom::Error> {
         let key = AdminKey::new(secret::random()?.as_str());
+        self.known.learn(&key);
         let expires = Deadline::after(self.clock.now(), LINK_LIFETIME);
         push(&mut self.lock().links, (key.clone(), expires));
         Ok(key)
@@ -158,14 +162,22 @@ impl Keys {
         issued.links.remove(place);
         let nonce = secret::random().map_err(|_| Access::Denied)?;
         let ends = Deadline::after(now, SESSION_LIFETIME).wall;
-        Ok(AdminKey::new(proof::session(&self.key, ends, nonce.as_str())))
+        let session = AdminKey::new(proof::session(&self.key, ends, nonce.as_str()));
+        self.known.learn(&session);
+        Ok(session)
     }
 
     fn has_session(&self, session: &str) -> bool {
         let now = self.clock.now();
         // No session ends later than this; after the clock was set back one may seem to.
         let latest = Deadline::after(now, SESSION_LIFETIME).wall;
-        proof::session_end(&self.key, session).is_some_and(|end| end > now.wall && end <= latest)
+        let is_valid = proof::session_end(&self.key, session)
+            .is_some_and(|end| end > now.wall && end <= latest);
+        if is_valid {
+            // It may be of an earlier run.
+            self.known.learn(&AdminKey::new(session));
+        }
+        is_valid
     }
 
     /// Counts a wrong key. 256 bits cannot be guessed; the limit keeps attempts cheap.
@@ -214,7 +226,11 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys::new(AdminKey::new("k".repeat(43)), Clock::system())
+        with_key("k")
+    }
+
+    fn with_key(letter: &str) -> Keys {
+        Keys::new(AdminKey::new(letter.repeat(43)), Clock::system(), KnownSecrets::default())
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -256,9 +272,9 @@ mod tests {
     fn a_session_outlives_a_restart_and_ends_in_time_and_with_the_key() {
         let keys = keys();
         let session = keys.trade(keys.issue_link().unwrap().expose()).unwrap();
-        let restarted = Keys::new(AdminKey::new("k".repeat(43)), Clock::system());
+        let restarted = with_key("k");
         assert!(restarted.has_session(session.expose()));
-        let other = Keys::new(AdminKey::new("l".repeat(43)), Clock::system());
+        let other = with_key("l");
         assert!(!other.has_session(session.expose()), "another key");
         let now = keys.clock.now().wall;
         let lifetime = i64::try_from(SESSION_LIFETIME.as_millis()).unwrap();
@@ -268,6 +284,20 @@ mod tests {
             let session = proof::session(&keys.key, ends, "n");
             assert_eq!(keys.has_session(&session), is_valid, "{}", ends - now);
         }
+    }
+
+    #[test]
+    fn the_key_links_and_sessions_are_known_as_secrets() {
+        let keys = keys();
+        let link = keys.issue_link().unwrap();
+        let session = keys.trade(link.expose()).unwrap();
+        for secret in [&keys.key, &link, &session] {
+            assert!(keys.known.occur_in(secret.expose()));
+        }
+        let restarted = with_key("k");
+        assert!(!restarted.known.occur_in(session.expose()));
+        assert!(restarted.has_session(session.expose()));
+        assert!(restarted.known.occur_in(session.expose()), "one of an earlier run");
     }
 
     #[test]

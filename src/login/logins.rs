@@ -67,6 +67,8 @@ impl Logins {
         let now = self.accounts.clock().now();
         let state = LoginState::new(secret::random()?.as_str());
         let verifier = CodeVerifier::new(secret::random()?.as_str());
+        self.accounts.known_secrets().learn(&state);
+        self.accounts.known_secrets().learn(&verifier);
         let (settings, bound) = (&oauth.settings, self.accounts.bound_subject(account));
         let request = Request {
             endpoint: &settings.authorize,
@@ -146,7 +148,10 @@ impl Logins {
             {
                 Err(LoginError::Issuer)
             }
-            Callback::Code { code, .. } => Ok(code),
+            Callback::Code { code, .. } => {
+                self.accounts.known_secrets().learn(&code);
+                Ok(code)
+            }
         }
     }
 
@@ -173,6 +178,7 @@ impl Logins {
     ) -> Result<(), LoginError> {
         self.accounts.credentials().await?;
         let token = oauth::token::entered(&token).ok_or(LoginError::NoToken)?;
+        self.accounts.known_secrets().learn(&token);
         let ticket = self.accounts.begin_change(account);
         let (accounts, name) = (self.accounts.clone(), account.clone());
         let work = async move {

@@ -54,6 +54,10 @@ pub(super) async fn redeem(
             )));
         }
     };
+    // Whether they are saved or not.
+    let known = accounts.known_secrets();
+    tokens.access.iter().for_each(|access| known.learn(access));
+    tokens.refresh.iter().for_each(|refresh| known.learn(refresh));
     for oddity in &tokens.oddities {
         warn!(account = %pending.account, "the token endpoint's response is unusual: {oddity}");
     }

@@ -90,6 +90,13 @@ impl KnownSecrets {
         }
     }
 
+    /// True if a secret stands in the text as it is.
+    pub fn occur_in(&self, text: &str) -> bool {
+        let mut any = false;
+        self.find(text.as_bytes(), |_| any = true);
+        any
+    }
+
     /// Where secrets are in a text.
     pub(super) fn find(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) {
         let index = self.0.read();
@@ -201,12 +208,6 @@ mod tests {
     use super::*;
     use crate::secret::{AccessToken, ClientSecret, RefreshToken};
 
-    fn is_found(known: &KnownSecrets, text: &str) -> bool {
-        let mut found = false;
-        known.find(text.as_bytes(), |range| found |= !range.is_empty());
-        found
-    }
-
     #[test]
     fn every_place_of_a_secret_is_found_and_nothing_else() {
         let known = KnownSecrets::default();
@@ -235,14 +236,11 @@ mod tests {
             let (access, refresh) = pair(number);
             known.learn_current("busy", [&access as &dyn Secret, &refresh]);
         }
-        assert!(is_found(&known, "the client secret"), "lasting");
-        assert!(
-            is_found(&known, "access-00000000") && is_found(&known, "refresh-00000000"),
-            "in use"
-        );
-        assert!(is_found(&known, &format!("access-{CAPACITY:08}")), "the newest");
-        assert!(is_found(&known, &format!("refresh-{:08}", CAPACITY - 100)), "retired");
-        assert!(!is_found(&known, "access-00000001"), "memory is bounded");
+        assert!(known.occur_in("the client secret"), "lasting");
+        assert!(known.occur_in("access-00000000") && known.occur_in("refresh-00000000"), "in use");
+        assert!(known.occur_in(&format!("access-{CAPACITY:08}")), "the newest");
+        assert!(known.occur_in(&format!("refresh-{:08}", CAPACITY - 100)), "retired");
+        assert!(!known.occur_in("access-00000001"), "memory is bounded");
         assert!(known.0.read().order.len() <= CAPACITY);
         let other = pair(CAPACITY + 1).0;
         known.learn_current("idle", [&other as &dyn Secret]);

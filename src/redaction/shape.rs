@@ -63,23 +63,31 @@ fn json_web_tokens(text: &[u8], found: &mut impl FnMut(Range<usize>)) {
 
 /// What follows `Bearer` and `Basic`.
 fn credentials(text: &[u8], found: &mut impl FnMut(Range<usize>)) {
+    // Without the first letter, which may be of either case.
+    for bearer in [b"earer".as_slice(), b"EARER"] {
+        after(text, bearer, is_bearer_token, found);
+    }
+    for basic in [b"asic".as_slice(), b"ASIC"] {
+        after(text, basic, is_basic_pair, found);
+    }
+}
+
+fn after(
+    text: &[u8],
+    scheme: &[u8],
+    is_credential: fn(&[u8]) -> bool,
+    found: &mut impl FnMut(Range<usize>),
+) {
     let is_part = |byte: u8| is_token(byte) || byte == b'/';
-    let schemes: [(&[u8], fn(&[u8]) -> bool); 2] =
-        [(b"earer", is_bearer_token), (b"asic", is_basic_pair)];
-    for (scheme, is_credential) in schemes {
-        let mut done = 0;
-        // Searched without the first letter, which may be of either case; the rest of `BEARER`
-        // occurs in no program.
-        for at in memmem::find_iter(text, scheme) {
-            let start = run(text, at + scheme.len(), |byte| byte == b' ' || byte == b'\t');
-            if at < done || start == at + scheme.len() {
-                continue;
-            }
-            let end = run(text, start, is_part);
-            done = end;
-            if is_credential(&text[start..end]) {
-                found(start..end);
-            }
+    let mut done = 0;
+    for at in memmem::find_iter(text, scheme) {
+        let start = run(text, at + scheme.len(), |byte| byte == b' ' || byte == b'\t');
+        if at < done || start == at + scheme.len() {
+            continue;
+        }
+        done = run(text, start, is_part);
+        if is_credential(&text[start..done]) {
+            found(start..done);
         }
     }
 }
@@ -210,6 +218,7 @@ mod tests {
             ("x eyJhbGciOi.eyJzdWIi.c2ln y", "eyJhbGciOi.eyJzdWIi.c2ln"),
             ("Authorization: Bearer abc1", "abc1"),
             ("bearer abcdefghijklmnopqrstu", "abcdefghijklmnopqrstu"),
+            ("AUTHORIZATION: BEARER abc1", "abc1"),
             ("Basic aWQ6c2VjcmV0", "aWQ6c2VjcmV0"),
             ("see https://ada:pw@host/x", "ada:pw"),
             (

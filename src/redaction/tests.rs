@@ -1,7 +1,6 @@
 //! Properties of the redactor. What is left is judged by a search of its own, which takes encodings
 //! away with other code.
 
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use data_encoding::{HEXLOWER, HEXUPPER};

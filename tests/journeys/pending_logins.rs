@@ -95,11 +95,11 @@ async fn a_failed_later_login_does_not_replace_an_earlier_one() {
 }
 
 /// Logins on a clock that the test moves.
-async fn logins(
+async fn accounts(
     sandbox: &Sandbox,
     folder: &std::path::Path,
     clock: &Clock,
-) -> std::sync::Arc<Logins> {
+) -> std::sync::Arc<Accounts> {
     let settings = oauth::Settings {
         client_id: Some("sandbox-client".into()),
         client_secret: SecretSource::Value(ClientSecret::new("sandbox-secret")),
@@ -122,11 +122,44 @@ async fn logins(
     };
     let store = Store::open(&folder.join("records")).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();
-    Logins::new(
-        Accounts::open(store, client, account_settings, clock.clone(), Background::Disabled)
-            .await
-            .unwrap(),
-    )
+    let opened =
+        Accounts::open(store, client, account_settings, clock.clone(), Background::Disabled);
+    opened.await.unwrap()
+}
+
+async fn logins(
+    sandbox: &Sandbox,
+    folder: &std::path::Path,
+    clock: &Clock,
+) -> std::sync::Arc<Logins> {
+    Logins::new(accounts(sandbox, folder, clock).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_login_handles_is_known_as_secret() {
+    let sandbox = sandbox().await;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 });
+    let accounts = accounts(&sandbox, folder.path(), &clock).await;
+    let logins = Logins::new(accounts.clone());
+    let name = AccountName::fallback();
+    let begun = logins.begin(&name, "http://127.0.0.1:9/callback", false).await.unwrap();
+    let back = consent(&begun.url).await;
+    logins.finish(Callback::from_address(back.as_str()).unwrap()).await.unwrap();
+
+    let mut secrets: Vec<String> = back
+        .query_pairs()
+        .filter(|(name, _)| name != "iss")
+        .map(|(_, value)| value.into())
+        .collect();
+    assert_eq!(secrets.len(), 2, "code and state");
+    secrets.push("sandbox-secret".into());
+    let (record, _) = accounts.store().load(&name).await.unwrap().unwrap();
+    let grant = record.grant.unwrap();
+    secrets.extend([grant.access.unwrap().expose().into(), grant.refresh.expose().into()]);
+    for secret in secrets {
+        assert!(accounts.known_secrets().occur_in(&secret), "{secret}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

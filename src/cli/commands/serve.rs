@@ -127,8 +127,9 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     };
     let outbound = wiring::outbound(&config)?;
     let accounts = wiring::accounts(&config, &state, &outbound, Background::Enabled).await?;
+    guard.local_key.iter().for_each(|key| accounts.known_secrets().learn_lasting(key));
     let key = key::load_or_create(&state.folder.join("admin.key"))?;
-    let keys = Arc::new(key::Keys::new(key, Clock::system()));
+    let keys = Arc::new(key::Keys::new(key, Clock::system(), accounts.known_secrets().clone()));
     let operator = Operator::new(accounts.clone());
     let shutdown = CancellationToken::new();
     let log = wiring::request_log(&config, &accounts, &shutdown)?;
@@ -300,8 +301,9 @@ impl Opened {
             warn!("{note}");
         }
         let credentials = self.accounts.oauth().credentials();
-        if let Err(error) = &credentials {
-            warn!("no login and no refresh is possible yet: {error}");
+        match &credentials {
+            Ok(credentials) => self.accounts.known_secrets().learn_lasting(credentials.secret()),
+            Err(error) => warn!("no login and no refresh is possible yet: {error}"),
         }
         let admin = instance.admin.as_deref().unwrap_or("off");
         let link = match (std::io::stderr().is_terminal(), self.keys.issue_link()) {
