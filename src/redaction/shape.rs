@@ -179,7 +179,12 @@ fn is_random(run: &[u8]) -> bool {
     let changes = run.windows(2).filter(|pair| kind(&pair[0]) != kind(&pair[1])).count();
     // Random text of 64 characters changes at two of three places, words with capitals at one of
     // three; of random characters one of six is a digit.
-    changes * 20 >= run.len() * 8 || digits > 0 && changes * 20 >= run.len() * 7
+    let is_changing = changes * 20 >= run.len() * 8 || digits > 0 && changes * 20 >= run.len() * 7;
+    let count = |is: fn(&u8) -> bool| run.iter().filter(|byte| is(byte)).count();
+    // Nor has a name as many capitals as small letters.
+    let is_balanced =
+        count(u8::is_ascii_uppercase).min(count(u8::is_ascii_lowercase)) * 4 >= run.len();
+    is_changing || is_balanced
 }
 
 /// E-mail addresses.
