@@ -18,7 +18,7 @@
 //! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs. [`log`]: the latest exchanges, and what can be said from them |
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
-//! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do |
+//! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |
 //! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
@@ -127,5 +127,6 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod timeout;
+pub mod usage;
 
 pub use pleo_sandbox as sandbox;

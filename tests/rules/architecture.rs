@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 11] = [
         "timeout",
     ],
     &["oauth", "operations", "problem", "redaction"],
-    &["store", "explain"],
+    &["store", "explain", "usage"],
     &["accounts", "exchange"],
     &["login", "proxy"],
     &["operate", "log"],

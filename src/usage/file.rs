@@ -1,0 +1,99 @@
+//! The file of the counters, with operations by their names: their indices differ between releases.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::{Account, Counter, Counters};
+use crate::operations;
+use crate::private_file::{self, PrivateFileError};
+
+/// Version of the format.
+const VERSION: u32 = 1;
+/// Larger than the file of a thousand accounts that use every operation, in bytes.
+const LIMIT: u64 = 32 * 1024 * 1024;
+
+/// Why the file of the counters cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] PrivateFileError),
+    /// Its content is none of ours.
+    #[error("{} holds no counters that this release can read; it is replaced at the next save", .0.display())]
+    Damaged(PathBuf),
+    /// It cannot be written.
+    #[error("{} cannot be written: {}", .0.display(), .1)]
+    Unwritable(PathBuf, io::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    version: u32,
+    since: i64,
+    accounts: BTreeMap<String, Used>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Used {
+    operations: BTreeMap<String, Counter>,
+    other_reads: Counter,
+    other_writes: Counter,
+}
+
+/// When counting began, and the counters; none if there is no file.
+pub(super) fn read(path: &Path) -> Result<Option<(i64, Counters)>, UsageError> {
+    let bytes = match private_file::read(path, LIMIT) {
+        Err(PrivateFileError::Missing(_)) => return Ok(None),
+        bytes => bytes?,
+    };
+    let damaged = || UsageError::Damaged(path.to_owned());
+    let file: File = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
+    if file.version != VERSION {
+        return Err(damaged());
+    }
+    let accounts = file.accounts.into_iter().map(|(name, used)| (name, account(used)));
+    Ok(Some((file.since, Counters { accounts: accounts.collect() })))
+}
+
+/// Operations that this release does not know any more are left out.
+fn account(used: Used) -> Account {
+    let mut account = Account {
+        other_reads: used.other_reads,
+        other_writes: used.other_writes,
+        ..Account::default()
+    };
+    for (name, counter) in &used.operations {
+        if let Some(operation) = operations::named(name) {
+            account.operations[operation.index()].add(counter);
+        }
+    }
+    account
+}
+
+/// Replaces the file as a whole, readable by its owner only.
+pub(super) fn write(path: &Path, since: i64, counters: &Counters) -> Result<(), UsageError> {
+    let used = |account: &Account| Used {
+        operations: account.used().map(|(it, counter)| (it.to_string(), *counter)).collect(),
+        other_reads: account.other_reads,
+        other_writes: account.other_writes,
+    };
+    let accounts = counters.accounts.iter().map(|(name, account)| (name.clone(), used(account)));
+    let file = File { version: VERSION, since, accounts: accounts.collect() };
+    let unwritable = |error| UsageError::Unwritable(path.to_owned(), error);
+    let json = serde_json::to_vec(&file).map_err(|error| unwritable(error.into()))?;
+    replace(path, &json).map_err(unwritable)
+}
+
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    // Its mode is 0600 from the beginning.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_data()?;
+    file.persist(path)?;
+    Ok(())
+}
