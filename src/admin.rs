@@ -17,6 +17,7 @@
 //! | `GET /api/logins/ID` | key | the state of a login: `pending`, `connected`, or `failed` with the reason |
 //! | `DELETE /api/logins/ID` | key | cancels a pending login |
 //! | `GET /api/why?method=M&path=P&account=NAME` | key | whether Pleo would refuse a request, why, and what to do |
+//! | `GET /api/report?account=NAME` | key | the scopes and operations that the accounts use, and what follows |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
 //! The guard checks every request first. The key is required for `/metrics` and for all of `/api`
@@ -30,6 +31,7 @@ mod pages;
 pub mod proof;
 pub mod protocol;
 mod refusal;
+mod report;
 mod state;
 mod why;
 
@@ -69,6 +71,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/logins/{id}", get(api::login_state).delete(api::abandon))
         .route("/why", get(why::why))
+        .route("/report", get(report::report))
         .route("/shutdown", post(api::shutdown))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

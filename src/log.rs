@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use crate::clock::Clock;
 use crate::exchange::record::Record;
 use crate::exchange::recorder::Recorders;
+use crate::usage::{Keeper, Usage, Use};
 use entry::Entry;
 use filter::Filter;
 use render::Renderer;
@@ -56,6 +57,7 @@ pub struct RequestLog {
     ring: Mutex<Ring>,
     stats: Mutex<Stats>,
     renderer: Renderer,
+    usage: Arc<Keeper>,
     clock: Clock,
     /// The number of the newest exchange.
     news: watch::Sender<u64>,
@@ -74,12 +76,13 @@ pub struct Batch {
 
 impl RequestLog {
     /// An empty log of what the recorders note.
-    pub fn new(settings: &Settings, recorders: Arc<Recorders>) -> Self {
+    pub fn new(settings: &Settings, recorders: Arc<Recorders>, usage: Arc<Keeper>) -> Self {
         Self {
             ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
             stats: Mutex::default(),
             renderer: Renderer::new(recorders.clone()),
             recorders,
+            usage,
             clock: Clock::system(),
             news: watch::Sender::new(0),
         }
@@ -127,6 +130,13 @@ impl RequestLog {
         for record in records {
             stats.add(record, now);
         }
+        drop(stats);
+        self.usage.with(|usage| records.iter().for_each(|record| use_of(record, usage, now)));
+    }
+
+    /// The counters by account and operation.
+    pub fn usage(&self) -> &Arc<Keeper> {
+        &self.usage
     }
 
     /// Told the number of the newest exchange whenever it changes.
@@ -215,5 +225,17 @@ impl RequestLog {
 
     fn now(&self) -> i64 {
         self.clock.now().wall
+    }
+}
+
+/// Counts an exchange that Pleo got.
+fn use_of(record: &Record, usage: &mut Usage, now: i64) {
+    let arrival = &record.arrival;
+    if let (Some(account), Some(method)) = (arrival.account(), &arrival.method)
+        && record.sends > 0
+    {
+        let (path, _) = render::split(arrival.target());
+        let status = record.status.map(|status| status.as_u16());
+        usage.record(account.as_str(), Use::of(method, path), status, now);
     }
 }

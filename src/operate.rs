@@ -2,6 +2,7 @@
 //! command line runs the same code on the store while no proxy runs.
 
 mod redirect;
+mod report;
 mod why;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason};
 
 pub use redirect::{LoginRequest, Redirect, ReturnsBy};
+pub use report::reports;
 pub use why::{Question, WhyError, expectation, explanation};
 
 /// Operations on the accounts of a store.

@@ -13,7 +13,7 @@ use super::protocol::{
     Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
 };
-use super::refusal::{refusal, too_many, unauthorized};
+use super::refusal::{invalid_name, refusal, too_many, unauthorized};
 use super::state::{Admin, Shared};
 use crate::accounts::ChangeError;
 use crate::login::LoginError;
@@ -193,10 +193,6 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
 pub(super) async fn shutdown(State(admin): Shared) -> Response {
     admin.shutdown.cancel();
     (StatusCode::ACCEPTED, data(Done::from(Outcome::Stopping))).into_response()
-}
-
-fn invalid_name() -> Response {
-    refusal(StatusCode::NOT_FOUND, "account_unknown", "This is not a valid account name.")
 }
 
 fn bad_request(detail: &str) -> Response {

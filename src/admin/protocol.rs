@@ -6,6 +6,7 @@
 mod account;
 mod done;
 mod login;
+mod report;
 mod why;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
 pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
+pub use report::{AccountReport, Report, ReportQuery};
 pub use why::{Verdict, Why, WhyQuery};
 
 /// Version of the response bodies.

@@ -41,6 +41,11 @@ pub(super) fn too_many() -> Response {
     )
 }
 
+/// The refusal of what cannot be the name of an account.
+pub(super) fn invalid_name() -> Response {
+    refusal(StatusCode::NOT_FOUND, "account_unknown", "This is not a valid account name.")
+}
+
 /// A refusal with this code, and this text for the user.
 pub(super) fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::key::Keys;
 use super::protocol::About;
+use crate::log::RequestLog;
 use crate::operate::{Operator, Redirect};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
@@ -15,6 +16,8 @@ use crate::proxy::peer::Peers;
 pub struct Admin {
     /// Operations on accounts.
     pub operator: Operator,
+    /// The latest exchanges, and the counters.
+    pub log: Arc<RequestLog>,
     /// Checks every request.
     pub guard: Guard,
     /// The admin key and the sessions.

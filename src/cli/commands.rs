@@ -6,6 +6,7 @@ mod login;
 mod logout;
 mod open;
 mod refresh;
+mod report;
 mod sandbox;
 mod serve;
 mod status;
@@ -32,6 +33,8 @@ pub(super) enum Command {
     Refresh(refresh::Refresh),
     /// Say whether Pleo would refuse a request, why, and what to do
     Why(why::Why),
+    /// Show which scopes and operations the accounts use, and what follows
+    Report(report::Report),
     /// Open the page of the running proxy, with a fresh one-time link
     Open,
     /// End the running proxy
@@ -52,6 +55,7 @@ impl Command {
             Self::Status => status::run(context).await,
             Self::Refresh(refresh) => refresh.run(context).await,
             Self::Why(why) => why.run(context).await,
+            Self::Report(report) => report.run(context).await,
             Self::Open => open::run(context).await,
             Self::Stop => stop::run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,

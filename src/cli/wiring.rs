@@ -16,6 +16,7 @@ use crate::oauth;
 use crate::outbound::{self, Outbound};
 use crate::store::Store;
 use crate::supervise::supervise;
+use crate::usage;
 
 /// The outbound connections of this configuration.
 pub(super) fn outbound(config: &Config) -> Result<Outbound, Failure> {
@@ -41,6 +42,7 @@ pub(super) async fn accounts(
 /// The request log, whose tasks run from here on.
 pub(super) fn request_log(
     config: &Config,
+    state: &State,
     accounts: &Arc<Accounts>,
     ending: &CancellationToken,
 ) -> Result<Arc<RequestLog>, Failure> {
@@ -49,14 +51,17 @@ pub(super) fn request_log(
     let settings = &config.inspect;
     let metrics = accounts.metrics().clone();
     let recorders = Recorders::new(u32::from_ne_bytes(run), settings.headers, metrics);
-    let log = Arc::new(RequestLog::new(settings, recorders));
+    let file = state.records.join(usage::FILE_NAME);
+    let usage = Arc::new(usage::Keeper::open(file, &Clock::system()));
+    let log = Arc::new(RequestLog::new(settings, recorders, usage));
     let (supervisor, ending) = (accounts.supervisor().clone(), ending.clone());
     tokio::spawn({
         let log = log.clone();
         async move {
             let collect = supervise("request_log", &supervisor, &ending, || log.collect());
             let identify = supervise("programs", &supervisor, &ending, || log.identify_programs());
-            tokio::join!(collect, identify);
+            let keep = supervise("usage", &supervisor, &ending, || log.usage().clone().keep());
+            tokio::join!(collect, identify, keep);
         }
     });
     Ok(log)

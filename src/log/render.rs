@@ -81,7 +81,7 @@ impl Renderer {
 }
 
 /// Path and query of a target, without a prefix that names the account.
-fn split(target: &str) -> (&str, Option<&str>) {
+pub(super) fn split(target: &str) -> (&str, Option<&str>) {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use support::{Proxy, Workspace, client, raw, sandbox, text};
 
 /// Routes behind the key; the one that ends the process has tests of its own.
-const CLOSED: [(&str, &str); 6] = [
+const CLOSED: [(&str, &str); 7] = [
     ("GET", "/metrics"),
     ("GET", "/api/status"),
     ("GET", "/api/why?method=GET&path=/v1/companies&account=acme"),
+    ("GET", "/api/report"),
     ("POST", "/api/accounts/acme/refresh"),
     ("POST", "/api/accounts/acme/login"),
     ("POST", "/api/accounts/acme/logout"),

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod config_errors;
 mod interrupted_login;
+mod report;
 mod running;
 mod sandbox_command;
 mod start_and_stop;

@@ -91,6 +91,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
         running.drain().await;
         let unsaved = opened.accounts.close().await;
         running.end().await;
+        opened.log.absorb();
+        opened.log.usage().save().await;
         unsaved
     };
     let unsaved = tokio::select! {
@@ -132,7 +134,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let keys = Arc::new(key::Keys::new(key, Clock::system(), accounts.known_secrets().clone()));
     let operator = Operator::new(accounts.clone());
     let shutdown = CancellationToken::new();
-    let log = wiring::request_log(&config, &accounts, &shutdown)?;
+    let log = wiring::request_log(&config, &state, &accounts, &shutdown)?;
     let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
     Ok(Opened {
@@ -238,6 +240,7 @@ impl Opened {
         );
         Admin {
             operator: self.operator.clone(),
+            log: self.log.clone(),
             redirect,
             guard,
             keys: self.keys.clone(),
