@@ -15,7 +15,7 @@ use super::protocol::{
 };
 use super::refusal::{invalid_name, refusal, too_many, unauthorized};
 use super::state::{Admin, Shared};
-use crate::accounts::ChangeError;
+use crate::accounts::{ChangeError, DefaultAccount};
 use crate::login::LoginError;
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::secret::RefreshToken;
@@ -41,6 +41,10 @@ pub(super) async fn status(State(admin): Shared) -> Response {
         running: true,
         ending: admin.shutdown.is_cancelled(),
         stopped_tasks: accounts.supervisor().paused().into_iter().map(str::to_owned).collect(),
+        default_account: match &*accounts.default_account() {
+            DefaultAccount::One(account) => Some(account.name.to_string()),
+            DefaultAccount::Ambiguous(_) | DefaultAccount::None => None,
+        },
         accounts: admin.operator.status().into_iter().map(Into::into).collect(),
         about,
     })

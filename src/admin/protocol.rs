@@ -90,6 +90,9 @@ pub struct Status {
     /// Background tasks that have stopped.
     #[serde(default)]
     pub stopped_tasks: Vec<String>,
+    /// The account of requests that name none; none if they must name one, or none is connected.
+    #[serde(default)]
+    pub default_account: Option<String>,
     /// All accounts, by name.
     #[serde(default)]
     pub accounts: Vec<AccountStatus>,
@@ -238,8 +241,7 @@ mod tests {
         let more =
             json!({"why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
         let troubled = with(with(account(), more), json!({"state": "retrying"}));
-        let status =
-            json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"]});
+        let status = json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"], "default_account": "acme"});
         same::<Status>(with(with(status, about()), json!({"accounts": [account(), troubled]})));
         same::<Refreshed>(json!({"version": 1, "outcome": "adopted", "account": account()}));
         same::<Done>(json!({"version": 1, "outcome": "logged_out"}));

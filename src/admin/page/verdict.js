@@ -27,13 +27,10 @@ export const wellness = account => {
 };
 
 /** Which account a request gets that names none: an account, `null` for none, or a list to choose from. */
-const defaultAccount = status => {
-  const {accounts} = status;
-  if (status.default_account) return accounts.find(({account}) => account === status.default_account) ?? null;
+const defaultAccount = ({accounts, default_account: name}) => {
+  if (name) return accounts.find(({account}) => account === name) ?? null;
   const granted = accounts.filter(account => account.refresh_token_age !== null);
-  if (granted.length === 1) return granted[0];
-  const fallback = accounts.find(({account}) => account === 'default');
-  return fallback ?? (granted.length ? granted : null);
+  return granted.length ? granted : null;
 };
 
 export const connectAddress = account => `/connect?account=${encodeURIComponent(account)}`;
@@ -105,7 +102,7 @@ export const judge = (status, connection) => {
   }
   const chosen = defaultAccount(status);
   if (chosen === null) {
-    const name = status.default_account ?? status.accounts[0]?.account ?? 'default';
+    const name = status.accounts[0]?.account ?? 'default';
     return {tone: 'todo', title: ['Connect a company to Pleo'], text: 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
   }
   const verdict = Array.isArray(chosen) ? ofChoice(status, chosen) : ofAccount(status, chosen);

@@ -45,12 +45,13 @@ const freePort = () => new Promise((done, failed) => {
 export class Proxy {
   #child = null;
 
-  static async start(config = '') {
+  /** `top` stands before the first table of the configuration. */
+  static async start(top = '') {
     const proxy = new Proxy();
     proxy.place = mkdtempSync(path.join(tmpdir(), 'pleo-proxy-page-'));
     const [api, admin] = [await freePort(), await freePort()];
     writeFileSync(path.join(proxy.place, 'proxy.toml'),
-      `environment = "sandbox"\n[listen]\napi = "127.0.0.1:${api}"\nadmin = "127.0.0.1:${admin}"\n${config}`, {mode: 0o600});
+      `environment = "sandbox"\n${top}\n[listen]\napi = "127.0.0.1:${api}"\nadmin = "127.0.0.1:${admin}"\n`, {mode: 0o600});
     await proxy.resume();
     return proxy;
   }

@@ -1,7 +1,7 @@
 // The page when something is wrong: no key, no account, a failing refresh, a proxy that stops.
 
 import assert from 'node:assert/strict';
-import {open, openPage, Proxy, sleep, test, until, untroubled, verdictIs} from './harness.mjs';
+import {open, openPage, Proxy, sleep, test, until, untroubled, verdict, verdictIs} from './harness.mjs';
 
 const seq = page => page.locator('#grid').getAttribute('data-seq').then(Number);
 
@@ -106,20 +106,21 @@ test('a_refresh_that_fails_is_said_with_its_reason_and_goes_when_it_works_again'
   await proxy.end();
 });
 
-test('several_accounts_must_be_named', async () => {
-  const proxy = await Proxy.start();
-  await proxy.call('/api/accounts/default/logout', {method: 'POST'});
-  const {page, troubles, close} = await openPage(proxy);
-  for (const name of ['acme', 'north']) {
-    const {authorize_url: address} = await (await proxy.call(`/api/accounts/${name}/login`, {method: 'POST'})).json();
-    const there = await page.context().newPage();
-    await there.goto(address);
-    await there.locator('button.yes').click();
-    await there.getByRole('heading', {name: /connected/i}).waitFor();
-    await there.close();
-  }
-  await verdictIs(page, /will work, as|must name one of 2/);
-  await page.getByRole('article', {name: 'Account north'}).waitFor();
+test('of_several_accounts_the_verdict_is_about_the_one_that_requests_get', async () => {
+  const proxy = await Proxy.start('default_account = "north"');
+  const {page, context, troubles, close} = await openPage(proxy);
+  await verdictIs(page, /will work, as/);
+  const {authorize_url: address} = await (await proxy.call('/api/accounts/acme/login', {method: 'POST'})).json();
+  const there = await context.newPage();
+  await there.goto(address);
+  await there.locator('button.yes').click();
+  await there.getByRole('heading', {name: /connected/i}).waitFor();
+  await page.getByRole('article', {name: 'Account acme'}).waitFor();
+  const name = async account => (await proxy.status()).accounts.find(one => one.account === account).company;
+  assert.ok((await verdict(page)).includes(`as ${await name('north')} (`));
+  assert.notEqual(await name('north'), await name('acme'));
+  await proxy.call('/api/accounts/acme/logout', {method: 'POST'});
+  await page.locator('#verdict-text').getByText('1 other account needs attention').waitFor();
   untroubled(troubles);
   await close();
   await proxy.end();
