@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod api;
+mod entries;
 mod exports;
 mod faults;
 mod listeners;
 mod login;
+mod marketplace;
 mod openapi;
 mod rate_limit;
 mod schema;
