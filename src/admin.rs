@@ -16,7 +16,7 @@
 //! | `POST /api/accounts/NAME/login` | key | starts (`?paste=true`: without a listener for the callback) or finishes a login, or imports a token |
 //! | `GET /api/logins/ID` | key | the state of a login: `pending`, `connected`, or `failed` with the reason |
 //! | `DELETE /api/logins/ID` | key | cancels a pending login |
-//! | `GET /api/why?method=M&path=P&account=NAME` | key | whether Pleo would refuse a request, why, and what to do |
+//! | `GET /api/why?method=M&path=P&account=NAME` | key | whether Pleo would refuse a request, why, and what to do; `?id=ID`: why an exchange ended as it did |
 //! | `GET /api/report?account=NAME` | key | the scopes and operations that the accounts use, and what follows |
 //! | `POST /api/shutdown` | key | ends the process |
 //!

@@ -15,7 +15,7 @@ use crate::store::{AccountName, EndReason};
 
 pub use redirect::{LoginRequest, Redirect, ReturnsBy};
 pub use report::reports;
-pub use why::{Question, WhyError, expectation, explanation};
+pub use why::{Question, WhyError, expectation};
 
 /// Operations on the accounts of a store.
 #[derive(Clone)]

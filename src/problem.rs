@@ -76,6 +76,11 @@ impl Code {
         self.row().1
     }
 
+    /// What it means, in a few words.
+    pub fn title(self) -> &'static str {
+        self.row().2
+    }
+
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
         match self {

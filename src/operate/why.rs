@@ -1,11 +1,11 @@
-//! Why Pleo would refuse a request, or did, with what the accounts know.
+//! Whether Pleo would refuse a request, with what the accounts know.
 
 use std::sync::Arc;
 
 use http::Method;
 
 use crate::accounts::{Account, Accounts, DefaultAccount};
-use crate::explain::{self, Answer, CredentialKind, Explanation, Facts, Request, SubjectKind};
+use crate::explain::{self, CredentialKind, Explanation, Facts, Request, SubjectKind};
 use crate::problem::Problem;
 use crate::proxy::route::Route;
 use crate::store::AccountName;
@@ -59,17 +59,6 @@ pub async fn expectation(
     let account = account(accounts, route.account.as_ref()).await?;
     let request = Request::new(&method, route.target.path(), route.target.query());
     Ok(with_facts(accounts, account, environment, |facts| explain::before(&request, facts)))
-}
-
-/// Why Pleo answered a request of this account as it did; none if nothing is known about it.
-pub fn explanation(
-    accounts: &Accounts,
-    account: &AccountName,
-    (request, answer): (&Request<'_>, &Answer<'_>),
-    environment: &str,
-) -> Option<Explanation> {
-    let known = accounts.get(account);
-    with_facts(accounts, known, environment, |facts| explain::after(request, answer, facts))
 }
 
 fn method(text: &str) -> Result<Method, WhyError> {

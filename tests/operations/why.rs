@@ -5,7 +5,7 @@ use crate::support;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::command::{SUCCESS, USAGE, code, json_output, stderr, stdout};
+use support::command::{NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout};
 use support::{Workspace, sandbox};
 
 fn missing_scope() -> Value {
@@ -80,4 +80,49 @@ async fn what_is_no_request_or_for_no_account_is_refused_with_the_reason() {
     }
     let refused = workspace.run(&["why", "GET", "/v1/x"]);
     assert!(stderr(&refused).contains("(acme, second); name one"), "{}", stderr(&refused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_of_a_request_that_was_answered_tells_what_happened() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "[guard]\nread_only = true\n");
+    let proxy = workspace.serve();
+    proxy.login("acme").await;
+    let why = async |path: &str| {
+        let response = proxy.get(path).await;
+        let id = response.headers()["pleo-proxy-request"].to_str().unwrap().to_owned();
+        let hint = response.headers().get("pleo-proxy-hint").cloned();
+        response.bytes().await.unwrap();
+        (json_output(&workspace.run(&["why", &id, "--json"])), hint)
+    };
+    let (told, hint) = why("/v1/export-jobs").await;
+    assert_eq!(told["verdict"], "refused");
+    assert_eq!(told["operation"], "GET /v1/export-jobs");
+    let reason = "needs export-jobs:read; this login has companies:read; deprecated";
+    assert_eq!(told["reason"], reason);
+    assert!(hint.unwrap().to_str().unwrap().starts_with(reason));
+    let (told, hint) = why("/v1/companies").await;
+    assert_eq!(
+        (&told["verdict"], &told["reason"]),
+        (&json!("allowed"), &json!("Pleo answered with status 200"))
+    );
+    assert!(hint.is_none());
+
+    let refused = proxy.http.post(format!("{}/v1/vendors", proxy.api)).send().await.unwrap();
+    let id = refused.headers()["pleo-proxy-request"].to_str().unwrap().to_owned();
+    refused.bytes().await.unwrap();
+    let text = stdout(&workspace.run(&["why", &id]));
+    assert!(text.starts_with("refused: the proxy refused it: "), "{text}");
+    assert!(text.contains("(read_only)") && text.contains("\nnext: "), "{text}");
+
+    let gone = proxy.admin(Method::GET, "/api/why?id=000000-1", None).await;
+    assert_eq!(
+        (gone.status().as_u16(), &gone.headers()["pleo-proxy-error"]),
+        (404, &"not_kept".parse().unwrap())
+    );
+    let no_id = workspace.run(&["why", "vendors"]);
+    assert_eq!(code(&no_id), USAGE);
+    assert!(stderr(&no_id).contains("METHOD PATH"), "{}", stderr(&no_id));
+    drop(proxy);
+    assert_eq!(code(&workspace.run(&["why", &id])), NOT_RUNNING);
 }

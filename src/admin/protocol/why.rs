@@ -19,12 +19,18 @@ pub struct WhyQuery {
     /// The account; none: the one of requests that name none.
     #[serde(default)]
     pub account: Option<String>,
+    /// Instead of all that: the id of an exchange in the request log.
+    #[serde(default)]
+    pub id: Option<String>,
 }
 
 impl WhyQuery {
     /// The target of the request.
     pub fn target(&self) -> String {
         let mut query = form_urlencoded::Serializer::new("/api/why?".to_owned());
+        if let Some(id) = &self.id {
+            return query.append_pair("id", id).finish();
+        }
         query.append_pair("method", &self.method).append_pair("path", &self.path);
         if let Some(account) = &self.account {
             query.append_pair("account", account);

@@ -14,10 +14,11 @@ use crate::operate::{self, Question};
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
-    /// Method, such as POST
-    method: String,
+    /// Method, such as POST; or the id of a request: Pleo-Proxy-Request of its response
+    #[arg(value_name = "METHOD|ID")]
+    what: String,
     /// Path and query, such as /v1/vendors
-    path: String,
+    path: Option<String>,
     /// Account [default: the one of requests that name none]
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
@@ -27,11 +28,16 @@ impl Why {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let config = context.config()?;
         let state = State::locate(&config)?;
-        let Self { method, path, account } = self;
-        let query = WhyQuery { method, path, account };
-        let why = match locate::running(&state).await? {
-            Some(proxy) => proxy.get::<Reason>(&query.target()).await?,
-            None => on_store(&config, &state, &query).await?,
+        let Self { what, path, account } = self;
+        let why = match path {
+            Some(path) => {
+                let query = WhyQuery { method: what, path, account, id: None };
+                match locate::running(&state).await? {
+                    Some(proxy) => proxy.get::<Reason>(&query.target()).await?,
+                    None => on_store(&config, &state, &query).await?,
+                }
+            }
+            None => of_exchange(&state, what).await?,
         };
         if context.json {
             output::json(&Versioned::from(why))?;
@@ -42,9 +48,22 @@ impl Why {
     }
 }
 
+/// Only the process that answered a request knows it.
+async fn of_exchange(state: &State, id: String) -> Result<Reason, Failure> {
+    if !id.contains('-') {
+        return Err(Failure::usage(
+            "write METHOD PATH, such as GET /v1/companies, or the id of a request, such as 3fa9c1-17",
+        ));
+    }
+    let none = "no pleo-proxy is running for this store, and only a running one knows its requests";
+    let proxy = locate::required(state, none).await?;
+    let query = WhyQuery { id: Some(id), ..WhyQuery::default() };
+    Ok(proxy.get::<Reason>(&query.target()).await?)
+}
+
 async fn on_store(config: &Config, state: &State, query: &WhyQuery) -> Result<Reason, Failure> {
     let operator = open_store::inspect(config, state).await?;
-    let WhyQuery { method, path, account } = query;
+    let WhyQuery { method, path, account, .. } = query;
     let question = Question { method, target: path, account: account.as_deref() };
     let environment = config.environment().as_str();
     let explanation = operate::expectation(operator.accounts(), question, environment).await;
