@@ -48,8 +48,9 @@ export class Live {
           this.#on.locked();
           return;
         }
-        if (this.#abort?.signal.reason === 'again') continue;
-        this.#on.connection('stopped');
+        const {reason} = this.#abort.signal;
+        if (reason === 'again') continue;
+        this.#on.connection(reason === 'asleep' ? 'waiting' : 'stopped');
       }
       await sleep(PAUSE);
     }

@@ -48,10 +48,9 @@ const REASONS = {
   store_unwritable: 'The store cannot be written, so no token is refreshed.',
 };
 
-const works = (status, account) => {
-  const place = status.environment;
-  return ['Requests to ', h('code', {}, status.api), ` will work, as ${nameOf(account)} (${place})`];
-};
+const works = (status, account, howLong = '') => [
+  'Requests to ', h('code', {}, status.api), ` will work${howLong}, as ${nameOf(account)} (${status.environment})`,
+];
 
 const ofAccount = (status, account) => {
   const name = nameOf(account);
@@ -72,7 +71,7 @@ const ofAccount = (status, account) => {
       return {tone: 'bad', title: [`Requests are refused: what is stored of ${name} cannot be used`], text: why};
   }
   if (wellness(account) === 'warn') {
-    return {tone: 'warn', title: [...works(status, account), ' for now'], text: `${general} ${why}The current token stays valid for ${span(Math.ceil(account.access_expires_in / 60) * 60)} at most.`};
+    return {tone: 'warn', title: works(status, account, ' for now'), text: `${general} ${why}The current token stays valid for ${span(Math.ceil(account.access_expires_in / 60) * 60)} at most.`};
   }
   return {tone: 'bad', title: [`Requests as ${name} are refused: there is no valid token`], text: `${general} ${why}`, actions: [shell(`pleo-proxy refresh ${account.account}`)]};
 };

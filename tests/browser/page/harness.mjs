@@ -132,7 +132,12 @@ export const open = async (url, {scheme = 'light', width = 1280, height = 900} =
   });
   const page = await context.newPage();
   const watch = one => {
-    one.on('console', message => ['error', 'warning'].includes(message.type()) && troubles.push(`console: ${message.text()} ${message.location().url}`));
+    one.on('console', message => {
+      const {url} = message.location();
+      // The consent page of the sandbox has no icon.
+      const matters = ['error', 'warning'].includes(message.type()) && !url.endsWith('/favicon.ico');
+      if (matters) troubles.push(`console: ${message.text()} ${url}`);
+    });
     one.on('pageerror', error => troubles.push(`error: ${error.stack}`));
     one.on('dialog', dialog => { troubles.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
   };

@@ -106,8 +106,8 @@ test('the_whole_flow_works_by_keyboard_alone', async () => {
   assert.equal(await page.evaluate(() => document.activeElement.id), 'grid', 'the first Tab skips to the requests');
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowDown');
-  const selected = page.locator('#grid [aria-selected="true"]');
-  assert.equal(await selected.getAttribute('aria-rowindex'), '3');
+  const selected = page.locator('#grid [aria-selected="true"][aria-rowindex="3"]');
+  await selected.waitFor();
   assert.equal(await page.locator('#grid').getAttribute('aria-activedescendant'), await selected.getAttribute('id'));
   await page.keyboard.press('Enter');
   await page.locator('#detail').getByText('Answered by').waitFor();
