@@ -4,8 +4,10 @@
 //! second and puts it into a ring, the charts and the counters. Text is made only when somebody
 //! looks: an [`Entry`] goes through the redactor, and says why a request failed.
 
+pub mod curl;
 pub mod entry;
 pub mod filter;
+pub mod har;
 mod histogram;
 mod programs;
 mod reason;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use pleo_proxy::sandbox::COMPANY_ID;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use support::command::{FAILED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout};
 use support::{KilledOnDrop, Workspace, client, text, write_private};
@@ -151,15 +152,19 @@ fn alone(workspace: &Workspace, more: &[&str]) -> (KilledOnDrop, Value) {
     (child, ready)
 }
 
-/// Statuses of this many requests through a proxy before the sandbox, each with its count.
-async fn statuses(workspace: &Workspace, sandbox: &Value, requests: usize) -> (usize, usize) {
-    let config = format!(
+/// The configuration of a proxy before a sandbox.
+fn behind(sandbox: &Value) -> String {
+    format!(
         "environment = \"sandbox\"\n[listen]\napi = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [client]\nid = \"sandbox-client\"\nscopes = [\"users:read\"]\n\
          [endpoints]\nauthorize = {}\ntoken = {}\nintrospect = {}\napi = {}\n[store]\npath = \"state\"\n",
         sandbox["authorize"], sandbox["token"], sandbox["introspect"], sandbox["api"],
-    );
-    workspace.configure(&config);
+    )
+}
+
+/// Statuses of this many requests through a proxy before the sandbox, each with its count.
+async fn statuses(workspace: &Workspace, sandbox: &Value, requests: usize) -> (usize, usize) {
+    workspace.configure(&behind(sandbox));
     let proxy = workspace.serve();
     proxy.login("default").await;
     let (mut served, mut limited) = (0, 0);
@@ -215,4 +220,57 @@ async fn the_embedded_sandbox_enforces_scopes_and_the_rate_limit() {
         }
         assert!(limited, "610 requests in a row, and no limit");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_is_replayed_without_a_credential_and_behind_a_proxy() {
+    let exchange = |url: &str, status: u16, body: &str| {
+        json!({
+            "request": {"method": "GET", "url": format!("https://external.pleo.io{url}")},
+            "response": {
+                "status": status, "headers": [],
+                "content": {"size": body.len(), "mimeType": "application/json", "text": body},
+            },
+        })
+    };
+    let har = json!({"log": {"version": "1.2", "entries": [
+        exchange("/v1/companies?limit=1&page=2", 200, "{\"recorded\":1}"),
+        exchange("/v1/companies?limit=1&page=2", 429, "{\"recorded\":2}"),
+    ]}});
+    let workspace = Workspace::new("");
+    let file = workspace.path().join("recorded.har");
+    std::fs::write(&file, har.to_string()).unwrap();
+    let (_sandbox, ready) = alone(&workspace, &["--replay", file.to_str().unwrap()]);
+    let url = format!("{}/v1/companies?page=2&limit=1", text(&ready["api"]));
+    let first = client().get(&url).send().await.unwrap();
+    assert_eq!(
+        (first.status(), &first.headers()["content-type"]),
+        (StatusCode::OK, &"application/json".parse().unwrap())
+    );
+    assert_eq!(first.text().await.unwrap(), "{\"recorded\":1}");
+    assert_eq!(client().get(&url).send().await.unwrap().status(), 429);
+
+    workspace.configure(&behind(&ready));
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    let again = proxy.get("/v1/companies?limit=1&page=2").await;
+    assert_eq!(again.status(), 429, "the last answer again");
+    let unknown = proxy.get("/v1/companies?limit=2").await;
+    assert_eq!(unknown.status(), 501);
+    let said = unknown.text().await.unwrap();
+    assert!(said.contains("the nearest is GET /v1/companies?limit=1&page=2"), "{said}");
+}
+
+#[test]
+fn a_recording_that_cannot_be_read_is_refused_with_its_place() {
+    let workspace = Workspace::new("");
+    let file = workspace.path().join("recorded.har");
+    let replay = || {
+        let output = workspace.run(&["sandbox", "--replay", file.to_str().unwrap()]);
+        assert_eq!(code(&output), USAGE);
+        stderr(&output)
+    };
+    assert!(replay().contains("recorded.har cannot be used"), "{}", replay());
+    std::fs::write(&file, "{\"log\": {\"entries\": [{}]}}").unwrap();
+    assert!(replay().contains("log.entries[0].request"), "{}", replay());
 }

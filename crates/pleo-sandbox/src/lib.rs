@@ -12,6 +12,7 @@
 //! | `POST /oauth/token/introspect` | RFC 7662, for the client itself |
 //! | `/v0/...` to `/v3/...` | Pleo's API; `operations` is the list, with the scope that each operation needs |
 //! | `/v1/echo/...`, `/v1/stream`, `/v1/bytes`, `/v1/sink` | test routes that Pleo does not have |
+//! | the API with [`Options::recording`] | what was recorded, without any credential |
 //! | `/sandbox/{faults,counters,subject,revoke}` | the controls; need the header `X-Sandbox-Control: 1` |
 //!
 //! Both listeners refuse every `Host` that is not a loopback name, so that no web page reaches them
@@ -51,6 +52,7 @@ mod operations;
 mod paging;
 mod rate_limit;
 mod receipts;
+mod recording;
 mod response;
 mod state;
 mod subject;
@@ -68,6 +70,7 @@ pub use self::counters::Counters;
 pub use self::faults::{
     ApiFault, ApiFaultKind, ExpiresIn, Faults, GrantType, Introspection, TokenFault, TokenFaultKind,
 };
+pub use self::recording::{Recording, RecordingError};
 pub use self::subject::{COMPANY_ID, ORGANISATION_ID, SECOND_COMPANY_ID};
 
 /// Pleo's limit, in requests a minute.
@@ -94,6 +97,8 @@ pub struct Options {
     /// Requests a minute that the API admits for each company, as Pleo's [`RATE_LIMIT`]; `None` or
     /// 0: any number.
     pub rate_limit: Option<u32>,
+    /// Answers of the API come from this recording.
+    pub recording: Option<Arc<Recording>>,
     /// Faults from the start.
     pub faults: Faults,
 }
@@ -110,6 +115,7 @@ impl Default for Options {
             redirect_uris: Vec::new(),
             auto_consent: false,
             rate_limit: None,
+            recording: None,
             faults: Faults::default(),
         }
     }
@@ -204,6 +210,7 @@ async fn bind(addr: SocketAddr, fallback: bool) -> io::Result<TcpListener> {
 
 fn auth_routes(sandbox: &Arc<SandboxState>) -> Router {
     api::routes(sandbox)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(sandbox), recording::replay))
         .merge(authorize::routes())
         .merge(token::routes())
         .merge(introspect::routes())

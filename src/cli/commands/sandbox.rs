@@ -1,6 +1,8 @@
 //! `sandbox`: runs the fake Pleo alone.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -12,7 +14,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::shell::quoted;
 use crate::cli::signals::Signals;
-use crate::sandbox::{Faults, Options, RATE_LIMIT, Sandbox};
+use crate::sandbox::{Faults, Options, RATE_LIMIT, Recording, Sandbox};
 
 #[derive(Debug, Args)]
 pub(crate) struct SandboxCommand {
@@ -43,6 +45,9 @@ pub(crate) struct SandboxCommand {
     /// Faults from the start, as POST /sandbox/faults takes them
     #[arg(long, value_name = "JSON")]
     faults: Option<String>,
+    /// Answer from this recording (HAR), without any credential
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
 }
 
 impl SandboxCommand {
@@ -52,6 +57,7 @@ impl SandboxCommand {
                 .map_err(|error| Failure::usage(format!("--faults: {error}")))?,
             None => Faults::default(),
         };
+        let recording = self.replay.as_deref().map(recording).transpose()?;
         faults.access_life_ms = self.access_life_ms.or(faults.access_life_ms);
         faults.latency_ms = faults.latency_ms.max(self.latency_ms);
         Ok(Options {
@@ -62,6 +68,7 @@ impl SandboxCommand {
             redirect_uris: self.redirect_uri,
             auto_consent: self.auto_consent,
             rate_limit: Some(self.rate_limit),
+            recording: recording.map(Arc::new),
             faults,
             ..Options::default()
         })
@@ -70,6 +77,7 @@ impl SandboxCommand {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let mut signals = Signals::new()?;
         let options = self.options()?;
+        let recording = options.recording.clone();
         let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
         for (option, address) in [("--listen", options.auth_addr), ("--files", options.files_addr)]
         {
@@ -79,6 +87,9 @@ impl SandboxCommand {
         let (authorize, token) = (sandbox.authorize_url(), sandbox.token_url());
         let (introspect, api) = (sandbox.introspect_url(), sandbox.api_origin());
         status!("The fake Pleo is at {api} (files at http://{}).", sandbox.files);
+        if let Some(recording) = recording {
+            report(&recording);
+        }
         status!("Its client id is {id}, its client secret {secret}.");
         if context.json {
             output::json(
@@ -101,6 +112,25 @@ impl SandboxCommand {
         }
         signals.next().await;
         Ok(Exit::Fine)
+    }
+}
+
+fn recording(file: &Path) -> Result<Recording, Failure> {
+    let refused = |why: String| {
+        Failure::usage(format!("the recording {} cannot be used: {why}", file.display()))
+    };
+    let har = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    Recording::read(&har).map_err(|error| refused(error.to_string()))
+}
+
+fn report(recording: &Recording) {
+    status!("It answers {} recorded requests, and no others.", recording.len());
+    match recording.without_body() {
+        0 => {}
+        missing => status!(
+            "{missing} of them have no body in the recording, so they are answered with 501. Bodies are recorded while \
+             `pleo-proxy capture` is on."
+        ),
     }
 }
 
