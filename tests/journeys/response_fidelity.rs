@@ -25,6 +25,7 @@ async fn responses_lose_fields_that_a_browser_would_obey() {
         "content-type",
         "cross-origin-resource-policy",
         "date",
+        "pleo-proxy-request",
         "x-content-type-options",
     ];
     assert_eq!((names, got.text().as_str()), (expected.to_vec(), "hi"));

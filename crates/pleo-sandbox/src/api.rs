@@ -48,8 +48,10 @@ async fn answer(
         Found::OtherMethod => return Err(method_not_allowed().await),
         Found::Nothing => return Err(Problem::not_found("resource")),
     };
-    caller.ensure(operation.scope)?;
+    // The body first: a client that gets its answer in the middle of an upload often sees a broken
+    // connection instead of the refusal.
     let body = read(body).await?;
+    caller.ensure(operation.scope)?;
     let query = Query::read(parts.uri.query());
     (operation.handler)(&Call { sandbox: &sandbox, caller, path, ids, query, body: &body })
 }
