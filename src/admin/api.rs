@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::key::{Access, COOKIE_NAME};
+use super::key::{Access, cookie_name};
 use super::protocol::{
     Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
@@ -167,7 +167,8 @@ pub(super) async fn session(State(admin): Shared, headers: HeaderMap, body: Byte
         return match admin.keys.trade(&key) {
             Ok(session) => {
                 let cookie = format!(
-                    "{COOKIE_NAME}={}; HttpOnly; SameSite=Strict; Path=/",
+                    "{}={}; HttpOnly; SameSite=Strict; Path=/",
+                    cookie_name(&admin.origin),
                     session.expose()
                 );
                 ([(SET_COOKIE, cookie)], data(Session {})).into_response()

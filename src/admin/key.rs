@@ -15,8 +15,11 @@ use crate::private_file::{self, PrivateFileError};
 use crate::redaction::KnownSecrets;
 use crate::secret::{self, AdminKey};
 
-/// Name of the session cookie.
-pub const COOKIE_NAME: &str = "pleo_proxy_session";
+/// How the name of a session cookie begins; the port follows. Cookies ignore ports, and the page of
+/// one proxy must not sign a person out of the page of another.
+const COOKIE_PREFIX: &str = "pleo_proxy_session";
+/// How many cookies with such names are looked at.
+const MAX_COOKIES: usize = 16;
 /// How long the key of a link is valid.
 const LINK_LIFETIME: Duration = Duration::from_secs(600);
 /// How long a session is valid.
@@ -121,10 +124,9 @@ impl Keys {
         {
             return if self.key.matches(key.1.trim()) { Access::Granted } else { self.failed() };
         }
-        match cookie(headers).filter(|_| is_own_page(headers, own_origins)) {
-            Some(session) if self.has_session(session) => Access::Granted,
-            _ => Access::Denied,
-        }
+        let has_session = is_own_page(headers, own_origins)
+            && sessions(headers).take(MAX_COOKIES).any(|session| self.has_session(session));
+        if has_session { Access::Granted } else { Access::Denied }
     }
 
     /// The proof that the listener at `origin` knows the key.
@@ -204,11 +206,18 @@ fn push(list: &mut Vec<(AdminKey, Deadline)>, item: (AdminKey, Deadline)) {
     list.push(item);
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// The name of the session cookie of the listener at `origin`.
+pub fn cookie_name(origin: &str) -> String {
+    let port = origin.rsplit(':').next().filter(|port| port.bytes().all(|it| it.is_ascii_digit()));
+    format!("{COOKIE_PREFIX}_{}", port.unwrap_or_default())
+}
+
+/// The sessions in the cookies of a request, also those of other proxies on this machine.
+fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs =
+    let pairs =
         lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value)
+    pairs.filter(|(name, _)| name.starts_with(COOKIE_PREFIX)).map(|(_, value)| value)
 }
 
 /// True for a request of our own page. Cookies ignore ports, so requests of other local pages carry
@@ -247,7 +256,7 @@ mod tests {
         );
         assert_eq!(keys.identify(&headers(&[("authorization", &key)]), &[]), Access::Denied);
         let as_cookie =
-            [("cookie", &*format!("{COOKIE_NAME}={key}")), ("sec-fetch-site", "same-origin")];
+            [("cookie", &*format!("{COOKIE_PREFIX}={key}")), ("sec-fetch-site", "same-origin")];
         assert_eq!(keys.identify(&headers(&as_cookie), &[]), Access::Denied);
     }
 
@@ -257,8 +266,11 @@ mod tests {
         let link = keys.issue_link().unwrap();
         let session = keys.trade(link.expose()).unwrap();
         assert!(keys.trade(link.expose()).is_err());
-        let cookie = format!("a=b; {COOKIE_NAME}={}", session.expose());
         let own = ["http://127.0.0.1:8089".to_owned()];
+        let name = cookie_name(&own[0]);
+        assert_eq!(name, "pleo_proxy_session_8089");
+        let other = cookie_name("http://127.0.0.1:9089");
+        let cookie = format!("a=b; {other}=of.another.proxy; {name}={}", session.expose());
         assert_eq!(keys.identify(&headers(&[("cookie", &cookie)]), &own), Access::Denied);
         let same = [("cookie", &*cookie), ("sec-fetch-site", "same-origin")];
         assert_eq!(keys.identify(&headers(&same), &own), Access::Granted);

@@ -84,7 +84,7 @@ async fn attack_from(host: &str, is_same_site: bool) {
         });
     }
     let carries = |request: &Received| {
-        request.head.contains("pleo_proxy_session=") && request.target() != "/favicon.ico"
+        request.head.contains("pleo_proxy_session_") && request.target() != "/favicon.ico"
     };
     let has_cookie = scene.control.requests().iter().any(carries);
     assert_eq!(
