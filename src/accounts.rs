@@ -17,6 +17,7 @@ mod executor;
 )]
 mod gate;
 mod health;
+mod history;
 mod lease;
 mod limiter;
 mod locked_record;
@@ -73,23 +74,13 @@ pub use change::{ChangeError, ChangeTicket, Login};
 pub use credential::{ApiKeyCredential, Credential, CredentialSource, Expiry};
 pub use default_account::DefaultAccount;
 pub use health::{Health, RetryState};
+pub use history::PastRefresh;
 pub use lease::Lease;
 pub use reason::{LoginReason, RetryReason};
 pub use refresh_reason::{RefreshReason, RefreshReport};
 pub use settings::{Background, Settings};
-pub use snapshot::{Refusal, Snapshot};
+pub use snapshot::{Refusal, Snapshot, Verdict};
 pub use status::{LastRefresh, Status};
-
-/// What a rejected request (401) does next.
-#[derive(Debug)]
-pub enum Verdict {
-    /// Borrow again: there is another token.
-    Again,
-    /// Pass the upstream's response on.
-    Give,
-    /// There will be no other token now.
-    Refuse(Refusal),
-}
 
 /// All accounts of this process.
 #[derive(Debug)]
@@ -371,6 +362,11 @@ impl Accounts {
     /// Settings of all accounts.
     pub fn settings(&self) -> &Settings {
         self.services.settings()
+    }
+
+    /// Attempts to refresh that began at `from` (UNIX milliseconds) or later, oldest first.
+    pub fn refreshes_since(&self, from: i64) -> Vec<PastRefresh> {
+        self.services.context.history.since(from)
     }
 
     /// Counters of everything that is done to tokens and requests.

@@ -18,6 +18,12 @@
 //! | `DELETE /api/logins/ID` | key | cancels a pending login |
 //! | `GET /api/why?method=M&path=P&account=NAME` | key | whether Pleo would refuse a request, why, and what to do; `?id=ID`: why an exchange ended as it did |
 //! | `GET /api/report?account=NAME` | key | the scopes and operations that the accounts use, and what follows |
+//! | `GET /api/requests?filter=F` | key | the latest exchanges and those that run; `limit`, `before=SEQ` |
+//! | `GET /api/requests/ID` | key | one exchange, with what was captured of it |
+//! | `GET /api/events?filter=F` | key | server-sent events, resumable: exchanges, state, rate, charts |
+//! | `GET /api/stats` | key | the last 15 minutes in slices of 5 s, and refreshes |
+//! | `GET /api/rate` | key | requests of the last minute by account and program |
+//! | `GET /api/capture` | key | whether headers and bodies are kept; `POST` keeps them for a while, `DELETE` ends it |
 //! | `POST /api/shutdown` | key | ends the process |
 //!
 //! The guard checks every request first. The key is required for `/metrics` and for all of `/api`
@@ -26,6 +32,9 @@
 
 mod api;
 mod assets;
+mod events;
+mod exchanges;
+mod figures;
 pub mod key;
 mod pages;
 pub mod proof;
@@ -73,6 +82,17 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/why", get(why::why))
         .route("/report", get(report::report))
         .route("/shutdown", post(api::shutdown))
+        .route("/requests", get(exchanges::requests))
+        .route("/requests/{id}", get(exchanges::request))
+        .route("/events", get(exchanges::events))
+        .route("/stats", get(exchanges::stats))
+        .route("/rate", get(exchanges::rate))
+        .route(
+            "/capture",
+            get(exchanges::capture).delete(exchanges::stop_capture).merge(
+                post(exchanges::start_capture).route_layer(middleware::from_fn(buffer_body)),
+            ),
+        )
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), require_key));

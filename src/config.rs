@@ -35,6 +35,7 @@ use file::{ConfigFile, xdg_folder};
 pub(crate) use inputs::SECRET_VARIABLE;
 pub use inputs::{Flags, Origin};
 use inputs::{Layer, Variables};
+pub use kinds::duration;
 use layers::Reader;
 use settings::TABLE;
 pub use settings::{Callers, Config, General, Listen, Login, Store, rows};

@@ -41,13 +41,9 @@ impl Exchange {
     /// A request has arrived.
     pub fn begin<B>(activity: &Arc<Activity>, request: &Request<B>) -> Self {
         activity.enter(Phase::Serving);
-        let is_first = activity.mark_requested();
-        let recording = activity.recorder().map(|recorder| {
-            if is_first {
-                recorder.identify(&activity.client);
-            }
-            recorder.begin(&activity.client, request)
-        });
+        activity.mark_requested();
+        let recorder = activity.recorder();
+        let recording = recorder.map(|recorder| recorder.begin(&activity.client, request));
         Self { activity: activity.clone(), recording }
     }
 

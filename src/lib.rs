@@ -10,12 +10,13 @@
 //!
 //! | row | parts |
 //! | --- | --- |
-//! | 10 | `main`, and this file |
-//! | 9 | [`cli`]: commands and exit codes; builds the parts |
-//! | 8 | [`config`]: the only reader of configuration files and environment variables; fills the settings of each part |
-//! | 7 | [`server`]: listeners, workers, drain |
-//! | 6 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
-//! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs. [`log`]: the latest exchanges, and what can be said from them |
+//! | 11 | `main`, and this file |
+//! | 10 | [`cli`]: commands and exit codes; builds the parts |
+//! | 9 | [`config`]: the only reader of configuration files and environment variables; fills the settings of each part |
+//! | 8 | [`server`]: listeners, workers, drain |
+//! | 7 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
+//! | 6 | [`log`]: the latest exchanges, and what can be said from them |
+//! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |

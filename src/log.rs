@@ -9,7 +9,9 @@ pub mod entry;
 pub mod filter;
 pub mod har;
 mod histogram;
+mod lines;
 mod programs;
+mod rate;
 mod reason;
 mod render;
 mod ring;
@@ -17,19 +19,28 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
 
+use crate::accounts::Accounts;
 use crate::clock::Clock;
+use crate::exchange::capture::Window;
 use crate::exchange::record::Record;
 use crate::exchange::recorder::Recorders;
+use crate::private_file::PrivateFileError;
+use crate::store::AccountName;
 use crate::usage::{Keeper, Usage, Use};
-use entry::Entry;
+use entry::{Capture, Entry};
 use filter::Filter;
+use lines::Lines;
+use rate::Senders;
+pub use rate::Sent;
 pub use reason::explanation;
 use render::Renderer;
 use ring::{Ended, Ring};
@@ -50,6 +61,8 @@ pub struct Settings {
     pub requests: usize,
     /// How many bytes they take at most, captured bodies included.
     pub memory: usize,
+    /// File that gets a line of JSON for each exchange.
+    pub file: Option<PathBuf>,
     /// Adds `Pleo-Proxy-Request` and `Pleo-Proxy-Hint` to responses.
     pub headers: bool,
 }
@@ -60,8 +73,10 @@ pub struct RequestLog {
     recorders: Arc<Recorders>,
     ring: Mutex<Ring>,
     stats: Mutex<Stats>,
+    senders: Mutex<Senders>,
     renderer: Renderer,
     usage: Arc<Keeper>,
+    lines: Option<Arc<Lines>>,
     clock: Clock,
     /// The number of the newest exchange.
     news: watch::Sender<u64>,
@@ -78,18 +93,38 @@ pub struct Batch {
     pub lost: Option<(u64, u64)>,
 }
 
+/// All that is known of one exchange.
+#[derive(Debug)]
+pub struct Detail {
+    /// The exchange.
+    pub entry: Entry,
+    /// Headers and bodies, if they were captured.
+    pub capture: Option<Capture>,
+}
+
 impl RequestLog {
     /// An empty log of what the recorders note.
-    pub fn new(settings: &Settings, recorders: Arc<Recorders>, usage: Arc<Keeper>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The file of `log.requests` cannot be opened.
+    pub fn new(
+        settings: &Settings,
+        recorders: Arc<Recorders>,
+        accounts: Arc<Accounts>,
+        usage: Arc<Keeper>,
+        environment: String,
+    ) -> Result<Self, PrivateFileError> {
+        Ok(Self {
+            lines: settings.file.as_deref().map(Lines::open).transpose()?,
             ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
             stats: Mutex::default(),
-            renderer: Renderer::new(recorders.clone()),
+            senders: Mutex::default(),
+            renderer: Renderer::new(recorders.clone(), accounts, environment),
             recorders,
             usage,
             clock: Clock::system(),
             news: watch::Sender::new(0),
-        }
+        })
     }
 
     /// Where workers note their exchanges.
@@ -102,7 +137,14 @@ impl RequestLog {
         loop {
             self.recorders.ended.notified().await;
             sleep(BATCH).await;
-            self.absorb();
+            self.absorb().await;
+        }
+    }
+
+    /// The file of `log.requests` was moved away: the next line goes to a new one.
+    pub fn reopen_file(&self) {
+        if let Some(lines) = &self.lines {
+            lines.reopen();
         }
     }
 
@@ -112,27 +154,43 @@ impl RequestLog {
     }
 
     /// Takes what has ended until now.
-    pub fn absorb(&self) {
+    pub async fn absorb(&self) {
         let mut records = Vec::new();
         self.recorders.take_ended(&mut records);
         if records.is_empty() {
             return;
         }
         self.count(&records);
+        let written = self.keep(records);
+        if let Some(lines) = self.lines.clone() {
+            // A disk that hangs holds up this task alone; what does not fit meanwhile is dropped.
+            let _ = spawn_blocking(move || lines.write(&written)).await;
+        }
+    }
+
+    /// Puts records into the ring. Returns their entries if they are to be written to a file.
+    fn keep(&self, records: Vec<Record>) -> Vec<Entry> {
+        let (now, mut written) = (self.now(), Vec::new());
         let mut ring = self.ring.lock();
         for record in records {
-            ring.push(record);
+            let ended = ring.number(record);
+            if self.lines.is_some() {
+                written.push(self.renderer.ended(&ended, now));
+            }
+            ring.push(ended);
         }
         let last = ring.last();
         drop(ring);
         self.news.send_replace(last);
+        written
     }
 
     fn count(&self, records: &[Record]) {
         let now = self.now();
-        let mut stats = self.stats.lock();
+        let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());
         for record in records {
             stats.add(record, now);
+            senders.add(record, now / 1000);
         }
         drop(stats);
         self.usage.with(|usage| records.iter().for_each(|record| use_of(record, usage, now)));
@@ -212,14 +270,21 @@ impl RequestLog {
     }
 
     /// The exchange with this id, whether it runs or has ended; none if it is not kept.
-    pub fn find(&self, id: &str) -> Option<Entry> {
+    pub fn find(&self, id: &str) -> Option<Detail> {
         let now = self.now();
         let number = id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()?;
         let running = self.recorders.running();
         if let Some(arrival) = running.iter().find(|arrival| arrival.number == number) {
-            return Some(self.renderer.running(arrival, now));
+            let entry = self.renderer.running(arrival, now);
+            return Some(Detail { entry, capture: None });
         }
-        self.ring.lock().find(number).map(|ended| self.renderer.ended(ended, now))
+        let ring = self.ring.lock();
+        let ended = ring.find(number)?;
+        let capture = ended.record.capture.as_ref();
+        Some(Detail {
+            entry: self.renderer.ended(ended, now),
+            capture: capture.map(|capture| self.renderer.capture(capture)),
+        })
     }
 
     /// The slices that began at `from` or later, in UNIX milliseconds.
@@ -227,7 +292,19 @@ impl RequestLog {
         self.stats.lock().since(from)
     }
 
-    fn now(&self) -> i64 {
+    /// What the programs sent for an account within the last minute, busiest first.
+    pub fn sent_by_programs(&self, account: &AccountName) -> Vec<Sent> {
+        self.senders.lock().of(account, self.now() / 1000)
+    }
+
+    /// Keeps headers and bodies from now on, for so long, of this account or of all.
+    pub fn start_capture(&self, length: Duration, account: Option<AccountName>) {
+        let until = Instant::now() + length;
+        self.recorders.capturing.start(Window { until, account });
+    }
+
+    /// The time, in UNIX milliseconds.
+    pub fn now(&self) -> i64 {
         self.clock.now().wall
     }
 }

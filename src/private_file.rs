@@ -24,6 +24,9 @@ pub enum PrivateFileError {
     /// It is there and cannot be opened or read.
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Unreadable(PathBuf, io::Error),
+    /// It is there and cannot be written.
+    #[error("{} cannot be written: {}", .0.display(), .1)]
+    Unwritable(PathBuf, io::Error),
     /// A symlink, folder, device or FIFO.
     #[error("{} is not a regular file; put the file itself there", .0.display())]
     NotRegular(PathBuf),
@@ -126,6 +129,24 @@ fn open(path: &Path) -> Result<(File, Metadata), PrivateFileError> {
     Ok((file, metadata))
 }
 
+/// Opens a private file to add to its end, and makes it (mode 600) if it is missing.
+///
+/// # Errors
+/// [`PrivateFileError`]; nothing is changed or repaired.
+pub fn append(path: &Path) -> Result<File, PrivateFileError> {
+    let flags =
+        rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path).map_err(|error| match is_symlink(path) {
+        true => PrivateFileError::NotRegular(path.into()),
+        false => unreadable(path, error),
+    })?;
+    let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
+    check(path, &metadata)?;
+    Ok(file)
+}
+
 fn check(path: &Path, metadata: &Metadata) -> Result<(), PrivateFileError> {
     if !metadata.is_file() {
         return Err(PrivateFileError::NotRegular(path.into()));
@@ -172,6 +193,21 @@ mod tests {
         let path = private(folder.path(), "key", "hush");
         assert_eq!(read(&path, 4).unwrap(), b"hush");
         assert!(matches!(read(&path, 3), Err(PrivateFileError::TooLarge(..))));
+    }
+
+    #[test]
+    fn a_file_to_add_to_is_made_for_us_alone_and_a_lax_or_linked_one_is_refused() {
+        use std::io::Write as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        append(&path).unwrap().write_all(b"a").unwrap();
+        append(&path).unwrap().write_all(b"b").unwrap();
+        assert_eq!(read(&path, 9).unwrap(), b"ab");
+        symlink(&path, folder.path().join("link")).unwrap();
+        let linked = append(&folder.path().join("link"));
+        assert!(matches!(linked, Err(PrivateFileError::NotRegular(_))), "{linked:?}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(append(&path), Err(PrivateFileError::TooPermissive(..))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::credential::CredentialSource;
 use super::gate::Gate;
 use super::health::{Health, RetryState};
+use super::history::History;
 use super::memory::Memory;
 use super::order::ChangeOrder;
 use super::rate::Rate;
@@ -36,6 +37,7 @@ pub(super) struct AccountContext {
     pub(super) metrics: Arc<Metrics>,
     /// Takes every token and key that this process sees.
     pub(super) known: KnownSecrets,
+    pub(super) history: History,
     /// To the scheduler.
     pub(super) commands: mpsc::UnboundedSender<SchedulerCommand>,
     /// Counts the changes that matter to the default account.
@@ -53,6 +55,7 @@ impl AccountContext {
             clock,
             metrics: Arc::default(),
             known: KnownSecrets::default(),
+            history: History::default(),
             commands,
             default_version: AtomicU64::new(1),
         }

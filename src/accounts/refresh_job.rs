@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::credential::Credential;
 use super::executor::Executor;
 use super::health::Health;
+use super::history::PastRefresh;
 use super::limiter::{RefreshLimiter, RefreshPermit};
 use super::locked_record::LockedRecord;
 use super::memory::LastAttempt;
@@ -66,6 +67,14 @@ impl RefreshJob {
         };
         let reason = self.executor.reason;
         services.context.metrics.refreshed(reason.as_str(), outcome);
+        services.context.history.add(PastRefresh {
+            at: started.wall,
+            account: account.name.clone(),
+            reason,
+            outcome,
+            took,
+            waiting: account.waiting.count(),
+        });
         let mut memory = account.memory();
         memory.failed = Some(started).filter(|_| report == RefreshReport::Failed);
         memory.last = Some(LastAttempt { at: started.wall, reason, outcome, took });

@@ -63,6 +63,17 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
+/// What a rejected request (401) does next.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Borrow again: there is another token.
+    Again,
+    /// Pass the upstream's response on.
+    Give,
+    /// There will be no other token now.
+    Refuse(Refusal),
+}
+
 impl Snapshot {
     /// What a source offers. The deadline is the one measured when the pair was issued, or the
     /// stored one.

@@ -24,14 +24,19 @@ impl WaitingRequests {
         Ok(WaitingRequest(&self.0))
     }
 
+    /// How many wait.
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
     /// True while any request waits.
     pub(super) fn is_any(&self) -> bool {
-        self.0.load(Ordering::Acquire) > 0
+        self.count() > 0
     }
 
     /// True while exactly one waits.
     pub(super) fn is_one(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 1
+        self.count() == 1
     }
 }
 

@@ -28,6 +28,11 @@ fn data(body: impl Serialize) -> Response {
 
 /// `GET /api/status`.
 pub(super) async fn status(State(admin): Shared) -> Response {
+    data(current_status(&admin))
+}
+
+/// The state of the process and of all accounts.
+pub(super) fn current_status(admin: &Admin) -> Status {
     let accounts = admin.operator.accounts();
     let mut about = admin.about.clone();
     about.notes.extend(accounts.scheduler_silence().map(|silence| {
@@ -37,7 +42,7 @@ pub(super) async fn status(State(admin): Shared) -> Response {
         )
     }));
     about.notes.extend(admin.peers.note());
-    data(Status {
+    Status {
         running: true,
         ending: admin.shutdown.is_cancelled(),
         stopped_tasks: accounts.supervisor().paused().into_iter().map(str::to_owned).collect(),
@@ -47,7 +52,7 @@ pub(super) async fn status(State(admin): Shared) -> Response {
         },
         accounts: admin.operator.status().into_iter().map(Into::into).collect(),
         about,
-    })
+    }
 }
 
 /// `GET /metrics`.

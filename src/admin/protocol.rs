@@ -5,6 +5,7 @@
 
 mod account;
 mod done;
+mod exchanges;
 mod login;
 mod report;
 mod why;
@@ -19,6 +20,10 @@ use crate::store::AccountName;
 pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
 pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
+pub use exchanges::{
+    AccountRate, CaptureBody, CaptureState, EventsQuery, Hello, Impatient, Lost, ProgramRate, Rate,
+    Refresh, RequestDetail, Requests, RequestsQuery, Stats,
+};
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 pub use report::{AccountReport, Report, ReportQuery};
 pub use why::{Verdict, Why, WhyQuery};

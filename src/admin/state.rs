@@ -30,6 +30,8 @@ pub struct Admin {
     pub redirect: Arc<Redirect>,
     /// What `status` reports about the process itself.
     pub about: About,
+    /// The setting `upstream.pace`, requests a minute.
+    pub pace: Option<u32>,
     /// Whether the kernel could identify callers.
     pub peers: Peers,
 }

@@ -17,9 +17,9 @@ use crate::problem::Code;
 pub(super) async fn why(State(admin): Shared, Query(query): Query<WhyQuery>) -> Response {
     let WhyQuery { method, path, account, id } = &query;
     if let Some(id) = id {
-        admin.log.absorb();
-        let entry = admin.log.find(id).ok_or_else(unknown_exchange);
-        return entry.map_or_else(|refusal| refusal, |entry| data(of_entry(&admin, &entry)));
+        admin.log.absorb().await;
+        let found = admin.log.find(id).ok_or_else(unknown_exchange);
+        return found.map_or_else(|refusal| refusal, |found| data(of_entry(&admin, &found.entry)));
     }
     let question = Question { method, target: path, account: account.as_deref() };
     let accounts = admin.operator.accounts();

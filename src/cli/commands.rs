@@ -1,9 +1,11 @@
 //! The commands, one file each. A new command is a file, and here a `mod`, a variant with its help
 //! text and a line that runs it.
 
+mod capture;
 mod config;
 mod login;
 mod logout;
+mod logs;
 mod open;
 mod refresh;
 mod report;
@@ -35,6 +37,10 @@ pub(super) enum Command {
     Why(why::Why),
     /// Show which scopes and operations the accounts use, and what follows
     Report(report::Report),
+    /// Show the latest requests and how they went
+    Logs(logs::Logs),
+    /// Keep headers and bodies of requests for a while
+    Capture(capture::Capture),
     /// Open the page of the running proxy, with a fresh one-time link
     Open,
     /// End the running proxy
@@ -56,6 +62,8 @@ impl Command {
             Self::Refresh(refresh) => refresh.run(context).await,
             Self::Why(why) => why.run(context).await,
             Self::Report(report) => report.run(context).await,
+            Self::Logs(logs) => logs.run(context).await,
+            Self::Capture(capture) => capture.run(context).await,
             Self::Open => open::run(context).await,
             Self::Stop => stop::run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,

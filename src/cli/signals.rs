@@ -10,7 +10,8 @@ use tracing::info;
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 /// SIGTERM and Ctrl-C from now on. SIGHUP ends the process only if it has a terminal, which was
-/// closed; a service keeps running and does not reload its settings.
+/// closed; a service keeps running, opens the file of `log.requests` again, and does not reload its
+/// settings.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -47,7 +48,7 @@ impl Signals {
                     if has_terminal {
                         return;
                     }
-                    info!("SIGHUP ignored: settings are read only at the start");
+                    info!("SIGHUP: the file of log.requests is opened again; settings are read only at the start");
                 }
             }
         }

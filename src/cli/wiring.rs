@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
@@ -44,7 +45,6 @@ pub(super) fn request_log(
     config: &Config,
     state: &State,
     accounts: &Arc<Accounts>,
-    ending: &CancellationToken,
 ) -> Result<Arc<RequestLog>, Failure> {
     let mut run = [0; 4];
     getrandom::fill(&mut run).context("the system gives no random numbers")?;
@@ -53,8 +53,12 @@ pub(super) fn request_log(
     let recorders = Recorders::new(u32::from_ne_bytes(run), settings.headers, metrics);
     let file = state.records.join(usage::FILE_NAME);
     let usage = Arc::new(usage::Keeper::open(file, &Clock::system()));
-    let log = Arc::new(RequestLog::new(settings, recorders, usage));
-    let (supervisor, ending) = (accounts.supervisor().clone(), ending.clone());
+    let environment = config.environment().as_str().to_owned();
+    let log = RequestLog::new(settings, recorders, accounts.clone(), usage, environment);
+    let log = log.map_err(|error| Failure::usage(format!("log.requests: {error}")))?;
+    let log = Arc::new(log);
+    // They run until the process ends: requests go on while it drains.
+    let (supervisor, ending) = (accounts.supervisor().clone(), CancellationToken::new());
     tokio::spawn({
         let log = log.clone();
         async move {
@@ -62,6 +66,13 @@ pub(super) fn request_log(
             let identify = supervise("programs", &supervisor, &ending, || log.identify_programs());
             let keep = supervise("usage", &supervisor, &ending, || log.usage().clone().keep());
             tokio::join!(collect, identify, keep);
+        }
+    });
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be received")?;
+    let reopened = log.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reopened.reopen_file();
         }
     });
     Ok(log)

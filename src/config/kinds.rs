@@ -164,7 +164,8 @@ fn within(value: &Value, least: &str, most: &str, range: &str) -> Result<Duratio
     if is_within { Ok(length) } else { Err(format!("must be {range}").into()) }
 }
 
-fn duration(text: &str) -> Option<Duration> {
+/// Reads a duration such as `500ms`, `2s` or `7d`.
+pub fn duration(text: &str) -> Option<Duration> {
     let span: jiff::Span = text.parse().ok()?;
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }

@@ -106,7 +106,9 @@ impl Activity {
 
     /// Notes its exchanges there from now on.
     pub fn record_with(&self, recorder: &Arc<Recorder>) {
-        let _ = self.recorder.set(recorder.clone());
+        if self.recorder.set(recorder.clone()).is_ok() {
+            recorder.identify(&self.client);
+        }
     }
 
     pub(super) fn recorder(&self) -> Option<&Recorder> {
@@ -158,8 +160,8 @@ impl Activity {
     }
 
     /// A complete request has arrived.
-    pub fn mark_requested(&self) -> bool {
-        !self.has_requested() && !self.has_requested.swap(true, Ordering::Relaxed)
+    pub fn mark_requested(&self) {
+        self.has_requested.store(true, Ordering::Relaxed);
     }
 
     /// True if at least one complete request has arrived.

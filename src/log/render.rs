@@ -3,24 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
-use super::entry::{By, Entry, Kind};
+use super::entry::{By, Capture, Entry, Kind, Part};
+use super::reason::explanation;
 use super::ring::Ended;
+use crate::accounts::Accounts;
+use crate::exchange;
+use crate::exchange::capture::MAX_BODY;
 use crate::exchange::record::{Arrival, Record, Responder};
 use crate::exchange::recorder::Recorders;
 use crate::operations;
+use crate::redaction::{Body, Redactor};
 
 /// Makes entries.
 #[derive(Debug)]
 pub(super) struct Renderer {
     recorders: Arc<Recorders>,
+    accounts: Arc<Accounts>,
+    redactor: Redactor,
+    environment: String,
 }
 
 impl Renderer {
-    pub(super) fn new(recorders: Arc<Recorders>) -> Self {
-        Self { recorders }
+    pub(super) fn new(
+        recorders: Arc<Recorders>,
+        accounts: Arc<Accounts>,
+        environment: String,
+    ) -> Self {
+        let redactor = Redactor::new(accounts.known_secrets().clone());
+        Self { recorders, accounts, redactor, environment }
+    }
+
+    fn text(&self, text: &str) -> String {
+        self.redactor.text(text).into_owned()
     }
 
     /// The entry of a request that is being answered. `now` is in UNIX milliseconds.
@@ -33,28 +50,53 @@ impl Renderer {
             at: now.saturating_sub(whole_millis(Instant::now().duration_since(arrival.at))),
             running: true,
             account: arrival.account().map(ToString::to_string),
-            program: program.map(|program| program.name.clone()),
+            program: program.map(|program| self.text(&program.name)),
             pid: program.map(|program| program.pid),
             method: arrival.method.as_ref().map(Method::to_string),
-            path: path.to_owned(),
-            query: names(query),
+            path: self.text(path),
+            query: names(query).map(|name| self.text(name)).collect(),
             operation: operation.map(ToString::to_string),
             kind: operation.map(|operation| match operation.kind {
                 operations::Kind::Read => Kind::Read,
                 operations::Kind::Write => Kind::Write,
             }),
             deprecated: operation.is_some_and(|operation| operation.deprecation.is_some()),
-            traceparent: arrival.traceparent().map(str::to_owned),
-            user_agent: arrival.user_agent().map(str::to_owned),
+            traceparent: arrival.traceparent().map(|trace| self.text(trace)),
+            user_agent: arrival.user_agent().map(|agent| self.text(agent)),
             ..Entry::default()
         }
+    }
+
+    /// What was captured of an exchange.
+    pub(super) fn capture(&self, capture: &exchange::capture::Capture) -> Capture {
+        Capture { request: self.part(&capture.request), response: self.part(&capture.response) }
+    }
+
+    fn part(&self, part: &exchange::capture::Part) -> Part {
+        let (headers, bytes) = (&part.headers, part.body.bytes());
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let header = |(name, value): (&HeaderName, &HeaderValue)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.to_string(), self.redactor.header(name.as_str(), &value).into_owned())
+        };
+        let (body, body_note) = if part.body.is_cut() {
+            (None, Some(format!("left out: longer than {} KiB", MAX_BODY / 1024)))
+        } else if let Some(coding) = text("content-encoding").filter(|_| !bytes.is_empty()) {
+            (None, Some(format!("left out: {} bytes, {}", bytes.len(), self.text(coding))))
+        } else {
+            match self.redactor.body(text("content-type"), &bytes) {
+                Body::Text(text) => (Some(text).filter(|text| !text.is_empty()), None),
+                Body::LeftOut(note) => (None, Some(note)),
+            }
+        };
+        Part { headers: headers.iter().map(header).collect(), body, body_note }
     }
 
     /// The entry of an exchange that has ended.
     pub(super) fn ended(&self, ended: &Ended, now: i64) -> Entry {
         let record = &ended.record;
         let times = record.times;
-        Entry {
+        let mut entry = Entry {
             seq: Some(ended.seq),
             running: false,
             status: record.status.map(|status| status.as_u16()),
@@ -63,7 +105,7 @@ impl Renderer {
                 Responder::Proxy => By::Proxy,
                 Responder::Pleo => By::Pleo,
             }),
-            error_type: error_type(record),
+            error_type: error_type(record).map(|name| self.text(&name)),
             complete: record.is_complete,
             bytes_in: record.request_bytes,
             bytes_out: record.response_bytes,
@@ -76,7 +118,10 @@ impl Renderer {
             generation: record.generation,
             captured: record.capture.is_some(),
             ..self.running(&record.arrival, now)
-        }
+        };
+        let why = explanation(&self.accounts, &entry, &self.environment);
+        entry.hint = why.map(|why| self.text(&why.hint()));
+        entry
     }
 }
 
@@ -91,12 +136,9 @@ pub(super) fn split(target: &str) -> (&str, Option<&str>) {
 }
 
 /// The names in a query; what stands without a name may be a value, and is masked.
-fn names(query: Option<&str>) -> Vec<String> {
-    let name = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) => name.to_owned(),
-        None => "*".to_owned(),
-    };
-    query.map(|query| query.split('&').map(name).collect()).unwrap_or_default()
+fn names(query: Option<&str>) -> impl Iterator<Item = &str> {
+    let pairs = query.into_iter().flat_map(|query| query.split('&'));
+    pairs.map(|pair| pair.split_once('=').map_or("*", |(name, _)| name))
 }
 
 /// The type of an error of Pleo's: a word in `type`, `code` or `error`.
@@ -120,20 +162,25 @@ fn millis(duration: Duration) -> f64 {
 fn whole_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::log::testing::record;
+    use std::path::Path;
 
-    fn entry(record: Record) -> Entry {
-        let renderer = Renderer::new(Recorders::new(0x3f_a9c1, true, Arc::default()));
-        renderer.ended(&Ended { seq: 7, record }, 1_000_000)
+    use http::Request;
+
+    use super::*;
+    use crate::exchange::capture;
+    use crate::log::testing::{record, renderer};
+    use crate::secret::AccessToken;
+
+    async fn entry(record: Record) -> Entry {
+        let folder = tempfile::tempdir().unwrap();
+        renderer(folder.path()).await.ended(&Ended { seq: 7, record }, 1_000_000)
     }
 
-    #[test]
-    fn an_entry_has_the_operation_and_names_but_no_values() {
-        let entry = entry(record(17, "/@acme/v1/export-jobs?statuses=secret&page=2&secret"));
+    #[tokio::test]
+    async fn an_entry_has_the_operation_and_names_but_no_values() {
+        let entry = entry(record(17, "/@acme/v1/export-jobs?statuses=secret&page=2&secret")).await;
         assert_eq!((entry.id.as_str(), entry.seq), ("3fa9c1-17", Some(7)));
         assert_eq!(entry.path, "/v1/export-jobs");
         assert_eq!(entry.query, ["statuses", "page", "*"]);
@@ -143,8 +190,8 @@ mod tests {
         assert!((999_000..=1_000_000).contains(&entry.at));
     }
 
-    #[test]
-    fn the_type_of_an_error_is_read_from_the_beginning_of_its_body() {
+    #[tokio::test]
+    async fn the_type_of_an_error_is_read_from_the_beginning_of_its_body() {
         for (body, expected) in [
             (r#"{"type":"EXPORT_NOT_FOUND","message":"no"}"#, Some("EXPORT_NOT_FOUND")),
             (r#"{"error":{"code":"FORBIDDEN"}}"#, Some("FORBIDDEN")),
@@ -156,7 +203,77 @@ mod tests {
         ] {
             let mut refused = record(1, "/v1/x");
             refused.excerpt = body.into();
-            assert_eq!(entry(refused).error_type.as_deref(), expected, "{body}");
+            assert_eq!(entry(refused).await.error_type.as_deref(), expected, "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_pleos_is_explained_and_one_of_the_proxys_is_not() {
+        let refused = |responder| {
+            let mut refused = record(1, "/v1/export-jobs");
+            refused.arrival.set_account(&"default".parse().unwrap());
+            refused.status = Some(http::StatusCode::TOO_MANY_REQUESTS);
+            refused.responder = responder;
+            refused
+        };
+        let hint = entry(refused(Responder::Pleo)).await.hint.unwrap();
+        assert!(hint.contains("600"), "{hint}");
+        assert_eq!(entry(refused(Responder::Proxy)).await.hint, None);
+    }
+
+    async fn rendered(folder: &Path, part: capture::Part) -> Part {
+        renderer(folder).await.part(&part)
+    }
+
+    fn part(headers: &[(&'static str, &'static str)], body: &[u8]) -> capture::Part {
+        let mut part = capture::Part { headers: http::HeaderMap::new(), body: Arc::default() };
+        for (name, value) in headers {
+            part.headers.append(*name, HeaderValue::from_static(value));
+        }
+        part.body.push(body);
+        part
+    }
+
+    #[tokio::test]
+    async fn what_was_captured_is_shown_without_secrets_and_what_cannot_be_read_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = ("content-type", "application/json");
+        let shown = rendered(
+            folder.path(),
+            part(
+                &[json, ("authorization", "Bearer secret-token-123"), ("x-a", "1")],
+                br#"{"name":"x","password":"hunter2hunter2"}"#,
+            ),
+        )
+        .await;
+        let told = format!("{shown:?}");
+        assert!(told.contains("\"1\"") && told.contains("name"), "{told}");
+        assert!(!told.contains("secret-token") && !told.contains("hunter2"), "{told}");
+        let coded = part(&[json, ("content-encoding", "gzip")], b"\x1f\x8b");
+        let note = rendered(folder.path(), coded).await.body_note;
+        assert_eq!(note.as_deref(), Some("left out: 2 bytes, gzip"));
+        let long = rendered(folder.path(), part(&[json], &vec![b' '; MAX_BODY + 1])).await;
+        assert_eq!(
+            (long.body, long.body_note),
+            (None, Some("left out: longer than 64 KiB".into()))
+        );
+        let none = rendered(folder.path(), part(&[], b"")).await;
+        assert_eq!((none.body, none.body_note), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_known_secret_shows_in_no_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let renderer = renderer(folder.path()).await;
+        let secret = AccessToken::new("opaque-access-token");
+        renderer.accounts.known_secrets().learn(&secret);
+        let client =
+            Arc::new(exchange::Client::new(exchange::Caller::Unix { user: None, process: None }));
+        let request = Request::get("/v1/opaque-access-token?opaque-access-token=1")
+            .header("user-agent", "opaque-access-token")
+            .header("traceparent", "opaque-access-token");
+        let arrival = Arrival::new(1, client, &request.body(()).unwrap());
+        let shown = format!("{:?}", renderer.running(&arrival, 0));
+        assert!(!shown.contains("opaque-access-token"), "{shown}");
     }
 }

@@ -28,16 +28,20 @@ impl Ring {
         Self { max_count, max_bytes, bytes: 0, last: 0, kept: VecDeque::new() }
     }
 
-    /// Adds an exchange; the oldest ones make room.
-    pub(super) fn push(&mut self, record: Record) -> u64 {
+    /// Gives an exchange its number.
+    pub(super) fn number(&mut self, record: Record) -> Ended {
         self.last += 1;
-        self.bytes += record.size();
-        self.kept.push_back(Ended { seq: self.last, record });
+        Ended { seq: self.last, record }
+    }
+
+    /// Keeps an exchange; the oldest ones make room.
+    pub(super) fn push(&mut self, ended: Ended) {
+        self.bytes += ended.record.size();
+        self.kept.push_back(ended);
         while self.kept.len() > self.max_count || self.bytes > self.max_bytes {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.bytes -= oldest.record.size();
         }
-        self.last
     }
 
     /// The number of the newest exchange; 0 = there was none.
@@ -73,6 +77,11 @@ mod tests {
     use super::*;
     use crate::log::testing::record;
 
+    fn add(ring: &mut Ring, record: Record) {
+        let ended = ring.number(record);
+        ring.push(ended);
+    }
+
     fn seqs<'a>(ended: impl Iterator<Item = &'a Ended>) -> Vec<u64> {
         ended.map(|ended| ended.seq).collect()
     }
@@ -82,7 +91,7 @@ mod tests {
         let mut ring = Ring::new(3, usize::MAX);
         assert_eq!((ring.first(), ring.last()), (1, 0));
         for number in 1..=5 {
-            ring.push(record(number, "/v1/x"));
+            add(&mut ring, record(number, "/v1/x"));
         }
         assert_eq!((ring.first(), ring.last()), (3, 5));
         assert_eq!(seqs(ring.after(0)), [3, 4, 5]);
@@ -100,13 +109,13 @@ mod tests {
         let size = record(1, "/v1/x").size();
         let mut ring = Ring::new(100, 3 * size);
         for number in 1..=5 {
-            ring.push(record(number, "/v1/x"));
+            add(&mut ring, record(number, "/v1/x"));
         }
         assert_eq!(seqs(ring.after(0)), [3, 4, 5]);
-        ring.push(record(6, &format!("/v1/{}", "x".repeat(3 * size))));
+        add(&mut ring, record(6, &format!("/v1/{}", "x".repeat(3 * size))));
         assert_eq!((ring.bytes, ring.kept.len(), ring.last()), (0, 0, 6));
         let mut none = Ring::new(0, 1 << 20);
-        none.push(record(1, "/v1/x"));
+        add(&mut none, record(1, "/v1/x"));
         assert_eq!((none.bytes, none.kept.len(), none.last()), (0, 0, 1));
     }
 }

@@ -90,8 +90,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let ending = async {
         running.drain().await;
         let unsaved = opened.accounts.close().await;
+        opened.log.absorb().await;
         running.end().await;
-        opened.log.absorb();
         opened.log.usage().save().await;
         unsaved
     };
@@ -134,7 +134,7 @@ async fn open(mut config: Config, program: &str) -> Result<Opened, Failure> {
     let keys = Arc::new(key::Keys::new(key, Clock::system(), accounts.known_secrets().clone()));
     let operator = Operator::new(accounts.clone());
     let shutdown = CancellationToken::new();
-    let log = wiring::request_log(&config, &state, &accounts, &shutdown)?;
+    let log = wiring::request_log(&config, &state, &accounts)?;
     let (api, admin) = (bound.api.clone(), bound.admin);
     let listeners = Some(bound);
     Ok(Opened {
@@ -248,6 +248,7 @@ impl Opened {
             origin,
             about: self.about(),
             peers: self.peers.clone(),
+            pace: self.config.upstream.pace.map(|pace| pace.0),
         }
     }
 

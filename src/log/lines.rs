@@ -1,0 +1,142 @@
+//! The file of `log.requests`: a line of JSON for each exchange.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use tracing::warn;
+
+use super::entry::Entry;
+use crate::private_file::{self, PrivateFileError};
+use crate::telemetry::Repeats;
+
+/// What the first line of a new file says.
+const NOTE: &str =
+    "Sanitised: secrets are masked, values in queries are left out. One exchange a line follows.";
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Lines {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
+    /// It was moved away, and is to be opened anew.
+    is_stale: AtomicBool,
+    failures: Repeats,
+}
+
+impl Lines {
+    /// Opens the file, and makes it if it is missing.
+    pub(super) fn open(path: &Path) -> Result<Arc<Self>, PrivateFileError> {
+        let file = start(path)?;
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            file: Mutex::new(Some(file)),
+            is_stale: AtomicBool::new(false),
+            failures: Repeats::new("exchanges could not be written to the file of log.requests"),
+        }))
+    }
+
+    /// The next line goes to a new file, if this one was moved away.
+    pub(super) fn reopen(&self) {
+        self.is_stale.store(true, Ordering::Release);
+    }
+
+    /// Writes a line for each exchange. What cannot be written is lost, and the log says so.
+    pub(super) fn write(&self, entries: &[Entry]) {
+        let mut text = Vec::new();
+        for entry in entries {
+            // An entry always has a JSON form.
+            if serde_json::to_writer(&mut text, entry).is_ok() {
+                text.push(b'\n');
+            }
+        }
+        let mut file = self.file.lock();
+        if self.is_stale.swap(false, Ordering::AcqRel) {
+            *file = None;
+        }
+        if let Err(error) = self.write_to(&mut file, &text) {
+            *file = None;
+            if self.failures.admits() {
+                warn!("log.requests: {error}; {} exchanges are not in the file", entries.len());
+            }
+        }
+    }
+
+    fn write_to(&self, file: &mut Option<File>, text: &[u8]) -> Result<(), PrivateFileError> {
+        let mut opened = match file.take() {
+            Some(opened) => opened,
+            None => start(&self.path)?,
+        };
+        opened
+            .write_all(text)
+            .map_err(|error| PrivateFileError::Unwritable(self.path.clone(), error))?;
+        *file = Some(opened);
+        Ok(())
+    }
+}
+
+/// Opens the file. A new one begins with a note.
+fn start(path: &Path) -> Result<File, PrivateFileError> {
+    let unwritable = |error| PrivateFileError::Unwritable(path.to_owned(), error);
+    let mut file = private_file::append(path)?;
+    if file.metadata().map_err(unwritable)?.len() == 0 {
+        let note = json!({"version": 1, "sanitised": true, "note": NOTE});
+        writeln!(file, "{note}").map_err(unwritable)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn entry(id: &str) -> Entry {
+        Entry { id: id.into(), path: "/v1/\"\n".into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn each_exchange_is_a_line_and_a_file_that_was_moved_is_followed_by_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("requests"), folder.path().join("old"));
+        let file = Lines::open(&path).unwrap();
+        file.write(&[entry("a"), entry("b")]);
+        fs::rename(&path, &old).unwrap();
+        file.reopen();
+        file.write(&[entry("c")]);
+        let first = lines(&old);
+        assert_eq!((first.len(), &first[0]["sanitised"]), (3, &Value::Bool(true)));
+        assert_eq!((&first[1]["id"], &first[2]["path"]), (&"a".into(), &"/v1/\"\n".into()));
+        let second = lines(&path);
+        assert_eq!((second.len(), &second[1]["id"]), (2, &"c".into()));
+        drop(file);
+        Lines::open(&path).unwrap().write(&[entry("d")]);
+        assert_eq!(lines(&path).len(), 3, "the note stands once");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests");
+        let file = Lines::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        file.reopen();
+        file.write(&[entry("lost")]);
+        fs::remove_dir(&path).unwrap();
+        file.write(&[entry("kept")]);
+        assert_eq!(lines(&path)[1]["id"], "kept");
+    }
+}
