@@ -36,6 +36,7 @@ mod events;
 mod exchanges;
 mod figures;
 pub mod key;
+mod metrics;
 mod pages;
 pub mod proof;
 pub mod protocol;
@@ -97,7 +98,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), require_key));
     let metrics = Router::new()
-        .route("/metrics", get(api::metrics))
+        .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(admin.clone(), require_key));
     Router::new()

@@ -366,7 +366,8 @@ mod tests {
             assert_has(line, &["status=400", "code=\"bad_request\"", "by=\"proxy\""]);
         }
         assert!(!lines[1].contains("method=") && !lines[1].contains("target="), "{}", lines[1]);
-        let text = metrics.text(std::iter::empty(), std::iter::empty()).unwrap();
+        let mut text = String::new();
+        metrics.write(&mut text, std::iter::empty(), std::iter::empty()).unwrap();
         assert!(text.contains("refused_requests_total{code=\"bad_request\"} 2"), "{text}");
     }
 

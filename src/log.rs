@@ -10,6 +10,7 @@ pub mod filter;
 pub mod har;
 mod histogram;
 mod lines;
+mod metrics;
 mod programs;
 mod rate;
 mod reason;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -35,10 +37,12 @@ use crate::exchange::record::Record;
 use crate::exchange::recorder::Recorders;
 use crate::private_file::PrivateFileError;
 use crate::store::AccountName;
+use crate::telemetry;
 use crate::usage::{Keeper, Usage, Use};
 use entry::{Capture, Entry};
 use filter::Filter;
 use lines::Lines;
+use metrics::RequestMetrics;
 use rate::Senders;
 pub use rate::Sent;
 pub use reason::explanation;
@@ -74,6 +78,8 @@ pub struct RequestLog {
     ring: Mutex<Ring>,
     stats: Mutex<Stats>,
     senders: Mutex<Senders>,
+    metrics: Mutex<RequestMetrics>,
+    registry: Registry,
     renderer: Renderer,
     usage: Arc<Keeper>,
     lines: Option<Arc<Lines>>,
@@ -114,7 +120,11 @@ impl RequestLog {
         usage: Arc<Keeper>,
         environment: String,
     ) -> Result<Self, PrivateFileError> {
+        let mut registry = Registry::with_prefix(telemetry::PREFIX);
+        let metrics = Mutex::new(RequestMetrics::new(&mut registry));
         Ok(Self {
+            metrics,
+            registry,
             lines: settings.file.as_deref().map(Lines::open).transpose()?,
             ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
             stats: Mutex::default(),
@@ -187,6 +197,7 @@ impl RequestLog {
 
     fn count(&self, records: &[Record]) {
         let now = self.now();
+        self.metrics.lock().add(records);
         let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());
         for record in records {
             stats.add(record, now);
@@ -290,6 +301,11 @@ impl RequestLog {
     /// The slices that began at `from` or later, in UNIX milliseconds.
     pub fn slices(&self, from: i64) -> Vec<Slice> {
         self.stats.lock().since(from)
+    }
+
+    /// The metrics of requests.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// What the programs sent for an account within the last minute, busiest first.

@@ -15,7 +15,7 @@ pub const ERROR_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-error")
 pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What went wrong. Each code has a status and a title.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Code {
     /// The request is malformed or ambiguous.
     BadRequest,

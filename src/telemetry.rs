@@ -3,6 +3,7 @@
 //! for their reader.
 
 mod lines;
+pub mod process;
 mod repeats;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -17,7 +18,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, error};
 use tracing_subscriber::filter::Targets;
@@ -31,8 +33,14 @@ pub use repeats::Repeats;
 /// Libraries that would log headers or bodies at their finer levels; capped at every log level.
 const CAPPED: [&str; 6] = ["hyper", "hyper_util", "reqwest", "rustls", "h2", "tower"];
 
+/// What the names of all metrics begin with.
+pub const PREFIX: &str = "pleo_proxy";
+
 /// How long the process waits at its end until its last lines are read.
 const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// Upper bounds of the durations of a refresh, in seconds; its parts may take 10, 5 and 30 s.
+const REFRESH_BOUNDS: [f64; 9] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 45.0];
 
 /// The queue of log lines of a process that serves.
 static LINES: OnceLock<Lines> = OnceLock::new();
@@ -123,6 +131,9 @@ struct Background {
 pub struct Metrics {
     registry: Registry,
     refreshes: Family<Attempt, Counter>,
+    refresh_times: Histogram,
+    /// Connections to the API that are open.
+    pub upstream_connections: Gauge,
     refusals: Family<Refusal, Counter>,
     accounts: Family<State, Gauge>,
     restarts: Family<Background, Counter>,
@@ -134,8 +145,10 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("pleo_proxy"),
+            registry: Registry::with_prefix(PREFIX),
             refreshes: Family::default(),
+            refresh_times: Histogram::new(REFRESH_BOUNDS),
+            upstream_connections: Gauge::default(),
             refusals: Family::default(),
             accounts: Family::default(),
             restarts: Family::default(),
@@ -155,6 +168,17 @@ impl Metrics {
             "refreshes",
             "Attempts to refresh, by reason and outcome",
             self.refreshes.clone(),
+        );
+        registry.register_with_unit(
+            "refresh_duration",
+            "Attempts to refresh, waiting for locks included",
+            Unit::Seconds,
+            self.refresh_times.clone(),
+        );
+        registry.register(
+            "upstream_connections",
+            "Connections to the API that are open",
+            self.upstream_connections.clone(),
         );
         registry.register(
             "refused_requests",
@@ -177,8 +201,9 @@ impl Metrics {
     }
 
     /// An attempt to refresh has ended.
-    pub fn refreshed(&self, reason: &'static str, outcome: &'static str) {
+    pub fn refreshed(&self, reason: &'static str, outcome: &'static str, took: Duration) {
         self.refreshes.get_or_create(&Attempt { reason, outcome }).inc();
+        self.refresh_times.observe(took.as_secs_f64());
     }
 
     /// The proxy responded to a request itself.
@@ -201,16 +226,17 @@ impl Metrics {
         self.token_resends.inc();
     }
 
-    /// All metrics in the text format, with the current state of each account and the restarts of
-    /// each background task.
+    /// Adds all of them to a text, with the current state of each account and the restarts of each
+    /// background task.
     ///
     /// # Errors
     /// Never in practice: the sink is a string.
-    pub fn text(
+    pub fn write(
         &self,
+        text: &mut String,
         states: impl Iterator<Item = &'static str>,
         restarts: impl Iterator<Item = (&'static str, u64)>,
-    ) -> Result<String, std::fmt::Error> {
+    ) -> std::fmt::Result {
         self.accounts.clear();
         for state in states {
             self.accounts.get_or_create(&State { state }).inc();
@@ -221,9 +247,7 @@ impl Metrics {
                 .inner()
                 .store(restarts, Ordering::Relaxed);
         }
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        prometheus_client::encoding::text::encode_registry(text, &self.registry)
     }
 }
 
@@ -234,11 +258,16 @@ mod tests {
     #[test]
     fn metrics_have_labels() {
         let metrics = Metrics::default();
-        metrics.refreshed("margin", "fresh");
-        metrics.refreshed("margin", "fresh");
+        metrics.refreshed("margin", "fresh", Duration::from_millis(20));
+        metrics.refreshed("margin", "fresh", Duration::from_millis(20));
         metrics.held();
-        let text = metrics
-            .text(["connected", "connected", "unsaved"].into_iter(), [("scheduler", 3)].into_iter())
+        let mut text = String::new();
+        metrics
+            .write(
+                &mut text,
+                ["connected", "connected", "unsaved"].into_iter(),
+                [("scheduler", 3)].into_iter(),
+            )
             .unwrap();
         assert!(
             text.contains("pleo_proxy_refreshes_total{reason=\"margin\",outcome=\"fresh\"} 2"),
@@ -248,7 +277,10 @@ mod tests {
         assert!(text.contains("pleo_proxy_held_requests_total 1"), "{text}");
         assert!(text.contains("pleo_proxy_task_restarts_total{task=\"scheduler\"} 3"), "{text}");
         assert!(text.contains("pleo_proxy_dropped_log_lines_total 0"), "{text}");
-        let text = metrics.text(["connected"].into_iter(), [("scheduler", 3)].into_iter()).unwrap();
+        let mut text = String::new();
+        metrics
+            .write(&mut text, ["connected"].into_iter(), [("scheduler", 3)].into_iter())
+            .unwrap();
         assert!(!text.contains("unsaved"), "{text}");
     }
 }

@@ -66,7 +66,7 @@ impl RefreshJob {
             RefreshReport::Failed => account.peek().health.as_str(),
         };
         let reason = self.executor.reason;
-        services.context.metrics.refreshed(reason.as_str(), outcome);
+        services.context.metrics.refreshed(reason.as_str(), outcome, took);
         services.context.history.add(PastRefresh {
             at: started.wall,
             account: account.name.clone(),

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{CONTENT_TYPE, SET_COOKIE};
+use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -52,24 +52,6 @@ pub(super) fn current_status(admin: &Admin) -> Status {
         },
         accounts: admin.operator.status().into_iter().map(Into::into).collect(),
         about,
-    }
-}
-
-/// `GET /metrics`.
-pub(super) async fn metrics(State(admin): Shared) -> Response {
-    let accounts = admin.operator.accounts();
-    let all = accounts.all();
-    let states = all.iter().map(|account| account.snapshot().health.as_str());
-    let tasks = accounts.supervisor().tasks();
-    let restarts = tasks.iter().map(|task| (task.name, task.restarts));
-    match accounts.metrics().text(states, restarts) {
-        Ok(text) => {
-            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
-                .into_response()
-        }
-        Err(_) => {
-            refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The metrics cannot be written.")
-        }
     }
 }
 

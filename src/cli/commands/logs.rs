@@ -103,7 +103,7 @@ fn print(entry: &Entry, json: bool) -> Result<(), Failure> {
 /// One exchange in one line, for people.
 fn line(entry: &Entry) -> String {
     let time = clock::rfc3339(entry.at);
-    let time = time.get(11..19).unwrap_or(&time);
+    let time = time.get(11..20).unwrap_or(&time);
     let status = entry.status.map_or("---".to_owned(), |status| status.to_string());
     let method = entry.method.as_deref().unwrap_or("?");
     let query = if entry.query.is_empty() {
@@ -171,7 +171,7 @@ mod tests {
             hint: Some("needs vendors:read".into()),
             ..Entry::default()
         };
-        let expected = "13:33:20 403 GET    /v1/?[31mvendors?a=*&b=*  acme  curl  31 ms  3fa9c1-17  sent again  needs vendors:read";
+        let expected = "14:13:20Z 403 GET    /v1/?[31mvendors?a=*&b=*  acme  curl  31 ms  3fa9c1-17  sent again  needs vendors:read";
         assert_eq!(line(&entry), expected);
     }
 

@@ -203,7 +203,8 @@ fn serve(opened: &mut Opened) -> Result<server::Running, Failure> {
     let origin = opened.config.oauth.api.clone();
     let data_guard = Arc::new(Guard::data(&opened.guard, opened.api.named(), &origin));
     let connector = Connector::new(origin, &opened.outbound, settings, Clock::system())
-        .map_err(Failure::usage)?;
+        .map_err(Failure::usage)?
+        .counting(&opened.accounts.metrics().upstream_connections);
     let budget = Arc::new(ReplayBudget::default());
     let accounts = opened.accounts.clone();
     let forwarder = || {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bounded_read::{BoundedRead, MAX_BUFFERED};
@@ -29,6 +30,24 @@ pub struct Connector {
     pub host: HeaderValue,
     dialer: Dialer,
     pub(super) shared: Arc<SharedPool>,
+    /// Connections that are open.
+    open: Gauge,
+}
+
+/// Counts an open connection until it is dropped.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(open: &Gauge) -> Self {
+        open.inc();
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Connector {
@@ -46,7 +65,13 @@ impl Connector {
             .map_err(|_| format!("{origin} has no usable host"))?;
         let dialer =
             Dialer::new(origin.clone(), outbound, settings.connect_timeout, settings.idle_timeout)?;
-        Ok(Self { origin, host, dialer, shared: Arc::new(SharedPool::new(clock)) })
+        let shared = Arc::new(SharedPool::new(clock));
+        Ok(Self { origin, host, dialer, shared, open: Gauge::default() })
+    }
+
+    /// Counts the connections there.
+    pub fn counting(self, open: &Gauge) -> Self {
+        Self { open: open.clone(), ..self }
     }
 
     /// Makes a connection.
@@ -73,10 +98,11 @@ impl Connector {
         // The buffer also limits what waits to be written while the API reads a request slowly.
         builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFERED);
         let (sender, connection) = builder.handshake(TokioIo::new(BoundedRead::new(io))).await?;
-        let shared = self.shared.clone();
+        let (shared, counted) = (self.shared.clone(), Counted::new(&self.open));
         let driver = tokio::spawn(async move {
             // Errors also reach the request that is waiting for its response.
             let end = connection.await;
+            drop(counted);
             shared.closed(end.is_err_and(|error| timed_out(&error)));
         });
         Ok(Http1Connection {
