@@ -21,6 +21,8 @@
 //! | `GET /api/requests?filter=F` | key | the latest exchanges and those that run; `limit`, `before=SEQ` |
 //! | `GET /api/requests/ID` | key | one exchange, with what was captured of it |
 //! | `GET /api/events?filter=F` | key | server-sent events, resumable: exchanges, state, rate, charts |
+//! | `GET /api/har?filter=F` | key | the exchanges as an HTTP archive; `&pseudonyms=true` replaces personal data |
+//! | `GET /api/curl/ID` | key | one exchange as a command line on the data listener |
 //! | `GET /api/stats` | key | the last 15 minutes in slices of 5 s, and refreshes |
 //! | `GET /api/rate` | key | requests of the last minute by account and program |
 //! | `GET /api/capture` | key | whether headers and bodies are kept; `POST` keeps them for a while, `DELETE` ends it |
@@ -34,6 +36,7 @@ mod api;
 mod assets;
 mod events;
 mod exchanges;
+mod export;
 mod figures;
 pub mod key;
 mod metrics;
@@ -86,6 +89,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/requests", get(exchanges::requests))
         .route("/requests/{id}", get(exchanges::request))
         .route("/events", get(exchanges::events))
+        .route("/har", get(export::har))
+        .route("/curl/{id}", get(export::curl))
         .route("/stats", get(exchanges::stats))
         .route("/rate", get(exchanges::rate))
         .route(

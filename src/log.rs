@@ -275,6 +275,13 @@ impl RequestLog {
         batch
     }
 
+    /// The newest exchanges that are chosen, oldest first, with what was captured of each.
+    pub fn exchanges(&self, filter: &Filter, limit: usize) -> Vec<Detail> {
+        let newest = self.newest(filter, u64::MAX, limit).entries.into_iter().rev();
+        // One by one: others get the ring between them. What is gone by then had no time to stay.
+        newest.filter_map(|entry| self.find(&entry.id)).collect()
+    }
+
     fn chosen(&self, ended: &Ended, filter: &Filter, now: i64) -> Option<Entry> {
         let entry = self.renderer.ended(ended, now);
         filter.matches(&entry, now).then_some(entry)

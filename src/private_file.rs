@@ -6,7 +6,7 @@ pub mod folder;
 pub mod text;
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +108,31 @@ pub fn read_text(path: &Path, limit: u64) -> Result<Zeroizing<String>, PrivateFi
         text if text.trim().is_empty() => Err(PrivateFileError::Empty(path.into())),
         text => Ok(Zeroizing::new(text.to_owned())),
     }
+}
+
+/// Writes a private file that does not exist yet; it is there as a whole or not at all.
+///
+/// # Errors
+/// It exists (`AlreadyExists`), or it cannot be written.
+pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    written(path, content)?.persist_noclobber(path).map(drop).map_err(|error| error.error)
+}
+
+/// Writes a private file in place of one that may exist; it is replaced as a whole.
+///
+/// # Errors
+/// It cannot be written; what was there stays.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    written(path, content)?.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// A private file with this content and another name in the same folder.
+fn written(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// Opens a private file for reading. The opened file is checked, not the name, which may lead to

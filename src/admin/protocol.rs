@@ -21,8 +21,8 @@ pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
 pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
 pub use exchanges::{
-    AccountRate, CaptureBody, CaptureState, EventsQuery, Hello, Impatient, Lost, ProgramRate, Rate,
-    Refresh, RequestDetail, Requests, RequestsQuery, Stats,
+    AccountRate, CaptureBody, CaptureState, EventsQuery, HarQuery, Hello, Impatient, Lost,
+    ProgramRate, Rate, Refresh, RequestDetail, Requests, RequestsQuery, Stats,
 };
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 pub use report::{AccountReport, Report, ReportQuery};

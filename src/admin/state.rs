@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::key::Keys;
 use super::protocol::About;
 use crate::log::RequestLog;
+use crate::log::curl::Target;
 use crate::operate::{Operator, Redirect};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
@@ -32,6 +33,8 @@ pub struct Admin {
     pub about: About,
     /// The setting `upstream.pace`, requests a minute.
     pub pace: Option<u32>,
+    /// Where tools connect, for commands that they can run.
+    pub tools: Target,
     /// Whether the kernel could identify callers.
     pub peers: Peers,
 }

@@ -98,6 +98,17 @@ impl AdminClient {
         self.call(Method::DELETE, target, None).await
     }
 
+    /// A response that is a document of its own, as it is.
+    pub(super) async fn document(&self, target: &str) -> Result<Bytes, CallError> {
+        let sent = self.send(Method::GET, target, None).await;
+        let response = sent.map_err(|error| CallError::NoResponse(self.with_process(error)))?;
+        match refused(&response)? {
+            Some(problem) => Err(CallError::Refused(problem)),
+            None if response.status() == StatusCode::OK => Ok(response.into_body()),
+            None => Err(CallError::Unreadable(response.status())),
+        }
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -204,15 +215,21 @@ impl AdminClient {
 /// A response is either a problem or data, whatever its status: a refresh that failed responds with
 /// the account.
 fn read<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, CallError> {
-    let unreadable = |_| CallError::Unreadable(response.status());
-    let kind = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    if kind == Some(PROBLEM) {
-        return Err(CallError::Refused(
-            serde_json::from_slice(response.body()).map_err(unreadable)?,
-        ));
+    if let Some(problem) = refused(response)? {
+        return Err(CallError::Refused(problem));
     }
-    let data: Versioned<T> = serde_json::from_slice(response.body()).map_err(unreadable)?;
+    let data: Versioned<T> = parse(response)?;
     Ok(data.body)
+}
+
+/// The problem that a response is, if it is one.
+fn refused(response: &Response<Bytes>) -> Result<Option<Problem>, CallError> {
+    let kind = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    if kind == Some(PROBLEM) { parse(response).map(Some) } else { Ok(None) }
+}
+
+fn parse<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, CallError> {
+    serde_json::from_slice(response.body()).map_err(|_| CallError::Unreadable(response.status()))
 }
 
 #[cfg(test)]

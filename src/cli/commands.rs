@@ -3,6 +3,7 @@
 
 mod capture;
 mod config;
+mod har;
 mod login;
 mod logout;
 mod logs;
@@ -41,6 +42,8 @@ pub(super) enum Command {
     Logs(logs::Logs),
     /// Keep headers and bodies of requests for a while
     Capture(capture::Capture),
+    /// Write the latest requests into a file (HAR), without secrets
+    Har(har::Har),
     /// Open the page of the running proxy, with a fresh one-time link
     Open,
     /// End the running proxy
@@ -64,6 +67,7 @@ impl Command {
             Self::Report(report) => report.run(context).await,
             Self::Logs(logs) => logs.run(context).await,
             Self::Capture(capture) => capture.run(context).await,
+            Self::Har(har) => har.run(context).await,
             Self::Open => open::run(context).await,
             Self::Stop => stop::run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,

@@ -26,8 +26,10 @@ pub struct HarWriter<'a> {
 }
 
 impl HarWriter<'_> {
-    /// The archive of these exchanges, in their order, with what was captured of each.
+    /// The archive of these exchanges, the oldest first, with what was captured of each.
     pub fn archive(&self, exchanges: impl IntoIterator<Item = (Entry, Option<Capture>)>) -> Value {
+        let mut exchanges: Vec<_> = exchanges.into_iter().collect();
+        exchanges.sort_by_key(|(entry, _)| (arrival(&entry.id), entry.at));
         let entries: Vec<_> =
             exchanges.into_iter().map(|(entry, capture)| self.entry(&entry, capture)).collect();
         json!({"log": {
@@ -139,6 +141,11 @@ impl HarWriter<'_> {
         }
         self.redactor.json(&Value::Object(fields))
     }
+}
+
+/// The number of the arrival in an id such as `3fa9c1-17`.
+fn arrival(id: &str) -> Option<u64> {
+    id.rsplit_once('-')?.1.parse().ok()
 }
 
 fn media_type(part: &Part) -> &str {
@@ -283,9 +290,9 @@ mod tests {
 
     #[test]
     fn an_archive_is_valid_and_says_that_it_is_sanitised() {
-        let refused = Entry { at: 5, ..Entry::default() };
+        let refused = Entry { id: "3fa9c1-18".into(), ..Entry::default() };
         let har =
-            archive(vec![(entry(), Some(capture("x"))), (refused, None)], &KnownSecrets::default());
+            archive(vec![(refused, None), (entry(), Some(capture("x")))], &KnownSecrets::default());
         assert_valid(&har);
         let first = &har["log"]["entries"][0];
         assert_eq!(first["startedDateTime"], "2026-09-21T14:13:20.123Z");

@@ -9,6 +9,7 @@ mod admin_access;
 mod cli;
 mod config;
 mod config_errors;
+mod evidence;
 mod interrupted_login;
 mod report;
 mod running;

@@ -142,7 +142,7 @@ async fn the_sandbox_prints_a_configuration_that_works() {
 }
 
 /// A sandbox of its own process; the ready line says where it is.
-fn alone(workspace: &Workspace, more: &[&str]) -> (KilledOnDrop, Value) {
+pub(super) fn alone(workspace: &Workspace, more: &[&str]) -> (KilledOnDrop, Value) {
     let free = ["sandbox", "--listen", "127.0.0.1:0", "--files", "127.0.0.1:0", "--json"];
     let arguments = [&free[..], &["--auto-consent"], more].concat();
     let mut command = workspace.command(&arguments);

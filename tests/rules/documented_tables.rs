@@ -220,6 +220,8 @@ fn the_variables_of_the_readme_are_known() {
     assert!(named.len() >= 4, "{named:?}");
     let mut known: BTreeSet<String> = rows().map(Row::variable).collect();
     known.extend(["PLEO_PROXY_CLIENT_SECRET".into(), "PLEO_PROXY_CONFIG".into()]);
+    // Read by the shell that runs a curl command, not by the proxy.
+    known.insert("PLEO_PROXY_KEY".into());
     for name in named {
         assert!(known.contains(name), "{name}");
     }

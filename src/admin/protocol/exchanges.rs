@@ -49,6 +49,26 @@ impl RequestsQuery {
     }
 }
 
+/// The query of `GET /api/har`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HarQuery {
+    /// Chooses exchanges.
+    pub filter: String,
+    /// Replaces personal data by placeholders.
+    pub pseudonyms: bool,
+}
+
+impl HarQuery {
+    /// The target of the request.
+    pub fn target(&self) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("filter", &self.filter);
+        query.append_pair("pseudonyms", if self.pseudonyms { "true" } else { "false" });
+        format!("/api/har?{}", query.finish())
+    }
+}
+
 /// `GET /api/requests`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]

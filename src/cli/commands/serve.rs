@@ -23,6 +23,7 @@ use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic, Environment};
 use crate::log::RequestLog;
+use crate::log::curl::Target;
 use crate::operate::{Operator, Redirect};
 use crate::outbound::Outbound;
 use crate::proxy::Forwarder;
@@ -248,6 +249,7 @@ impl Opened {
             shutdown: self.shutdown.clone(),
             origin,
             about: self.about(),
+            tools: Target { origin: self.api.origin(), needs_key: self.guard.local_key.is_some() },
             peers: self.peers.clone(),
             pace: self.config.upstream.pace.map(|pace| pace.0),
         }
