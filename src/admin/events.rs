@@ -173,12 +173,14 @@ fn event(name: &str, data: &impl Serialize) -> Option<Event> {
 fn fingerprint(status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status.ending, &status.stopped_tasks, &status.about.notes).hash(&mut hasher);
+    status.default_account.hash(&mut hasher);
     for account in &status.accounts {
         let last = account.last_refresh.as_ref().map(|last| (&last.at, &last.outcome));
         (&account.account, account.state.to_string(), &account.why, account.generation)
             .hash(&mut hasher);
         (&account.scope, &account.next_try, account.resends, last).hash(&mut hasher);
-        (&account.subject, &account.last_login, &account.last_login_error).hash(&mut hasher);
+        (&account.subject, &account.company).hash(&mut hasher);
+        (&account.last_login, &account.last_login_error).hash(&mut hasher);
     }
     hasher.finish()
 }

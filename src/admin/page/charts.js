@@ -5,6 +5,7 @@ import {count, counted, duration, relative, time} from './format.js';
 
 const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [280, 112, 44, 6, 94];
 const SLICES = 180;
+const LEAST = 24;
 /** Requests a minute that Pleo allows; it recommends at most 500. */
 const DEFAULT_RATE = {limit: 600, recommended: 500, accounts: []};
 
@@ -35,12 +36,15 @@ const ceiling = most => {
   return [1, 2, 5, 10].map(n => n * step).find(n => n >= most);
 };
 
+/** The last 15 minutes, or less while there is less to show. */
 const span = () => {
   const end = Math.floor(Date.now() / sliceMs) * sliceMs;
-  return {end, begin: end - (SLICES - 1) * sliceMs};
+  const first = Math.min(slices.find(slice => slice.requests)?.at ?? end, refreshes[0]?.at ?? end);
+  const begin = Math.max(end - (SLICES - 1) * sliceMs, Math.min(first, end - LEAST * sliceMs));
+  return {end, begin, bar: Math.max(1.1, (WIDTH - LEFT) / ((end - begin) / sliceMs) * 0.8)};
 };
 
-const across = (at, {begin, end}) => LEFT + (at - begin) / (end - begin) * (WIDTH - LEFT - 4);
+const across = (at, {begin, end, bar}) => LEFT + (at - begin) / (end - begin) * (WIDTH - LEFT - 3 - bar);
 
 const label = (x, y, text, anchor = 'end') => s('text', {x, y, 'text-anchor': anchor}, text);
 
@@ -69,7 +73,7 @@ const drawRequests = (part, busy) => {
   const most = ceiling(Math.max(5, ...busy.map(slice => slice.requests)));
   const base = 74;
   let [fine, pleo, ours] = ['', '', ''];
-  const bar = (x, y, height) => (height > 0 ? `M${x.toFixed(1)} ${y.toFixed(1)}v${height.toFixed(1)}h1.1v${(-height).toFixed(1)}z` : '');
+  const bar = (x, y, height) => (height > 0 ? `M${x.toFixed(1)} ${y.toFixed(1)}v${height.toFixed(1)}h${range.bar.toFixed(1)}v${(-height).toFixed(1)}z` : '');
   for (const slice of busy) {
     const x = across(slice.at, range);
     const up = slice.requests / most * (base - TOP);
@@ -163,7 +167,7 @@ const drawRate = part => {
     now: first ? `${count(first.last_minute)} of ${count(limit)} a minute` : '', text: first ? `${first.account} sent ${counted(first.last_minute, 'request')} in the last minute, of ${limit} allowed.${over}` : 'no requests.',
     none: first ? null : `Pleo allows ${limit} requests a minute and recommends at most ${recommended}. What programs use of it shows here.`,
     drawn: [...drawn, ...lines],
-    rows: () => rate.accounts.flatMap(account => account.programs.map(program => [account.account, program.program ?? 'unknown', count(program.last_minute)])),
+    rows: () => rate.accounts.flatMap(account => account.programs.map(program => [account.account, program.program || 'unknown', count(program.last_minute)])),
   });
 };
 

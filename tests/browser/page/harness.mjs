@@ -41,6 +41,9 @@ const freePort = () => new Promise((done, failed) => {
   });
 });
 
+/** Those that run, so that a test that fails leaves none behind. */
+const started = new Set();
+
 /** A proxy of its own, on ports that stay over a restart. */
 export class Proxy {
   #child = null;
@@ -48,6 +51,7 @@ export class Proxy {
   /** `top` stands before the first table of the configuration. */
   static async start(top = '') {
     const proxy = new Proxy();
+    started.add(proxy);
     proxy.place = mkdtempSync(path.join(tmpdir(), 'pleo-proxy-page-'));
     const [api, admin] = [await freePort(), await freePort()];
     writeFileSync(path.join(proxy.place, 'proxy.toml'),
@@ -79,6 +83,7 @@ export class Proxy {
   }
 
   async end() {
+    started.delete(this);
     await this.stop();
     rmSync(this.place, {recursive: true, force: true});
   }
@@ -174,6 +179,7 @@ export const run = async only => {
       failed++;
       console.log(`test ${name} ... FAILED\n${error.stack}`);
     }
+    for (const proxy of started) await proxy.end();
   }
   await browser?.close();
   console.log(`\ntest result: ${failed ? 'FAILED' : 'ok'}. ${passed} passed; ${failed} failed`);
