@@ -193,6 +193,10 @@ async fn admin_routes(run: &mut Run) {
         "/ready",
         "/metrics",
         "/api/status",
+        "/api/stats",
+        "/api/rate",
+        "/api/report",
+        "/api/capture",
         "/callback",
         "/nothing",
         "/api/nothing",
@@ -241,6 +245,27 @@ async fn admin_routes(run: &mut Run) {
         client().post(format!("{}{session}", run.proxy.admin)).json(&json!({"key": CALLERS[3]}));
     let response = wrong.send().await.unwrap();
     run.answer(session, response, &[]).await;
+}
+
+/// What was captured of requests, in every form in which it leaves.
+async fn evidence(run: &mut Run) {
+    let (_, all) = run.admin(Method::GET, "/api/requests?limit=1000", None).await;
+    let all: Value = serde_json::from_str(&all).unwrap();
+    let captured: Vec<_> =
+        all["entries"].as_array().unwrap().iter().filter(|it| it["captured"] == true).collect();
+    assert!(captured.len() >= 5, "{captured:?}");
+    for entry in captured {
+        for path in ["requests", "curl"] {
+            let path = format!("/api/{path}/{}", text(&entry["id"]));
+            assert!(run.admin(Method::GET, &path, None).await.0 < 500);
+        }
+    }
+    for target in ["/api/har", "/api/har?pseudonyms=true"] {
+        let (status, archive) = run.admin(Method::GET, target, None).await;
+        assert_eq!(status, 200);
+        assert!(archive.contains("\"authorization\",\"value\":\"[redacted]\""), "{archive}");
+    }
+    run.command(&["har", "-o", "evidence.har"], "");
 }
 
 /// What commands print. Those that only ask are the same with and without a proxy.
@@ -340,8 +365,11 @@ async fn no_secret_is_in_anything_that_the_process_wrote() {
     logins(&mut run).await;
     imports(&mut run).await;
     refreshes(&mut run).await;
+    let capture = Some(json!({"for_s": 3600}));
+    assert_eq!(run.admin(Method::POST, "/api/capture", capture).await.0, 200);
     requests(&mut run).await;
     admin_routes(&mut run).await;
+    evidence(&mut run).await;
     login_by_command(&mut run).await;
     run.command(&["open"], "");
     commands(&mut run);

@@ -72,7 +72,7 @@ async fn missing_resources_are_reported_as_not_found() {
         "/nothing",
         "/api/metrics",
         "/api/nothing",
-        "/api/requests",
+        "/api/exchanges",
         "/api/accounts/acme",
         "/favicon.ico",
     ] {
