@@ -85,7 +85,11 @@ impl Exchange {
         self.note(|record| {
             record.is_held |= is_held;
             record.generation = Some(generation);
-            record.times.token = Some(record.arrival.at.elapsed());
+            let now = Some(record.arrival.at.elapsed());
+            record.times.leased = now;
+            if is_held || record.times.token.is_none() {
+                record.times.token = now;
+            }
         });
     }
 
@@ -95,7 +99,8 @@ impl Exchange {
         self.note(|record| {
             record.sends = record.sends.saturating_add(1);
             record.is_impatient |= is_impatient;
-            record.times.connected = Some(record.arrival.at.elapsed());
+            // The token comes last, also where a connection was made before it.
+            record.times.connected = record.times.leased;
         });
     }
 
@@ -185,7 +190,7 @@ impl Drop for Exchange {
 }
 
 fn log(record: &Record) {
-    let (arrival, Times { token, connected, head, end }) = (&record.arrival, record.times);
+    let (arrival, Times { token, connected, head, end, .. }) = (&record.arrival, record.times);
     debug!(
         method = arrival.method.as_ref().map(Method::as_str),
         target = arrival.method.as_ref().map(|_| without_values(arrival.target())),

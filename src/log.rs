@@ -42,7 +42,7 @@ use crate::usage::{Keeper, Usage, Use};
 use entry::{Capture, Entry};
 use filter::Filter;
 use lines::Lines;
-use metrics::RequestMetrics;
+use metrics::{Asked, RequestMetrics};
 use rate::Senders;
 pub use rate::Sent;
 pub use reason::explanation;
@@ -197,14 +197,16 @@ impl RequestLog {
 
     fn count(&self, records: &[Record]) {
         let now = self.now();
-        self.metrics.lock().add(records);
+        let asked = records.iter().map(|record| (record, render::operation(&record.arrival)));
+        let asked: Vec<_> = asked.collect();
+        self.metrics.lock().add(&asked);
         let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());
         for record in records {
             stats.add(record, now);
             senders.add(record, now / 1000);
         }
         drop(stats);
-        self.usage.with(|usage| records.iter().for_each(|record| use_of(record, usage, now)));
+        self.usage.with(|usage| asked.iter().for_each(|asked| use_of(*asked, usage, now)));
     }
 
     /// The counters by account and operation.
@@ -333,13 +335,12 @@ impl RequestLog {
 }
 
 /// Counts an exchange that Pleo got.
-fn use_of(record: &Record, usage: &mut Usage, now: i64) {
+fn use_of((record, operation): Asked<'_>, usage: &mut Usage, now: i64) {
     let arrival = &record.arrival;
     if let (Some(account), Some(method)) = (arrival.account(), &arrival.method)
         && record.sends > 0
     {
-        let (path, _) = render::split(arrival.target());
         let status = record.status.map(|status| status.as_u16());
-        usage.record(account.as_str(), Use::of(method, path), status, now);
+        usage.record(account.as_str(), Use::listed(method, operation), status, now);
     }
 }

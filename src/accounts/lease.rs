@@ -22,6 +22,8 @@ pub struct Lease {
     pub is_held: bool,
     account: Arc<Account>,
     ticket: Ticket,
+    /// When it was taken, in boot time.
+    since: u64,
 }
 
 impl Lease {
@@ -69,17 +71,23 @@ impl Lease {
             return None;
         };
         let generation = snapshot.generation();
-        Some(Self { credential, generation, is_held: false, account: account.clone(), ticket })
+        Some(Self {
+            credential,
+            generation,
+            is_held: false,
+            account: account.clone(),
+            ticket,
+            since: now.boot,
+        })
     }
 
     /// Counts a request that is sent with it, unless it `is_counted` already. True if Pleo has
     /// asked to wait.
     pub fn count_send(&self, is_counted: bool) -> bool {
-        let now = self.account.now().boot;
         if !is_counted {
-            self.account.rate.count(now);
+            self.account.rate.count(self.since);
         }
-        self.account.rate.wait(now).is_some()
+        self.account.rate.wait(self.since).is_some()
     }
 
     /// The account.

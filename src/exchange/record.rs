@@ -1,11 +1,13 @@
 //! What is noted of an exchange, for the request log. Short and without parsing: it is written for
 //! every request, and read for few.
 
+use std::slice::SliceIndex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::caller::Client;
@@ -19,6 +21,9 @@ const MAX_TARGET: usize = 4096;
 const MAX_VALUE: usize = 256;
 /// How much of an error response of Pleo's is kept, in bytes: its type stands near the beginning.
 const MAX_EXCERPT: usize = 4096;
+
+/// Texts of up to this length take no memory of their own, in bytes: as long as most are.
+const INLINE: usize = 128;
 
 /// Who made a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -41,8 +46,8 @@ pub struct Arrival {
     pub client: Arc<Client>,
     /// None if the request was malformed.
     pub method: Option<Method>,
-    /// Target, user agent and `traceparent`, one after another: one allocation.
-    text: Box<str>,
+    /// Target, user agent and `traceparent`, one after another.
+    text: SmallVec<[u8; INLINE]>,
     target_end: usize,
     agent_end: usize,
     account: OnceLock<AccountName>,
@@ -55,16 +60,16 @@ impl Arrival {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let (target, agent) = (cut(target, MAX_TARGET), value(headers, &USER_AGENT));
         let trace = value(headers, &HeaderName::from_static("traceparent"));
-        let mut text = String::with_capacity(target.len() + agent.len() + trace.len());
-        text.push_str(target);
-        text.push_str(agent);
-        text.push_str(trace);
+        let mut text = SmallVec::with_capacity(target.len() + agent.len() + trace.len());
+        for part in [target, agent, trace] {
+            text.extend_from_slice(part.as_bytes());
+        }
         Self {
             number,
             at: Instant::now(),
             client,
             method: Some(request.method().clone()),
-            text: text.into_boxed_str(),
+            text,
             target_end: target.len(),
             agent_end: target.len() + agent.len(),
             account: OnceLock::new(),
@@ -78,7 +83,7 @@ impl Arrival {
             at: Instant::now(),
             client,
             method: None,
-            text: Box::default(),
+            text: SmallVec::new(),
             target_end: 0,
             agent_end: 0,
             account: OnceLock::new(),
@@ -87,7 +92,11 @@ impl Arrival {
 
     /// Path and query as they were sent; empty for a malformed request.
     pub fn target(&self) -> &str {
-        &self.text[..self.target_end]
+        self.part(..self.target_end)
+    }
+
+    fn part(&self, range: impl SliceIndex<[u8], Output = [u8]>) -> &str {
+        std::str::from_utf8(&self.text[range]).expect("it was put together from texts")
     }
 
     /// True if the target is longer than what is kept of it.
@@ -97,12 +106,12 @@ impl Arrival {
 
     /// The `User-Agent`, if it is text.
     pub fn user_agent(&self) -> Option<&str> {
-        Some(&self.text[self.target_end..self.agent_end]).filter(|agent| !agent.is_empty())
+        Some(self.part(self.target_end..self.agent_end)).filter(|agent| !agent.is_empty())
     }
 
     /// The `traceparent` (W3C Trace Context), if it is text.
     pub fn traceparent(&self) -> Option<&str> {
-        Some(&self.text[self.agent_end..]).filter(|trace| !trace.is_empty())
+        Some(self.part(self.agent_end..)).filter(|trace| !trace.is_empty())
     }
 
     /// The account that the request goes to, once it is known.
@@ -116,7 +125,7 @@ impl Arrival {
 
     /// What it takes in memory, in bytes.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.text.len()
+        size_of::<Self>() + if self.text.spilled() { self.text.capacity() } else { 0 }
     }
 }
 
@@ -173,6 +182,9 @@ pub struct Record {
 pub struct Times {
     /// A token was there.
     pub token: Option<Duration>,
+    /// The token that was sent was there: the first one again, or another after a connection had
+    /// been made.
+    pub leased: Option<Duration>,
     /// A connection to the API was there.
     pub connected: Option<Duration>,
     /// The head of the API's response was there.

@@ -2,6 +2,7 @@
 //! so that no two wait for each other; whoever reads them is woken once a batch, not once a
 //! request. Nobody ever waits for the reader: what it does not take in time is dropped, and counted.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -198,7 +199,11 @@ impl Recorder {
         if !self.shared.adds_headers {
             return None;
         }
-        HeaderValue::try_from(self.shared.id(recording.record.arrival.number)).ok()
+        let mut id = [0; 32];
+        let mut rest = &mut id[..];
+        write!(rest, "{:06x}-{}", self.shared.run, recording.record.arrival.number).ok()?;
+        let length = 32 - rest.len();
+        HeaderValue::from_bytes(&id[..length]).ok()
     }
 }
 

@@ -10,7 +10,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::render::split;
 use crate::exchange::record::{Record, Responder};
 use crate::operations::{self, Operation};
 use crate::problem::Code;
@@ -21,6 +20,12 @@ const MAX_ACCOUNTS: usize = 100;
 /// Upper bounds of the buckets, in seconds. The waits of callers and a timeout of two minutes fit.
 const BOUNDS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 120.0];
+
+/// Methods as labels.
+const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "other"];
+const OTHER: usize = METHODS.len() - 1;
+/// Ends of an exchange, as labels.
+const CLASSES: [&str; 7] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "broken"];
 
 /// Labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,11 +49,14 @@ struct OfAccount {
 /// Which counter a request belongs to.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
-    method: &'static str,
+    method: usize,
     operation: Option<usize>,
-    class: &'static str,
+    class: usize,
     problem: Option<Code>,
 }
+
+/// An exchange, and the operation that it asked for.
+pub(super) type Asked<'a> = (&'a Record, Option<&'static Operation>);
 
 /// The counters.
 #[derive(Debug)]
@@ -99,10 +107,10 @@ impl RequestMetrics {
     }
 
     /// Counts exchanges that have ended.
-    pub(super) fn add(&mut self, records: &[Record]) {
+    pub(super) fn add(&mut self, records: &[Asked<'_>]) {
         let (mut counts, mut of_accounts) = (HashMap::new(), HashMap::new());
-        for record in records {
-            let key = Key::of(record);
+        for (record, operation) in records {
+            let key = Key::of(record, *operation);
             let account = record.arrival.account();
             *of_accounts.entry((account, key.class)).or_insert(0) += 1;
             *counts.entry(key).or_insert(0) += 1;
@@ -113,7 +121,9 @@ impl RequestMetrics {
         }
         for ((account, class), count) in of_accounts {
             let account = self.label(account);
-            self.of_accounts.get_or_create(&OfAccount { account, class }).inc_by(count);
+            self.of_accounts
+                .get_or_create(&OfAccount { account, class: CLASSES[class] })
+                .inc_by(count);
         }
     }
 
@@ -147,12 +157,9 @@ impl RequestMetrics {
 }
 
 impl Key {
-    fn of(record: &Record) -> Self {
-        let method = record.arrival.method.as_ref();
-        let (path, _) = split(record.arrival.target());
-        let operation = method.and_then(|method| operations::find(method, path));
+    fn of(record: &Record, operation: Option<&Operation>) -> Self {
         Self {
-            method: method.map_or("other", known),
+            method: record.arrival.method.as_ref().map_or(OTHER, index),
             operation: operation.map(Operation::index),
             class: class(record),
             problem: record.problem,
@@ -161,39 +168,26 @@ impl Key {
 
     fn labels(&self) -> Request {
         Request {
-            method: self.method,
+            method: METHODS[self.method],
             operation: self.operation.map_or("other", |index| operations::ALL[index].path),
-            class: self.class,
+            class: CLASSES[self.class],
             code: self.problem.map_or("", Code::as_str),
         }
     }
 }
 
-/// A method as a label: callers make methods up.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
+/// The place of a method in [`METHODS`]: callers make methods up.
+fn index(method: &Method) -> usize {
+    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(OTHER)
 }
 
-/// The class of the status; `none` if the caller left before there was a response, and `broken` for
+/// The class of the status, as its place in [`CLASSES`]; `none` if the caller left before there was a response, and `broken` for
 /// a response that did not end as it should.
-fn class(record: &Record) -> &'static str {
-    match record.status.map(|status| status.as_u16() / 100) {
-        None => "none",
-        Some(_) if !record.is_complete => "broken",
-        Some(2) => "2xx",
-        Some(3) => "3xx",
-        Some(4) => "4xx",
-        Some(5) => "5xx",
-        Some(_) => "1xx",
+fn class(record: &Record) -> usize {
+    match record.status.map(|status| usize::from(status.as_u16() / 100)) {
+        None => 0,
+        Some(_) if !record.is_complete => 6,
+        Some(class) => class.clamp(1, 5),
     }
 }
 
@@ -205,11 +199,16 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
+    use crate::log::render::operation;
     use crate::log::testing::record;
+
+    fn asked(records: &[Record]) -> Vec<Asked<'_>> {
+        records.iter().map(|record| (record, operation(&record.arrival))).collect()
+    }
 
     fn text(records: &[Record]) -> String {
         let mut registry = Registry::with_prefix("pleo_proxy");
-        RequestMetrics::new(&mut registry).add(records);
+        RequestMetrics::new(&mut registry).add(&asked(records));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         text
@@ -275,8 +274,8 @@ mod tests {
             .collect();
         let mut registry = Registry::default();
         let mut metrics = RequestMetrics::new(&mut registry);
-        records.chunks(1).for_each(|one| metrics.add(one));
-        metrics.add(&records[..1]);
+        records.chunks(1).for_each(|one| metrics.add(&asked(one)));
+        metrics.add(&asked(&records[..1]));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         assert_has(

@@ -14,7 +14,7 @@ use crate::exchange;
 use crate::exchange::capture::MAX_BODY;
 use crate::exchange::record::{Arrival, Record, Responder};
 use crate::exchange::recorder::Recorders;
-use crate::operations;
+use crate::operations::{self, Operation};
 use crate::redaction::{Body, Redactor};
 
 /// Makes entries.
@@ -44,7 +44,7 @@ impl Renderer {
     pub(super) fn running(&self, arrival: &Arrival, now: i64) -> Entry {
         let (path, query) = split(arrival.target());
         let program = arrival.client.program();
-        let operation = arrival.method.as_ref().and_then(|method| operations::find(method, path));
+        let operation = operation(arrival);
         Entry {
             id: self.recorders.id(arrival.number),
             at: now.saturating_sub(whole_millis(Instant::now().duration_since(arrival.at))),
@@ -125,10 +125,15 @@ impl Renderer {
     }
 }
 
+/// The operation that a request asks for, if Pleo lists it.
+pub(super) fn operation(arrival: &Arrival) -> Option<&'static Operation> {
+    operations::find(arrival.method.as_ref()?, split(arrival.target()).0)
+}
+
 /// Path and query of a target, without a prefix that names the account.
 pub(super) fn split(target: &str) -> (&str, Option<&str>) {
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+        Some(end) => (&target[..end], Some(&target[end + 1..])),
         None => (target, None),
     };
     let prefixed = path.strip_prefix("/@").and_then(|rest| rest.find('/').map(|at| &rest[at..]));

@@ -50,7 +50,12 @@ pub(super) struct Counters {
 impl Use {
     /// What a request asks for. `path` is without a prefix that names the account.
     pub fn of(method: &Method, path: &str) -> Self {
-        match operations::find(method, path) {
+        Self::listed(method, operations::find(method, path))
+    }
+
+    /// The same with the operation, if it was found.
+    pub fn listed(method: &Method, operation: Option<&Operation>) -> Self {
+        match operation {
             Some(operation) => Self::Listed(operation.index()),
             None if matches!(*method, Method::GET | Method::HEAD) => Self::OtherRead,
             None => Self::OtherWrite,
