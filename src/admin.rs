@@ -22,6 +22,7 @@
 //! | `GET /api/requests/ID` | key | one exchange, with what was captured of it |
 //! | `GET /api/events?filter=F` | key | server-sent events, resumable: exchanges, state, rate, charts |
 //! | `GET /api/har?filter=F` | key | the exchanges as an HTTP archive; `&pseudonyms=true` replaces personal data |
+//! | `POST /api/requests/ID/replay` | key | sends a request again; one that may change something only with `{"confirm":true}` |
 //! | `GET /api/curl/ID` | key | one exchange as a command line on the data listener |
 //! | `GET /api/stats` | key | the last 15 minutes in slices of 5 s, and refreshes |
 //! | `GET /api/rate` | key | requests of the last minute by account and program |
@@ -44,6 +45,7 @@ mod pages;
 pub mod proof;
 pub mod protocol;
 mod refusal;
+mod replay;
 mod report;
 mod state;
 mod why;
@@ -88,6 +90,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/shutdown", post(api::shutdown))
         .route("/requests", get(exchanges::requests))
         .route("/requests/{id}", get(exchanges::request))
+        .route(
+            "/requests/{id}/replay",
+            post(replay::replay).route_layer(middleware::from_fn(buffer_body)),
+        )
         .route("/events", get(exchanges::events))
         .route("/har", get(export::har))
         .route("/curl/{id}", get(export::curl))

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ use crate::private_file::PrivateFileError;
 use crate::store::AccountName;
 use crate::telemetry;
 use crate::usage::{Keeper, Usage, Use};
-use entry::{Capture, Entry};
+use entry::{Capture, Entry, Kind};
 use filter::Filter;
 use lines::Lines;
 use metrics::{Asked, RequestMetrics};
@@ -106,6 +107,23 @@ pub struct Detail {
     pub entry: Entry,
     /// Headers and bodies, if they were captured.
     pub capture: Option<Capture>,
+}
+
+/// What it takes to send a request again. It may hold secrets: it goes to the data listener only.
+#[derive(Debug)]
+pub struct Original {
+    /// Its method.
+    pub method: Method,
+    /// True if it changes nothing at Pleo.
+    pub is_read: bool,
+    /// Path and query, as they came.
+    pub target: String,
+    /// Its account, if one was determined.
+    pub account: Option<AccountName>,
+    /// The headers, if they were captured.
+    pub headers: HeaderMap,
+    /// The body, empty if there was none; none if it was not kept as a whole.
+    pub body: Option<Vec<u8>>,
 }
 
 impl RequestLog {
@@ -304,6 +322,31 @@ impl RequestLog {
         Some(Detail {
             entry: self.renderer.ended(ended, now),
             capture: capture.map(|capture| self.renderer.capture(capture)),
+        })
+    }
+
+    /// An exchange as it must be sent again; none if it is not kept, runs, or was malformed.
+    pub fn original(&self, id: &str) -> Option<Original> {
+        let number = id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()?;
+        let ring = self.ring.lock();
+        let ended = ring.find(number)?;
+        let (record, arrival) = (&ended.record, &ended.record.arrival);
+        let method = arrival.method.clone().filter(|_| !arrival.is_target_cut())?;
+        let request = record.capture.as_ref().map(|capture| &capture.request);
+        let body = match request.filter(|request| request.body.len() as u64 == record.request_bytes)
+        {
+            Some(request) => Some(request.body.bytes()),
+            None => (record.request_bytes == 0).then(Vec::new),
+        };
+        let entry = self.renderer.ended(ended, self.now());
+        let is_safe = entry.kind.is_none() && method.is_safe();
+        Some(Original {
+            is_read: entry.kind == Some(Kind::Read) || is_safe,
+            target: arrival.target().to_owned(),
+            account: arrival.account().cloned(),
+            headers: request.map(|request| request.headers.clone()).unwrap_or_default(),
+            body,
+            method,
         })
     }
 

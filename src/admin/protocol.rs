@@ -22,7 +22,7 @@ pub use account::{AccountStatus, LastRefresh, State, account_problem};
 pub use done::{Done, Outcome};
 pub use exchanges::{
     AccountRate, CaptureBody, CaptureState, EventsQuery, HarQuery, Hello, Impatient, Lost,
-    ProgramRate, Rate, Refresh, RequestDetail, Requests, RequestsQuery, Stats,
+    ProgramRate, Rate, Refresh, Replay, Replayed, RequestDetail, Requests, RequestsQuery, Stats,
 };
 pub use login::{LoginBegun, LoginBody, LoginQuery, LoginState};
 pub use report::{AccountReport, Report, ReportQuery};

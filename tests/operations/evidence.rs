@@ -133,3 +133,49 @@ async fn an_archive_is_private_and_sanitised_and_can_be_replayed() {
         (replayed.json().await.unwrap(), serde_json::from_str(&recorded).unwrap());
     assert_eq!(replayed["data"][0]["id"], recorded["data"][0]["id"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_sent_again_with_its_query_and_body_and_a_write_only_on_request() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    let again = |id: String, body: Option<Value>| {
+        let proxy = &proxy;
+        async move {
+            ended(proxy, "/api/status", &id).await;
+            let target = format!("/api/requests/{id}/replay");
+            let answer = proxy.admin(Method::POST, &target, body).await;
+            (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        }
+    };
+    let read = id(&proxy.get("/v1/companies?limit=1").await);
+    let (status, replayed) = again(read, None).await;
+    assert_eq!((status, &replayed["status"]), (200, &json!(200)), "{replayed}");
+    let detail =
+        ended(&proxy, &format!("/api/requests/{}", text(&replayed["id"])), &text(&replayed["id"]))
+            .await;
+    let detail: Value = serde_json::from_str(&detail).unwrap();
+    assert_eq!(detail["entry"]["query"], json!(["limit"]));
+
+    let search = || {
+        client()
+            .post(format!("{}/v1/accounting-entries:search?company_id={COMPANY_ID}", proxy.api))
+            .json(&json!({"includeDeleted": false}))
+    };
+    let unkept = id(&search().send().await.unwrap());
+    assert_eq!(again(unkept, None).await.1["code"], "body_not_kept");
+    proxy.admin(Method::POST, "/api/capture", Some(json!({"for_s": 600}))).await;
+    let kept = search().send().await.unwrap();
+    let first = kept.status().as_u16();
+    let (status, replayed) = again(id(&kept), None).await;
+    assert_eq!((status, &replayed["status"]), (200, &json!(first)), "{replayed}");
+
+    let write = client().post(format!("{}/v1/vendors", proxy.api)).json(&json!({"name": "x"}));
+    let write = id(&write.send().await.unwrap());
+    assert_eq!(again(write.clone(), None).await.1["code"], "confirm_required");
+    assert_eq!(again(write.clone(), Some(json!({"confirm": true}))).await.0, 200);
+    assert_eq!(again(write, Some(json!({"sure": true}))).await.0, 400);
+    let unknown = proxy.admin(Method::POST, "/api/requests/000000-9/replay", None).await;
+    assert_eq!(unknown.status(), 404);
+}

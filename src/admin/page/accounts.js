@@ -3,7 +3,7 @@
 import {post} from './api.js';
 import {ask} from './dialog.js';
 import {attempt, byId, h, s, say, soon, toast, wear} from './dom.js';
-import {counted, count, duration, moment, parsed, relative, span, subject, time} from './format.js';
+import {counted, count, duration, moment, parsed, relative, span, subject, time, worked} from './format.js';
 import {connectAddress, connectLink, hasToken, isKnown, nameOf, wellness} from './verdict.js';
 
 /** From this many on there is a search. */
@@ -91,7 +91,7 @@ const showLast = (part, account) => {
   const at = parsed(last?.at ?? account.refreshed_at);
   showRow(part, 1, at !== null);
   if (at === null) return;
-  const how = last ? `${WHY_REFRESHED[last.reason] ?? last.reason}, ${last.outcome === 'failed' ? 'failed after' : 'took'} ${duration(last.ms)}` : 'at the login';
+  const how = last ? `${WHY_REFRESHED[last.reason] ?? last.reason}, ${worked(last.outcome) ? 'took' : 'failed after'} ${duration(last.ms)}` : 'at the login';
   say(part.refreshed, `${time(at)}, ${how}`);
   part.refreshed.title = moment(at);
 };
@@ -158,7 +158,7 @@ const found = () => {
 };
 
 const empty = () => h('article', {class: 'card hollow'}, h('h3', {}, accounts.length ? 'No account matches' : 'No account yet'),
-  h('p', {class: 'soft'}, accounts.length ? 'Search by name, company or state.' : 'An account is one company that lets this proxy act for it. Give it a short name above and log in at Pleo; requests work from then on.'));
+  h('p', {class: 'soft'}, accounts.length ? 'Search by name, company or state.' : 'An account is one company that lets this proxy act for it. Give it a short name above and log in at Pleo.'));
 
 const draw = () => {
   const matching = found();

@@ -1,9 +1,11 @@
 // Four small charts of the last 15 minutes, each with its numbers as a table.
 
 import {byId, h, s, say, soon} from './dom.js';
-import {count, counted, duration, relative, time} from './format.js';
+import {count, counted, duration, relative, time, worked} from './format.js';
 
-const [WIDTH, HEIGHT, LEFT, TOP, BOTTOM] = [280, 112, 44, 6, 94];
+const [HEIGHT, LEFT, TOP, BOTTOM] = [112, 44, 6, 94];
+/** Of all charts, in pixels. */
+let width = 280;
 const SLICES = 180;
 const LEAST = 24;
 /** Requests a minute that Pleo allows; it recommends at most 500. */
@@ -17,13 +19,13 @@ const figures = {};
 
 const figure = (key, title, legend, head) => {
   const part = {
-    now: h('span'), svg: s('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img'}),
+    now: h('span'), svg: s('svg', {role: 'img'}),
     body: h('tbody'), note: h('p', {class: 'quietly'}),
   };
   part.details = h('details', {ontoggle: () => soon('charts', draw)}, h('summary', {}, 'As a table'),
     h('div', {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `${title}, as a table`},
       h('table', {}, h('thead', {}, h('tr', {}, head.map(text => h('th', {scope: 'col'}, text)))), part.body)));
-  part.figure = h('figure', {class: 'chart', 'data-chart': key}, h('h3', {}, title, part.now), part.svg, part.note,
+  part.figure = h('figure', {class: 'chart'}, h('h3', {}, title, part.now), part.svg, part.note,
     h('div', {class: 'legend'}, legend.map(([kind, text]) => h('span', {}, h('i', {class: kind}), text))), part.details);
   part.title = title;
   figures[key] = part;
@@ -41,23 +43,24 @@ const span = () => {
   const end = Math.floor(Date.now() / sliceMs) * sliceMs;
   const first = Math.min(slices.find(slice => slice.requests)?.at ?? end, refreshes[0]?.at ?? end);
   const begin = Math.max(end - (SLICES - 1) * sliceMs, Math.min(first, end - LEAST * sliceMs));
-  return {end, begin, bar: Math.max(1.1, (WIDTH - LEFT) / ((end - begin) / sliceMs) * 0.8)};
+  return {end, begin, bar: Math.max(1.1, (width - LEFT) / ((end - begin) / sliceMs) * 0.8)};
 };
 
-const across = (at, {begin, end, bar}) => LEFT + (at - begin) / (end - begin) * (WIDTH - LEFT - 3 - bar);
+const across = (at, {begin, end, bar}) => LEFT + (at - begin) / (end - begin) * (width - LEFT - 3 - bar);
 
 const label = (x, y, text, anchor = 'end') => s('text', {x, y, 'text-anchor': anchor}, text);
 
 const frame = (begin, top, base, low) => [
-  s('path', {class: 'axis', d: `M${LEFT} ${base}H${WIDTH - 2}M${LEFT} ${TOP}H${WIDTH - 2}`}),
+  s('path', {class: 'axis', d: `M${LEFT} ${base}H${width - 2}M${LEFT} ${TOP}H${width - 2}`}),
   label(LEFT - 5, TOP + 6, top), label(LEFT - 5, base + 3, '0'), low ?? '',
-  label(LEFT, HEIGHT - 2, time(begin).slice(0, 5), 'start'), label(WIDTH - 2, HEIGHT - 2, 'now'),
+  label(LEFT, HEIGHT - 2, time(begin).slice(0, 5), 'start'), label(width - 2, HEIGHT - 2, 'now'),
 ];
 
 /** Shows a chart, or what to read in its place. */
 const show = (part, {now, text, drawn, rows, none}) => {
   say(part.now, now);
   part.svg.setAttribute('aria-label', `${part.title}: ${text}`);
+  part.svg.setAttribute('viewBox', `0 0 ${width} ${HEIGHT}`);
   part.svg.toggleAttribute('hidden', Boolean(none));
   part.note.hidden = !none;
   part.details.hidden = Boolean(none);
@@ -83,8 +86,8 @@ const drawRequests = (part, busy) => {
     ours += bar(x, base + 1 + Math.min(a, 19 - b), b);
   }
   show(part, {
-    now: `${counted(requests, 'request')}`, text: `${counted(requests, 'request')}, ${counted(failed, 'error')}.`,
-    none: requests ? null : 'Nothing was sent in the last 15 minutes. Bars of five seconds appear here, errors below the line.',
+    now: counted(requests, 'request'), text: `${counted(requests, 'request')}, ${counted(failed, 'error')}.`,
+    none: requests ? null : 'Nothing was sent in the last 15 minutes. A bar is five seconds; errors are below the line.',
     drawn: [...frame(range.begin, count(most), base), s('path', {class: 'fill-accent', d: fine}), s('path', {class: 'fill-warn', d: pleo}), s('path', {class: 'fill-bad', d: ours})],
     rows: () => busy.filter(slice => slice.requests).reverse().map(slice => [time(slice.at), count(slice.requests), count(slice.errors_pleo), count(slice.errors_proxy)]),
   });
@@ -110,14 +113,12 @@ const drawLatency = (part, busy) => {
   const marks = waited.map(slice => s('circle', {class: 'fill-warn', cx: across(slice.at, range), cy: y(Math.min(most, slice.wait_p99_ms)), r: 2.6}));
   show(part, {
     now: last ? `p50 ${duration(last.p50_ms)}, p99 ${duration(last.p99_ms)}` : '',
-    text: last ? `lately half of the requests within ${duration(last.p50_ms)}, 99 of 100 within ${duration(last.p99_ms)}; waits for a token in ${counted(waited.length, 'slice')} of five seconds.` : 'no requests.',
+    text: last ? `lately half within ${duration(last.p50_ms)}, 99 of 100 within ${duration(last.p99_ms)}; waits for a token in ${counted(waited.length, 'slice')} of five seconds.` : '',
     none: timed.length ? null : 'No request to time yet. Half are faster than p50, 99 of 100 faster than p99.',
     drawn: [...frame(range.begin, duration(most).replace(/\.0+ /, ' '), BOTTOM), s('path', {class: 'line dash', d: line('p99_ms')}), s('path', {class: 'line', d: line('p50_ms')}), ...marks],
     rows: () => timed.toReversed().map(slice => [time(slice.at), duration(slice.p50_ms), duration(slice.p99_ms), slice.wait_p99_ms > 5 ? duration(slice.wait_p99_ms) : '']),
   });
 };
-
-const HEALTHY = new Set(['refreshed', 'adopted', 'fresh']);
 
 const drawRefreshes = part => {
   const range = span();
@@ -125,7 +126,7 @@ const drawRefreshes = part => {
   const most = ceiling(Math.max(50, ...recent.map(refresh => refresh.duration_ms)));
   const drawn = recent.map(refresh => {
     const [x, y] = [across(refresh.at, range), BOTTOM - refresh.duration_ms / most * (BOTTOM - TOP - 14)];
-    const isGood = HEALTHY.has(refresh.outcome);
+    const isGood = worked(refresh.outcome);
     const mark = isGood ? s('circle', {class: 'fill-accent', cx: x, cy: y, r: 4}) : s('path', {class: 'stem bad', d: `M${x - 4} ${y - 4}l8 8m0-8l-8 8`});
     const affected = refresh.held + refresh.sent_again;
     return s('g', {}, s('path', {class: `stem ${isGood ? '' : 'bad'}`, d: `M${x} ${BOTTOM}V${y}`}), mark, affected ? label(x, y - 7, String(affected), 'middle') : '');
@@ -144,7 +145,7 @@ const drawRefreshes = part => {
 const drawRate = part => {
   const {limit, recommended} = rate;
   const busiest = [...rate.accounts].sort((a, b) => b.last_minute - a.last_minute).slice(0, 3);
-  const scale = n => 14 + Math.min(1, n / (limit * 1.1)) * (WIDTH - 8);
+  const scale = n => 14 + Math.min(1, n / (limit * 1.1)) * (width - 8);
   const drawn = busiest.flatMap((account, row) => {
     const [y, high] = [16 + row * 26, 14];
     let x = scale(0);
@@ -164,7 +165,7 @@ const drawRate = part => {
   const over = first && first.last_minute >= recommended ? ` That is over the ${recommended} that Pleo recommends.` : '';
   say(part.warning, told ? `Pleo asked ${told.account} to wait ${told.retry_after_s} s${inside ? `; sent meanwhile: ${inside}` : ''}.` : over.trim());
   show(part, {
-    now: first ? `${count(first.last_minute)} of ${count(limit)} a minute` : '', text: first ? `${first.account} sent ${counted(first.last_minute, 'request')} in the last minute, of ${limit} allowed.${over}` : 'no requests.',
+    now: first ? `${count(first.last_minute)} of ${count(limit)} a minute` : '', text: first ? `${first.account} sent ${counted(first.last_minute, 'request')} in the last minute, of ${limit} allowed.${over}` : '',
     none: first ? null : `Pleo allows ${limit} requests a minute and recommends at most ${recommended}. What programs use of it shows here.`,
     drawn: [...drawn, ...lines],
     rows: () => rate.accounts.flatMap(account => account.programs.map(program => [account.account, program.program || 'unknown', count(program.last_minute)])),
@@ -172,6 +173,7 @@ const drawRate = part => {
 };
 
 const draw = () => {
+  width = Math.max(200, figures.requests.figure.clientWidth - 30);
   const {begin} = span();
   const recent = slices.filter(slice => slice.at >= begin);
   drawRequests(figures.requests, recent);
@@ -206,5 +208,5 @@ export const startCharts = () => {
   );
   figures.rate.warning = h('p', {class: 'problem'});
   figures.rate.svg.after(figures.rate.warning);
-  soon('charts', draw);
+  new ResizeObserver(() => soon('charts', draw)).observe(byId('charts'));
 };

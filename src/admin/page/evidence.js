@@ -7,7 +7,7 @@ import {bytes, count, counted, span} from './format.js';
 
 /** How long a capture from the page lasts, in seconds. */
 const CAPTURE_S = 900;
-const REDACTED = /redacted|\[[a-z]+[-_ ]?\d*\]|<[a-z]+ ?\d*>/i;
+const REDACTED = '[redacted]';
 
 let capture = null;
 const line = {text: h('span'), element: null};
@@ -40,7 +40,7 @@ const toggle = async () => {
   if (isActive()) return stop();
   const agreed = await ask({
     title: 'Capture bodies for 15 minutes?', agree: 'Capture',
-    body: ['The next requests and responses are kept in memory, up to 64 KiB of each body, and shown here redacted. They hold data of the company: names, amounts, receipts.', 'It ends by itself, and with the proxy.'],
+    body: ['The next requests and responses are kept in memory, up to 64 KiB of each body, and shown here without secrets. They hold data of the company.', 'It ends by itself, and with the proxy.'],
   });
   if (agreed) await attempt('Not captured', async () => set(await post('/api/capture', {for_s: CAPTURE_S, account: null})));
   return undefined;
@@ -52,7 +52,7 @@ const redactions = har => {
   for (const {request, response} of har.log.entries) {
     for (const part of [request, response]) {
       for (const {name, value} of [...part?.headers ?? [], ...part?.queryString ?? []]) {
-        if (REDACTED.test(value)) found.set(name, (found.get(name) ?? 0) + 1);
+        if (String(value).includes(REDACTED)) found.set(name, (found.get(name) ?? 0) + 1);
       }
     }
   }
@@ -73,7 +73,7 @@ const exportHar = filter => attempt('Not exported', async () => {
   const agreed = await ask({
     title: 'Export as HAR?', agree: 'Save the file',
     body: [
-      `${counted(har.log.entries.length, 'exchange')}${filter ? ` that match ${filter}` : ''}, ${bytes(text.length)}. Tokens, keys, cookies and the values of queries are left out; bodies are in it only where they were captured. Names and amounts of the company stay, so look before you send it to others.`,
+      `${counted(har.log.entries.length, 'exchange')}${filter ? ` that match ${filter}` : ''}, ${bytes(text.length)}. Tokens, keys, cookies and values of queries are left out; bodies are in it where they were captured. Names and amounts stay, so look before you send it to others.`,
       hidden.length ? h('p', {}, 'Left out: ', hidden.slice(0, 8).map(([name, times]) => h('span', {class: 'tag'}, `${name} ×${count(times)} `))) : '',
       first ? h('details', {}, h('summary', {}, 'The first one, as it will be in the file'), h('pre', {tabindex: 0}, JSON.stringify(first, null, 2).slice(0, 6000))) : '',
       h('p', {class: 'soft'}, 'The same from a terminal:'), shell(`pleo-proxy har -o requests.har`),

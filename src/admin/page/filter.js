@@ -7,14 +7,14 @@ const PAUSE = 250;
 
 const HELP = [
   ['/v1/vendors', 'part of the path'],
-  ['status:403  status:4xx  status:>=400', 'status of the answer'],
+  ['status:403  status:4xx  status:>=400', 'status'],
   ['method:POST  path:/v1/  op:vendors', 'method, beginning of the path, part of the operation'],
   ['account:acme  program:python3  id:3fa9c1-17', 'who, and which'],
   ['by:proxy  code:login_required', 'answers of the proxy itself'],
   ['kind:read  kind:write', 'what it does at Pleo'],
   ['is:error  is:slow  is:held  is:resent', 'also is:running, is:captured, is:deprecated, is:hinted'],
   ['since:10m', 'the last ten minutes'],
-  ['-status:200', 'a minus: everything else. All words must match'],
+  ['-status:200', 'all but these; all words must match'],
 ];
 const KEYS = [['/', 'to the filter'], ['↑ ↓ Page Home End', 'through the requests'], ['Enter', 'details'], ['Esc', 'close'], ['p', 'pause, in the list']];
 

@@ -60,5 +60,8 @@ export const tone = entry => {
   return entry.status >= 400 ? 'warn' : 'ok';
 };
 
+/** Whether a refresh brought a token, by its outcome. */
+export const worked = outcome => ['refreshed', 'adopted', 'fresh'].includes(outcome);
+
 /** "company:c0a1e5ce-…" of "urn:pleo:company:c0a1e5ce-…". */
 export const subject = urn => urn?.replace(/^urn:pleo:/, '') ?? null;

@@ -82,6 +82,10 @@ export class Grid {
       const part = this.#rows.find(({row}) => row.contains(event.target));
       if (part?.entry) this.select(part.entry.id, true);
     });
+    this.#place.addEventListener('pointerleave', () => {
+      if (this.#isAway && this.#selected === null) this.#place.scrollTop = 0;
+      this.#isAway = false;
+    });
     new ResizeObserver(() => this.draw()).observe(this.#place);
   }
 
@@ -99,10 +103,14 @@ export class Grid {
   #draw() {
     const [place, history] = [this.#place, this.#history];
     const length = history.length;
-    // What is looked at stays where it is while new ones come in above.
-    if (this.#length && length > this.#length && place.scrollTop > ROW / 2 && this.#top) {
+    // What is looked at or pointed to stays where it is while new ones come in above.
+    const isHeld = place.scrollTop > ROW / 2 || place.matches(':hover');
+    if (this.#length && length > this.#length && isHeld && this.#top) {
       const index = history.indexOf(this.#top.id);
-      if (index >= 0) place.scrollTop += (index - this.#top.index) * ROW;
+      if (index >= 0) {
+        this.#isAway ||= place.scrollTop <= ROW / 2;
+        place.scrollTop += (index - this.#top.index) * ROW;
+      }
     }
     this.#length = length;
     this.#space.style.height = `${length * ROW}px`;
@@ -137,6 +145,8 @@ export class Grid {
   }
 
   #top = null;
+  /** It left the newest only because the pointer is over it. */
+  #isAway = false;
 
   /** Selects a row; with `open` its details are shown. */
   select(id, open = false) {

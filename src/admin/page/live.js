@@ -13,8 +13,8 @@ const HIDDEN = 10000;
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 
 /**
- * Keeps the page up to date. `on` has: `connection(state)` with `live`, `stopped` or `waiting`; `locked()`;
- * `event(name, data)`; `filterRefused(detail)`; `logAbsent()`.
+ * Keeps the page up to date. `on` has `connection` (`live`, `stopped` or `waiting`), `locked`, `event(name, data)`,
+ * `filterRefused(detail)`, `logAbsent`.
  */
 export class Live {
   filter = '';

@@ -20,11 +20,13 @@ export class Requests {
   #loading = false;
   #api = 'http://127.0.0.1:8088';
   #absent = false;
+  /** Is shown when it comes: what was sent again. */
+  #awaited = null;
   filter;
 
   constructor(history, live) {
     [this.#history, this.#live] = [history, live];
-    this.#detail = new Detail({closed: () => this.#closed(), show: id => this.#show(id)});
+    this.#detail = new Detail({closed: () => this.#closed(), show: id => { this.#awaited = id; }});
     this.#grid = new Grid(history, {
       open: (entry, takesFocus) => this.#detail.open(entry, takesFocus), close: () => this.#detail.close(), isOpen: () => this.#detail.id !== null,
       older: () => this.#older(), pause: () => this.#pause(),
@@ -43,8 +45,12 @@ export class Requests {
   /** Takes new entries of the stream. */
   add(entries) {
     this.#history.add(entries);
-    const open = this.#detail.id;
-    const ended = open && entries.find(entry => entry.id === open);
+    const wanted = [this.#awaited, this.#detail.id].filter(Boolean);
+    const ended = entries.find(({id}) => wanted.includes(id));
+    if (ended?.id === this.#awaited) {
+      this.#awaited = null;
+      this.#grid.select(ended.id);
+    }
     if (ended) this.#detail.open(ended);
     this.draw();
   }
@@ -108,16 +114,6 @@ export class Requests {
     this.draw();
   }
 
-  async #show(id) {
-    try {
-      const {entry} = await json(`/api/requests/${encodeURIComponent(id)}`);
-      this.#history.add([entry].filter(({seq}) => seq !== null));
-      this.#grid.select(id);
-      this.#detail.open(entry);
-    } catch {
-      // It is not kept, or not yet: the list shows it when it is.
-    }
-  }
 
   /** The proxy says first whether it understands the words; the list stays until it does. */
   async #refilter(words) {

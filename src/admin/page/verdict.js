@@ -40,6 +40,8 @@ export const connectLink = (account, text, kind = 'button') => h('a', {
   class: kind, href: connectAddress(account), target: '_blank', rel: 'noopener',
 }, text);
 
+const CONNECT = 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.';
+
 const REASONS = {
   retrying: 'A new token could not be had yet; the proxy tries again by itself.',
   uncertain: 'A refresh was interrupted and its outcome is unknown; the proxy is finding out by itself.',
@@ -59,12 +61,12 @@ const ofAccount = (status, account) => {
   const general = REASONS[account.state] ?? '';
   switch (account.state) {
     case 'connected':
-      return {tone: 'ok', title: works(status, account), text: 'Send them without any authentication; the proxy adds it.', actions: [shell(curl)]};
+      return {tone: 'ok', title: works(status, account), text: 'Send them without authentication; the proxy adds it.', actions: [shell(curl)]};
     case 'unsaved':
       return {tone: 'warn', title: works(status, account), text: `But new tokens are in memory only. ${why}Make room on the disk, and do not stop the proxy before they are saved.`};
     case 'login_required':
       if (!isKnown(account)) {
-        return {tone: 'todo', title: ['Connect a company to Pleo'], text: 'Nobody has logged in yet, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
+        return {tone: 'todo', title: ['Connect a company to Pleo'], text: CONNECT, actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
       }
       return {tone: 'bad', title: [`Log in again as ${name}: requests are refused until then`], text: why, actions: [connectLink(account.account, `Log in as ${name}`, 'button primary'), shell(`pleo-proxy login ${account.account}`)]};
     case 'store_error':
@@ -82,7 +84,7 @@ const ofChoice = (status, accounts) => {
   return {
     tone: well ? 'ok' : 'bad',
     title: ['Requests to ', h('code', {}, status.api), ` must name one of ${count(accounts.length)} accounts (${status.environment})`],
-    text: `${count(well)} of them can serve. Add the header Pleo-Account, or begin the path with /@NAME. To have one without a name, set default_account.`,
+    text: `${count(well)} of them can serve. Send the header Pleo-Account, begin the path with /@NAME, or set default_account.`,
     actions: [shell(`curl -H 'Pleo-Account: ${first.account}' ${status.api}/v1/companies`)],
   };
 };
@@ -102,7 +104,7 @@ export const judge = (status, connection) => {
   const chosen = defaultAccount(status);
   if (chosen === null) {
     const name = status.accounts[0]?.account ?? 'default';
-    return {tone: 'todo', title: ['Connect a company to Pleo'], text: 'No account is connected, so requests are refused. Connecting takes a minute, in the browser.', actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
+    return {tone: 'todo', title: ['Connect a company to Pleo'], text: CONNECT, actions: [connectLink(name, `Connect ${name}`, 'button primary'), shell(`pleo-proxy login ${name}`)]};
   }
   const verdict = Array.isArray(chosen) ? ofChoice(status, chosen) : ofAccount(status, chosen);
   const others = status.accounts.filter(account => account !== chosen && isKnown(account) && wellness(account) === 'bad').length;

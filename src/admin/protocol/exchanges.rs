@@ -207,6 +207,25 @@ pub struct Impatient {
     pub requests: u32,
 }
 
+/// The body of `POST /api/requests/ID/replay`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// True to send a request again that may change something.
+    #[serde(default)]
+    pub confirm: bool,
+}
+
+/// The response to it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Replayed {
+    /// The exchange of the second sending.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// The status of its response.
+    pub status: u16,
+}
+
 /// The body of `POST /api/capture`.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
