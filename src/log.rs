@@ -15,6 +15,7 @@ mod programs;
 mod rate;
 mod reason;
 mod render;
+pub mod repeat;
 mod ring;
 pub mod stats;
 #[cfg(test)]
@@ -24,7 +25,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ use crate::private_file::PrivateFileError;
 use crate::store::AccountName;
 use crate::telemetry;
 use crate::usage::{Keeper, Usage, Use};
-use entry::{Capture, Entry, Kind};
+use entry::{Capture, Entry};
 use filter::Filter;
 use lines::Lines;
 use metrics::{Asked, RequestMetrics};
@@ -48,6 +48,7 @@ use rate::Senders;
 pub use rate::Sent;
 pub use reason::explanation;
 use render::Renderer;
+use repeat::{NotRepeatable, Repeat};
 use ring::{Ended, Ring};
 use stats::{Slice, Stats};
 
@@ -105,25 +106,10 @@ pub struct Batch {
 pub struct Detail {
     /// The exchange.
     pub entry: Entry,
+    /// The query, without secrets.
+    pub query: Option<String>,
     /// Headers and bodies, if they were captured.
     pub capture: Option<Capture>,
-}
-
-/// What it takes to send a request again. It may hold secrets: it goes to the data listener only.
-#[derive(Debug)]
-pub struct Original {
-    /// Its method.
-    pub method: Method,
-    /// True if it changes nothing at Pleo.
-    pub is_read: bool,
-    /// Path and query, as they came.
-    pub target: String,
-    /// Its account, if one was determined.
-    pub account: Option<AccountName>,
-    /// The headers, if they were captured.
-    pub headers: HeaderMap,
-    /// The body, empty if there was none; none if it was not kept as a whole.
-    pub body: Option<Vec<u8>>,
 }
 
 impl RequestLog {
@@ -203,7 +189,7 @@ impl RequestLog {
         for record in records {
             let ended = ring.number(record);
             if self.lines.is_some() {
-                written.push(self.renderer.ended(&ended, now));
+                written.push(self.renderer.finish(self.renderer.ended(&ended, now)));
             }
             ring.push(ended);
         }
@@ -257,7 +243,8 @@ impl RequestLog {
         let now = self.now();
         let running = self.recorders.running();
         let entries = running.iter().map(|arrival| self.renderer.running(arrival, now));
-        entries.filter(|entry| filter.matches(entry, now)).collect()
+        let chosen = entries.filter(|entry| filter.matches(entry, now));
+        chosen.map(|entry| self.renderer.finish(entry)).collect()
     }
 
     /// The newest exchanges before number `before` that are chosen, newest first.
@@ -299,55 +286,52 @@ impl RequestLog {
     pub fn exchanges(&self, filter: &Filter, limit: usize) -> Vec<Detail> {
         let newest = self.newest(filter, u64::MAX, limit).entries.into_iter().rev();
         // One by one: others get the ring between them. What is gone by then had no time to stay.
-        newest.filter_map(|entry| self.find(&entry.id)).collect()
+        newest.filter_map(|entry| Some(self.detail(self.ring.lock().at(entry.seq?)?))).collect()
     }
 
     fn chosen(&self, ended: &Ended, filter: &Filter, now: i64) -> Option<Entry> {
-        let entry = self.renderer.ended(ended, now);
-        filter.matches(&entry, now).then_some(entry)
+        let mut entry = self.renderer.ended(ended, now);
+        if filter.asks_for_hints() {
+            self.renderer.explain(&mut entry);
+        }
+        // Only what is chosen is searched for secrets, which takes longer than all the rest.
+        filter.matches(&entry, now).then(|| self.renderer.finish(entry))
+    }
+
+    /// The exchange with this id as a request that can be sent again.
+    ///
+    /// # Errors
+    /// [`NotRepeatable`]: too little of it is kept.
+    pub fn repeat(&self, id: &str) -> Result<Repeat, NotRepeatable> {
+        let number = self.number(id).ok_or(NotRepeatable::Unknown)?;
+        let ring = self.ring.lock();
+        Repeat::of(ring.find(number).ok_or(NotRepeatable::Unknown)?)
+    }
+
+    /// The number of the arrival in an id of this run.
+    fn number(&self, id: &str) -> Option<u64> {
+        id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()
+    }
+
+    fn detail(&self, ended: &Ended) -> Detail {
+        let (record, now) = (&ended.record, self.now());
+        Detail {
+            entry: self.renderer.finish(self.renderer.ended(ended, now)),
+            query: self.renderer.query(&record.arrival),
+            capture: record.capture.as_ref().map(|capture| self.renderer.capture(capture)),
+        }
     }
 
     /// The exchange with this id, whether it runs or has ended; none if it is not kept.
     pub fn find(&self, id: &str) -> Option<Detail> {
         let now = self.now();
-        let number = id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()?;
+        let number = self.number(id)?;
         let running = self.recorders.running();
         if let Some(arrival) = running.iter().find(|arrival| arrival.number == number) {
-            let entry = self.renderer.running(arrival, now);
-            return Some(Detail { entry, capture: None });
+            let entry = self.renderer.finish(self.renderer.running(arrival, now));
+            return Some(Detail { entry, query: self.renderer.query(arrival), capture: None });
         }
-        let ring = self.ring.lock();
-        let ended = ring.find(number)?;
-        let capture = ended.record.capture.as_ref();
-        Some(Detail {
-            entry: self.renderer.ended(ended, now),
-            capture: capture.map(|capture| self.renderer.capture(capture)),
-        })
-    }
-
-    /// An exchange as it must be sent again; none if it is not kept, runs, or was malformed.
-    pub fn original(&self, id: &str) -> Option<Original> {
-        let number = id.strip_prefix(&self.run())?.strip_prefix('-')?.parse().ok()?;
-        let ring = self.ring.lock();
-        let ended = ring.find(number)?;
-        let (record, arrival) = (&ended.record, &ended.record.arrival);
-        let method = arrival.method.clone().filter(|_| !arrival.is_target_cut())?;
-        let request = record.capture.as_ref().map(|capture| &capture.request);
-        let body = match request.filter(|request| request.body.len() as u64 == record.request_bytes)
-        {
-            Some(request) => Some(request.body.bytes()),
-            None => (record.request_bytes == 0).then(Vec::new),
-        };
-        let entry = self.renderer.ended(ended, self.now());
-        let is_safe = entry.kind.is_none() && method.is_safe();
-        Some(Original {
-            is_read: entry.kind == Some(Kind::Read) || is_safe,
-            target: arrival.target().to_owned(),
-            account: arrival.account().cloned(),
-            headers: request.map(|request| request.headers.clone()).unwrap_or_default(),
-            body,
-            method,
-        })
+        Some(self.detail(self.ring.lock().find(number)?))
     }
 
     /// The slices that began at `from` or later, in UNIX milliseconds.

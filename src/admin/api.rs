@@ -22,7 +22,7 @@ use crate::secret::RefreshToken;
 use crate::store::{AccountName, LockError};
 
 /// A response with data.
-fn data(body: impl Serialize) -> Response {
+pub(super) fn data(body: impl Serialize) -> Response {
     Json(Versioned::from(body)).into_response()
 }
 

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, body::Bytes};
 use futures_util::stream;
-use serde::Serialize;
 
+use super::api::data;
 use super::events::{Feed, Position};
 use super::figures::{current_rate, stats_since};
 use super::protocol::{
-    CaptureBody, CaptureState, EventsQuery, RequestDetail, Requests, RequestsQuery, Versioned,
+    CaptureBody, CaptureState, EventsQuery, RequestDetail, Requests, RequestsQuery,
 };
 use super::refusal::refusal;
 use super::state::{Admin, Shared};
@@ -28,10 +28,6 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const MAX_CAPTURE: u64 = 3600;
 /// What the charts show, in milliseconds.
 const SHOWN: i64 = 15 * 60 * 1000;
-
-fn data(body: impl Serialize) -> Response {
-    Json(Versioned::from(body)).into_response()
-}
 
 #[expect(clippy::result_large_err, reason = "the error is the response")]
 fn filter(text: &str) -> Result<Filter, Response> {
@@ -63,7 +59,7 @@ pub(super) async fn requests(State(admin): Shared, Query(query): Query<RequestsQ
 /// `GET /api/requests/ID`.
 pub(super) async fn request(State(admin): Shared, Path(id): Path<String>) -> Response {
     match admin.log.find(&id) {
-        Some(Detail { entry, capture }) => {
+        Some(Detail { entry, capture, .. }) => {
             let is_refused = entry.status.is_some_and(|status| status >= 400);
             let is_told = is_refused || entry.hint.is_some() || entry.status.is_none();
             let why = is_told.then(|| of_entry(&admin, &entry));

@@ -9,7 +9,6 @@ use tokio::task::spawn_blocking;
 use super::protocol::HarQuery;
 use super::refusal::refusal;
 use super::state::Shared;
-use crate::log::Detail;
 use crate::log::filter::Filter;
 use crate::log::har::HarWriter;
 use crate::redaction::{Pseudonyms, Redactor};
@@ -56,14 +55,14 @@ fn failed(detail: &str) -> Response {
 /// `GET /api/curl/ID`: the exchange as a command line on the data listener.
 pub(super) async fn curl(State(admin): Shared, Path(id): Path<String>) -> Response {
     let redactor = Redactor::new(admin.operator.accounts().known_secrets().clone());
-    let Some(Detail { entry, capture }) = admin.log.find(&id) else {
+    let Some(detail) = admin.log.find(&id) else {
         return refusal(
             StatusCode::NOT_FOUND,
             "not_kept",
             "This exchange is not kept any more; inspect.requests and inspect.memory say how many are.",
         );
     };
-    match admin.tools.command(&entry, capture.as_ref(), &redactor) {
+    match admin.tools.command(&detail, &redactor) {
         Some(command) => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], command).into_response(),
         None => refusal(
             StatusCode::CONFLICT,

@@ -1,115 +1,127 @@
-//! `POST /api/requests/ID/replay`: sends a request again, as any tool would: through the data
-//! listener with all its checks.
+//! `POST /api/requests/ID/replay`: sends a request of the log again, through the data listener and
+//! all of its guard.
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::Bytes;
+use anyhow::Context as _;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use axum::http::{HeaderValue, Request, StatusCode};
+use axum::response::Response as AxumResponse;
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
-use super::protocol::{Replay, Replayed, Versioned};
+use super::api::data;
+use super::protocol::{Replay, Replayed};
 use super::refusal::refusal;
 use super::state::{Admin, Shared};
-use crate::log::Original;
-use crate::timeout::while_running;
+use crate::log::repeat::{NotRepeatable, Repeat};
 
-/// Time until the response has arrived.
+/// Time until the head of the response is there: `hold`, and what Pleo takes.
 const PATIENCE: Duration = Duration::from_secs(150);
-/// Headers that belong to the first sending, to its connection, or are sent anyway.
-const LEFT_OUT: [&str; 8] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "expect",
-    "te",
-    "traceparent",
-    "pleo-account",
-];
+const ACCOUNT: HeaderName = HeaderName::from_static("pleo-account");
+const KEY: HeaderName = HeaderName::from_static("pleo-proxy-key");
+/// The id of a request.
+const ID: HeaderName = HeaderName::from_static("pleo-proxy-request");
 
 /// `POST /api/requests/ID/replay`.
-pub(super) async fn replay(State(admin): Shared, Path(id): Path<String>, body: Bytes) -> Response {
+pub(super) async fn replay(
+    State(admin): Shared,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> AxumResponse {
     let replay = match body.trim_ascii() {
         b"" => Ok(Replay::default()),
         body => serde_json::from_slice(body),
     };
     let Ok(Replay { confirm }) = replay else {
-        return refusal(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "The body is not JSON with confirm.",
-        );
+        let why = "The body must be empty, or {\"confirm\": true}.";
+        return refusal(StatusCode::BAD_REQUEST, "bad_request", why);
     };
-    let Some(original) = admin.log.original(&id) else {
-        let detail = "This exchange is not kept any more, has not ended, or could not be read.";
-        return refusal(StatusCode::NOT_FOUND, "not_kept", detail);
+    let repeat = match admin.log.repeat(&id) {
+        Ok(repeat) => repeat,
+        Err(why) => return not_repeatable(why),
     };
-    if let Some(refusal) = refused(&admin, &original, confirm) {
-        return refusal;
+    if !repeat.is_read && !confirm {
+        let why = "This request may change data at Pleo; confirm that it is sent again.";
+        return refusal(StatusCode::CONFLICT, "confirm_required", why);
     }
-    match while_running(PATIENCE, send(&admin.tools.origin, original)).await {
-        Some(Ok(replayed)) => Json(Versioned::from(replayed)).into_response(),
-        Some(Err(error)) => {
-            let detail = format!("The request could not be sent again: {}.", error.without_url());
-            refusal(StatusCode::BAD_GATEWAY, "replay_failed", &detail)
+    match timeout(PATIENCE, send(&admin, repeat)).await {
+        Ok(Ok(replayed)) => data(replayed),
+        Ok(Err(error)) => {
+            let why = format!("The request could not be sent to the data listener: {error:#}.");
+            refusal(StatusCode::BAD_GATEWAY, "not_sent", &why)
+        }
+        Err(_) => {
+            refusal(StatusCode::GATEWAY_TIMEOUT, "not_sent", "There was no response in time.")
+        }
+    }
+}
+
+fn not_repeatable(why: NotRepeatable) -> AxumResponse {
+    let (status, code) = match why {
+        NotRepeatable::Unknown => (StatusCode::NOT_FOUND, "not_kept"),
+        NotRepeatable::Incomplete => (StatusCode::CONFLICT, "not_repeatable"),
+        NotRepeatable::BodyNotKept => (StatusCode::CONFLICT, "body_not_kept"),
+    };
+    refusal(status, code, &format!("{why}."))
+}
+
+async fn send(admin: &Admin, repeat: Repeat) -> anyhow::Result<Replayed> {
+    match admin.tools.origin.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = UnixStream::connect(path).await.context(path.to_owned())?;
+            send_on(stream, "localhost", admin, repeat).await
         }
         None => {
-            refusal(StatusCode::GATEWAY_TIMEOUT, "replay_failed", "The response took too long.")
+            let authority = admin.tools.origin.trim_start_matches("http://");
+            let stream = TcpStream::connect(authority).await.context(authority.to_owned())?;
+            send_on(stream, authority, admin, repeat).await
         }
     }
 }
 
-/// Why a request is not sent again.
-fn refused(admin: &Admin, original: &Original, confirm: bool) -> Option<Response> {
-    let (code, detail) = if !original.is_read && !confirm {
-        (
-            "confirm_required",
-            "This request may change data at Pleo; send {\"confirm\":true} to send it again.",
-        )
-    } else if original.body.is_none() {
-        (
-            "body_not_kept",
-            "The body of this request was not kept; capture requests first: pleo-proxy capture",
-        )
-    } else if admin.tools.needs_key || !admin.tools.origin.starts_with("http://") {
-        (
-            "cannot_replay",
-            "Callers need the local key or a unix socket here; copy the request as curl and run that.",
-        )
-    } else {
-        return None;
-    };
-    Some(refusal(StatusCode::CONFLICT, code, detail))
+async fn send_on(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    host: &str,
+    admin: &Admin,
+    repeat: Repeat,
+) -> anyhow::Result<Replayed> {
+    let (mut connection, driver) = handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(driver);
+    let (head, mut body) =
+        connection.send_request(request(host, admin, repeat)?).await?.into_parts();
+    // Read to its end, so that the exchange ends as it should.
+    while body.frame().await.transpose()?.is_some() {}
+    driver.abort();
+    let id = head.headers.get(ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    Ok(Replayed { id, status: head.status.as_u16() })
 }
 
-/// Sends it, and reads the whole response, so that the exchange ends as it should.
-async fn send(origin: &str, original: Original) -> Result<Replayed, reqwest::Error> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
-    let url = format!("{origin}{}", original.target);
-    let mut request = client.request(original.method, url).headers(passed_on(&original.headers));
-    if let Some(account) = &original.account {
-        request = request.header("pleo-account", account.as_str());
+fn request(host: &str, admin: &Admin, repeat: Repeat) -> anyhow::Result<Request<Body>> {
+    let mut request = Request::new(Body::from(repeat.body));
+    *request.method_mut() = repeat.method;
+    *request.uri_mut() = repeat.target.parse()?;
+    let mut headers = repeat.headers;
+    // They were meant for the connection that the request came on.
+    for name in ["connection", "expect", "transfer-encoding", "te", "trailer", "upgrade"] {
+        headers.remove(name);
     }
-    if let Some(body) = original.body.filter(|body| !body.is_empty()) {
-        request = request.body(body);
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(HOST, HeaderValue::try_from(host)?);
+    if let Some(account) = &repeat.account {
+        headers.insert(ACCOUNT, HeaderValue::try_from(account.as_str())?);
     }
-    let mut response = request.send().await?;
-    let status = response.status().as_u16();
-    let id = response.headers().get("pleo-proxy-request").and_then(|id| id.to_str().ok());
-    let id = id.map(str::to_owned);
-    while response.chunk().await?.is_some() {}
-    Ok(Replayed { id, status })
-}
-
-fn passed_on(headers: &HeaderMap) -> HeaderMap {
-    let mut passed = headers.clone();
-    for name in LEFT_OUT {
-        passed.remove(name);
+    if let Some(key) = &admin.local_key {
+        let mut value = HeaderValue::try_from(key.expose())?;
+        value.set_sensitive(true);
+        headers.insert(KEY, value);
     }
-    passed
+    *request.headers_mut() = headers;
+    Ok(request)
 }

@@ -12,6 +12,7 @@ use crate::log::curl::Target;
 use crate::operate::{Operator, Redirect};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
+use crate::secret::LocalKey;
 
 /// The state of the admin listener.
 pub struct Admin {
@@ -35,6 +36,8 @@ pub struct Admin {
     pub pace: Option<u32>,
     /// Where tools connect, for commands that they can run.
     pub tools: Target,
+    /// What tools must send, if the data listener asks for it.
+    pub local_key: Option<LocalKey>,
     /// Whether the kernel could identify callers.
     pub peers: Peers,
 }

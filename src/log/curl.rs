@@ -3,10 +3,11 @@
 
 use std::fmt::Write as _;
 
+use super::Detail;
 use super::entry::{Capture, Entry};
 use crate::redaction::{MASK, Redactor};
 
-/// Stands for the value of a parameter, which the log does not keep.
+/// Stands for a secret that was in the query.
 const FILL_IN: &str = "FILL_IN";
 /// Headers that curl or the proxy write themselves, or that hold a credential.
 const OWN_HEADERS: [&str; 18] = [
@@ -42,12 +43,8 @@ pub struct Target {
 impl Target {
     /// The command line, ending with a line break; comments before it say what must be filled in.
     /// None for a request that could not be read.
-    pub fn command(
-        &self,
-        entry: &Entry,
-        capture: Option<&Capture>,
-        redactor: &Redactor,
-    ) -> Option<String> {
+    pub fn command(&self, detail: &Detail, redactor: &Redactor) -> Option<String> {
+        let (entry, capture) = (&detail.entry, detail.capture.as_ref());
         let method = entry.method.as_deref()?;
         let mut notes = String::new();
         let mut command = String::from("curl");
@@ -65,7 +62,7 @@ impl Target {
         }
         headers(&mut command, capture, redactor);
         body(&mut command, &mut notes, entry, capture, redactor);
-        let url = self.url(entry, redactor, &mut notes);
+        let url = self.url(entry, detail.query.as_deref(), redactor, &mut notes);
         // Without `-g` curl takes brackets and braces for a pattern of URLs.
         let is_pattern = url.contains(['[', ']', '{', '}']);
         add(&mut command, if is_pattern { &["-g"] } else { &[] });
@@ -73,7 +70,13 @@ impl Target {
         Some(format!("{notes}{command}\n"))
     }
 
-    fn url(&self, entry: &Entry, redactor: &Redactor, notes: &mut String) -> String {
+    fn url(
+        &self,
+        entry: &Entry,
+        query: Option<&str>,
+        redactor: &Redactor,
+        notes: &mut String,
+    ) -> String {
         let origin =
             if self.origin.starts_with("unix:") { "http://localhost" } else { &self.origin };
         let account = entry.account.as_ref().map(|name| format!("/@{name}")).unwrap_or_default();
@@ -81,16 +84,12 @@ impl Target {
         if path.contains(MASK) {
             note(notes, "the path held a secret, which was taken out");
         }
-        if entry.query.is_empty() {
-            return format!("{origin}{account}{path}");
+        let Some(query) = query else { return format!("{origin}{account}{path}") };
+        let query = redactor.query(query);
+        if query.contains(MASK) {
+            note(notes, "secrets were taken out of the query: fill them in");
         }
-        note(notes, "values of a query are not kept: fill them in");
-        let parameter = |name: &String| match name.as_str() {
-            "*" => FILL_IN.to_owned(),
-            name => format!("{}={FILL_IN}", redactor.text(name)),
-        };
-        let query: Vec<_> = entry.query.iter().map(parameter).collect();
-        format!("{origin}{account}{path}?{}", query.join("&"))
+        format!("{origin}{account}{path}?{}", query.replace(MASK, FILL_IN))
     }
 }
 
@@ -169,6 +168,12 @@ mod tests {
         Entry { method: Some(method.into()), path: path.into(), account, ..Entry::default() }
     }
 
+    fn detail(entry: &Entry, capture: Option<&Capture>) -> Detail {
+        let query = Some("company_id=17&status=a%20b&token=hush").filter(|_| entry.bytes_in > 0);
+        let query = query.map(str::to_owned);
+        Detail { entry: entry.clone(), query, capture: capture.cloned() }
+    }
+
     fn redactor() -> Redactor {
         Redactor::new(KnownSecrets::default())
     }
@@ -188,15 +193,16 @@ mod tests {
 
     #[test]
     fn a_read_is_one_short_line() {
-        let line = target(false).command(&entry("GET", "/v1/companies"), None, &redactor());
+        let line =
+            target(false).command(&detail(&entry("GET", "/v1/companies"), None), &redactor());
         assert_eq!(line.unwrap(), "curl http://127.0.0.1:8088/@acme/v1/companies\n");
         let unix = Target { origin: "unix:/run/a b/api.sock".into(), needs_key: false };
-        let head = unix.command(&entry("HEAD", "/v1/x"), None, &redactor()).unwrap();
+        let head = unix.command(&detail(&entry("HEAD", "/v1/x"), None), &redactor()).unwrap();
         assert_eq!(
             head,
             "curl --unix-socket '/run/a b/api.sock' --head http://localhost/@acme/v1/x\n"
         );
-        assert_eq!(target(false).command(&Entry::default(), None, &redactor()), None);
+        assert_eq!(target(false).command(&detail(&Entry::default(), None), &redactor()), None);
     }
 
     #[test]
@@ -215,8 +221,8 @@ mod tests {
             },
             response: Part::default(),
         };
-        let line =
-            target(true).command(&entry("POST", "/v1/{a}'$(id)"), Some(&capture), &redactor());
+        let line = target(true)
+            .command(&detail(&entry("POST", "/v1/{a}'$(id)"), Some(&capture)), &redactor());
         let expected = [
             "-X",
             "POST",
@@ -242,20 +248,16 @@ mod tests {
         let headers = vec![("X-Note".into(), "sbx-access-of-long-ago".into())];
         let request = Part { headers, body, body_note: None };
         let capture = Capture { request, response: Part::default() };
-        let sent = Entry {
-            query: vec!["company_id".into(), "*".into()],
-            bytes_in: 5,
-            ..entry("PUT", "/v1/x/sbx-access-of-long-ago")
-        };
+        let sent = Entry { bytes_in: 5, ..entry("PUT", "/v1/x/sbx-access-of-long-ago") };
         let redactor = Redactor::new(known);
-        let line = target(false).command(&sent, Some(&capture), &redactor).unwrap();
+        let line = target(false).command(&detail(&sent, Some(&capture)), &redactor).unwrap();
         let expected = "# secrets were taken out of the body: fill them in\n\
             # the path held a secret, which was taken out\n\
-            # values of a query are not kept: fill them in\n\
+            # secrets were taken out of the query: fill them in\n\
             curl -X PUT --data-raw '{\"a\":\"[redacted]\"}' -g \
-            'http://127.0.0.1:8088/@acme/v1/x/[redacted]?company_id=FILL_IN&FILL_IN'\n";
+            'http://127.0.0.1:8088/@acme/v1/x/[redacted]?company_id=17&status=a%20b&token=FILL_IN'\n";
         assert_eq!(line, expected);
-        let line = target(false).command(&sent, None, &redactor).unwrap();
+        let line = target(false).command(&detail(&sent, None), &redactor).unwrap();
         assert!(line.starts_with("# the body of 5 bytes was not kept\n"), "{line}");
     }
 }

@@ -70,6 +70,11 @@ impl Filter {
         Ok(Self { terms })
     }
 
+    /// True if a term looks at the hint of an exchange.
+    pub fn asks_for_hints(&self) -> bool {
+        self.terms.iter().any(|term| term.test == Test::Is(Trait::Hinted))
+    }
+
     /// True if the exchange is chosen. `now` is in UNIX milliseconds.
     pub fn matches(&self, entry: &Entry, now: i64) -> bool {
         self.terms.iter().all(|term| term.test.holds(entry, now) != term.is_negated)

@@ -40,7 +40,8 @@ impl Renderer {
         self.redactor.text(text).into_owned()
     }
 
-    /// The entry of a request that is being answered. `now` is in UNIX milliseconds.
+    /// The entry of a request that is being answered, with its texts as they came. `now` is in UNIX
+    /// milliseconds.
     pub(super) fn running(&self, arrival: &Arrival, now: i64) -> Entry {
         let (path, query) = split(arrival.target());
         let program = arrival.client.program();
@@ -50,19 +51,19 @@ impl Renderer {
             at: now.saturating_sub(whole_millis(Instant::now().duration_since(arrival.at))),
             running: true,
             account: arrival.account().map(ToString::to_string),
-            program: program.map(|program| self.text(&program.name)),
+            program: program.map(|program| program.name.clone()),
             pid: program.map(|program| program.pid),
             method: arrival.method.as_ref().map(Method::to_string),
-            path: self.text(path),
-            query: names(query).map(|name| self.text(name)).collect(),
+            path: path.to_owned(),
+            query: names(query).map(str::to_owned).collect(),
             operation: operation.map(ToString::to_string),
             kind: operation.map(|operation| match operation.kind {
                 operations::Kind::Read => Kind::Read,
                 operations::Kind::Write => Kind::Write,
             }),
             deprecated: operation.is_some_and(|operation| operation.deprecation.is_some()),
-            traceparent: arrival.traceparent().map(|trace| self.text(trace)),
-            user_agent: arrival.user_agent().map(|agent| self.text(agent)),
+            traceparent: arrival.traceparent().map(str::to_owned),
+            user_agent: arrival.user_agent().map(str::to_owned),
             ..Entry::default()
         }
     }
@@ -92,11 +93,11 @@ impl Renderer {
         Part { headers: headers.iter().map(header).collect(), body, body_note }
     }
 
-    /// The entry of an exchange that has ended.
+    /// The entry of an exchange that has ended, with its texts as they came.
     pub(super) fn ended(&self, ended: &Ended, now: i64) -> Entry {
         let record = &ended.record;
         let times = record.times;
-        let mut entry = Entry {
+        Entry {
             seq: Some(ended.seq),
             running: false,
             status: record.status.map(|status| status.as_u16()),
@@ -105,7 +106,7 @@ impl Renderer {
                 Responder::Proxy => By::Proxy,
                 Responder::Pleo => By::Pleo,
             }),
-            error_type: error_type(record).map(|name| self.text(&name)),
+            error_type: error_type(record),
             complete: record.is_complete,
             bytes_in: record.request_bytes,
             bytes_out: record.response_bytes,
@@ -118,10 +119,39 @@ impl Renderer {
             generation: record.generation,
             captured: record.capture.is_some(),
             ..self.running(&record.arrival, now)
-        };
-        let why = explanation(&self.accounts, &entry, &self.environment);
-        entry.hint = why.map(|why| self.text(&why.hint()));
+        }
+    }
+
+    /// Says why Pleo answered as it did.
+    pub(super) fn explain(&self, entry: &mut Entry) {
+        let why = explanation(&self.accounts, entry, &self.environment);
+        entry.hint = why.map(|why| why.hint());
+    }
+
+    /// Takes secrets out of all texts, after saying why Pleo answered as it did: nothing else may
+    /// leave.
+    pub(super) fn finish(&self, mut entry: Entry) -> Entry {
+        self.explain(&mut entry);
+        for text in [
+            &mut entry.program,
+            &mut entry.user_agent,
+            &mut entry.traceparent,
+            &mut entry.error_type,
+            &mut entry.hint,
+        ] {
+            *text = text.as_deref().map(|text| self.text(text));
+        }
+        entry.path = self.text(&entry.path);
+        for name in &mut entry.query {
+            *name = self.text(name);
+        }
         entry
+    }
+
+    /// The query of a request without secrets; none if it had none.
+    pub(super) fn query(&self, arrival: &Arrival) -> Option<String> {
+        let (_, query) = split(arrival.target());
+        query.map(|query| self.redactor.query(query).into_owned())
     }
 }
 
@@ -180,7 +210,8 @@ mod tests {
 
     async fn entry(record: Record) -> Entry {
         let folder = tempfile::tempdir().unwrap();
-        renderer(folder.path()).await.ended(&Ended { seq: 7, record }, 1_000_000)
+        let renderer = renderer(folder.path()).await;
+        renderer.finish(renderer.ended(&Ended { seq: 7, record }, 1_000_000))
     }
 
     #[tokio::test]
@@ -278,7 +309,7 @@ mod tests {
             .header("user-agent", "opaque-access-token")
             .header("traceparent", "opaque-access-token");
         let arrival = Arrival::new(1, client, &request.body(()).unwrap());
-        let shown = format!("{:?}", renderer.running(&arrival, 0));
+        let shown = format!("{:?}", renderer.finish(renderer.running(&arrival, 0)));
         assert!(!shown.contains("opaque-access-token"), "{shown}");
     }
 }

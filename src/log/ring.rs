@@ -66,6 +66,11 @@ impl Ring {
         self.kept.range(..taken.min(self.kept.len())).rev()
     }
 
+    /// The exchange with this number.
+    pub(super) fn at(&self, seq: u64) -> Option<&Ended> {
+        self.after(seq.checked_sub(1)?).next().filter(|ended| ended.seq == seq)
+    }
+
     /// The exchange with this number of arrival.
     pub(super) fn find(&self, number: u64) -> Option<&Ended> {
         self.kept.iter().rev().find(|ended| ended.record.arrival.number == number)
@@ -102,6 +107,8 @@ mod tests {
         assert_eq!(seqs(ring.before(1)), [0_u64; 0]);
         assert_eq!(ring.find(4).unwrap().seq, 4);
         assert!(ring.find(1).is_none());
+        assert_eq!(ring.at(4).unwrap().seq, 4);
+        assert!(ring.at(0).is_none() && ring.at(2).is_none() && ring.at(6).is_none());
     }
 
     #[test]

@@ -249,6 +249,7 @@ impl Opened {
             shutdown: self.shutdown.clone(),
             origin,
             about: self.about(),
+            local_key: self.guard.local_key.clone(),
             tools: Target { origin: self.api.origin(), needs_key: self.guard.local_key.is_some() },
             peers: self.peers.clone(),
             pace: self.config.upstream.pace.map(|pace| pace.0),
