@@ -5,6 +5,7 @@ pub mod body;
 pub mod guard;
 pub mod headers;
 pub mod hint;
+mod limit;
 pub mod peer;
 pub mod replay;
 mod reply;
@@ -20,15 +21,13 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::accounts::{Account, Accounts, DefaultAccount, Lease, Verdict};
-use crate::clock::millis;
 use crate::exchange::Exchange;
 use crate::exchange::incoming_body::IncomingBody;
 use crate::lazy_timer::LazyTimer;
-use crate::oauth::token::retry_after;
 use crate::problem::Problem;
 use crate::store::EndReason;
 use crate::telemetry::Metrics;
@@ -38,7 +37,7 @@ use headers::ResponseContext;
 use hint::Refused;
 use replay::{OutgoingBody, ReplayBudget, ReplayableBody};
 use route::Route;
-use upstream::{Connection, Connector, Pace, Pool, SendError, Settings};
+use upstream::{Connection, Connector, Pool, SendError, Settings};
 
 /// Forwards requests: one for each worker, sharing everything but the pool.
 pub struct Forwarder {
@@ -142,7 +141,7 @@ impl Forwarder {
         exchange.set_account(&account.name);
         let Settings { replay_limit, idle_timeout, .. } = self.settings;
         let now = Instant::now();
-        let is_counted = self.pace(&account, parts, &route, now).await?;
+        let is_counted = limit::pace(&account, self.settings.pace, (parts, &route), now).await?;
         let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
         let mut request = ForwardedRequest {
             forwarder: self,
@@ -155,28 +154,6 @@ impl Forwarder {
             has_new_token: false,
         };
         request.run(&account, now).await
-    }
-
-    /// Lets a read wait for its turn under `upstream.pace`, at most `hold`. True if it was counted.
-    async fn pace(
-        &self,
-        account: &Account,
-        parts: &Parts,
-        route: &Route,
-        arrival: Instant,
-    ) -> Result<bool, Problem> {
-        let Some(Pace(most)) = self.settings.pace else { return Ok(false) };
-        if !guard::is_read(&parts.method, route.target.path()) {
-            return Ok(false);
-        }
-        let deadline = arrival + self.accounts.settings().hold;
-        while let Err(wait) = account.rate.count_below(most, account.now().boot) {
-            if Instant::now() + wait > deadline {
-                return Err(reply::over_pace(most, wait));
-            }
-            sleep(wait).await;
-        }
-        Ok(true)
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
@@ -279,7 +256,8 @@ impl ForwardedRequest<'_> {
         mut connection: Connection,
         lease: &Lease,
     ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
-        self.exchange.sending(lease.count_send(std::mem::take(&mut self.is_counted)));
+        let is_impatient = lease.count_send(std::mem::take(&mut self.is_counted));
+        self.exchange.sending(is_impatient);
         let limit = self.forwarder.settings.response_timeout;
         let mut timer = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {
@@ -347,7 +325,7 @@ impl ForwardedRequest<'_> {
         {
             self.log_out(account).await;
         }
-        note_limit(account, &head);
+        limit::note(account, &head);
         let context = ResponseContext {
             request: self.parts,
             route: &self.route,
@@ -360,6 +338,8 @@ impl ForwardedRequest<'_> {
             let refused =
                 Refused { method, route, status: head.status, sent_again: self.has_new_token };
             refused.explain(&mut head.headers, account, &self.forwarder.accounts);
+        } else if self.exchange.adds_headers() {
+            hint::near_limit(&mut head.headers, account);
         }
         head.version = Version::HTTP_11;
         head.extensions.clear();
@@ -377,13 +357,5 @@ impl ForwardedRequest<'_> {
         if let Err(error) = logout {
             warn!(account = %account.name, "the disconnected account could not be logged out: {error}");
         }
-    }
-}
-
-/// Notes how long Pleo asks to wait after too many requests (RFC 6585 section 4).
-fn note_limit(account: &Account, head: &http::response::Parts) {
-    if head.status == StatusCode::TOO_MANY_REQUESTS {
-        let wait = retry_after(&head.headers).unwrap_or_default();
-        account.rate.limit_until(account.now().boot + millis(wait));
     }
 }

@@ -166,6 +166,11 @@ impl Account {
         now.boot / millis(self.context.settings.drain).max(1)
     }
 
+    /// How long its requests wait for a token, or for their turn.
+    pub fn hold(&self) -> Duration {
+        self.context.settings.hold
+    }
+
     /// Notes that somebody uses the account.
     pub(super) fn touch(&self, now: Now) {
         let last = self.last_used.load(Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //! to wait.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Length of a slot, in milliseconds.
@@ -24,6 +24,7 @@ pub struct Rate {
     slots: OnceLock<Box<[AtomicU64]>>,
     /// The requests in the slots before the current one, and the number of the current one.
     earlier: AtomicU64,
+    latest: AtomicU32,
     limited_until: AtomicU64,
 }
 
@@ -48,10 +49,19 @@ impl Rate {
             };
             let next = pack(slot, count);
             match place.compare_exchange_weak(packed, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return narrow(self.earlier(slot) + count),
+                Ok(_) => {
+                    let sent = narrow(self.earlier(slot) + count);
+                    self.latest.store(sent, Ordering::Relaxed);
+                    return sent;
+                }
                 Err(other) => packed = other,
             }
         }
+    }
+
+    /// What the latest request was told: how many there were within the minute before it.
+    pub fn latest(&self) -> u32 {
+        self.latest.load(Ordering::Relaxed)
     }
 
     /// Requests within the last minute.
@@ -179,7 +189,7 @@ mod tests {
                 let counted = rate.count(at);
                 let within = |span: u64| sent.iter().filter(|sent| **sent + span > at).count() as u32;
                 prop_assert!(within(60_000 - SLOT) <= counted && counted <= within(60_000 + SLOT));
-                prop_assert_eq!(rate.last_minute(at), counted);
+                prop_assert_eq!((rate.last_minute(at), rate.latest()), (counted, counted));
             }
         }
     }

@@ -1,10 +1,9 @@
-//! The header that explains a refusal of Pleo to the caller. It is made for 4xx only, and never for
-//! a request that succeeds.
+//! The header that explains a refusal of Pleo to the caller, and warns of its rate limit.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::route::Route;
-use crate::accounts::{Account, Accounts};
+use crate::accounts::{Account, Accounts, rate};
 use crate::explain::{self, Answer, Request};
 use crate::oauth::token::retry_after;
 
@@ -18,6 +17,20 @@ pub(super) struct Refused<'a> {
     pub(super) status: StatusCode,
     /// It was sent again after a refresh.
     pub(super) sent_again: bool,
+}
+
+/// Says that the account comes near Pleo's limit of requests a minute.
+pub(super) fn near_limit(headers: &mut HeaderMap, account: &Account) {
+    let sent = account.rate.latest();
+    if sent >= rate::RECOMMENDED {
+        let (limit, recommended) = (rate::LIMIT, rate::RECOMMENDED);
+        let hint = format!(
+            "{sent} requests within a minute; Pleo allows {limit} and recommends at most {recommended}; send fewer, or set upstream.pace = \"{recommended}/min\""
+        );
+        if let Ok(hint) = HeaderValue::try_from(hint) {
+            headers.insert(HINT_HEADER, hint);
+        }
+    }
 }
 
 impl Refused<'_> {

@@ -81,43 +81,6 @@ async fn a_curl_command_runs_in_a_shell_and_holds_no_secret() {
     assert_eq!(unknown.status(), 404);
 }
 
-/// The status of an answer of the admin listener and its body.
-async fn replayed(proxy: &Proxy, id: &str, confirm: bool) -> (u16, Value) {
-    let body = Some(json!({"confirm": confirm}));
-    let answer = proxy.admin(Method::POST, &format!("/api/requests/{id}/replay"), body).await;
-    (answer.status().as_u16(), answer.json().await.unwrap())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_sent_again_as_it_was_and_a_write_only_if_it_is_confirmed() {
-    let sandbox = sandbox().await;
-    let workspace = Workspace::for_sandbox(&sandbox, "");
-    let proxy = workspace.serve();
-    proxy.login("default").await;
-    let url = |path: &str| format!("{}{path}", proxy.api);
-    let search = format!("/@default/v1/accounting-entries:search?company_id={COMPANY_ID}");
-    let search = || client().post(url(&search)).json(&json!({"includeDeleted": false}));
-    let uncaptured = id(&search().send().await.unwrap());
-    ended(&proxy, &format!("/api/curl/{uncaptured}"), &uncaptured).await;
-    assert_eq!(replayed(&proxy, &uncaptured, false).await.1["code"], "body_not_kept");
-    proxy.admin(Method::POST, "/api/capture", Some(json!({"for_s": 600}))).await;
-    let read = id(&search().send().await.unwrap());
-    let write = client().put(url("/v1/vendors/17")).json(&json!({})).send().await.unwrap();
-    let (write, status) = (id(&write), write.status().as_u16());
-    ended(&proxy, &format!("/api/curl/{write}"), &write).await;
-    let (answered, again) = replayed(&proxy, &read, false).await;
-    assert_eq!((answered, &again["status"]), (200, &json!(200)), "{again}");
-    let again = text(&again["id"]);
-    let entry = ended(&proxy, &format!("/api/requests/{again}"), &again).await;
-    let entry: Value = serde_json::from_str(&entry).unwrap();
-    assert_eq!(entry["entry"]["operation"], "POST /v1/accounting-entries:search");
-    assert_eq!(entry["entry"]["account"], "default");
-    assert_eq!(entry["capture"]["request"]["body"], "{\"includeDeleted\":false}");
-    assert_eq!(replayed(&proxy, &write, false).await.1["code"], "confirm_required");
-    assert_eq!(replayed(&proxy, &write, true).await.1["status"], status);
-    assert_eq!(replayed(&proxy, "000000-1", true).await.1["code"], "not_kept");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_is_private_and_sanitised_and_can_be_replayed() {
     let sandbox = sandbox().await;

@@ -11,6 +11,7 @@ mod config;
 mod config_errors;
 mod evidence;
 mod interrupted_login;
+mod metrics;
 mod report;
 mod running;
 mod sandbox_command;

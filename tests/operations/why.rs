@@ -126,3 +126,20 @@ async fn why_of_a_request_that_was_answered_tells_what_happened() {
     drop(proxy);
     assert_eq!(code(&workspace.run(&["why", &id])), NOT_RUNNING);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_near_the_rate_limit_is_told_with_every_answer() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    for _ in 0..499 {
+        let answer = proxy.get("/v1/introspect").await;
+        assert!(!answer.headers().contains_key("pleo-proxy-hint"));
+    }
+    let told = proxy.get("/v1/introspect").await;
+    assert_eq!(told.status(), 200);
+    let hint = told.headers()["pleo-proxy-hint"].to_str().unwrap();
+    assert!(hint.starts_with("500 requests within a minute"), "{hint}");
+    assert!(hint.contains("600") && hint.contains("upstream.pace"), "{hint}");
+}
