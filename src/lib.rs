@@ -38,7 +38,8 @@
 //! streams the body and keeps a bounded copy; [`proxy::upstream`] sends. When the head of the
 //! response arrives, the lease is returned and the response streams back. A 401 is handled here,
 //! once. Every failure becomes a [`problem::Problem`]. The [`exchange`] belongs to the request from
-//! its arrival, then to the response body; dropping it ends it.
+//! its arrival, then to the response body; dropping it ends it, and hands what was noted to the
+//! worker's recorder, which the [`log`] empties ten times a second.
 //!
 //! # A refresh
 //!
@@ -79,6 +80,9 @@
 //! 8. Memory is bounded, however much is streamed and however many callers connect.
 //! 9. A failing account does not slow others.
 //! 10. A grant is only deleted by a logout or replaced by a newer one, never because of a failure.
+//! 11. What leaves as evidence (page, log, archive, command line, report) holds no secret, in no
+//!     encoding, also none of generations long gone: everything goes through [`redaction`].
+//! 12. Noting a request never makes it wait: what the log cannot take is dropped, and counted.
 //!
 //! # Absent on purpose
 //!
@@ -89,8 +93,9 @@
 //! - Only one place each that refreshes, posts to the token endpoint, and turns failures into
 //!   statuses.
 //! - No admin route on the data listener: tools and admin routes use two origins.
-//! - No access log but a line a request at debug level ([`exchange`]), and on the usual path of a
-//!   request no lock across an await, no access to the store and none to the token endpoint.
+//! - No text is made of a request on its way: it is noted in a few fields ([`exchange::record`]), and
+//!   [`log`] makes an entry when somebody looks. No lock across an await on the usual path, no access
+//!   to the store and none to the token endpoint.
 //! - No traits with one implementation, no global state except the log subscriber and the TLS
 //!   provider, both set by [`cli`]. Time is passed in; tests use the sandbox over HTTP
 //!   instead of mocks.

@@ -50,7 +50,7 @@ struct Fingerprint {
 }
 
 impl KnownSecrets {
-    /// Remembers a secret until [`CAPACITY`] newer ones have come.
+    /// Remembers a secret until some thirty thousand newer ones have come.
     pub fn learn(&self, secret: &impl Secret) {
         self.0.write().add(secret.expose());
     }
