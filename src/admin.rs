@@ -20,7 +20,6 @@
 //! | `GET /api/report?account=NAME` | key | the scopes and operations that the accounts use, and what follows |
 //! | `GET /api/requests?filter=F` | key | the latest exchanges and those that run; `limit`, `before=SEQ` |
 //! | `GET /api/requests/ID` | key | one exchange, with what was captured of it |
-//! | `POST /api/requests/ID/replay` | key | sends the request again, through the data listener |
 //! | `GET /api/events?filter=F` | key | server-sent events, resumable: exchanges, state, rate, charts |
 //! | `GET /api/har?filter=F` | key | the exchanges as an HTTP archive; `&pseudonyms=true` replaces personal data |
 //! | `POST /api/requests/ID/replay` | key | sends a request again; one that may change something only with `{"confirm":true}` |

@@ -100,7 +100,7 @@ const facts = entry => {
     ['Arrived', `${moment(entry.at)}, ${relative(entry.at)}`], ['Account', entry.account ?? 'none'],
     ['Program', who], ['User agent', entry.user_agent],
     ['Operation', entry.operation ? `${entry.operation}${entry.kind ? `, a ${entry.kind}` : ''}${entry.deprecated ? ', deprecated' : ''}` : 'not a known one of Pleo'],
-    ['Query', entry.query?.length ? `${entry.query.join(', ')} (values are not kept)` : null],
+    ['Query', entry.query?.length ? `${entry.query.join(', ')} (values not shown)` : null],
     ['Size', `${bytes(entry.bytes_in)} in, ${bytes(entry.bytes_out)} out`],
     ['Token', [entry.generation ? `generation ${entry.generation}` : null, entry.held ? 'waited for a refresh' : null, entry.sent_again ? 'sent again after a 401' : null].filter(Boolean).join(', ')],
     ['Complete', entry.running || entry.complete ? null : 'no: the answer was cut off'],
