@@ -174,6 +174,8 @@ impl RequestLog {
         if records.is_empty() {
             return;
         }
+        // Those of each worker are in order already.
+        records.sort_by_key(|record| record.arrival.at + record.times.end);
         self.count(&records);
         let written = self.keep(records);
         if let Some(lines) = self.lines.clone() {

@@ -11,20 +11,31 @@ use crate::exchange::recorder::Recorders;
 use crate::exchange::{Caller, Client};
 use crate::proxy::peer;
 
-/// The pause after a look-up, in units of what it took: it takes at most a tenth of a core.
-const PAUSE_FACTOR: u32 = 9;
-/// The longest such pause.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Look-ups may take this share of the time, as one part of so many.
+const SHARE: u32 = 10;
+/// Time for look-ups that is saved while there are none: callers come in bursts.
+const MAX_SAVED: Duration = Duration::from_millis(250);
 
-/// Looks up the program of each caller soon after its first request; never ends.
+/// Looks up the program of each caller as soon as it is connected, since it may be gone a moment
+/// later; never ends.
 pub(super) async fn identify(recorders: Arc<Recorders>) {
+    let (mut saved, mut since) = (MAX_SAVED, Instant::now());
     loop {
         recorders.connected.notified().await;
         let clients = recorders.take_clients();
         let began = Instant::now();
+        saved = (saved + (began - since) / SHARE).min(MAX_SAVED);
+        since = began;
         // If there is no thread, the programs stay unknown.
         let _ = spawn_blocking(move || look_up(&clients)).await;
-        sleep((began.elapsed() * PAUSE_FACTOR).min(MAX_PAUSE)).await;
+        let took = began.elapsed();
+        match saved.checked_sub(took) {
+            Some(left) => saved = left,
+            None => {
+                sleep((took - saved) * SHARE).await;
+                (saved, since) = (Duration::ZERO, Instant::now());
+            }
+        }
     }
 }
 
