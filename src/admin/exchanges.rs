@@ -49,7 +49,7 @@ pub(super) async fn requests(State(admin): Shared, Query(query): Query<RequestsQ
     data(Requests {
         run: log.run(),
         last_seq: log.last_seq(),
-        seq: batch.seq,
+        seq: batch.seq.min(log.last_seq()),
         dropped: log.dropped(),
         running: log.running(&filter),
         entries: batch.entries,
