@@ -75,17 +75,20 @@ mod process {
     /// Notes the programs of those whose sockets are found. The newest processes first: a program
     /// that sends one request was most likely started a moment ago.
     pub(super) fn find_holders(sockets: &[(u32, &Arc<Client>)]) {
-        let mut missing = sockets.len();
+        let mut missing: Vec<_> = sockets.iter().collect();
         for pid in newest_first() {
-            if missing == 0 {
+            if missing.is_empty() {
                 return;
             }
-            for inode in inodes(pid) {
-                for (_, client) in sockets.iter().filter(|(socket, _)| *socket == inode) {
+            let inodes = inodes(pid);
+            // A process may hold a socket several times, and several processes may hold one.
+            missing.retain(|(socket, client)| {
+                let is_held = inodes.contains(socket);
+                if is_held {
                     client.set_program(program(pid));
-                    missing -= 1;
                 }
-            }
+                !is_held
+            });
         }
     }
 
@@ -142,6 +145,8 @@ mod tests {
         let gone = Caller::Tcp { local, peer: "127.0.0.1:1".parse().unwrap() };
         let pid = i32::try_from(std::process::id()).ok();
         let unix = Caller::Unix { user: None, process: pid };
+        // The same socket under two numbers, as programs have it that start others.
+        let _copy = caller.try_clone().unwrap();
         let clients = [there, gone, unix].map(|caller| Arc::new(Client::new(caller)));
         look_up(&clients);
         assert_eq!(clients[0].program(), Some(&own()));
