@@ -68,16 +68,7 @@ impl Exchange {
     pub fn set_account(&mut self, name: &AccountName) {
         let Some(recording) = &mut self.recording else { return };
         recording.record.arrival.set_account(name);
-        if recording.record.capture.is_some() {
-            let recorder = self.activity.recorder();
-            let window = recorder.and_then(|recorder| recorder.capturing().window());
-            let is_meant = |window: &capture::Window| {
-                window.account.as_ref().is_none_or(|account| account == name)
-            };
-            if !window.is_some_and(|window| is_meant(&window)) {
-                recording.record.capture = None;
-            }
-        }
+        recording.record.forget_foreign_capture();
     }
 
     /// A token of this generation is there; the request waited for it if it `is_held`.
@@ -173,6 +164,7 @@ impl Exchange {
         let record = &mut recording.record;
         record.request_bytes = self.activity.unread_body.received();
         record.times.end = record.arrival.at.elapsed();
+        record.forget_foreign_capture();
         if let Some(code) = record.problem {
             recorder.metrics().refused(code.as_str());
         }
@@ -431,6 +423,13 @@ mod tests {
             assert_eq!(capture.response.headers.get_all("x-a").iter().count(), 2);
             Some((capture.request.body.bytes(), capture.response.body.bytes()))
         };
+        let refused = ended(|activity, recorders| {
+            let account = Some("acme".parse().unwrap());
+            let until = Instant::now() + std::time::Duration::from_secs(60);
+            recorders.capturing.start(capture::Window { until, account });
+            drop(Exchange::begin(activity, &request("/v1/x")));
+        });
+        assert!(refused[0].capture.is_none(), "it went to no account");
         let window = |ahead: bool, account: Option<&str>| {
             let now = Instant::now();
             let until = if ahead { now + std::time::Duration::from_secs(60) } else { now };

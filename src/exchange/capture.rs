@@ -13,6 +13,44 @@ use crate::store::AccountName;
 /// How much of a body is kept, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
+/// What is captured of all requests that run may take so much memory: 32 MiB. What has ended is in
+/// the request log, which has a bound of its own.
+const MAX_RUNNING: usize = 32 * 1024 * 1024;
+
+/// Memory of what is captured of requests that run.
+#[derive(Clone, Debug, Default)]
+struct Budget(Arc<AtomicUsize>);
+
+/// A part of the budget; given back when it is dropped.
+#[derive(Debug, Default)]
+struct Share {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Share {
+    /// Takes so many bytes more; false if there is no room.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let used = self.budget.0.fetch_add(bytes, Ordering::Relaxed);
+        if used + bytes > MAX_RUNNING {
+            self.budget.0.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    fn give_back(&mut self) {
+        self.budget.0.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 /// Whether exchanges are captured at present.
 #[derive(Debug, Default)]
 pub struct Capturing {
@@ -21,6 +59,7 @@ pub struct Capturing {
     window: ArcSwapOption<Window>,
     bodies: AtomicUsize,
     bytes: AtomicUsize,
+    running: Budget,
 }
 
 /// What is captured, and how long.
@@ -59,6 +98,22 @@ impl Capturing {
         window
     }
 
+    /// Captures a request with these headers that has arrived, if anything is captured now and there
+    /// is room.
+    pub(super) fn begin(&self, headers: &HeaderMap) -> Option<Box<Capture>> {
+        let window = self.window()?;
+        let mut share = Share { budget: self.running.clone(), bytes: 0 };
+        share.grow(size(headers)).then(|| {
+            let part = |headers| Part { headers, body: Arc::new(CapturedBody::new(&self.running)) };
+            Box::new(Capture {
+                request: part(compact(headers)),
+                response: part(HeaderMap::new()),
+                account: window.account.clone(),
+                headers: share,
+            })
+        })
+    }
+
     /// How many bodies were captured since the start, and their bytes.
     pub fn captured(&self) -> (usize, usize) {
         (self.bodies.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
@@ -81,6 +136,9 @@ pub struct Capture {
     pub request: Part,
     /// The response as the caller got it.
     pub response: Part,
+    /// It is kept only if the request goes to this account; none = in any case.
+    account: Option<AccountName>,
+    headers: Share,
 }
 
 /// Headers and body of a request or response.
@@ -95,27 +153,45 @@ pub struct Part {
 /// The beginning of a body.
 #[derive(Debug, Default)]
 pub struct CapturedBody {
-    kept: Mutex<Vec<u8>>,
+    kept: Mutex<Kept>,
     total: AtomicUsize,
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    share: Share,
+}
+
 impl CapturedBody {
-    /// More of the body.
+    fn new(budget: &Budget) -> Self {
+        let share = Share { budget: budget.clone(), bytes: 0 };
+        Self { kept: Mutex::new(Kept { bytes: Vec::new(), share }), total: AtomicUsize::new(0) }
+    }
+
+    /// More of the body. What there is no room for is left out, and with it the rest.
     pub fn push(&self, data: &[u8]) {
-        self.total.fetch_add(data.len(), Ordering::Relaxed);
+        let before = self.total.fetch_add(data.len(), Ordering::Relaxed);
         let mut kept = self.kept.lock();
-        let room = MAX_BODY.saturating_sub(kept.len());
-        kept.extend_from_slice(&data[..data.len().min(room)]);
+        let data = &data[..data.len().min(MAX_BODY.saturating_sub(kept.bytes.len()))];
+        if before == kept.bytes.len() && kept.share.grow(data.len()) {
+            kept.bytes.extend_from_slice(data);
+        }
     }
 
     /// The bytes that were kept.
     pub fn bytes(&self) -> Vec<u8> {
-        self.kept.lock().clone()
+        self.kept.lock().bytes.clone()
+    }
+
+    /// Length of the whole body, in bytes.
+    pub fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Bytes that were kept.
     pub fn len(&self) -> usize {
-        self.kept.lock().len()
+        self.kept.lock().bytes.len()
     }
 
     /// True if nothing came.
@@ -125,38 +201,46 @@ impl CapturedBody {
 
     /// True if the body is longer than what was kept.
     pub fn is_cut(&self) -> bool {
-        self.total.load(Ordering::Relaxed) > self.len()
+        self.total() > self.len()
     }
 }
 
 impl Part {
-    fn new(headers: HeaderMap) -> Self {
-        Self { headers, body: Arc::default() }
-    }
-
     fn size(&self) -> usize {
-        let fields = self.headers.iter();
-        let fields: usize =
-            fields.map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
-        fields + self.body.kept.lock().capacity()
+        size(&self.headers) + self.body.kept.lock().bytes.capacity()
     }
 }
 
 impl Capture {
-    /// A request with these headers has arrived.
-    pub(super) fn new(request: &HeaderMap) -> Self {
-        Self { request: Part::new(compact(request)), response: Part::new(HeaderMap::new()) }
+    /// The response has these headers; they are left out if there is no room.
+    pub(super) fn respond(&mut self, headers: &HeaderMap) {
+        if self.headers.grow(size(headers)) {
+            self.response.headers = compact(headers);
+        }
     }
 
-    /// The response has these headers.
-    pub(super) fn respond(&mut self, headers: &HeaderMap) {
-        self.response = Part::new(compact(headers));
+    /// True if what goes to this account is to be kept.
+    pub(super) fn is_of(&self, account: Option<&AccountName>) -> bool {
+        self.account.is_none() || self.account.as_ref() == account
+    }
+
+    /// The exchange has ended: from here on it counts as part of the request log.
+    pub(super) fn end(&mut self) {
+        self.headers.give_back();
+        for part in [&self.request, &self.response] {
+            part.body.kept.lock().share.give_back();
+        }
     }
 
     /// What it takes in memory, in bytes.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.request.size() + self.response.size()
     }
+}
+
+/// What headers take in memory, in bytes.
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
 }
 
 /// A copy that shares no memory with the buffer that the head was read into.
@@ -167,4 +251,60 @@ fn compact(headers: &HeaderMap) -> HeaderMap {
         copy.append(name.clone(), own);
     }
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn capturing() -> Capturing {
+        let capturing = Capturing::default();
+        let until = Instant::now() + Duration::from_secs(60);
+        capturing.start(Window { until, account: None });
+        capturing
+    }
+
+    #[test]
+    fn what_is_captured_of_running_requests_is_bounded_and_given_back_when_they_end() {
+        let capturing = capturing();
+        let body = vec![b'x'; MAX_BODY];
+        let mut captures = Vec::new();
+        for _ in 0..MAX_RUNNING / MAX_BODY + 9 {
+            let capture = capturing.begin(&HeaderMap::new()).unwrap();
+            capture.request.body.push(&body);
+            captures.push(capture);
+        }
+        let is_whole = |capture: &Capture| !capture.request.body.is_cut();
+        let whole = captures.iter().filter(|capture| is_whole(capture)).count();
+        assert_eq!(whole, MAX_RUNNING / MAX_BODY);
+        assert_eq!(capturing.running.0.load(Ordering::Relaxed), MAX_RUNNING);
+        // One ends, of another the caller has left.
+        captures[0].end();
+        captures.swap_remove(1);
+        assert_eq!(captures[0].request.body.len(), MAX_BODY, "the log has it");
+        let capture = capturing.begin(&HeaderMap::new()).unwrap();
+        capture.request.body.push(&body);
+        assert!(is_whole(&capture));
+        drop((captures, capture));
+        assert_eq!(capturing.running.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_body_with_a_gap_is_not_continued_and_headers_count_too() {
+        let capturing = capturing();
+        let mut others = Share { budget: capturing.running.clone(), bytes: 0 };
+        assert!(others.grow(MAX_RUNNING - 10));
+        let capture = capturing.begin(&HeaderMap::new()).unwrap();
+        capture.request.body.push(b"begins");
+        capture.request.body.push(b"no room for this");
+        others.give_back();
+        capture.request.body.push(b"end");
+        assert_eq!(capture.request.body.bytes(), b"begins");
+        assert!(capture.request.body.is_cut() && capture.request.body.total() == 25);
+        assert!(others.grow(MAX_RUNNING - 10));
+        let headers = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("x"))]);
+        assert!(capturing.begin(&headers).is_none());
+    }
 }

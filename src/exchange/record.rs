@@ -231,6 +231,17 @@ impl Record {
         }
     }
 
+    /// Drops what was captured if only the requests of another account are meant.
+    pub(super) fn forget_foreign_capture(&mut self) {
+        let account = self.arrival.account();
+        self.capture = self.capture.take().filter(|capture| capture.is_of(account));
+    }
+
+    /// When it ended.
+    pub fn end(&self) -> Instant {
+        self.arrival.at + self.times.end
+    }
+
     /// What it takes in memory, in bytes.
     pub fn size(&self) -> usize {
         let capture = self.capture.as_ref().map_or(0, |capture| capture.size());

@@ -12,13 +12,15 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::caller::Client;
-use super::capture::{Capture, Capturing};
+use super::capture::Capturing;
 use super::record::{Arrival, Record};
 use crate::telemetry::Metrics;
 
 /// Ended exchanges of one worker that wait to be read, at most. At 100 ms between two readings it
 /// is enough for 160,000 a second.
 const MAX_ENDED: usize = 16 * 1024;
+/// The same in bytes, with what was captured: 16 MiB.
+const MAX_ENDED_BYTES: usize = 16 * 1024 * 1024;
 /// Callers of one worker whose programs are to be looked up, at most. Programs of more are unknown.
 const MAX_CLIENTS: usize = 256;
 
@@ -46,9 +48,17 @@ pub struct Recorders {
 pub struct Recorder {
     /// All recorders.
     shared: Arc<Recorders>,
-    ended: Mutex<Vec<Record>>,
+    ended: Mutex<Ended>,
     running: Mutex<Slab<Arc<Arrival>>>,
     clients: Mutex<Vec<Arc<Client>>>,
+}
+
+/// Exchanges that wait to be read.
+#[derive(Debug, Default)]
+struct Ended {
+    records: Vec<Record>,
+    /// What they take in memory.
+    bytes: usize,
 }
 
 impl Recorders {
@@ -82,7 +92,9 @@ impl Recorders {
     /// Moves what has ended since the last call to `into`, in no particular order between workers.
     pub fn take_ended(&self, into: &mut Vec<Record>) {
         for recorder in self.all.lock().iter() {
-            into.append(&mut recorder.ended.lock());
+            let mut ended = recorder.ended.lock();
+            into.append(&mut ended.records);
+            ended.bytes = 0;
         }
     }
 
@@ -130,9 +142,7 @@ impl Recorder {
     pub(super) fn begin<B>(&self, client: &Arc<Client>, request: &Request<B>) -> Recording {
         let arrival = Arrival::new(self.number(), client.clone(), request);
         let mut recording = self.record(arrival);
-        if self.shared.capturing.window().is_some() {
-            recording.record.capture = Some(Box::new(Capture::new(request.headers())));
-        }
+        recording.record.capture = self.shared.capturing.begin(request.headers());
         recording
     }
 
@@ -152,27 +162,25 @@ impl Recorder {
     }
 
     /// The request has ended.
-    pub(super) fn end(&self, recording: Recording) {
-        self.running.lock().try_remove(recording.key);
-        if let Some(capture) = &recording.record.capture {
+    pub(super) fn end(&self, Recording { mut record, key }: Recording) {
+        self.running.lock().try_remove(key);
+        if let Some(capture) = &mut record.capture {
             self.shared.capturing.count(capture);
+            capture.end();
         }
+        let size = record.size();
         let mut ended = self.ended.lock();
-        if ended.len() >= MAX_ENDED {
+        if ended.records.len() >= MAX_ENDED || ended.bytes + size > MAX_ENDED_BYTES {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let is_first = ended.is_empty();
-        ended.push(*recording.record);
+        let is_first = ended.records.is_empty();
+        ended.bytes += size;
+        ended.records.push(*record);
         drop(ended);
         if is_first {
             self.shared.ended.notify_one();
         }
-    }
-
-    /// Whether headers and bodies are kept.
-    pub(super) fn capturing(&self) -> &Capturing {
-        &self.shared.capturing
     }
 
     /// The counters of the proxy.
@@ -211,6 +219,7 @@ impl Recorder {
 mod tests {
     use super::*;
     use crate::exchange::Caller;
+    use crate::exchange::capture::{MAX_BODY, Window};
 
     fn client() -> Arc<Client> {
         Arc::new(Client::new(Caller::Unix { user: None, process: None }))
@@ -256,5 +265,24 @@ mod tests {
         }
         assert_eq!(recorders.take_clients().len(), MAX_CLIENTS);
         assert!(recorders.take_clients().is_empty());
+    }
+
+    #[test]
+    fn what_waits_to_be_read_is_bounded_in_bytes_too() {
+        let recorders = Recorders::new(1, false, Arc::default());
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        recorders.capturing.start(Window { until, account: None });
+        let worker = recorders.recorder();
+        let end = || {
+            let recording = worker.begin(&client(), &request());
+            recording.record.capture.as_ref().unwrap().request.body.push(&[0; MAX_BODY]);
+            worker.end(recording);
+        };
+        (0..400).for_each(|_| end());
+        let dropped = recorders.dropped();
+        assert!(dropped > 400 - (MAX_ENDED_BYTES / MAX_BODY) as u64, "{dropped}");
+        recorders.take_ended(&mut Vec::new());
+        end();
+        assert_eq!(recorders.dropped(), dropped, "there is room again");
     }
 }

@@ -80,8 +80,11 @@ impl Renderer {
             let value = String::from_utf8_lossy(value.as_bytes());
             (name.to_string(), self.redactor.header(name.as_str(), &value).into_owned())
         };
-        let (body, body_note) = if part.body.is_cut() {
+        let (body, body_note) = if part.body.total() > MAX_BODY {
             (None, Some(format!("left out: longer than {} KiB", MAX_BODY / 1024)))
+        } else if part.body.is_cut() {
+            let total = part.body.total();
+            (None, Some(format!("left out: {total} bytes, too many requests ran at a time")))
         } else if let Some(coding) = text("content-encoding").filter(|_| !bytes.is_empty()) {
             (None, Some(format!("left out: {} bytes, {}", bytes.len(), self.text(coding))))
         } else {
