@@ -151,7 +151,8 @@ impl RequestLog {
         loop {
             self.recorders.ended.notified().await;
             sleep(BATCH).await;
-            self.absorb().await;
+            self.absorb();
+            self.write_lines().await;
         }
     }
 
@@ -168,8 +169,10 @@ impl RequestLog {
     }
 
     /// Takes what has ended until now.
-    pub async fn absorb(&self) {
+    pub fn absorb(&self) {
         let mut records = Vec::new();
+        // Whoever comes second gets later ones: they are numbered in the order of their ends.
+        let mut ring = self.ring.lock();
         self.recorders.take_ended(&mut records);
         if records.is_empty() {
             return;
@@ -177,28 +180,30 @@ impl RequestLog {
         // Those of each worker are in order already.
         records.sort_by_key(|record| record.arrival.at + record.times.end);
         self.count(&records);
-        let written = self.keep(records);
-        if let Some(lines) = self.lines.clone() {
-            // A disk that hangs holds up this task alone; what does not fit meanwhile is dropped.
-            let _ = spawn_blocking(move || lines.write(&written)).await;
-        }
-    }
-
-    /// Puts records into the ring. Returns their entries if they are to be written to a file.
-    fn keep(&self, records: Vec<Record>) -> Vec<Entry> {
-        let (now, mut written) = (self.now(), Vec::new());
-        let mut ring = self.ring.lock();
-        for record in records {
-            let ended = ring.number(record);
-            if self.lines.is_some() {
-                written.push(self.renderer.finish(self.renderer.ended(&ended, now)));
-            }
-            ring.push(ended);
-        }
+        self.keep(&mut ring, records);
         let last = ring.last();
         drop(ring);
         self.news.send_replace(last);
-        written
+    }
+
+    /// Writes what is to be written to the file of `log.requests`.
+    pub async fn write_lines(&self) {
+        if let Some(lines) = self.lines.clone() {
+            // A disk that hangs holds up this task alone; what does not fit meanwhile is dropped.
+            let _ = spawn_blocking(move || lines.write()).await;
+        }
+    }
+
+    /// Puts records into the ring, and their entries where they wait for the file.
+    fn keep(&self, ring: &mut Ring, records: Vec<Record>) {
+        let now = self.now();
+        for record in records {
+            let ended = ring.number(record);
+            if let Some(lines) = &self.lines {
+                lines.add(|| self.renderer.ended(&ended, now));
+            }
+            ring.push(ended);
+        }
     }
 
     fn count(&self, records: &[Record]) {
@@ -371,5 +376,43 @@ fn use_of((record, operation): Asked<'_>, usage: &mut Usage, now: i64) {
     {
         let status = record.status.map(|status| status.as_u16());
         usage.record(account.as_str(), Use::listed(method, operation), status, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::exchange::activity::Activity;
+    use crate::exchange::{Caller, Exchange};
+
+    async fn log(folder: &std::path::Path) -> RequestLog {
+        let settings = Settings { requests: 100, memory: 1 << 20, file: None, headers: true };
+        let recorders = Recorders::new(1, true, Arc::default());
+        let accounts = testing::accounts(folder).await;
+        let usage = Arc::new(Keeper::open(folder.join("usage"), &Clock::system()));
+        RequestLog::new(&settings, recorders, accounts, usage, "sandbox".into()).unwrap()
+    }
+
+    fn begin(log: &RequestLog) -> Exchange {
+        let caller = Caller::Unix { user: None, process: None };
+        let activity = Activity::new(caller, Instant::now(), None);
+        activity.record_with(&log.recorders().recorder());
+        Exchange::begin(&activity, &Request::get("/v1/x").body(()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn exchanges_of_all_workers_are_numbered_in_the_order_of_their_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path()).await;
+        let mut running: Vec<_> = (0..4).map(|_| begin(&log)).collect();
+        for place in [3, 1, 0, 0] {
+            drop(running.remove(place));
+        }
+        log.absorb();
+        let entries = log.newest(&Filter::default(), u64::MAX, 9).entries;
+        let ids: Vec<_> = entries.iter().rev().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["000001-4", "000001-2", "000001-1", "000001-3"]);
     }
 }

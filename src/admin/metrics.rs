@@ -31,7 +31,7 @@ struct OfAccount {
 
 /// `GET /metrics`.
 pub(super) async fn metrics(State(admin): Shared) -> Response {
-    admin.log.absorb().await;
+    admin.log.absorb();
     match text(&admin) {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(fmt::Error) => {

@@ -19,7 +19,7 @@ pub(super) async fn report(
     };
     let accounts = admin.operator.accounts();
     // What has ended until now counts, too.
-    admin.log.absorb().await;
+    admin.log.absorb();
     let report = admin.log.usage().with(|usage| Report {
         since: usage.since(),
         accounts: operate::reports(accounts, usage, only.as_ref()),

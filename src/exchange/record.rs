@@ -237,11 +237,6 @@ impl Record {
         self.capture = self.capture.take().filter(|capture| capture.is_of(account));
     }
 
-    /// When it ended.
-    pub fn end(&self) -> Instant {
-        self.arrival.at + self.times.end
-    }
-
     /// What it takes in memory, in bytes.
     pub fn size(&self) -> usize {
         let capture = self.capture.as_ref().map_or(0, |capture| capture.size());

@@ -18,14 +18,26 @@ use crate::telemetry::Repeats;
 const NOTE: &str =
     "Sanitised: secrets are masked, values in queries are left out. One exchange a line follows.";
 
+/// Exchanges that wait to be written, at most: more than come while a disk is busy for a moment.
+const MAX_WAITING: usize = 16 * 1024;
+
 /// The file.
 #[derive(Debug)]
 pub(super) struct Lines {
     path: PathBuf,
+    waiting: Mutex<Waiting>,
     file: Mutex<Option<File>>,
     /// It was moved away, and is to be opened anew.
     is_stale: AtomicBool,
     failures: Repeats,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: Vec<Entry>,
+    /// Those for which there was no room.
+    lost: usize,
 }
 
 impl Lines {
@@ -34,6 +46,7 @@ impl Lines {
         let file = start(path)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
+            waiting: Mutex::default(),
             file: Mutex::new(Some(file)),
             is_stale: AtomicBool::new(false),
             failures: Repeats::new("exchanges could not be written to the file of log.requests"),
@@ -45,24 +58,40 @@ impl Lines {
         self.is_stale.store(true, Ordering::Release);
     }
 
-    /// Writes a line for each exchange. What cannot be written is lost, and the log says so.
-    pub(super) fn write(&self, entries: &[Entry]) {
+    /// An exchange is to be written. Never waits for the disk: without room it is lost, and the log
+    /// says so.
+    pub(super) fn add(&self, entry: impl FnOnce() -> Entry) {
+        let mut waiting = self.waiting.lock();
+        if waiting.entries.len() < MAX_WAITING {
+            waiting.entries.push(entry());
+        } else {
+            waiting.lost += 1;
+        }
+    }
+
+    /// Writes a line for each exchange that waits. What cannot be written is lost, and the log says
+    /// so.
+    pub(super) fn write(&self) {
+        let mut file = self.file.lock();
+        let Waiting { entries, mut lost } = std::mem::take(&mut *self.waiting.lock());
         let mut text = Vec::new();
-        for entry in entries {
+        for entry in &entries {
             // An entry always has a JSON form.
             if serde_json::to_writer(&mut text, entry).is_ok() {
                 text.push(b'\n');
             }
         }
-        let mut file = self.file.lock();
         if self.is_stale.swap(false, Ordering::AcqRel) {
             *file = None;
         }
+        let mut why = "the disk is too slow".to_owned();
         if let Err(error) = self.write_to(&mut file, &text) {
             *file = None;
-            if self.failures.admits() {
-                warn!("log.requests: {error}; {} exchanges are not in the file", entries.len());
-            }
+            lost += entries.len();
+            why = error.to_string();
+        }
+        if lost > 0 && self.failures.admits() {
+            warn!("log.requests: {why}; {lost} exchanges are not in the file");
         }
     }
 
@@ -107,22 +136,42 @@ mod tests {
         Entry { id: id.into(), path: "/v1/\"\n".into(), ..Entry::default() }
     }
 
+    fn write(file: &Lines, ids: &[&str]) {
+        ids.iter().for_each(|id| file.add(|| entry(id)));
+        file.write();
+    }
+
+    #[test]
+    fn what_a_slow_disk_leaves_no_room_for_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests");
+        let file = Lines::open(&path).unwrap();
+        for _ in 0..MAX_WAITING + 3 {
+            file.add(|| entry("a"));
+        }
+        assert_eq!(file.waiting.lock().lost, 3);
+        file.write();
+        assert_eq!(lines(&path).len(), MAX_WAITING + 1);
+        write(&file, &["b"]);
+        assert_eq!(lines(&path).last().unwrap()["id"], "b");
+    }
+
     #[test]
     fn each_exchange_is_a_line_and_a_file_that_was_moved_is_followed_by_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("requests"), folder.path().join("old"));
         let file = Lines::open(&path).unwrap();
-        file.write(&[entry("a"), entry("b")]);
+        write(&file, &["a", "b"]);
         fs::rename(&path, &old).unwrap();
         file.reopen();
-        file.write(&[entry("c")]);
+        write(&file, &["c"]);
         let first = lines(&old);
         assert_eq!((first.len(), &first[0]["sanitised"]), (3, &Value::Bool(true)));
         assert_eq!((&first[1]["id"], &first[2]["path"]), (&"a".into(), &"/v1/\"\n".into()));
         let second = lines(&path);
         assert_eq!((second.len(), &second[1]["id"]), (2, &"c".into()));
         drop(file);
-        Lines::open(&path).unwrap().write(&[entry("d")]);
+        write(&Lines::open(&path).unwrap(), &["d"]);
         assert_eq!(lines(&path).len(), 3, "the note stands once");
     }
 
@@ -134,9 +183,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         file.reopen();
-        file.write(&[entry("lost")]);
+        write(&file, &["lost"]);
         fs::remove_dir(&path).unwrap();
-        file.write(&[entry("kept")]);
+        write(&file, &["kept"]);
         assert_eq!(lines(&path)[1]["id"], "kept");
     }
 }

@@ -91,7 +91,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let ending = async {
         running.drain().await;
         let unsaved = opened.accounts.close().await;
-        opened.log.absorb().await;
+        opened.log.absorb();
+        opened.log.write_lines().await;
         running.end().await;
         opened.log.usage().save().await;
         unsaved
