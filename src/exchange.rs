@@ -434,7 +434,7 @@ mod tests {
             let now = Instant::now();
             let until = if ahead { now + std::time::Duration::from_secs(60) } else { now };
             let account = account.map(|account| account.parse().unwrap());
-            Some(capture::Window { until, account })
+            Some(capture::Window { until, until_wall: 0, account })
         };
         let whole = Some((b"{}".to_vec(), b"done".to_vec()));
         assert_eq!(captured("acme", window(true, None)), whole);

@@ -32,7 +32,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::accounts::Accounts;
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::exchange::capture::Window;
 use crate::exchange::record::Record;
 use crate::exchange::recorder::Recorders;
@@ -359,7 +359,8 @@ impl RequestLog {
     /// Keeps headers and bodies from now on, for so long, of this account or of all.
     pub fn start_capture(&self, length: Duration, account: Option<AccountName>) {
         let until = Instant::now() + length;
-        self.recorders.capturing.start(Window { until, account });
+        let until_wall = self.now().saturating_add_unsigned(millis(length));
+        self.recorders.capturing.start(Window { until, until_wall, account });
     }
 
     /// The time, in UNIX milliseconds.

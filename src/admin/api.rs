@@ -16,6 +16,7 @@ use super::protocol::{
 use super::refusal::{invalid_name, refusal, too_many, unauthorized};
 use super::state::{Admin, Shared};
 use crate::accounts::{ChangeError, DefaultAccount};
+use crate::clock::rfc3339;
 use crate::login::LoginError;
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::secret::RefreshToken;
@@ -42,6 +43,12 @@ pub(super) fn current_status(admin: &Admin) -> Status {
         )
     }));
     about.notes.extend(admin.peers.note());
+    about.notes.extend(admin.log.recorders().capturing.window().map(|window| {
+        let until = rfc3339(window.until_wall);
+        format!(
+            "headers and bodies of requests are kept in memory until {until}; end it with: pleo-proxy capture --stop"
+        )
+    }));
     Status {
         running: true,
         ending: admin.shutdown.is_cancelled(),

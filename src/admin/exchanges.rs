@@ -112,10 +112,7 @@ fn capture_state(admin: &Admin) -> CaptureState {
     let window = capturing.window();
     CaptureState {
         active: window.is_some(),
-        until: window.as_ref().map(|window| {
-            let left = window.until.saturating_duration_since(tokio::time::Instant::now());
-            admin.log.now().saturating_add_unsigned(crate::clock::millis(left))
-        }),
+        until: window.as_ref().map(|window| window.until_wall),
         account: window.and_then(|window| Some(window.account.as_ref()?.to_string())),
         bodies,
         bytes,

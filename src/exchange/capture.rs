@@ -67,6 +67,8 @@ pub struct Capturing {
 pub struct Window {
     /// When capturing ends by itself.
     pub until: Instant,
+    /// The same in UNIX milliseconds, for people.
+    pub until_wall: i64,
     /// Only exchanges of this account; none = all.
     pub account: Option<AccountName>,
 }
