@@ -376,10 +376,10 @@ mod tests {
         assert!(lines[0].contains("complete=false") && !lines[0].contains("status="), "{lines:?}");
     }
 
-    fn ended(run: impl FnOnce(&Arc<Activity>, &Arc<Recorders>)) -> Vec<Record> {
+    fn ended(run: impl FnOnce(&Arc<Activity>, &Arc<Recorders>)) -> recorder::Records {
         let recorders = Recorders::new(1, true, Arc::default());
         run(&connection_to(Some(&recorders)), &recorders);
-        let mut ended = Vec::new();
+        let mut ended = recorder::Records::new();
         recorders.take_ended(&mut ended);
         ended
     }
@@ -426,7 +426,7 @@ mod tests {
         let refused = ended(|activity, recorders| {
             let account = Some("acme".parse().unwrap());
             let until = Instant::now() + std::time::Duration::from_secs(60);
-            recorders.capturing.start(capture::Window { until, account });
+            recorders.capturing.start(capture::Window { until, until_wall: 0, account });
             drop(Exchange::begin(activity, &request("/v1/x")));
         });
         assert!(refused[0].capture.is_none(), "it went to no account");

@@ -35,7 +35,7 @@ use crate::accounts::Accounts;
 use crate::clock::{Clock, millis};
 use crate::exchange::capture::Window;
 use crate::exchange::record::Record;
-use crate::exchange::recorder::Recorders;
+use crate::exchange::recorder::{Recorders, Records};
 use crate::private_file::PrivateFileError;
 use crate::store::AccountName;
 use crate::telemetry;
@@ -170,7 +170,7 @@ impl RequestLog {
 
     /// Takes what has ended until now.
     pub fn absorb(&self) {
-        let mut records = Vec::new();
+        let mut records = Records::new();
         // Whoever comes second gets later ones: they are numbered in the order of their ends.
         let mut ring = self.ring.lock();
         self.recorders.take_ended(&mut records);
@@ -195,20 +195,20 @@ impl RequestLog {
     }
 
     /// Puts records into the ring, and their entries where they wait for the file.
-    fn keep(&self, ring: &mut Ring, records: Vec<Record>) {
+    fn keep(&self, ring: &mut Ring, records: Records) {
         let now = self.now();
         for record in records {
             let ended = ring.number(record);
             if let Some(lines) = &self.lines {
-                lines.add(|| self.renderer.ended(&ended, now));
+                lines.add(|| self.renderer.finish(self.renderer.ended(&ended, now)));
             }
             ring.push(ended);
         }
     }
 
-    fn count(&self, records: &[Record]) {
+    fn count(&self, records: &[Box<Record>]) {
         let now = self.now();
-        let asked = records.iter().map(|record| (record, render::operation(&record.arrival)));
+        let asked = records.iter().map(|record| (&**record, render::operation(&record.arrival)));
         let asked: Vec<_> = asked.collect();
         self.metrics.lock().add(&asked);
         let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());
@@ -249,9 +249,9 @@ impl RequestLog {
     pub fn running(&self, filter: &Filter) -> Vec<Entry> {
         let now = self.now();
         let running = self.recorders.running();
-        let entries = running.iter().map(|arrival| self.renderer.running(arrival, now));
-        let chosen = entries.filter(|entry| filter.matches(entry, now));
-        chosen.map(|entry| self.renderer.finish(entry)).collect()
+        let drafts = running.iter().map(|arrival| self.renderer.running(arrival, now));
+        let chosen = drafts.filter(|draft| draft.matches(filter, now));
+        chosen.map(|draft| self.renderer.finish(draft)).collect()
     }
 
     /// The newest exchanges before number `before` that are chosen, newest first.
@@ -297,12 +297,12 @@ impl RequestLog {
     }
 
     fn chosen(&self, ended: &Ended, filter: &Filter, now: i64) -> Option<Entry> {
-        let mut entry = self.renderer.ended(ended, now);
+        let mut draft = self.renderer.ended(ended, now);
         if filter.asks_for_hints() {
-            self.renderer.explain(&mut entry);
+            self.renderer.explain(&mut draft);
         }
         // Only what is chosen is searched for secrets, which takes longer than all the rest.
-        filter.matches(&entry, now).then(|| self.renderer.finish(entry))
+        draft.matches(filter, now).then(|| self.renderer.finish(draft))
     }
 
     /// The exchange with this id as a request that can be sent again.

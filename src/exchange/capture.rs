@@ -264,7 +264,7 @@ mod tests {
     fn capturing() -> Capturing {
         let capturing = Capturing::default();
         let until = Instant::now() + Duration::from_secs(60);
-        capturing.start(Window { until, account: None });
+        capturing.start(Window { until, until_wall: 0, account: None });
         capturing
     }
 

@@ -22,6 +22,9 @@ const MAX_VALUE: usize = 256;
 /// How much of an error response of Pleo's is kept, in bytes: its type stands near the beginning.
 const MAX_EXCERPT: usize = 4096;
 
+/// What a record takes beside its fields, in bytes: two headers of the allocator, two counters, and
+/// its places in lists that grow by doubling.
+const OVERHEAD: usize = 96;
 /// Texts of up to this length take no memory of their own, in bytes: as long as most are.
 const INLINE: usize = 128;
 
@@ -237,10 +240,11 @@ impl Record {
         self.capture = self.capture.take().filter(|capture| capture.is_of(account));
     }
 
-    /// What it takes in memory, in bytes.
+    /// What it takes in memory, in bytes, with what the allocator adds to its two parts.
     pub fn size(&self) -> usize {
         let capture = self.capture.as_ref().map_or(0, |capture| capture.size());
-        size_of::<Self>() + self.arrival.size() + self.excerpt.capacity() + capture
+        let fixed = size_of::<Self>() + OVERHEAD;
+        fixed + self.arrival.size() + self.excerpt.capacity() + capture
     }
 }
 

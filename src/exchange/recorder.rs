@@ -24,6 +24,9 @@ const MAX_ENDED_BYTES: usize = 16 * 1024 * 1024;
 /// Callers of one worker whose programs are to be looked up, at most. Programs of more are unknown.
 const MAX_CLIENTS: usize = 256;
 
+/// Records as they go on to the log: each is large, and stays where it is.
+pub type Records = Vec<Box<Record>>;
+
 /// The recorders of all workers.
 #[derive(Debug)]
 pub struct Recorders {
@@ -56,7 +59,7 @@ pub struct Recorder {
 /// Exchanges that wait to be read.
 #[derive(Debug, Default)]
 struct Ended {
-    records: Vec<Record>,
+    records: Records,
     /// What they take in memory.
     bytes: usize,
 }
@@ -90,7 +93,7 @@ impl Recorders {
     }
 
     /// Moves what has ended since the last call to `into`, in no particular order between workers.
-    pub fn take_ended(&self, into: &mut Vec<Record>) {
+    pub fn take_ended(&self, into: &mut Records) {
         for recorder in self.all.lock().iter() {
             let mut ended = recorder.ended.lock();
             into.append(&mut ended.records);
@@ -176,7 +179,7 @@ impl Recorder {
         }
         let is_first = ended.records.is_empty();
         ended.bytes += size;
-        ended.records.push(*record);
+        ended.records.push(record);
         drop(ended);
         if is_first {
             self.shared.ended.notify_one();
@@ -271,7 +274,7 @@ mod tests {
     fn what_waits_to_be_read_is_bounded_in_bytes_too() {
         let recorders = Recorders::new(1, false, Arc::default());
         let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-        recorders.capturing.start(Window { until, account: None });
+        recorders.capturing.start(Window { until, until_wall: 0, account: None });
         let worker = recorders.recorder();
         let end = || {
             let recording = worker.begin(&client(), &request());

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::entry::{By, Capture, Entry, Kind, Part};
+use super::filter::Filter;
 use super::reason::explanation;
 use super::ring::Ended;
 use crate::accounts::Accounts;
@@ -26,6 +27,17 @@ pub(super) struct Renderer {
     environment: String,
 }
 
+/// An entry with its texts as they came: they may hold secrets, so it is no [`Entry`] yet.
+#[derive(Debug)]
+pub(super) struct Draft(Entry);
+
+impl Draft {
+    /// True if the filter chooses it.
+    pub(super) fn matches(&self, filter: &Filter, now: i64) -> bool {
+        filter.matches(&self.0, now)
+    }
+}
+
 impl Renderer {
     pub(super) fn new(
         recorders: Arc<Recorders>,
@@ -42,11 +54,11 @@ impl Renderer {
 
     /// The entry of a request that is being answered, with its texts as they came. `now` is in UNIX
     /// milliseconds.
-    pub(super) fn running(&self, arrival: &Arrival, now: i64) -> Entry {
+    pub(super) fn running(&self, arrival: &Arrival, now: i64) -> Draft {
         let (path, query) = split(arrival.target());
         let program = arrival.client.program();
         let operation = operation(arrival);
-        Entry {
+        Draft(Entry {
             id: self.recorders.id(arrival.number),
             at: now.saturating_sub(whole_millis(Instant::now().duration_since(arrival.at))),
             running: true,
@@ -65,7 +77,7 @@ impl Renderer {
             traceparent: arrival.traceparent().map(str::to_owned),
             user_agent: arrival.user_agent().map(str::to_owned),
             ..Entry::default()
-        }
+        })
     }
 
     /// What was captured of an exchange.
@@ -97,10 +109,10 @@ impl Renderer {
     }
 
     /// The entry of an exchange that has ended, with its texts as they came.
-    pub(super) fn ended(&self, ended: &Ended, now: i64) -> Entry {
+    pub(super) fn ended(&self, ended: &Ended, now: i64) -> Draft {
         let record = &ended.record;
         let times = record.times;
-        Entry {
+        Draft(Entry {
             seq: Some(ended.seq),
             running: false,
             status: record.status.map(|status| status.as_u16()),
@@ -121,20 +133,21 @@ impl Renderer {
             sent_again: record.sends > 1,
             generation: record.generation,
             captured: record.capture.is_some(),
-            ..self.running(&record.arrival, now)
-        }
+            ..self.running(&record.arrival, now).0
+        })
     }
 
     /// Says why Pleo answered as it did.
-    pub(super) fn explain(&self, entry: &mut Entry) {
+    pub(super) fn explain(&self, Draft(entry): &mut Draft) {
         let why = explanation(&self.accounts, entry, &self.environment);
         entry.hint = why.map(|why| why.hint());
     }
 
     /// Takes secrets out of all texts, after saying why Pleo answered as it did: nothing else may
     /// leave.
-    pub(super) fn finish(&self, mut entry: Entry) -> Entry {
-        self.explain(&mut entry);
+    pub(super) fn finish(&self, mut draft: Draft) -> Entry {
+        self.explain(&mut draft);
+        let Draft(mut entry) = draft;
         for text in [
             &mut entry.program,
             &mut entry.user_agent,
@@ -214,7 +227,7 @@ mod tests {
     async fn entry(record: Record) -> Entry {
         let folder = tempfile::tempdir().unwrap();
         let renderer = renderer(folder.path()).await;
-        renderer.finish(renderer.ended(&Ended { seq: 7, record }, 1_000_000))
+        renderer.finish(renderer.ended(&Ended { seq: 7, record: Box::new(record) }, 1_000_000))
     }
 
     #[tokio::test]

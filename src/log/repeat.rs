@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_request_without_its_body_or_target_is_not_sent_again() {
-        let repeat = |record| Repeat::of(&Ended { seq: 1, record });
+        let repeat = |record| Repeat::of(&Ended { seq: 1, record: Box::new(record) });
         let read = repeat(record(1, "/@acme/v1/vendors/17?a=1")).unwrap();
         assert_eq!((read.target.as_str(), read.is_read), ("/v1/vendors/17?a=1", true));
         let mut with_body = record(1, "/v1/vendors/17");

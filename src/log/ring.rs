@@ -9,7 +9,7 @@ use crate::exchange::record::Record;
 pub(super) struct Ended {
     /// The order in which exchanges ended, from 1.
     pub(super) seq: u64,
-    pub(super) record: Record,
+    pub(super) record: Box<Record>,
 }
 
 /// The latest exchanges.
@@ -29,7 +29,7 @@ impl Ring {
     }
 
     /// Gives an exchange its number.
-    pub(super) fn number(&mut self, record: Record) -> Ended {
+    pub(super) fn number(&mut self, record: Box<Record>) -> Ended {
         self.last += 1;
         Ended { seq: self.last, record }
     }
@@ -83,7 +83,7 @@ mod tests {
     use crate::log::testing::record;
 
     fn add(ring: &mut Ring, record: Record) {
-        let ended = ring.number(record);
+        let ended = ring.number(Box::new(record));
         ring.push(ended);
     }
 
