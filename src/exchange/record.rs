@@ -24,7 +24,7 @@ const MAX_EXCERPT: usize = 4096;
 
 /// What a record takes beside its fields, in bytes: two headers of the allocator, two counters, and
 /// its places in lists that grow by doubling.
-const OVERHEAD: usize = 96;
+const OVERHEAD: usize = 128;
 /// Texts of up to this length take no memory of their own, in bytes: as long as most are.
 const INLINE: usize = 128;
 
