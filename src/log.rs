@@ -207,14 +207,14 @@ impl RequestLog {
     }
 
     fn count(&self, records: &[Box<Record>]) {
-        let now = self.now();
+        let (now, seconds) = (self.now(), self.seconds());
         let asked = records.iter().map(|record| (&**record, render::operation(&record.arrival)));
         let asked: Vec<_> = asked.collect();
         self.metrics.lock().add(&asked);
         let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());
         for record in records {
             stats.add(record, now);
-            senders.add(record, now / 1000);
+            senders.add(record, seconds);
         }
         drop(stats);
         self.usage.with(|usage| asked.iter().for_each(|asked| use_of(*asked, usage, now)));
@@ -256,6 +256,7 @@ impl RequestLog {
 
     /// The newest exchanges before number `before` that are chosen, newest first.
     pub fn newest(&self, filter: &Filter, before: u64, limit: usize) -> Batch {
+        self.absorb();
         let now = self.now();
         let mut batch = Batch { seq: before, ..Batch::default() };
         loop {
@@ -310,6 +311,7 @@ impl RequestLog {
     /// # Errors
     /// [`NotRepeatable`]: too little of it is kept.
     pub fn repeat(&self, id: &str) -> Result<Repeat, NotRepeatable> {
+        self.absorb();
         let number = self.number(id).ok_or(NotRepeatable::Unknown)?;
         let ring = self.ring.lock();
         Repeat::of(ring.find(number).ok_or(NotRepeatable::Unknown)?)
@@ -331,6 +333,7 @@ impl RequestLog {
 
     /// The exchange with this id, whether it runs or has ended; none if it is not kept.
     pub fn find(&self, id: &str) -> Option<Detail> {
+        self.absorb();
         let now = self.now();
         let number = self.number(id)?;
         let running = self.recorders.running();
@@ -353,7 +356,7 @@ impl RequestLog {
 
     /// What the programs sent for an account within the last minute, busiest first.
     pub fn sent_by_programs(&self, account: &AccountName) -> Vec<Sent> {
-        self.senders.lock().of(account, self.now() / 1000)
+        self.senders.lock().of(account, self.seconds())
     }
 
     /// Keeps headers and bodies from now on, for so long, of this account or of all.
@@ -361,6 +364,11 @@ impl RequestLog {
         let until = Instant::now() + length;
         let until_wall = self.now().saturating_add_unsigned(millis(length));
         self.recorders.capturing.start(Window { until, until_wall, account });
+    }
+
+    /// Seconds since boot: a minute lasts a minute also while the clock is set.
+    fn seconds(&self) -> i64 {
+        i64::try_from(self.clock.now().boot / 1000).unwrap_or(i64::MAX)
     }
 
     /// The time, in UNIX milliseconds.
@@ -411,9 +419,20 @@ mod tests {
         for place in [3, 1, 0, 0] {
             drop(running.remove(place));
         }
-        log.absorb();
         let entries = log.newest(&Filter::default(), u64::MAX, 9).entries;
         let ids: Vec<_> = entries.iter().rev().map(|entry| entry.id.as_str()).collect();
         assert_eq!(ids, ["000001-4", "000001-2", "000001-1", "000001-3"]);
+    }
+
+    #[tokio::test]
+    async fn an_exchange_is_found_as_soon_as_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path()).await;
+        let running = begin(&log);
+        assert!(log.find("000001-1").unwrap().entry.running);
+        drop(running);
+        assert_eq!(log.find("000001-1").unwrap().entry.seq, Some(1));
+        drop(begin(&log));
+        assert!(log.repeat("000001-2").unwrap().is_read);
     }
 }

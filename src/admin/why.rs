@@ -17,7 +17,6 @@ use crate::problem::Code;
 pub(super) async fn why(State(admin): Shared, Query(query): Query<WhyQuery>) -> Response {
     let WhyQuery { method, path, account, id } = &query;
     if let Some(id) = id {
-        admin.log.absorb();
         let found = admin.log.find(id).ok_or_else(unknown_exchange);
         return found.map_or_else(|refusal| refusal, |found| data(of_entry(&admin, &found.entry)));
     }

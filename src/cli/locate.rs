@@ -66,6 +66,9 @@ pub(super) async fn running(state: &State) -> Result<Option<AdminClient>, Failur
     }
 }
 
+/// The message of commands about requests if no proxy runs.
+pub(super) const NO_LOG: &str = "no pleo-proxy is running for this store, and only a running one knows its requests; start it with: pleo-proxy";
+
 /// The proxy that runs for this store, for a command that needs one. `none` is the message if there
 /// is none.
 pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, Failure> {
@@ -80,7 +83,7 @@ pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, F
         Found::Nothing => {
             let elsewhere = run_file::elsewhere(&state.folder).into_iter().next();
             let note = elsewhere.map(|other| {
-                format!(" here; process {} of {} may be", other.process.pid, other.process.host)
+                format!("; process {} of {} may be one", other.process.pid, other.process.host)
             });
             Err(Failure::new(Exit::NotRunning, format!("{none}{}", note.unwrap_or_default())))
         }

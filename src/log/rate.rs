@@ -10,7 +10,7 @@ const WINDOW: usize = 60;
 /// Programs that are told apart, over all accounts. More are counted as unknown.
 const MAX_PROGRAMS: usize = 512;
 
-/// Requests by account and program. All times are in UNIX seconds.
+/// Requests by account and program. All times are in seconds since boot.
 #[derive(Debug, Default)]
 pub(super) struct Senders {
     accounts: HashMap<AccountName, Vec<Sender>>,
@@ -59,8 +59,7 @@ impl Window {
         self.counts[place] = self.counts[place].saturating_add(count);
     }
 
-    /// Forgets the seconds that have left the window. A clock that was set back counts into the
-    /// newest second.
+    /// Forgets the seconds that have left the window.
     fn advance(&mut self, now: i64) {
         let passed = now.saturating_sub(self.at).clamp(0, WINDOW as i64);
         for second in 1..=passed {

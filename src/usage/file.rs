@@ -1,7 +1,7 @@
 //! The file of the counters, with operations by their names: their indices differ between releases.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -85,15 +85,5 @@ pub(super) fn write(path: &Path, since: i64, counters: &Counters) -> Result<(), 
     let file = File { version: VERSION, since, accounts: accounts.collect() };
     let unwritable = |error| UsageError::Unwritable(path.to_owned(), error);
     let json = serde_json::to_vec(&file).map_err(|error| unwritable(error.into()))?;
-    replace(path, &json).map_err(unwritable)
-}
-
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    // Its mode is 0600 from the beginning.
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_data()?;
-    file.persist(path)?;
-    Ok(())
+    private_file::replace(path, &json).map_err(unwritable)
 }

@@ -21,6 +21,8 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Keeper {
     usage: Mutex<Usage>,
     path: PathBuf,
+    /// Held by the one that saves.
+    saving: Mutex<()>,
     /// The last attempt to save failed and was reported.
     has_failed: AtomicBool,
 }
@@ -33,7 +35,12 @@ impl Keeper {
             warn!("requests are counted from now on: {error}");
             Usage::new(now)
         });
-        Self { usage: Mutex::new(usage), path, has_failed: AtomicBool::new(false) }
+        Self {
+            usage: Mutex::new(usage),
+            path,
+            saving: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+        }
     }
 
     /// Calls `work` with the counters, which nobody else uses meanwhile.
@@ -58,7 +65,11 @@ impl Keeper {
     }
 
     fn save_now(&self) {
-        let saved = self.usage.lock().save(&self.path);
+        let _saving = self.saving.lock();
+        // Nobody waits for the disk in order to count.
+        let mut copy = self.usage.lock().begin_save();
+        let saved = copy.save(&self.path);
+        self.usage.lock().end_save(copy);
         let had_failed = self.has_failed.swap(saved.is_err(), Ordering::Relaxed);
         if let Err(error) = saved
             && !had_failed

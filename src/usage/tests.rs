@@ -183,6 +183,31 @@ fn accounts_are_bounded_and_every_operation_has_its_counter() {
 }
 
 #[test]
+fn what_is_counted_while_counters_are_saved_is_kept_whether_that_succeeds_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("absent").join(FILE_NAME);
+    let mut usage = used(&[("GET /v2/employees", 200)]);
+    let mut requests = 1;
+    for is_disk_well in [false, true, true] {
+        if is_disk_well {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+        }
+        let mut copy = usage.begin_save();
+        count(&mut usage, &[("GET /v2/employees", 200)]);
+        requests += 1;
+        assert_eq!(report(&usage, &[]).operations[0].requests, requests, "while it is saved");
+        assert_eq!(copy.save(&path).is_ok(), is_disk_well);
+        usage.end_save(copy);
+        assert_eq!(report(&usage, &[]).operations[0].requests, requests);
+    }
+    let saved = Usage::load(&path, NOON).unwrap();
+    assert_eq!(report(&saved, &[]).operations[0].requests, requests - 1);
+    usage.save(&path).unwrap();
+    let saved = Usage::load(&path, NOON).unwrap();
+    assert_eq!(report(&saved, &[]).operations[0].requests, requests);
+}
+
+#[test]
 fn the_file_is_not_taken_for_a_record() {
     let name = FILE_NAME.strip_suffix(".json").unwrap();
     assert!(name.contains('_'), "names of accounts have no underscore");

@@ -8,7 +8,7 @@ use super::file::{self, UsageError};
 use super::report::{self, AccountReport, Grant};
 
 /// The counters of a store: those that were saved, and those since then.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Usage {
     /// When counting began, in UNIX milliseconds.
     since: i64,
@@ -48,6 +48,20 @@ impl Usage {
         file::write(path, self.since, &all)?;
         (self.saved, self.unsaved) = (all, Counters::default());
         Ok(())
+    }
+
+    /// A copy that is to be saved; counting goes on meanwhile. [`Self::end_save`] takes it back.
+    pub(super) fn begin_save(&mut self) -> Self {
+        let copy = self.clone();
+        self.saved.add(&std::mem::take(&mut self.unsaved));
+        copy
+    }
+
+    /// The attempt to save this copy is over: what is still unsaved of it is kept for the next one.
+    pub(super) fn end_save(&mut self, copy: Self) {
+        (self.since, self.saved) = (copy.since, copy.saved);
+        let newer = std::mem::replace(&mut self.unsaved, copy.unsaved);
+        self.unsaved.add(&newer);
     }
 
     /// Counts a request that Pleo got. `status` is none if there was no response.

@@ -21,6 +21,21 @@ pub(super) async fn connect(workspace: &Workspace, account: &str) {
 }
 
 #[test]
+fn commands_about_requests_name_the_next_step_if_no_proxy_runs_or_the_account_is_unknown() {
+    let workspace = Workspace::new("environment = \"sandbox\"\n");
+    for command in [&["logs"][..], &["capture"], &["har", "-o", "x.har"], &["why", "3fa9c1-1"]] {
+        let refused = workspace.run(command);
+        assert_eq!(code(&refused), NOT_RUNNING, "{command:?}");
+        let said = stderr(&refused);
+        assert!(said.contains("start it with: pleo-proxy"), "{command:?}: {said}");
+    }
+    let report = workspace.run(&["report"]);
+    assert!(stdout(&report).contains("pleo-proxy login"), "{}", stdout(&report));
+    let unknown = stderr(&workspace.run(&["report", "nobody"]));
+    assert!(unknown.contains("pleo-proxy status"), "{unknown}");
+}
+
+#[test]
 fn help_names_the_commands_and_the_exit_codes() {
     let workspace = Workspace::new("environment = \"sandbox\"\n");
     let help = workspace.run(&["--help"]);

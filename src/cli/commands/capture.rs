@@ -32,7 +32,7 @@ pub(crate) struct Capture {
 impl Capture {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let state = State::locate(&context.config()?)?;
-        let proxy = locate::required(&state, "no pleo-proxy is running for this store").await?;
+        let proxy = locate::required(&state, locate::NO_LOG).await?;
         let captured: CaptureState = if self.show {
             proxy.get(TARGET).await?
         } else if self.stop {

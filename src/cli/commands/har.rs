@@ -46,7 +46,7 @@ struct Log {
 impl Har {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let state = State::locate(&context.config()?)?;
-        let proxy = locate::required(&state, "no pleo-proxy is running for this store").await?;
+        let proxy = locate::required(&state, locate::NO_LOG).await?;
         let Self { output, filter, pseudonyms, force } = self;
         let archive = proxy.document(&HarQuery { filter, pseudonyms }.target()).await?;
         let Archive { log } =

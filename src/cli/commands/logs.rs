@@ -43,8 +43,7 @@ pub(crate) struct Logs {
 impl Logs {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let state = State::locate(&context.config()?)?;
-        let none = "no pleo-proxy is running for this store, and exchanges are kept in memory only";
-        let proxy = locate::required(&state, none).await?;
+        let proxy = locate::required(&state, locate::NO_LOG).await?;
         let latest = RequestsQuery {
             filter: self.filter(),
             limit: Some(self.lines),

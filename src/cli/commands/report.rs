@@ -39,7 +39,9 @@ impl Report {
             None => on_store(&config, &state, name.as_ref()).await?,
         };
         if let Some(name) = name.filter(|_| report.accounts.is_empty()) {
-            return Err(Failure::usage(format!("there is no account {name}")));
+            return Err(Failure::usage(format!(
+                "there is no account {name}; pleo-proxy status lists them"
+            )));
         }
         if context.json {
             output::json(&Versioned::from(report))?;
@@ -64,7 +66,7 @@ async fn on_store(
 fn print(report: &Body) -> Result<(), Failure> {
     out!("counted since {}", rfc3339(report.since))?;
     if report.accounts.is_empty() {
-        out!("no account")?;
+        out!("no account; connect one with: pleo-proxy login")?;
     }
     report.accounts.iter().try_for_each(print_account)
 }

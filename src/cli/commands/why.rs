@@ -55,8 +55,7 @@ async fn of_exchange(state: &State, id: String) -> Result<Reason, Failure> {
             "write METHOD PATH, such as GET /v1/companies, or the id of a request, such as 3fa9c1-17",
         ));
     }
-    let none = "no pleo-proxy is running for this store, and only a running one knows its requests";
-    let proxy = locate::required(state, none).await?;
+    let proxy = locate::required(state, locate::NO_LOG).await?;
     let query = WhyQuery { id: Some(id), ..WhyQuery::default() };
     Ok(proxy.get::<Reason>(&query.target()).await?)
 }
