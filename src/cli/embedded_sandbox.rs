@@ -37,7 +37,7 @@ pub(super) fn report_moved_ports(sandbox: &Sandbox) {
     let usual = Options::default();
     let ports = [
         (usual.auth_addr, sandbox.auth, "the fake Pleo"),
-        (usual.files_addr, sandbox.files, "its files"),
+        (usual.files_addr, sandbox.files, "its file server"),
     ];
     for (usual, now, what) in ports.into_iter().filter(|(usual, now, _)| usual != now) {
         status!("Port {} was taken, so {what} is at http://{now}.", usual.port());

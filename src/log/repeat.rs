@@ -44,6 +44,10 @@ impl Repeat {
         let (record, arrival) = (&ended.record, &ended.record.arrival);
         let method = arrival.method.clone().filter(|_| !arrival.is_target_cut());
         let method = method.ok_or(NotRepeatable::Incomplete)?;
+        // Not CONNECT and OPTIONS *, which name no path.
+        if !arrival.target().starts_with('/') {
+            return Err(NotRepeatable::Incomplete);
+        }
         let (path, query) = split(arrival.target());
         let target = query.map_or(path.to_owned(), |query| format!("{path}?{query}"));
         let captured = record.capture.as_ref().map(|capture| &capture.request);
@@ -77,6 +81,7 @@ mod tests {
         let mut with_body = record(1, "/v1/vendors/17");
         with_body.request_bytes = 5;
         assert_eq!(repeat(with_body).unwrap_err(), NotRepeatable::BodyNotKept);
+        assert_eq!(repeat(record(1, "api.example:443")).unwrap_err(), NotRepeatable::Incomplete);
         let long = format!("/v1/{}", "x".repeat(8192));
         assert_eq!(repeat(record(1, &long)).unwrap_err(), NotRepeatable::Incomplete);
     }

@@ -54,6 +54,10 @@ impl Logs {
             print(entry, context.json)?;
         }
         if !self.follow {
+            if latest.entries.is_empty() {
+                let tools = &proxy.instance.api;
+                status!("no such request is in the log of the proxy for tools at {tools}");
+            }
             return Ok(Exit::Fine);
         }
         self.follow(&proxy, latest.last_seq, context.json).await
