@@ -154,7 +154,7 @@ fn open(path: &Path) -> Result<(File, Metadata), PrivateFileError> {
     Ok((file, metadata))
 }
 
-/// Opens a private file to add to its end, and makes it (mode 600) if it is missing.
+/// Opens a private file to add to its end and to read it, and makes it (mode 600) if it is missing.
 ///
 /// # Errors
 /// [`PrivateFileError`]; nothing is changed or repaired.
@@ -162,7 +162,12 @@ pub fn append(path: &Path) -> Result<File, PrivateFileError> {
     let flags =
         rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    options
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits().cast_signed());
     let file = options.open(path).map_err(|error| match is_symlink(path) {
         true => PrivateFileError::NotRegular(path.into()),
         false => unreadable(path, error),

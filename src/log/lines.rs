@@ -1,7 +1,7 @@
 //! The file of `log.requests`: a line of JSON for each exchange.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,8 +115,18 @@ fn start(path: &Path) -> Result<File, PrivateFileError> {
     if file.metadata().map_err(unwritable)?.len() == 0 {
         let note = json!({"version": 1, "sanitised": true, "note": NOTE});
         writeln!(file, "{note}").map_err(unwritable)?;
+    } else if !ends_with_line(&mut file).map_err(unwritable)? {
+        // A disk that was full left a part of a line: the next one must not be added to it.
+        writeln!(file).map_err(unwritable)?;
     }
     Ok(file)
+}
+
+fn ends_with_line(file: &mut File) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 #[cfg(test)]
@@ -173,6 +183,23 @@ mod tests {
         drop(file);
         write(&Lines::open(&path).unwrap(), &["d"]);
         assert_eq!(lines(&path).len(), 3, "the note stands once");
+    }
+
+    #[test]
+    fn a_line_that_broke_off_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests");
+        write(&Lines::open(&path).unwrap(), &["a"]);
+        let mut file = private_file::append(&path).unwrap();
+        file.write_all(b"{\"id\":\"brok").unwrap();
+        for id in ["b", "c"] {
+            write(&Lines::open(&path).unwrap(), &[id]);
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let ids =
+            text.lines().map(|line| Some(serde_json::from_str::<Value>(line).ok()?["id"].clone()));
+        let ids: Vec<_> = ids.skip(1).collect();
+        assert_eq!(ids, [Some("a".into()), None, Some("b".into()), Some("c".into())]);
     }
 
     #[test]
