@@ -25,6 +25,7 @@ use pleo_proxy::proxy::guard::{self, Guard};
 use pleo_proxy::proxy::headers::{self, ResponseContext};
 use pleo_proxy::proxy::peer::{Allowed, Peer};
 use pleo_proxy::proxy::route::Route;
+use pleo_proxy::redaction::Redactor;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{AccountName, Grant, Record, Store};
 use tokio::runtime::Runtime;
@@ -124,7 +125,7 @@ fn guard_refusal(bencher: Bencher<'_, '_>) {
 fn exchange_begun_and_ended(bencher: Bencher<'_, '_>, caller: Caller) {
     let peer = exchange::Caller::Tcp { local: own(), peer: own() };
     let activity = Activity::new(peer, Instant::now(), None);
-    activity.record_with(&Recorders::new(1, true, Arc::default()).recorder());
+    activity.record_with(&Recorders::new(1, true, Arc::default(), Redactor::default()).recorder());
     let request = Request::from_parts(request(caller), ());
     bencher.bench_local(|| {
         let mut exchange = Exchange::begin(black_box(&activity), black_box(&request));

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod incoming_body;
 pub mod record;
 pub mod recorder;
+pub mod target;
 
 use std::sync::Arc;
 
@@ -19,12 +20,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use tracing::{Level, debug, enabled};
 
 use crate::problem::{Code, Problem};
+use crate::redaction::Redactor;
 use crate::store::AccountName;
 use activity::{Activity, Phase};
 pub use caller::{Caller, Client, Program};
 use capture::CapturedBody;
 use record::{Record, Responder, Times};
 use recorder::Recording;
+use target::ShownTarget;
 
 /// Names the request in the log.
 const ID_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-request");
@@ -169,7 +172,7 @@ impl Exchange {
             recorder.metrics().refused(code.as_str());
         }
         if enabled!(Level::DEBUG) {
-            log(record);
+            log(record, recorder.redactor());
         }
         recorder.end(recording);
     }
@@ -181,11 +184,13 @@ impl Drop for Exchange {
     }
 }
 
-fn log(record: &Record) {
+/// Callers put secrets into what they should not: only what went through the redactor is shown.
+fn log(record: &Record, redactor: &Redactor) {
     let (arrival, Times { token, connected, head, end, .. }) = (&record.arrival, record.times);
+    let target = || ShownTarget::new(arrival.target(), arrival.is_target_cut(), redactor);
     debug!(
-        method = arrival.method.as_ref().map(Method::as_str),
-        target = arrival.method.as_ref().map(|_| without_values(arrival.target())),
+        method = arrival.method.as_ref().map(|method| redactor.text(method.as_str())).as_deref(),
+        target = arrival.method.as_ref().map(|_| target().to_string()),
         status = record.status.map(|status| status.as_u16()),
         code = record.problem.map(Code::as_str),
         by = <&str>::from(record.responder),
@@ -200,21 +205,10 @@ fn log(record: &Record) {
         head = head.map(tracing::field::debug),
         total = tracing::field::debug(end),
         caller = tracing::field::debug(&arrival.client.caller),
-        user_agent = arrival.user_agent().map(tracing::field::debug),
-        traceparent = arrival.traceparent().map(tracing::field::debug),
+        user_agent = arrival.user_agent().map(|it| redactor.text(it)).map(tracing::field::debug),
+        traceparent = arrival.traceparent().map(|it| redactor.text(it)).map(tracing::field::debug),
         "exchange"
     );
-}
-
-/// Path and the names in the query; what stands for a value is left out.
-fn without_values(target: &str) -> String {
-    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
-    let names = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) => format!("{name}=*"),
-        // Whether it is a name or a value nobody knows.
-        None => "*".to_owned(),
-    });
-    format!("{path}?{}", names.collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -265,7 +259,8 @@ mod tests {
     }
 
     fn connection(metrics: Option<Arc<Metrics>>) -> Arc<Activity> {
-        let recorders = metrics.map(|metrics| Recorders::new(0x3f_a9c1, true, metrics));
+        let recorders =
+            metrics.map(|metrics| Recorders::new(0x3f_a9c1, true, metrics, Redactor::default()));
         connection_to(recorders.as_ref())
     }
 
@@ -377,7 +372,7 @@ mod tests {
     }
 
     fn ended(run: impl FnOnce(&Arc<Activity>, &Arc<Recorders>)) -> recorder::Records {
-        let recorders = Recorders::new(1, true, Arc::default());
+        let recorders = Recorders::new(1, true, Arc::default(), Redactor::default());
         run(&connection_to(Some(&recorders)), &recorders);
         let mut ended = recorder::Records::new();
         recorders.take_ended(&mut ended);

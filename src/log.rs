@@ -356,7 +356,9 @@ impl RequestLog {
 
     /// What the programs sent for an account within the last minute, busiest first.
     pub fn sent_by_programs(&self, account: &AccountName) -> Vec<Sent> {
-        self.senders.lock().of(account, self.seconds())
+        let mut sent = self.senders.lock().of(account, self.seconds());
+        sent.iter_mut().for_each(|it| it.program = self.renderer.text(&it.program));
+        sent
     }
 
     /// Keeps headers and bodies from now on, for so long, of this account or of all.
@@ -395,10 +397,11 @@ mod tests {
     use super::*;
     use crate::exchange::activity::Activity;
     use crate::exchange::{Caller, Exchange};
+    use crate::redaction::Redactor;
 
     async fn log(folder: &std::path::Path) -> RequestLog {
         let settings = Settings { requests: 100, memory: 1 << 20, file: None, headers: true };
-        let recorders = Recorders::new(1, true, Arc::default());
+        let recorders = Recorders::new(1, true, Arc::default(), Redactor::default());
         let accounts = testing::accounts(folder).await;
         let usage = Arc::new(Keeper::open(folder.join("usage"), &Clock::system()));
         RequestLog::new(&settings, recorders, accounts, usage, "sandbox".into()).unwrap()

@@ -33,7 +33,7 @@ pub use pseudonym::Pseudonyms;
 const MAX_TEXT: usize = 64 * 1024 * 1024;
 
 /// Takes secrets out of what leaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Redactor {
     known: KnownSecrets,
     pseudonyms: Option<Pseudonyms>,
@@ -112,7 +112,13 @@ impl Redactor {
             }),
             _ => None,
         });
-        redacted.map_or_else(|| left_out(&kind, body.len()), Body::Text)
+        redacted.map_or_else(
+            || {
+                let shown = content_type.map(|kind| self.text(kind));
+                left_out(&media_type(shown.as_deref()), body.len())
+            },
+            Body::Text,
+        )
     }
 
     /// None for what is no valid JSON.

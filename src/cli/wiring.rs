@@ -15,6 +15,7 @@ use crate::exchange::recorder::Recorders;
 use crate::log::RequestLog;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
+use crate::redaction::Redactor;
 use crate::store::Store;
 use crate::supervise::supervise;
 use crate::usage;
@@ -50,7 +51,8 @@ pub(super) fn request_log(
     getrandom::fill(&mut run).context("the system gives no random numbers")?;
     let settings = &config.inspect;
     let metrics = accounts.metrics().clone();
-    let recorders = Recorders::new(u32::from_ne_bytes(run), settings.headers, metrics);
+    let redactor = Redactor::new(accounts.known_secrets().clone());
+    let recorders = Recorders::new(u32::from_ne_bytes(run), settings.headers, metrics, redactor);
     let file = state.records.join(usage::FILE_NAME);
     let usage = Arc::new(usage::Keeper::open(file, &Clock::system()));
     let environment = config.environment().as_str().to_owned();

@@ -1,6 +1,7 @@
 //! What is noted of an exchange, for the request log. Short and without parsing: it is written for
 //! every request, and read for few.
 
+use std::borrow::Cow;
 use std::slice::SliceIndex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::store::AccountName;
 
 /// Longest target that is kept, in bytes. A longer one is cut.
 const MAX_TARGET: usize = 4096;
-/// Longest header value that is kept, in bytes.
+/// Longest header value that is kept, in bytes. Of a longer one nothing is: the beginning of a
+/// secret at its end would not be recognised.
 const MAX_VALUE: usize = 256;
 /// How much of an error response of Pleo's is kept, in bytes: its type stands near the beginning.
 const MAX_EXCERPT: usize = 4096;
@@ -64,7 +66,7 @@ impl Arrival {
         let (target, agent) = (cut(target, MAX_TARGET), value(headers, &USER_AGENT));
         let trace = value(headers, &HeaderName::from_static("traceparent"));
         let mut text = SmallVec::with_capacity(target.len() + agent.len() + trace.len());
-        for part in [target, agent, trace] {
+        for part in [target, &agent, &trace] {
             text.extend_from_slice(part.as_bytes());
         }
         Self {
@@ -132,10 +134,13 @@ impl Arrival {
     }
 }
 
-/// A header value as text, cut.
-fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+/// A header value as text; how long it is, if it is too long.
+fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, str> {
     let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    cut(value, MAX_VALUE)
+    match value.len() {
+        ..=MAX_VALUE => value.into(),
+        length => format!("[left out: {length} bytes]").into(),
+    }
 }
 
 /// The first bytes of a text, in whole characters.
@@ -261,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn long_targets_and_values_are_cut_and_values_that_are_no_text_left_out() {
+    fn long_targets_are_cut_and_long_values_and_those_that_are_no_text_left_out() {
         let long = format!("/v1/{}", "x".repeat(10_000));
         let arrived = arrival(&long, "a".repeat(10_000).as_bytes());
         assert_eq!(arrived.target().len(), MAX_TARGET);
         assert!(arrived.is_target_cut());
-        assert_eq!(arrived.user_agent().unwrap().len(), MAX_VALUE);
+        assert_eq!(arrived.user_agent(), Some("[left out: 10000 bytes]"));
         assert!(arrived.size() < 8192);
         let short = arrival("/v1/x?y=z", b"\xff");
         assert_eq!(

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::caller::Client;
 use super::capture::Capturing;
 use super::record::{Arrival, Record};
+use crate::redaction::Redactor;
 use crate::telemetry::Metrics;
 
 /// Ended exchanges of one worker that wait to be read, at most. At 100 ms between two readings it
@@ -44,6 +45,8 @@ pub struct Recorders {
     /// Whether headers and bodies are kept.
     pub capturing: Capturing,
     pub(super) metrics: Arc<Metrics>,
+    /// For what the process's own log shows of requests.
+    redactor: Redactor,
 }
 
 /// Where the exchanges of one worker are noted.
@@ -66,7 +69,12 @@ struct Ended {
 
 impl Recorders {
     /// For a run of the process that is told apart by `run` (24 bits are used).
-    pub fn new(run: u32, adds_headers: bool, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        run: u32,
+        adds_headers: bool,
+        metrics: Arc<Metrics>,
+        redactor: Redactor,
+    ) -> Arc<Self> {
         Arc::new(Self {
             run: run & 0x00ff_ffff,
             adds_headers,
@@ -77,6 +85,7 @@ impl Recorders {
             connected: Notify::new(),
             capturing: Capturing::default(),
             metrics,
+            redactor,
         })
     }
 
@@ -191,6 +200,11 @@ impl Recorder {
         &self.shared.metrics
     }
 
+    /// Takes secrets out of what the process's own log shows.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.shared.redactor
+    }
+
     /// The program of this caller is to be looked up, while it is still there.
     pub(super) fn identify(&self, client: &Arc<Client>) {
         let mut clients = self.clients.lock();
@@ -234,7 +248,7 @@ mod tests {
 
     #[test]
     fn requests_are_listed_while_they_run_and_read_once_when_they_have_ended() {
-        let recorders = Recorders::new(0xab_cdef, true, Arc::default());
+        let recorders = Recorders::new(0xab_cdef, true, Arc::default(), Redactor::default());
         let workers = [recorders.recorder(), recorders.recorder()];
         let first = workers[0].begin(&client(), &request());
         let second = workers[1].begin_malformed(&client());
@@ -253,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_dropped_and_counted() {
-        let recorders = Recorders::new(1, false, Arc::default());
+        let recorders = Recorders::new(1, false, Arc::default(), Redactor::default());
         let worker = recorders.recorder();
         for _ in 0..MAX_ENDED + 3 {
             let recording = worker.begin(&client(), &request());
@@ -272,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_waits_to_be_read_is_bounded_in_bytes_too() {
-        let recorders = Recorders::new(1, false, Arc::default());
+        let recorders = Recorders::new(1, false, Arc::default(), Redactor::default());
         let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         recorders.capturing.start(Window { until, until_wall: 0, account: None });
         let worker = recorders.recorder();

@@ -45,13 +45,16 @@ impl Target {
     /// None for a request that could not be read.
     pub fn command(&self, detail: &Detail, redactor: &Redactor) -> Option<String> {
         let (entry, capture) = (&detail.entry, detail.capture.as_ref());
-        let method = entry.method.as_deref()?;
+        let method = redactor.text(entry.method.as_deref()?);
         let mut notes = String::new();
+        if method.contains(MASK) {
+            note(&mut notes, "the method held a secret, which was taken out");
+        }
         let mut command = String::from("curl");
         if let Some(socket) = self.origin.strip_prefix("unix:") {
             add(&mut command, &["--unix-socket", socket]);
         }
-        match method {
+        match &*method {
             "GET" => {}
             "HEAD" => add(&mut command, &["--head"]),
             method => add(&mut command, &["-X", method]),
@@ -99,8 +102,9 @@ fn headers(command: &mut String, capture: Option<&Capture>, redactor: &Redactor)
         let is_own = OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own));
         let value = redactor.header(name, value);
         // A masked value says nothing, and an empty one would remove the header.
-        if !is_own && !value.is_empty() && !value.contains(MASK) {
-            add(command, &["-H", &format!("{name}: {value}")]);
+        let line = format!("{}: {value}", redactor.text(name));
+        if !is_own && !value.is_empty() && !line.contains(MASK) {
+            add(command, &["-H", &line]);
         }
     }
 }

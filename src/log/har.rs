@@ -67,7 +67,7 @@ impl HarWriter<'_> {
             .collect();
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         let mut request = json!({
-            "method": entry.method.as_deref().unwrap_or_default(),
+            "method": self.redactor.text(entry.method.as_deref().unwrap_or_default()),
             "url": format!("{}{path}{query}", self.api),
             "httpVersion": "HTTP/1.1",
             "cookies": [],
@@ -90,9 +90,10 @@ impl HarWriter<'_> {
     }
 
     fn post_data(&self, part: &Part) -> Value {
-        let mut data = json!({"mimeType": media_type(part), "params": [], "text": self.body(part)});
+        let mut data =
+            json!({"mimeType": self.media_type(part), "params": [], "text": self.body(part)});
         if part.body.is_none() {
-            data["comment"] = note(part).into();
+            data["comment"] = self.note(part).into();
         }
         data
     }
@@ -100,10 +101,10 @@ impl HarWriter<'_> {
     fn response(&self, entry: &Entry, part: &Part) -> Value {
         let status = entry.status.unwrap_or_default();
         let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let mut content = json!({"size": entry.bytes_out, "mimeType": media_type(part)});
+        let mut content = json!({"size": entry.bytes_out, "mimeType": self.media_type(part)});
         match &part.body {
             Some(_) => content["text"] = self.body(part).into(),
-            None if entry.bytes_out > 0 => content["comment"] = note(part).into(),
+            None if entry.bytes_out > 0 => content["comment"] = self.note(part).into(),
             None => {}
         }
         let location = part.header("location").unwrap_or_default();
@@ -121,8 +122,20 @@ impl HarWriter<'_> {
     }
 
     fn headers(&self, part: &Part) -> Vec<Value> {
-        let header = |(name, value): &(String, String)| json!({"name": name, "value": self.redactor.header(name, value)});
+        let header = |(name, value): &(String, String)| {
+            json!({
+                "name": self.redactor.text(name), "value": self.redactor.header(name, value),
+            })
+        };
         part.headers.iter().map(header).collect()
+    }
+
+    fn media_type(&self, part: &Part) -> String {
+        self.redactor.text(part.header("content-type").unwrap_or("x-unknown")).into_owned()
+    }
+
+    fn note(&self, part: &Part) -> String {
+        self.redactor.text(part.body_note.as_deref().unwrap_or("not captured")).into_owned()
     }
 
     /// What was captured has been redacted as what it is; this finds what has become known since.
@@ -146,14 +159,6 @@ impl HarWriter<'_> {
 /// The number of the arrival in an id such as `3fa9c1-17`.
 fn arrival(id: &str) -> Option<u64> {
     id.rsplit_once('-')?.1.parse().ok()
-}
-
-fn media_type(part: &Part) -> &str {
-    part.header("content-type").unwrap_or("x-unknown")
-}
-
-fn note(part: &Part) -> &str {
-    part.body_note.as_deref().unwrap_or("not captured")
 }
 
 /// The phases of an exchange in milliseconds; none for what did not happen.

@@ -15,6 +15,7 @@ use crate::exchange;
 use crate::exchange::capture::MAX_BODY;
 use crate::exchange::record::{Arrival, Record, Responder};
 use crate::exchange::recorder::Recorders;
+use crate::exchange::target::{self, ShownTarget};
 use crate::operations::{self, Operation};
 use crate::redaction::{Body, Redactor};
 
@@ -29,12 +30,15 @@ pub(super) struct Renderer {
 
 /// An entry with its texts as they came: they may hold secrets, so it is no [`Entry`] yet.
 #[derive(Debug)]
-pub(super) struct Draft(Entry);
+pub(super) struct Draft<'a> {
+    entry: Entry,
+    arrival: &'a Arrival,
+}
 
-impl Draft {
+impl Draft<'_> {
     /// True if the filter chooses it.
     pub(super) fn matches(&self, filter: &Filter, now: i64) -> bool {
-        filter.matches(&self.0, now)
+        filter.matches(&self.entry, now)
     }
 }
 
@@ -48,17 +52,18 @@ impl Renderer {
         Self { recorders, accounts, redactor, environment }
     }
 
-    fn text(&self, text: &str) -> String {
+    /// A text without secrets.
+    pub(super) fn text(&self, text: &str) -> String {
         self.redactor.text(text).into_owned()
     }
 
     /// The entry of a request that is being answered, with its texts as they came. `now` is in UNIX
     /// milliseconds.
-    pub(super) fn running(&self, arrival: &Arrival, now: i64) -> Draft {
-        let (path, query) = split(arrival.target());
+    pub(super) fn running<'a>(&self, arrival: &'a Arrival, now: i64) -> Draft<'a> {
+        let (path, query) = target::split(without_account(arrival.target()));
         let program = arrival.client.program();
         let operation = operation(arrival);
-        Draft(Entry {
+        let entry = Entry {
             id: self.recorders.id(arrival.number),
             at: now.saturating_sub(whole_millis(Instant::now().duration_since(arrival.at))),
             running: true,
@@ -67,7 +72,7 @@ impl Renderer {
             pid: program.map(|program| program.pid),
             method: arrival.method.as_ref().map(Method::to_string),
             path: path.to_owned(),
-            query: names(query).map(str::to_owned).collect(),
+            query: target::names(query).map(str::to_owned).collect(),
             operation: operation.map(ToString::to_string),
             kind: operation.map(|operation| match operation.kind {
                 operations::Kind::Read => Kind::Read,
@@ -77,7 +82,8 @@ impl Renderer {
             traceparent: arrival.traceparent().map(str::to_owned),
             user_agent: arrival.user_agent().map(str::to_owned),
             ..Entry::default()
-        })
+        };
+        Draft { entry, arrival }
     }
 
     /// What was captured of an exchange.
@@ -90,7 +96,8 @@ impl Renderer {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let header = |(name, value): (&HeaderName, &HeaderValue)| {
             let value = String::from_utf8_lossy(value.as_bytes());
-            (name.to_string(), self.redactor.header(name.as_str(), &value).into_owned())
+            let value = self.redactor.header(name.as_str(), &value).into_owned();
+            (self.text(name.as_str()), value)
         };
         let (body, body_note) = if part.body.total() > MAX_BODY {
             (None, Some(format!("left out: longer than {} KiB", MAX_BODY / 1024)))
@@ -109,10 +116,11 @@ impl Renderer {
     }
 
     /// The entry of an exchange that has ended, with its texts as they came.
-    pub(super) fn ended(&self, ended: &Ended, now: i64) -> Draft {
+    pub(super) fn ended<'a>(&self, ended: &'a Ended, now: i64) -> Draft<'a> {
         let record = &ended.record;
         let times = record.times;
-        Draft(Entry {
+        let Draft { entry, arrival } = self.running(&record.arrival, now);
+        let entry = Entry {
             seq: Some(ended.seq),
             running: false,
             status: record.status.map(|status| status.as_u16()),
@@ -133,22 +141,24 @@ impl Renderer {
             sent_again: record.sends > 1,
             generation: record.generation,
             captured: record.capture.is_some(),
-            ..self.running(&record.arrival, now).0
-        })
+            ..entry
+        };
+        Draft { entry, arrival }
     }
 
     /// Says why Pleo answered as it did.
-    pub(super) fn explain(&self, Draft(entry): &mut Draft) {
-        let why = explanation(&self.accounts, entry, &self.environment);
-        entry.hint = why.map(|why| why.hint());
+    pub(super) fn explain(&self, draft: &mut Draft<'_>) {
+        let why = explanation(&self.accounts, &draft.entry, &self.environment);
+        draft.entry.hint = why.map(|why| why.hint());
     }
 
     /// Takes secrets out of all texts, after saying why Pleo answered as it did: nothing else may
     /// leave.
-    pub(super) fn finish(&self, mut draft: Draft) -> Entry {
+    pub(super) fn finish(&self, mut draft: Draft<'_>) -> Entry {
         self.explain(&mut draft);
-        let Draft(mut entry) = draft;
+        let Draft { mut entry, arrival } = draft;
         for text in [
+            &mut entry.method,
             &mut entry.program,
             &mut entry.user_agent,
             &mut entry.traceparent,
@@ -157,39 +167,35 @@ impl Renderer {
         ] {
             *text = text.as_deref().map(|text| self.text(text));
         }
-        entry.path = self.text(&entry.path);
-        for name in &mut entry.query {
-            *name = self.text(name);
-        }
+        let target = self.target(arrival);
+        entry.query = target.names().map(str::to_owned).collect();
+        entry.path = target.path;
         entry
     }
 
     /// The query of a request without secrets; none if it had none.
     pub(super) fn query(&self, arrival: &Arrival) -> Option<String> {
-        let (_, query) = split(arrival.target());
-        query.map(|query| self.redactor.query(query).into_owned())
+        self.target(arrival).query
+    }
+
+    fn target(&self, arrival: &Arrival) -> ShownTarget {
+        let target = without_account(arrival.target());
+        ShownTarget::new(target, arrival.is_target_cut(), &self.redactor)
     }
 }
 
 /// The operation that a request asks for, if Pleo lists it.
 pub(super) fn operation(arrival: &Arrival) -> Option<&'static Operation> {
-    operations::find(arrival.method.as_ref()?, split(arrival.target()).0)
+    operations::find(arrival.method.as_ref()?, target::split(without_account(arrival.target())).0)
 }
 
-/// Path and query of a target, without a prefix that names the account.
-pub(super) fn split(target: &str) -> (&str, Option<&str>) {
-    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
-        Some(end) => (&target[..end], Some(&target[end + 1..])),
-        None => (target, None),
-    };
-    let prefixed = path.strip_prefix("/@").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
-    (prefixed.unwrap_or(path), query)
-}
-
-/// The names in a query; what stands without a name may be a value, and is masked.
-fn names(query: Option<&str>) -> impl Iterator<Item = &str> {
-    let pairs = query.into_iter().flat_map(|query| query.split('&'));
-    pairs.map(|pair| pair.split_once('=').map_or("*", |(name, _)| name))
+/// A target without a prefix that names the account.
+pub(super) fn without_account(target: &str) -> &str {
+    let rest = target.strip_prefix("/@").unwrap_or_default();
+    match rest.find(['/', '?']) {
+        Some(at) if rest[at..].starts_with('/') => &rest[at..],
+        _ => target,
+    }
 }
 
 /// The type of an error of Pleo's: a word in `type`, `code` or `error`.

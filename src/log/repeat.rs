@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Method};
 
-use super::render::{operation, split};
+use super::render::{operation, without_account};
 use super::ring::Ended;
 use crate::operations::Kind;
 use crate::store::AccountName;
@@ -48,8 +48,7 @@ impl Repeat {
         if !arrival.target().starts_with('/') {
             return Err(NotRepeatable::Incomplete);
         }
-        let (path, query) = split(arrival.target());
-        let target = query.map_or(path.to_owned(), |query| format!("{path}?{query}"));
+        let target = without_account(arrival.target()).to_owned();
         let captured = record.capture.as_ref().map(|capture| &capture.request);
         let body = match captured {
             Some(request) if !request.body.is_cut() => request.body.bytes(),

@@ -12,6 +12,7 @@ use crate::exchange::recorder::Recorders;
 use crate::exchange::{Caller, Client};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, Outbound};
+use crate::redaction::Redactor;
 use crate::store::{AccountName, Store};
 
 /// A record of a GET that was answered with 200.
@@ -58,6 +59,6 @@ pub(super) async fn accounts(folder: &std::path::Path) -> Arc<Accounts> {
 
 /// Makes entries of the run `3fa9c1`.
 pub(super) async fn renderer(folder: &std::path::Path) -> Renderer {
-    let recorders = Recorders::new(0x3f_a9c1, true, Arc::default());
+    let recorders = Recorders::new(0x3f_a9c1, true, Arc::default(), Redactor::default());
     Renderer::new(recorders, accounts(folder).await, "sandbox".into())
 }

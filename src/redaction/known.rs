@@ -192,9 +192,11 @@ impl Index {
     }
 }
 
-/// A form writes a space as `+`: both are the same here.
+/// A form writes a space as `+`, and names of headers and hosts are written in small letters: both
+/// are the same here.
 fn folded(text: &[u8]) -> Vec<u8> {
-    text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect()
+    let fold = |byte: &u8| if *byte == b'+' { b' ' } else { byte.to_ascii_lowercase() };
+    text.iter().map(fold).collect()
 }
 
 impl fmt::Debug for KnownSecrets {

@@ -16,6 +16,8 @@ mod crash_case;
 mod damaged_records;
 mod disk_errors;
 mod disk_faults;
+mod evidence_search;
+mod evidence_secrets;
 mod foreign_hosts_and_pages;
 mod framing;
 mod hints;
