@@ -25,6 +25,7 @@ mod memory;
 mod order;
 mod outage;
 mod outcome;
+pub mod pacer;
 pub mod rate;
 mod reason;
 mod refresh_job;

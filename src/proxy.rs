@@ -57,8 +57,6 @@ struct ForwardedRequest<'a> {
     /// The page that sent it, if `allow_origins` lists it.
     origin: Option<HeaderValue>,
     body: ReplayableBody,
-    /// It is counted as sent already.
-    is_counted: bool,
     /// It was sent again after the API had refused its token.
     has_new_token: bool,
 }
@@ -141,7 +139,7 @@ impl Forwarder {
         exchange.set_account(&account.name);
         let Settings { replay_limit, idle_timeout, .. } = self.settings;
         let now = Instant::now();
-        let is_counted = limit::pace(&account, self.settings.pace, (parts, &route), now).await?;
+        limit::pace(&account, self.settings.pace, (parts, &route), now).await?;
         let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
         let mut request = ForwardedRequest {
             forwarder: self,
@@ -150,7 +148,6 @@ impl Forwarder {
             route,
             origin,
             body,
-            is_counted,
             has_new_token: false,
         };
         request.run(&account, now).await
@@ -256,8 +253,7 @@ impl ForwardedRequest<'_> {
         mut connection: Connection,
         lease: &Lease,
     ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
-        let is_impatient = lease.count_send(std::mem::take(&mut self.is_counted));
-        self.exchange.sending(is_impatient);
+        self.exchange.sending(lease.count_send());
         let limit = self.forwarder.settings.response_timeout;
         let mut timer = LazyTimer::new(Instant::now() + limit);
         let sent = tokio::select! {

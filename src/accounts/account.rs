@@ -14,6 +14,7 @@ use super::health::{Health, RetryState};
 use super::history::History;
 use super::memory::Memory;
 use super::order::ChangeOrder;
+use super::pacer::Pacer;
 use super::rate::Rate;
 use super::reason::{LoginReason, RetryReason};
 use super::refresh_reason::{RefreshReason, RefreshReport};
@@ -85,6 +86,8 @@ pub struct Account {
     pub(super) waiting: WaitingRequests,
     /// Its requests of the last minute.
     pub rate: Rate,
+    /// The turns of its requests under `upstream.pace`.
+    pub pacer: Pacer,
     order: Mutex<ChangeOrder>,
     snapshot: ArcSwap<Snapshot>,
     memory: Mutex<Memory>,
@@ -112,6 +115,7 @@ impl Account {
             context,
             waiting: WaitingRequests::default(),
             rate: Rate::default(),
+            pacer: Pacer::default(),
             order: Mutex::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             memory: Mutex::default(),

@@ -81,12 +81,9 @@ impl Lease {
         })
     }
 
-    /// Counts a request that is sent with it, unless it `is_counted` already. True if Pleo has
-    /// asked to wait.
-    pub fn count_send(&self, is_counted: bool) -> bool {
-        if !is_counted {
-            self.account.rate.count(self.since);
-        }
+    /// Counts a request that is sent with it. True if Pleo has asked to wait.
+    pub fn count_send(&self) -> bool {
+        self.account.rate.count(self.since);
         self.account.rate.wait(self.since).is_some()
     }
 

@@ -74,24 +74,6 @@ impl Rate {
         narrow(self.earlier(slot) + if current.0 == slot { current.1 } else { 0 })
     }
 
-    /// Counts a request if there were fewer than `most` within the last minute.
-    ///
-    /// # Errors
-    /// How long to wait before the next attempt.
-    pub fn count_below(&self, most: u32, now: u64) -> Result<(), Duration> {
-        if self.last_minute(now) < most {
-            self.count(now);
-            return Ok(());
-        }
-        let slot = now / SLOT;
-        let slots = self.slots.get().into_iter().flatten();
-        let oldest = slots.map(|packed| unpack(packed.load(Ordering::Relaxed)));
-        let oldest =
-            oldest.filter(|(number, _)| is_recent(*number, slot)).map(|(number, _)| number);
-        let freed = (oldest.min().unwrap_or(slot) + SLOTS) * SLOT;
-        Err(Duration::from_millis(freed.saturating_sub(now).max(1)))
-    }
-
     /// Pleo has asked to wait until then (`Retry-After` of a 429).
     pub fn limit_until(&self, until: u64) {
         self.limited_until.fetch_max(until, Ordering::Relaxed);
@@ -151,20 +133,6 @@ mod tests {
         assert_eq!(rate.last_minute(START + 60_000), 695);
         assert_eq!(rate.last_minute(START + 95_000), 0);
         assert_eq!(rate.count(START + 200_000), 1);
-    }
-
-    #[test]
-    fn a_paced_request_waits_until_the_oldest_leaves_the_count() {
-        let rate = Rate::default();
-        for at in 0..10 {
-            rate.count_below(10, START + at * 1000).unwrap();
-        }
-        let wait = rate.count_below(10, START + 9000).unwrap_err();
-        assert_eq!(wait, Duration::from_millis(51_000));
-        let later = START + 9000 + 51_000;
-        rate.count_below(10, later).unwrap();
-        assert!(rate.count_below(10, later).is_err());
-        assert!(rate.count_below(0, later).is_err());
     }
 
     #[test]

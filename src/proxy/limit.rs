@@ -1,5 +1,7 @@
 //! Pleo's limit of requests a minute: reads that wait for their turn, and what a 429 asks for.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use http::request::Parts;
 use tokio::time::{Instant, sleep};
@@ -12,8 +14,8 @@ use crate::clock::millis;
 use crate::oauth::token::retry_after;
 use crate::problem::Problem;
 
-/// Lets a read wait for its turn under `upstream.pace`, at most `hold` after its arrival. True if it
-/// was counted.
+/// Lets a read wait for its turn under `upstream.pace`, at most `hold` after its arrival. A write
+/// takes a turn and does not wait for it.
 ///
 /// # Errors
 /// `overloaded`: its turn comes too late.
@@ -22,19 +24,23 @@ pub(super) async fn pace(
     pace: Option<Pace>,
     (parts, route): (&Parts, &Route),
     arrival: Instant,
-) -> Result<bool, Problem> {
-    let Some(Pace(most)) = pace else { return Ok(false) };
-    if !guard::is_read(&parts.method, route.target.path()) {
-        return Ok(false);
-    }
-    let deadline = arrival + account.hold();
-    while let Err(wait) = account.rate.count_below(most, account.now().boot) {
-        if Instant::now() + wait > deadline {
-            return Err(reply::over_pace(most, wait));
+) -> Result<(), Problem> {
+    let Some(Pace(most)) = pace else { return Ok(()) };
+    let is_read = guard::is_read(&parts.method, route.target.path());
+    let patience = if is_read {
+        account.hold() - arrival.elapsed().min(account.hold())
+    } else {
+        Duration::MAX
+    };
+    match account.pacer.take(most, account.now().boot, patience) {
+        Err(wait) => Err(reply::over_pace(most, wait)),
+        Ok(Duration::ZERO) => Ok(()),
+        Ok(_) if !is_read => Ok(()),
+        Ok(wait) => {
+            sleep(wait).await;
+            Ok(())
         }
-        sleep(wait).await;
     }
-    Ok(true)
 }
 
 /// Notes how long Pleo asks to wait after too many requests (RFC 6585 section 4).

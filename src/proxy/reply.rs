@@ -73,7 +73,7 @@ pub(super) fn token_rotated() -> Problem {
 
 pub(super) fn over_pace(most: u32, wait: Duration) -> Problem {
     let detail = format!(
-        "this account has sent {most} requests within a minute, as many as upstream.pace allows"
+        "more reads of this account wait than upstream.pace = \"{most}/min\" lets through within tokens.hold"
     );
     let fix = "Send fewer requests at once, wait as Retry-After says, or raise upstream.pace.";
     Problem::new(Code::Overloaded, detail, fix).retry_after(wait)
