@@ -47,7 +47,7 @@ struct Arguments {
 
 /// Runs the program and returns how it ended.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match Arguments::try_parse_from(commands::in_order(arguments)) {
         Ok(arguments) => arguments,
         Err(error) => return ExitCode::from(print(&error) as u8),
     };

@@ -278,6 +278,7 @@ impl RequestLog {
 
     /// Up to `limit` exchanges after number `seq` that are chosen, oldest first.
     pub fn after(&self, filter: &Filter, seq: u64, limit: usize) -> Batch {
+        self.absorb();
         let now = self.now();
         let ring = self.ring.lock();
         let first = ring.first();
@@ -412,6 +413,21 @@ mod tests {
         let activity = Activity::new(caller, Instant::now(), None);
         activity.record_with(&log.recorders().recorder());
         Exchange::begin(&activity, &Request::get("/v1/x").body(()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_has_just_ended_is_read_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path()).await;
+        for expected in 1..=3 {
+            drop(begin(&log));
+            let read = match expected {
+                1 => log.after(&Filter::default(), 0, 9).entries,
+                2 => log.newest(&Filter::default(), u64::MAX, 9).entries,
+                _ => log.exchanges(&Filter::default(), 9).into_iter().map(|it| it.entry).collect(),
+            };
+            assert_eq!(read.len(), expected);
+        }
     }
 
     #[tokio::test]

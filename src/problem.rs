@@ -81,6 +81,51 @@ impl Code {
         self.row().2
     }
 
+    /// What to do about it, in short; the fix of a problem knows more of the case.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::BadRequest => "correct the request; the detail in the response's body says where",
+            Self::ForbiddenHost => {
+                "call 127.0.0.1 or localhost with the port, or set guard.allow_hosts"
+            }
+            Self::ForbiddenOrigin => "call from a program, or set guard.allow_origins",
+            Self::ForbiddenPeer => "run the caller as the proxy's user, or set guard.peer_check",
+            Self::LocalKeyRequired => {
+                "send the content of guard.local_key_file in the header Pleo-Proxy-Key, directly"
+            }
+            Self::ReadOnly => "turn guard.read_only off to allow writes",
+            Self::ProtectedOperation => "set guard.allow_disconnect if that is what you want",
+            Self::AccountUnknown => {
+                "pleo-proxy status lists the accounts, pleo-proxy login NAME adds one"
+            }
+            Self::AccountRequired => {
+                "put /@NAME in front of the path, send Pleo-Proxy-Account: NAME, or set default_account"
+            }
+            Self::MethodNotAllowed => {
+                "use a method that the response's Allow lists; for CONNECT use http:// addresses"
+            }
+            Self::ExpectationFailed => "leave the header Expect out",
+            Self::Misconfigured => "change the setting that pleo-proxy status names",
+            Self::UpstreamUnreachable => {
+                "check the network, upstream.proxy and endpoints.ca_file, then send it again"
+            }
+            Self::UpstreamBroken => "check whether the request took effect, then repeat it",
+            Self::UpstreamTimeout => {
+                "check whether the request took effect; upstream.response_timeout is the limit"
+            }
+            Self::LoginRequired => "pleo-proxy login",
+            Self::RefreshTimeout => "send it again; pleo-proxy status says what it waits for",
+            Self::AuthUnreachable => {
+                "send it again after Retry-After; pleo-proxy status shows the next attempt"
+            }
+            Self::TokenRotated => "send it again; a higher upstream.replay_limit avoids it",
+            Self::StoreError => "do what pleo-proxy status says, or log in again",
+            Self::StoreUnwritable => "free disk space or give write access to the store",
+            Self::Overloaded => "send fewer requests at once, or later",
+            Self::ShuttingDown => "start the proxy again, then repeat the request",
+        }
+    }
+
     fn row(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
         match self {

@@ -68,7 +68,7 @@ pub(super) async fn request(State(admin): Shared, Path(id): Path<String>) -> Res
         None => refusal(
             StatusCode::NOT_FOUND,
             "not_kept",
-            "This exchange is not kept any more; inspect.requests and inspect.memory say how many are.",
+            "This request is not kept any more; inspect.requests and inspect.memory say how many are.",
         ),
     }
 }

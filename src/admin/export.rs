@@ -59,7 +59,7 @@ pub(super) async fn curl(State(admin): Shared, Path(id): Path<String>) -> Respon
         return refusal(
             StatusCode::NOT_FOUND,
             "not_kept",
-            "This exchange is not kept any more; inspect.requests and inspect.memory say how many are.",
+            "This request is not kept any more; inspect.requests and inspect.memory say how many are.",
         );
     };
     match admin.tools.command(&detail, &redactor) {

@@ -47,7 +47,7 @@ fn observed(entry: &Entry) -> Why {
     let (verdict, reason, next) = match (entry.status, title) {
         (_, Some(title)) => {
             let reason = format!("the proxy refused it: {} ({})", title.title(), title.as_str());
-            (Verdict::Refused, reason, Some("the response's body says more, and how to fix it"))
+            (Verdict::Refused, reason, Some(title.remedy()))
         }
         (None, _) if entry.running => (Verdict::Unknown, "it is still running".to_owned(), None),
         (None, _) => {
@@ -72,7 +72,7 @@ fn observed(entry: &Entry) -> Why {
 }
 
 fn unknown_exchange() -> Response {
-    let detail = "There is no such exchange in the request log: it is older than those that are kept (inspect.requests), or of an earlier run.";
+    let detail = "There is no such request in the log: it is older than those that are kept (inspect.requests), or of an earlier run.";
     refusal(StatusCode::NOT_FOUND, "not_kept", detail)
 }
 

@@ -57,7 +57,10 @@ impl From<CallError> for Failure {
         match error {
             CallError::NoResponse(error) => error.into(),
             CallError::Refused(Problem { code, detail, .. }) => {
-                let is_usage = matches!(code.as_str(), "misconfigured" | "account_unknown");
+                let is_usage = matches!(
+                    code.as_str(),
+                    "misconfigured" | "account_unknown" | "account_required" | "bad_filter"
+                );
                 let exit = if is_usage { Exit::Usage } else { Exit::Failed };
                 Self::new(
                     exit,
@@ -69,6 +72,16 @@ impl From<CallError> for Failure {
                 anyhow!("the running proxy's response ({status}) cannot be read; {fix}").into()
             }
         }
+    }
+}
+
+impl CallError {
+    /// The failure of a call that is made of nothing but the command's arguments: if it makes no
+    /// sense to the proxy, the arguments are wrong.
+    pub(super) fn of_arguments(self) -> Failure {
+        let is_usage = matches!(&self, Self::Refused(problem) if problem.code == "bad_request");
+        let failure = Failure::from(self);
+        if is_usage { Failure { exit: Exit::Usage, ..failure } } else { failure }
     }
 }
 
@@ -259,6 +272,10 @@ mod tests {
         );
         assert_eq!(exit(200, "application/json", r#"{"outcome":1}"#), Exit::Failed);
         assert_eq!(exit(400, "text/plain", "no"), Exit::Failed);
+        assert_eq!(exit(400, problem, r#"{"code":"bad_filter"}"#), Exit::Usage);
+        assert_eq!(exit(409, problem, r#"{"code":"account_required"}"#), Exit::Usage);
+        let invalid = response(400, problem, r#"{"code":"bad_request"}"#);
+        assert_eq!(read::<Done>(&invalid).unwrap_err().of_arguments().exit, Exit::Usage);
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod status;
 mod stop;
 mod why;
 
+use std::ffi::OsString;
+
 use clap::Subcommand;
 
 use super::context::Context;
@@ -53,6 +55,11 @@ pub(super) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+}
+
+/// The program's arguments in an order that clap reads as the user means them.
+pub(super) fn in_order(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    logs::Logs::terms_last(arguments.into_iter().collect())
 }
 
 impl Command {

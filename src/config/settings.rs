@@ -266,9 +266,9 @@ settings! {
     }
     pub inspect: of log::Settings {
         "log.requests" file: Option<PathBuf> = Or("", FilePath), Like(r#""""#, r#""requests.jsonl""#),
-            "file that gets a line of JSON for each exchange, mode 600; opened again on SIGHUP";
+            "file that gets a line of JSON for each request, mode 600; opened again on SIGHUP";
         "inspect.requests" requests: usize = By(Integer, usize::from_str), Is("1000"),
-            "exchanges that are kept in memory for the page and for `logs`; 0: none";
+            "requests that are kept in memory for the page and for `logs`; 0: none";
         "inspect.memory" memory: usize = Bytes(log::MAX_MEMORY), Is(r#""16MiB""#),
             "most memory that they take, captured bodies included";
         "inspect.headers" headers: bool = By(Boolean, bool::from_str), Is("true"),

@@ -9,9 +9,12 @@ use std::io::Write as _;
 
 use super::interrupted_login::Login;
 use super::start_and_stop::{modes, set_mode};
+use pleo_proxy::sandbox::Faults;
 use serde_json::json;
 use support::command::{FAILED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout};
-use support::{Proxy, Workspace, client, problem, sandbox, sandbox_config, text, write_private};
+use support::{
+    Proxy, Workspace, client, problem, sandbox, sandbox_config, text, wait_until, write_private,
+};
 
 /// Connects an account and ends the proxy again.
 pub(super) async fn connect(workspace: &Workspace, account: &str) {
@@ -33,6 +36,54 @@ fn commands_about_requests_name_the_next_step_if_no_proxy_runs_or_the_account_is
     assert!(stdout(&report).contains("pleo-proxy login"), "{}", stdout(&report));
     let unknown = stderr(&workspace.run(&["report", "nobody"]));
     assert!(unknown.contains("pleo-proxy status"), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_takes_terms_with_a_minus_before_and_after_its_flags() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    for path in ["/v1/companies", "/v1/companies", "/v1/vendors", "/@nobody/v1/vendors"] {
+        proxy.get(path).await.bytes().await.unwrap();
+    }
+    let lines = |arguments: &[&str]| {
+        let shown = workspace.run(&[&["logs"], arguments].concat());
+        assert_eq!(code(&shown), SUCCESS, "{arguments:?}: {}", stderr(&shown));
+        stdout(&shown).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = lines(&[]);
+    assert!(
+        all.len() == 4
+            && all.iter().all(|line| line.contains(" ms default ")
+                || line.contains(" ms -  ")
+                || line.contains(" ms nobody ")),
+        "{all:#?}"
+    );
+    assert_eq!(lines(&["-is:error"]).len(), 2);
+    assert_eq!(lines(&["-is:error", "-n", "1"]).len(), 1);
+    assert_eq!(lines(&["-n", "5", "-by:proxy", "vendors"]).len(), 1);
+    let json = lines(&["-by:proxy", "companies", "--json", "-n1"]);
+    assert!(json.len() == 1 && json[0].contains("\"/v1/companies\""), "{json:#?}");
+    assert_eq!(lines(&["is:running"]), [""; 0]);
+    let nothing = stderr(&workspace.run(&["logs", "status:418"]));
+    assert!(nothing.contains("No request matches."), "{nothing}");
+    assert_eq!(code(&workspace.run(&["logs", "colour:red"])), USAGE);
+
+    sandbox.set_faults(Faults { latency_ms: 3_600_000, ..Faults::default() });
+    let address = format!("{}/v1/tags", proxy.api);
+    let waiting = tokio::spawn(async move { client().get(address).send().await });
+    wait_until("the request that runs", || {
+        lines(&["is:running"])
+            .iter()
+            .any(|line| line.contains(" ... GET ") && line.contains("/v1/tags"))
+    });
+    let last = lines(&["-n", "2"]).pop().unwrap();
+    assert!(last.contains(" ... GET "), "{last}");
+    waiting.abort();
+
+    let fresh = stderr(&workspace.run(&["refresh"]));
+    assert!(fresh.contains("not due for a refresh (valid until 2"), "{fresh}");
 }
 
 #[test]

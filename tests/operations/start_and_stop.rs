@@ -45,6 +45,9 @@ async fn the_ready_line_names_both_addresses() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains(&proxy.api) && lines[0].contains(&proxy.admin), "{lines:?}");
     assert!(!proxy.log().contains("#key="), "stderr is no terminal");
+    wait_until("how to open the page", || {
+        proxy.log().contains("pleo-proxy") && proxy.log().contains(" open\n")
+    });
     assert!(!proxy.log().contains('\u{1b}'));
     let log = proxy.terminate();
     assert_eq!(log.0.code(), Some(SUCCESS));

@@ -78,6 +78,10 @@ async fn what_is_no_request_or_for_no_account_is_refused_with_the_reason() {
         assert_eq!(response.status(), status, "{query}");
         assert_eq!(response.headers()["pleo-proxy-error"], code, "{query}");
     }
+    for wrong in [["why", "GET", "v1/companies"], ["why", "G T", "/v1/companies"]] {
+        let refused = workspace.run(&wrong);
+        assert_eq!(code(&refused), USAGE, "{wrong:?}: {}", stderr(&refused));
+    }
     let refused = workspace.run(&["why", "GET", "/v1/x"]);
     assert!(stderr(&refused).contains("(acme, second); name one"), "{}", stderr(&refused));
 }
@@ -113,7 +117,8 @@ async fn why_of_a_request_that_was_answered_tells_what_happened() {
     refused.bytes().await.unwrap();
     let text = stdout(&workspace.run(&["why", &id]));
     assert!(text.starts_with("refused: the proxy refused it: "), "{text}");
-    assert!(text.contains("(read_only)") && text.contains("\nnext: "), "{text}");
+    assert!(text.contains("(read_only)"), "{text}");
+    assert!(text.contains("\nnext: turn guard.read_only off"), "{text}");
 
     let gone = proxy.admin(Method::GET, "/api/why?id=000000-1", None).await;
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// All faults of the sandbox; by default there are none.
 ///
@@ -143,6 +143,7 @@ pub struct TokenFault {
     /// `error_in_200` (200).
     pub status: Option<u16>,
     /// Value of a `Retry-After` header, number or date, for the kinds that respond.
+    #[serde(deserialize_with = "text_or_number")]
     pub retry_after: Option<String>,
     /// The error code of `error` (`invalid_grant` if unset) and `error_in_200` (`server_error` if
     /// unset).
@@ -227,6 +228,21 @@ pub enum Introspection {
     Status(u16),
 }
 
+/// The value of a header: a number of seconds may be written without quotes.
+fn text_or_number<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a number of seconds")]
+    enum Value {
+        Text(String),
+        Number(u64),
+    }
+    let value = Option::<Value>::deserialize(value)?;
+    Ok(value.map(|value| match value {
+        Value::Text(text) => text,
+        Value::Number(seconds) => seconds.to_string(),
+    }))
+}
+
 /// A fault of the API, for instance `{"kind": "status", "status": 429, "retry_after": "1", "count":
 /// 1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +253,7 @@ pub struct ApiFault {
     /// Status code of `status`; 503 if unset.
     pub status: Option<u16>,
     /// Value of a `Retry-After` header.
+    #[serde(deserialize_with = "text_or_number")]
     pub retry_after: Option<String>,
     /// The body of `status` is HTML instead of JSON.
     pub body_html: bool,
@@ -259,4 +276,21 @@ pub enum ApiFaultKind {
     ResetMidBody,
     /// The real response, its body in four pieces with a delay before each.
     SlowBody,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_wait_is_a_number_or_a_text() {
+        let read = |json| serde_json::from_str::<ApiFault>(json).map(|fault| fault.retry_after);
+        assert_eq!(read(r#"{"retry_after": 7}"#).unwrap().as_deref(), Some("7"));
+        assert_eq!(read(r#"{"retry_after": "soon"}"#).unwrap().as_deref(), Some("soon"));
+        assert_eq!(read(r#"{"retry_after": null}"#).unwrap(), None);
+        assert_eq!(read("{}").unwrap(), None);
+        assert!(
+            read(r#"{"retry_after": -1}"#).unwrap_err().to_string().contains("a number of seconds")
+        );
+    }
 }

@@ -61,19 +61,26 @@ impl Recording {
         self.exchanges.iter().filter(|exchange| exchange.body.is_err()).count()
     }
 
-    fn answer(&self, asked: &Asked) -> Response {
-        let fits = |is_fitting: fn(&str, &str) -> bool| -> Vec<usize> {
-            let numbered = self.exchanges.iter().enumerate();
-            numbered
+    /// The numbers of the exchanges that fit a request. What was recorded exactly comes before what
+    /// fits because a value was taken out, and any answer before one that cannot be given: the same
+    /// may have been asked before its capture began.
+    fn fitting(&self, asked: &Asked) -> Vec<usize> {
+        let numbered = || self.exchanges.iter().enumerate();
+        let fits = |is_fitting: fn(&str, &str) -> bool, is_whole: bool| -> Vec<usize> {
+            numbered()
+                .filter(|(_, exchange)| !is_whole || exchange.body.is_ok())
                 .filter(|(_, exchange)| exchange.request.fits(asked, is_fitting))
                 .map(|(number, _)| number)
                 .collect()
         };
-        // What was recorded exactly comes before what fits because a value was taken out.
-        let mut fitting = fits(|recorded, live| recorded == live);
-        if fitting.is_empty() {
-            fitting = fits(fits_mask);
-        }
+        let exactly: fn(&str, &str) -> bool = |recorded, live| recorded == live;
+        let ways = [(exactly, true), (fits_mask, true), (exactly, false), (fits_mask, false)];
+        let mut found = ways.into_iter().map(|(is_fitting, is_whole)| fits(is_fitting, is_whole));
+        found.find(|fitting| !fitting.is_empty()).unwrap_or_default()
+    }
+
+    fn answer(&self, asked: &Asked) -> Response {
+        let fitting = self.fitting(asked);
         let Some(last) = fitting.last().copied() else { return self.unknown(asked) };
         let mut answered = self.answered.lock();
         let count = answered.entry(fitting.clone()).or_default();
@@ -176,6 +183,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_without_its_body_is_left_out_if_there_is_one_with_it() {
+        let mut bare = exchange("GET", "/v1/x", None, "");
+        bare["response"]["content"] = json!({"size": 5, "mimeType": "text/plain"});
+        let full = exchange("GET", "/v1/x", None, "full");
+        let masked = exchange("GET", "/v1/y?a=[redacted]", None, "masked");
+        let mut exact = bare.clone();
+        exact["request"]["url"] = json!("/v1/y?a=1");
+        let recording = recording(vec![bare.clone(), full, bare, masked, exact]);
+        for _ in 0..3 {
+            assert_eq!(ask(&recording, "GET", "/v1/x", "").await, (200, "full".into()));
+        }
+        assert_eq!(ask(&recording, "GET", "/v1/y?a=1", "").await, (200, "masked".into()));
+    }
+
+    #[tokio::test]
     async fn bodies_are_compared_as_json_and_masks_fit_anything() {
         let recording = recording(vec![
             exchange("POST", "/v1/x", Some(r#"{"a": 1, "b": "[redacted]"}"#), "masked"),
@@ -239,7 +261,9 @@ mod tests {
         assert!(!response.headers().contains_key("date"));
         assert_eq!(*to_bytes(response.into_body(), 9).await.unwrap(), *b"\0\xff\x01");
         assert_eq!(ask(&recording, "GET", "/b", "").await.0, 501);
-        assert!(ask(&recording, "GET", "/b", "").await.1.contains("left out: 5 bytes"));
+        let refused = ask(&recording, "GET", "/b", "").await.1;
+        assert!(refused.contains("left out: 5 bytes"), "{refused}");
+        assert!(refused.contains("--filter is:captured"), "{refused}");
         assert!(ask(&recording, "GET", "/c", "").await.1.contains("is not in the recording"));
         assert_eq!(recording.without_body(), 1);
     }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::admin::protocol::{CaptureBody, CaptureState, Versioned};
+use crate::cli::admin_client::CallError;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::state::State;
@@ -18,13 +19,13 @@ pub(crate) struct Capture {
     /// How long, at most 1h
     #[arg(long = "for", value_name = "TIME", default_value = "15m")]
     length: String,
-    /// Only exchanges of this account
+    /// Only requests of this account
     #[arg(long, value_name = "NAME")]
     account: Option<AccountName>,
     /// Stop now
     #[arg(long, conflicts_with_all = ["length", "account", "show"])]
     stop: bool,
-    /// Only say whether exchanges are captured
+    /// Only say whether requests are captured
     #[arg(long, conflicts_with_all = ["length", "account"])]
     show: bool,
 }
@@ -38,7 +39,7 @@ impl Capture {
         } else if self.stop {
             proxy.delete(TARGET).await?
         } else {
-            proxy.post_body(TARGET, &self.body()?).await?
+            proxy.post_body(TARGET, &self.body()?).await.map_err(CallError::of_arguments)?
         };
         say(&captured);
         if context.json {
@@ -64,14 +65,14 @@ fn say(captured: &CaptureState) {
         Some(until) => {
             let until = clock::rfc3339(until);
             status!(
-                "Headers and bodies of all exchanges{whose} are kept in memory until {until}; {bodies} bodies so far."
+                "Headers and bodies of all requests{whose} are kept in memory until {until}; {bodies} bodies so far."
             );
             status!(
                 "See them on the page (pleo-proxy open); end it with: pleo-proxy capture --stop"
             );
         }
         None => status!(
-            "Nothing is captured now; {bodies} bodies ({bytes} bytes) were, and are kept as long as their exchanges."
+            "Nothing is captured now; {bodies} bodies ({bytes} bytes) were, and are kept as long as their requests."
         ),
     }
 }

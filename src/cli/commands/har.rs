@@ -1,4 +1,4 @@
-//! `har`: writes the latest exchanges of the running proxy into a file, as an HTTP archive.
+//! `har`: writes the latest requests of the running proxy into a file, as an HTTP archive.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub(crate) struct Har {
     /// The file; it must not exist yet
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Only exchanges that this filter chooses, such as "status:4xx account:acme"
+    /// Only requests that this filter chooses, such as "status:4xx account:acme"
     #[arg(long, value_name = "FILTER", default_value = "")]
     filter: String,
     /// Replace names, e-mail addresses, phone numbers and IBANs by placeholders
@@ -59,7 +59,7 @@ impl Har {
                 &json!({"version": 1, "outcome": "written", "file": file, "entries": entries}),
             )?;
         }
-        status!("{entries} exchanges were written to {file}, which only you can read.");
+        status!("{entries} requests were written to {file}, which only you can read.");
         let personal = if pseudonyms {
             ""
         } else {

@@ -1,5 +1,6 @@
-//! `logs`: the latest exchanges of the running proxy, and those to come.
+//! `logs`: the latest requests of the running proxy, and those to come.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,16 +12,16 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::state::State;
 use crate::cli::{locate, output};
-use crate::clock;
+use crate::clock::{self, Clock};
 
 /// Pause between two questions of `--follow`.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// Exchanges of one answer to `--follow`.
+/// Requests of one answer to `--follow`.
 const FOLLOWED: usize = 1000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Go on with the exchanges to come, until Ctrl-C
+    /// Go on with the requests to come, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
     /// How many of the latest
@@ -41,6 +42,30 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
+    /// The program's arguments, with the terms of `logs` that begin with `-` behind all flags and a
+    /// `--`: for clap such an argument is a flag, or else every flag after it is a term.
+    pub(in crate::cli) fn terms_last(arguments: Vec<OsString>) -> Vec<OsString> {
+        let Some(command) = arguments.iter().position(|argument| argument == "logs") else {
+            return arguments;
+        };
+        let (mut ahead, mut terms) = (Vec::new(), Vec::new());
+        let mut rest = arguments.into_iter();
+        ahead.extend(rest.by_ref().take(command + 1));
+        while let Some(argument) = rest.next() {
+            if argument == "--" {
+                terms.extend(rest);
+                break;
+            }
+            let place = if is_negated_term(&argument) { &mut terms } else { &mut ahead };
+            place.push(argument);
+        }
+        if !terms.is_empty() {
+            ahead.push("--".into());
+        }
+        ahead.extend(terms);
+        ahead
+    }
+
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let state = State::locate(&context.config()?)?;
         let proxy = locate::required(&state, locate::NO_LOG).await?;
@@ -53,14 +78,17 @@ impl Logs {
         for entry in latest.entries.iter().rev() {
             print(entry, context.json)?;
         }
-        if !self.follow {
-            if latest.entries.is_empty() {
-                let tools = &proxy.instance.api;
-                status!("no such request is in the log of the proxy for tools at {tools}");
-            }
-            return Ok(Exit::Fine);
+        if self.follow {
+            return self.follow(&proxy, latest.last_seq, context.json).await;
         }
-        self.follow(&proxy, latest.last_seq, context.json).await
+        for entry in &latest.running {
+            print(entry, context.json)?;
+        }
+        if latest.entries.is_empty() && latest.running.is_empty() {
+            let tools = &proxy.instance.api;
+            status!("No request matches. This is the log of the proxy for tools at {tools}.");
+        }
+        Ok(Exit::Fine)
     }
 
     /// The flags and the filter as one filter.
@@ -84,7 +112,7 @@ impl Logs {
             let first = news.entries.first().and_then(|entry| entry.seq);
             if first.is_some_and(|first| self.filter().is_empty() && first > seq + 1) {
                 status!(
-                    "pleo-proxy: more exchanges came than inspect.requests keeps; some are missing here"
+                    "pleo-proxy: more requests came than inspect.requests keeps; some are missing here"
                 );
             }
             for entry in &news.entries {
@@ -95,19 +123,37 @@ impl Logs {
     }
 }
 
+/// True for `-is:error`, and false for flags such as `-f`, `-fn5` and `--json`.
+fn is_negated_term(argument: &OsString) -> bool {
+    let Some(term) = argument.to_str().and_then(|argument| argument.strip_prefix('-')) else {
+        return false;
+    };
+    let after_flags = term.trim_start_matches('f');
+    let count = after_flags.strip_prefix('n').map(|count| count.trim_start_matches('='));
+    let is_flag = match count {
+        Some(count) => count.bytes().all(|digit| digit.is_ascii_digit()),
+        None => after_flags.is_empty() || matches!(term, "h" | "V"),
+    };
+    !is_flag && !term.starts_with('-')
+}
+
 async fn ask(proxy: &AdminClient, query: &RequestsQuery) -> Result<Requests, Failure> {
     Ok(proxy.get(&query.target("/api/requests")).await?)
 }
 
 fn print(entry: &Entry, json: bool) -> Result<(), Failure> {
-    if json { output::json(entry) } else { out!("{}", line(entry)) }
+    if json { output::json(entry) } else { out!("{}", line(entry, Clock::system().now().wall)) }
 }
 
-/// One exchange in one line, for people.
-fn line(entry: &Entry) -> String {
+/// One request in one line, for people: what has one width first, what varies last.
+fn line(entry: &Entry, now: i64) -> String {
     let time = clock::rfc3339(entry.at);
     let time = time.get(11..20).unwrap_or(&time);
-    let status = entry.status.map_or("---".to_owned(), |status| status.to_string());
+    let status = match entry.status {
+        _ if entry.running => "...".to_owned(),
+        Some(status) => status.to_string(),
+        None => "---".to_owned(),
+    };
     let method = entry.method.as_deref().unwrap_or("?");
     let query = if entry.query.is_empty() {
         String::new()
@@ -119,13 +165,23 @@ fn line(entry: &Entry) -> String {
     };
     let account = entry.account.as_deref().unwrap_or("-");
     let program = entry.program.as_deref().unwrap_or("?");
-    let total = entry.total_ms.unwrap_or_default();
+    let took = took(entry, now);
     let notes = notes(entry);
     let line = format!(
-        "{time} {status} {method:<6} {}{query}  {account}  {program}  {total:.0} ms  {}{notes}",
-        entry.path, entry.id
+        "{time} {status} {method:<6} {took:>8} {account:<12} {program:<12} {:<12} {}{query}{notes}",
+        entry.id, entry.path
     );
     line.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+}
+
+/// How long it took, or has taken until now.
+fn took(entry: &Entry, now: i64) -> String {
+    match entry.total_ms {
+        Some(total) if total < 9.95 => format!("{total:.1} ms"),
+        Some(total) => format!("{total:.0} ms"),
+        None if entry.running => format!("{} ms", clock::since(now, entry.at)),
+        None => "-".to_owned(),
+    }
 }
 
 fn notes(entry: &Entry) -> String {
@@ -143,7 +199,7 @@ fn notes(entry: &Entry) -> String {
     if entry.sent_again {
         add("sent again");
     }
-    if !entry.complete && entry.by != Some(By::Proxy) {
+    if !entry.running && !entry.complete && entry.by != Some(By::Proxy) {
         add("broke off");
     }
     if let Some(hint) = &entry.hint {
@@ -174,8 +230,33 @@ mod tests {
             hint: Some("needs vendors:read".into()),
             ..Entry::default()
         };
-        let expected = "14:13:20Z 403 GET    /v1/?[31mvendors?a=*&b=*  acme  curl  31 ms  3fa9c1-17  sent again  needs vendors:read";
-        assert_eq!(line(&entry), expected);
+        let expected = "14:13:20Z 403 GET       31 ms acme         curl         3fa9c1-17    /v1/?[31mvendors?a=*&b=*  sent again  needs vendors:read";
+        assert_eq!(line(&entry, 0), expected);
+        let quick = Entry { total_ms: Some(0.42), ..entry.clone() };
+        assert!(line(&quick, 0).starts_with("14:13:20Z 403 GET      0.4 ms acme  "));
+        let running = Entry { running: true, status: None, total_ms: None, ..entry };
+        let started = line(&running, running.at + 1234);
+        assert!(started.starts_with("14:13:20Z ... GET     1234 ms acme  "), "{started}");
+    }
+
+    #[test]
+    fn terms_with_a_minus_come_behind_the_flags() {
+        let moved = |arguments: &str| {
+            let arguments = arguments.split(' ').map(OsString::from).collect();
+            let moved = Logs::terms_last(arguments).into_iter();
+            moved.map(|argument| argument.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (typed, expected) in [
+            ("p logs -is:error", "p logs -- -is:error"),
+            ("p logs -n 5 -by:proxy vendors", "p logs -n 5 vendors -- -by:proxy"),
+            ("p logs -is:error -fn5 --json x", "p logs -fn5 --json x -- -is:error"),
+            ("p --json logs -vendors -f", "p --json logs -f -- -vendors"),
+            ("p logs -a -- -b:c -n", "p logs -- -a -b:c -n"),
+            ("p logs -h -V -n=5 -ffn 5", "p logs -h -V -n=5 -ffn 5"),
+            ("p why -is:error", "p why -is:error"),
+        ] {
+            assert_eq!(moved(typed), expected);
+        }
     }
 
     #[test]

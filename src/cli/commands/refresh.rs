@@ -18,7 +18,7 @@ use crate::store::AccountName;
 pub(crate) struct Refresh {
     #[command(flatten)]
     account: AccountArgument,
-    /// Also if it is fresh
+    /// Also if it is not due
     #[arg(long)]
     force: bool,
 }
@@ -34,13 +34,22 @@ impl Refresh {
         };
         let exit = exit(&refreshed);
         match (exit, &refreshed.account.why) {
-            (Exit::Fine, _) => status!("The account {name}: {}.", refreshed.outcome),
+            (Exit::Fine, _) => status!("The account {name}: {}.", told(&refreshed)),
             (_, why) => status!("pleo-proxy: {}", why.as_deref().unwrap_or("the refresh failed")),
         }
         if context.json {
             output::json(&Versioned::from(refreshed))?;
         }
         Ok(exit)
+    }
+}
+
+fn told(refreshed: &Refreshed) -> String {
+    match (&refreshed.outcome, &refreshed.account.access_expires_at) {
+        (RefreshOutcome::Fresh, Some(until)) => format!(
+            "its token is not due for a refresh (valid until {until}); --force refreshes anyway"
+        ),
+        (outcome, _) => outcome.to_string(),
     }
 }
 

@@ -321,6 +321,9 @@ impl Opened {
         };
         let environment = self.config.environment().as_str();
         status!("pleo-proxy is ready ({environment}): tools {}, admin {link}", instance.api);
+        if instance.admin.is_some() {
+            status!("See its requests in a browser: {program} open");
+        }
         if credentials.is_ok() {
             self.report_missing_login(program);
         }

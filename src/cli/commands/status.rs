@@ -234,8 +234,9 @@ fn print_account(account: &AccountStatus, program: &str) -> Result<(), Failure> 
         None => out!("  company     {}", text(&account.subject))?,
     }
     out!("  scopes      {}", account.scope.join(" "))?;
+    let past = if account.access_expires_in == Some(0) { ", expired" } else { "" };
     out!(
-        "  token       until {} (generation {})",
+        "  token       until {}{past} (generation {})",
         text(&account.access_expires_at),
         account.generation
     )?;

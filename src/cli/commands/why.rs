@@ -4,6 +4,7 @@
 use clap::Args;
 
 use crate::admin::protocol::{Versioned, Why as Reason, WhyQuery};
+use crate::cli::admin_client::CallError;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::shell::with_flags;
@@ -33,7 +34,10 @@ impl Why {
             Some(path) => {
                 let query = WhyQuery { method: what, path, account, id: None };
                 match locate::running(&state).await? {
-                    Some(proxy) => proxy.get::<Reason>(&query.target()).await?,
+                    Some(proxy) => proxy
+                        .get::<Reason>(&query.target())
+                        .await
+                        .map_err(CallError::of_arguments)?,
                     None => on_store(&config, &state, &query).await?,
                 }
             }

@@ -192,8 +192,8 @@ impl Exchange {
             Ok(body) => body.clone(),
             Err(why) => {
                 let message = format!(
-                    "the answer to {} was recorded without its body ({why}); capture it with pleo-proxy capture, \
-                     and record again",
+                    "the answer to {} was recorded without its body ({why}); record it with \
+                     `pleo-proxy capture`, then `pleo-proxy har -o FILE --filter is:captured`",
                     self.request
                 );
                 return Problem::new(StatusCode::NOT_IMPLEMENTED, "BODY_NOT_RECORDED", message)
