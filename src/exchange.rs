@@ -81,6 +81,8 @@ impl Exchange {
             record.generation = Some(generation);
             let now = Some(record.arrival.at.elapsed());
             record.times.leased = now;
+            // What an attempt before this one has reached says nothing of this one.
+            (record.times.connected, record.times.head) = (None, None);
             if is_held || record.times.token.is_none() {
                 record.times.token = now;
             }

@@ -1,8 +1,8 @@
 //! The request log: the latest exchanges, and what can be said from them.
 //!
 //! Workers leave what has ended in the [`Recorders`]; one task takes it from there ten times a
-//! second and puts it into a ring, the charts and the counters. Text is made only when somebody
-//! looks: an [`Entry`] goes through the redactor, and says why a request failed.
+//! second and puts it into a ring, the charts and the counters; another one writes the file. Text is
+//! made only when somebody looks: an [`Entry`] is redacted, and says why a request failed.
 
 pub mod curl;
 pub mod entry;
@@ -21,6 +21,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::clock::{Clock, millis};
@@ -88,6 +89,8 @@ pub struct RequestLog {
     clock: Clock,
     /// The number of the newest exchange.
     news: watch::Sender<u64>,
+    /// Cancelled when the process ends and nothing more is coming.
+    pub closed: CancellationToken,
 }
 
 /// A part of the log, in the order that was asked for.
@@ -138,6 +141,7 @@ impl RequestLog {
             usage,
             clock: Clock::system(),
             news: watch::Sender::new(0),
+            closed: CancellationToken::new(),
         })
     }
 
@@ -152,15 +156,27 @@ impl RequestLog {
             self.recorders.ended.notified().await;
             sleep(BATCH).await;
             self.absorb();
-            self.write_lines().await;
         }
+    }
+
+    /// Writes the file of `log.requests`; never ends. A disk that hangs holds up this task alone.
+    pub async fn write_file(&self) {
+        let Some(lines) = &self.lines else { return pending().await };
+        lines.keep_writing().await;
+    }
+
+    /// The process ends: writes the last lines, and ends the streams of events.
+    pub async fn close(&self) {
+        self.absorb();
+        if let Some(lines) = &self.lines {
+            lines.finish().await;
+        }
+        self.closed.cancel();
     }
 
     /// The file of `log.requests` was moved away: the next line goes to a new one.
     pub fn reopen_file(&self) {
-        if let Some(lines) = &self.lines {
-            lines.reopen();
-        }
+        self.lines.iter().for_each(|lines| lines.reopen());
     }
 
     /// Looks up the programs of callers; never ends.
@@ -186,21 +202,13 @@ impl RequestLog {
         self.news.send_replace(last);
     }
 
-    /// Writes what is to be written to the file of `log.requests`.
-    pub async fn write_lines(&self) {
-        if let Some(lines) = self.lines.clone() {
-            // A disk that hangs holds up this task alone; what does not fit meanwhile is dropped.
-            let _ = spawn_blocking(move || lines.write()).await;
-        }
-    }
-
     /// Puts records into the ring, and their entries where they wait for the file.
     fn keep(&self, ring: &mut Ring, records: Records) {
         let now = self.now();
         for record in records {
             let ended = ring.number(record);
             if let Some(lines) = &self.lines {
-                lines.add(|| self.renderer.finish(self.renderer.ended(&ended, now)));
+                lines.add(&self.renderer.finish(self.renderer.ended(&ended, now)));
             }
             ring.push(ended);
         }
@@ -282,7 +290,7 @@ impl RequestLog {
         let now = self.now();
         let ring = self.ring.lock();
         let first = ring.first();
-        let lost = (first > seq + 1).then_some((seq + 1, first - 1));
+        let lost = (first > seq.saturating_add(1)).then(|| (seq + 1, first - 1));
         let mut batch = Batch { entries: Vec::new(), seq: seq.max(first - 1), lost };
         for ended in ring.after(batch.seq).take(limit) {
             batch.seq = ended.seq;

@@ -60,6 +60,7 @@ pub(super) struct Feed {
     slice: i64,
     /// What the last charts were made from.
     stats: u64,
+    is_ended: bool,
 }
 
 impl Feed {
@@ -76,7 +77,8 @@ impl Feed {
         news.mark_changed();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let hello = event("hello", &Hello { run, last_seq: last });
+        let id = format!("{run}.{seq}");
+        let hello = event("hello", &Hello { run, last_seq: last }).map(|hello| hello.id(id));
         Self {
             filter,
             seq,
@@ -88,6 +90,7 @@ impl Feed {
             rate: None,
             slice: 0,
             stats: 0,
+            is_ended: false,
             admin,
         }
     }
@@ -98,17 +101,22 @@ impl Feed {
             if let Some(event) = self.pending.pop_front() {
                 return Some(Ok(event));
             }
+            if self.is_ended {
+                return None;
+            }
             tokio::select! {
                 biased;
-                changed = self.news.changed() => {
-                    changed.ok()?;
-                    self.add_exchanges();
-                }
+                // First, as there may be more exchanges than are read.
                 _ = self.tick.tick() => {
                     self.add_status();
                     self.add_rate();
                     self.add_stats();
                 }
+                changed = self.news.changed() => {
+                    changed.ok()?;
+                    self.add_exchanges();
+                }
+                () = self.admin.log.closed.cancelled() => self.is_ended = true,
             }
         }
     }
@@ -119,9 +127,12 @@ impl Feed {
         if let Some((from, to)) = batch.lost {
             self.pending.extend(event("lost", &Lost { from, to }));
         }
+        let id = format!("{}.{}", log.run(), batch.seq);
         if !batch.entries.is_empty() {
-            let id = format!("{}.{}", log.run(), batch.seq);
             self.pending.extend(event("entries", &batch.entries).map(|event| event.id(id)));
+        } else if batch.seq > self.seq {
+            // The filter has chosen none. The reader has got this far all the same.
+            self.pending.push_back(Event::default().id(id));
         }
         self.seq = batch.seq;
         if self.seq < log.last_seq() {

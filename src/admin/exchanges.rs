@@ -42,6 +42,8 @@ pub(super) async fn requests(State(admin): Shared, Query(query): Query<RequestsQ
         Err(refusal) => return refusal,
     };
     let log = &admin.log;
+    // Whoever has just had an answer finds its exchange.
+    log.absorb();
     let batch = match query.after {
         Some(seq) => log.after(&filter, seq, query.limit()),
         None => log.newest(&filter, query.before.unwrap_or(u64::MAX), query.limit()),
@@ -58,6 +60,7 @@ pub(super) async fn requests(State(admin): Shared, Query(query): Query<RequestsQ
 
 /// `GET /api/requests/ID`.
 pub(super) async fn request(State(admin): Shared, Path(id): Path<String>) -> Response {
+    admin.log.absorb();
     match admin.log.find(&id) {
         Some(Detail { entry, capture, .. }) => {
             let is_refused = entry.status.is_some_and(|status| status >= 400);
@@ -93,11 +96,13 @@ pub(super) async fn events(
 
 /// `GET /api/stats`.
 pub(super) async fn stats(State(admin): Shared) -> Response {
+    admin.log.absorb();
     data(stats_since(&admin, admin.log.now() - SHOWN))
 }
 
 /// `GET /api/rate`.
 pub(super) async fn rate(State(admin): Shared) -> Response {
+    admin.log.absorb();
     data(current_rate(&admin))
 }
 

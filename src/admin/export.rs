@@ -33,6 +33,7 @@ pub(super) async fn har(State(admin): Shared, Query(query): Query<HarQuery>) -> 
     }
     // Megabytes are searched: not on a thread that refreshes tokens.
     let written = spawn_blocking(move || {
+        admin.log.absorb();
         let exchanges = admin.log.exchanges(&filter, MAX_ENTRIES);
         let exchanges = exchanges.into_iter().map(|it| (it.entry, it.capture));
         let writer = HarWriter { api: &admin.about.upstream, redactor: &redactor };
@@ -55,6 +56,7 @@ fn failed(detail: &str) -> Response {
 /// `GET /api/curl/ID`: the exchange as a command line on the data listener.
 pub(super) async fn curl(State(admin): Shared, Path(id): Path<String>) -> Response {
     let redactor = Redactor::new(admin.operator.accounts().known_secrets().clone());
+    admin.log.absorb();
     let Some(detail) = admin.log.find(&id) else {
         return refusal(
             StatusCode::NOT_FOUND,

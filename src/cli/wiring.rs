@@ -65,9 +65,10 @@ pub(super) fn request_log(
         let log = log.clone();
         async move {
             let collect = supervise("request_log", &supervisor, &ending, || log.collect());
+            let write = supervise("request_file", &supervisor, &ending, || log.write_file());
             let identify = supervise("programs", &supervisor, &ending, || log.identify_programs());
             let keep = supervise("usage", &supervisor, &ending, || log.usage().clone().keep());
-            tokio::join!(collect, identify, keep);
+            tokio::join!(collect, write, identify, keep);
         }
     });
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be received")?;

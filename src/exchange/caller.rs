@@ -50,6 +50,11 @@ impl Client {
         self.program.get()?.as_ref()
     }
 
+    /// True once the program has been looked up, found or not.
+    pub fn is_looked_up(&self) -> bool {
+        self.program.get().is_some()
+    }
+
     /// Notes the program, or that it cannot be found. Only the first note counts.
     pub fn set_program(&self, program: Option<Program>) {
         let _ = self.program.set(program);

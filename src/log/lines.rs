@@ -5,9 +5,13 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::entry::Entry;
@@ -18,25 +22,30 @@ use crate::telemetry::Repeats;
 const NOTE: &str =
     "Sanitised: secrets are masked, values in queries are left out. One exchange a line follows.";
 
-/// Exchanges that wait to be written, at most: more than come while a disk is busy for a moment.
-const MAX_WAITING: usize = 16 * 1024;
+/// Lines that wait to be written, at most, in bytes.
+const MAX_WAITING: usize = 4 * 1024 * 1024;
+/// Time for the last lines when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// The file.
+/// The file, and the lines that wait for it.
 #[derive(Debug)]
 pub(super) struct Lines {
     path: PathBuf,
-    waiting: Mutex<Waiting>,
     file: Mutex<Option<File>>,
     /// It was moved away, and is to be opened anew.
     is_stale: AtomicBool,
+    waiting: Mutex<Waiting>,
+    /// Notified when there are lines to write.
+    news: Notify,
     failures: Repeats,
 }
 
-/// What is to be written.
+/// Lines in the order in which exchanges ended.
 #[derive(Debug, Default)]
 struct Waiting {
-    entries: Vec<Entry>,
-    /// Those for which there was no room.
+    text: Vec<u8>,
+    count: usize,
+    /// Exchanges for which there was no room.
     lost: usize,
 }
 
@@ -46,9 +55,10 @@ impl Lines {
         let file = start(path)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            waiting: Mutex::default(),
             file: Mutex::new(Some(file)),
             is_stale: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            news: Notify::new(),
             failures: Repeats::new("exchanges could not be written to the file of log.requests"),
         }))
     }
@@ -58,51 +68,78 @@ impl Lines {
         self.is_stale.store(true, Ordering::Release);
     }
 
-    /// An exchange is to be written. Never waits for the disk: without room it is lost, and the log
-    /// says so.
-    pub(super) fn add(&self, entry: impl FnOnce() -> Entry) {
+    /// The line of an exchange is to be written. Never waits for the disk: if that is too slow for
+    /// too long, the exchange is counted as lost.
+    pub(super) fn add(&self, entry: &Entry) {
         let mut waiting = self.waiting.lock();
-        if waiting.entries.len() < MAX_WAITING {
-            waiting.entries.push(entry());
-        } else {
+        if waiting.text.len() >= MAX_WAITING {
             waiting.lost += 1;
+            return;
+        }
+        // An entry always has a JSON form.
+        if serde_json::to_writer(&mut waiting.text, entry).is_ok() {
+            waiting.text.push(b'\n');
+            waiting.count += 1;
+        }
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// Writes lines as they come; never ends.
+    pub(super) async fn keep_writing(self: &Arc<Self>) {
+        loop {
+            self.news.notified().await;
+            self.write_aside().await;
         }
     }
 
-    /// Writes a line for each exchange that waits. What cannot be written is lost, and the log says
-    /// so.
-    pub(super) fn write(&self) {
-        let mut file = self.file.lock();
-        let Waiting { entries, mut lost } = std::mem::take(&mut *self.waiting.lock());
-        let mut text = Vec::new();
-        for entry in &entries {
-            // An entry always has a JSON form.
-            if serde_json::to_writer(&mut text, entry).is_ok() {
-                text.push(b'\n');
-            }
+    /// Writes what is left, if the disk does not hang.
+    pub(super) async fn finish(self: &Arc<Self>) {
+        if timeout(LAST_LINES, self.write_aside()).await.is_err() {
+            warn!("log.requests: the disk hangs; the last exchanges are not in the file");
         }
+    }
+
+    async fn write_aside(self: &Arc<Self>) {
+        let lines = self.clone();
+        // If there is no thread, they wait for the next ones.
+        let _ = spawn_blocking(move || lines.write()).await;
+    }
+
+    /// Writes the lines that wait. What cannot be written is lost, and the log says so.
+    fn write(&self) {
+        // The file first: whoever has it writes what is the oldest.
+        let mut file = self.file.lock();
+        let Waiting { text, count, lost } = std::mem::take(&mut *self.waiting.lock());
         if self.is_stale.swap(false, Ordering::AcqRel) {
             *file = None;
         }
-        let mut why = "the disk is too slow".to_owned();
+        if lost > 0 && self.failures.admits() {
+            warn!("log.requests: the disk was too slow; {lost} exchanges are not in the file");
+        }
+        if count == 0 {
+            return;
+        }
         if let Err(error) = self.write_to(&mut file, &text) {
             *file = None;
-            lost += entries.len();
-            why = error.to_string();
-        }
-        if lost > 0 && self.failures.admits() {
-            warn!("log.requests: {why}; {lost} exchanges are not in the file");
+            if self.failures.admits() {
+                warn!("log.requests: {error}; {count} exchanges are not in the file");
+            }
         }
     }
 
     fn write_to(&self, file: &mut Option<File>, text: &[u8]) -> Result<(), PrivateFileError> {
+        let unwritable = |error| PrivateFileError::Unwritable(self.path.clone(), error);
         let mut opened = match file.take() {
             Some(opened) => opened,
             None => start(&self.path)?,
         };
-        opened
-            .write_all(text)
-            .map_err(|error| PrivateFileError::Unwritable(self.path.clone(), error))?;
+        let length = opened.metadata().map_err(unwritable)?.len();
+        opened.write_all(text).map_err(|error| {
+            // A line that was written in part would spoil the next one.
+            let _ = opened.set_len(length);
+            unwritable(error)
+        })?;
         *file = Some(opened);
         Ok(())
     }
@@ -142,28 +179,13 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    fn write(file: &Lines, ids: &[&str]) {
+        ids.iter().for_each(|id| file.add(&entry(id)));
+        file.write();
+    }
+
     fn entry(id: &str) -> Entry {
         Entry { id: id.into(), path: "/v1/\"\n".into(), ..Entry::default() }
-    }
-
-    fn write(file: &Lines, ids: &[&str]) {
-        ids.iter().for_each(|id| file.add(|| entry(id)));
-        file.write();
-    }
-
-    #[test]
-    fn what_a_slow_disk_leaves_no_room_for_is_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("requests");
-        let file = Lines::open(&path).unwrap();
-        for _ in 0..MAX_WAITING + 3 {
-            file.add(|| entry("a"));
-        }
-        assert_eq!(file.waiting.lock().lost, 3);
-        file.write();
-        assert_eq!(lines(&path).len(), MAX_WAITING + 1);
-        write(&file, &["b"]);
-        assert_eq!(lines(&path).last().unwrap()["id"], "b");
     }
 
     #[test]
@@ -214,5 +236,25 @@ mod tests {
         fs::remove_dir(&path).unwrap();
         write(&file, &["kept"]);
         assert_eq!(lines(&path)[1]["id"], "kept");
+    }
+
+    #[test]
+    fn lines_that_nobody_writes_take_bounded_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests");
+        let file = Lines::open(&path).unwrap();
+        let long = Entry { path: "x".repeat(4096), ..Entry::default() };
+        for _ in 0..2000 {
+            file.add(&long);
+        }
+        let waiting = file.waiting.lock();
+        let (kept, lost) = (waiting.count, waiting.lost);
+        assert!(waiting.text.len() < MAX_WAITING + 8192);
+        assert!(kept > 500 && kept + lost == 2000, "{kept} {lost}");
+        drop(waiting);
+        file.write();
+        assert_eq!(lines(&path).len(), 1 + kept);
+        write(&file, &["later"]);
+        assert_eq!(lines(&path).last().unwrap()["id"], "later");
     }
 }

@@ -1,7 +1,9 @@
 //! Which programs sent an account's requests within the last minute.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use crate::exchange::Client;
 use crate::exchange::record::Record;
 use crate::store::AccountName;
 
@@ -9,6 +11,10 @@ use crate::store::AccountName;
 const WINDOW: usize = 60;
 /// Programs that are told apart, over all accounts. More are counted as unknown.
 const MAX_PROGRAMS: usize = 512;
+/// How long a program is waited for that has not been looked up yet, in seconds.
+const PATIENCE: i64 = 10;
+/// Counts that wait for the name of their program, at most.
+const MAX_UNNAMED: usize = 1024;
 
 /// Requests by account and program. All times are in seconds since boot.
 #[derive(Debug, Default)]
@@ -16,6 +22,17 @@ pub(super) struct Senders {
     accounts: HashMap<AccountName, Vec<Sender>>,
     /// All of them.
     count: usize,
+    unnamed: Vec<Unnamed>,
+}
+
+/// What was sent by a program that is being looked up.
+#[derive(Debug)]
+struct Unnamed {
+    client: Arc<Client>,
+    account: AccountName,
+    at: i64,
+    sends: u32,
+    impatient: u32,
 }
 
 /// What one program sent for one account.
@@ -79,12 +96,49 @@ impl Senders {
     /// Counts an exchange.
     pub(super) fn add(&mut self, record: &Record, now: i64) {
         let Some(account) = record.arrival.account().filter(|_| record.sends > 0) else { return };
-        let program = record.arrival.client.program().map(|program| program.name.as_str());
-        let sender = self.sender(account, program.unwrap_or_default(), now);
-        let sends = u32::from(record.sends);
-        sender.sent.add(now, sends);
-        if record.is_impatient {
-            sender.impatient.add(now, sends);
+        let (client, sends) = (&record.arrival.client, u32::from(record.sends));
+        let impatient = if record.is_impatient { sends } else { 0 };
+        if client.is_looked_up() {
+            return self.settle(account, client, now, (sends, impatient));
+        }
+        let is_same = |last: &&mut Unnamed| {
+            Arc::ptr_eq(&last.client, client) && last.account == *account && last.at == now
+        };
+        if let Some(last) = self.unnamed.last_mut().filter(is_same) {
+            (last.sends, last.impatient) = (last.sends + sends, last.impatient + impatient);
+            return;
+        }
+        let (client, account) = (client.clone(), account.clone());
+        self.unnamed.push(Unnamed { client, account, at: now, sends, impatient });
+        if self.unnamed.len() > MAX_UNNAMED {
+            self.name(now);
+        }
+    }
+
+    /// Counts what waits for a name, if it is known by now or will hardly become known.
+    fn name(&mut self, now: i64) {
+        let is_crowded = self.unnamed.len() > MAX_UNNAMED;
+        let is_due = |it: &mut Unnamed| {
+            is_crowded || it.client.is_looked_up() || !(0..PATIENCE).contains(&(now - it.at))
+        };
+        let due: Vec<_> = self.unnamed.extract_if(.., is_due).collect();
+        for Unnamed { client, account, at, sends, impatient } in due {
+            self.settle(&account, &client, at, (sends, impatient));
+        }
+    }
+
+    fn settle(
+        &mut self,
+        account: &AccountName,
+        client: &Client,
+        at: i64,
+        (sends, impatient): (u32, u32),
+    ) {
+        let program = client.program().map(|program| program.name.as_str());
+        let sender = self.sender(account, program.unwrap_or_default(), at);
+        sender.sent.add(at, sends);
+        if impatient > 0 {
+            sender.impatient.add(at, impatient);
         }
     }
 
@@ -116,6 +170,7 @@ impl Senders {
 
     /// What was sent for an account within the last minute, busiest first.
     pub(super) fn of(&mut self, account: &AccountName, now: i64) -> Vec<Sent> {
+        self.name(now);
         let own = self.accounts.get_mut(account).into_iter().flatten();
         let sent = own.map(|sender| Sent {
             program: sender.program.clone(),
@@ -123,6 +178,14 @@ impl Senders {
             impatient: sender.impatient.sum(now),
         });
         let mut sent: Vec<_> = sent.filter(|sent| sent.requests > 0).collect();
+        for unnamed in self.unnamed.iter().filter(|unnamed| unnamed.account == *account) {
+            let place = sent.iter().position(|sent| sent.program.is_empty()).unwrap_or_else(|| {
+                sent.push(Sent { program: String::new(), requests: 0, impatient: 0 });
+                sent.len() - 1
+            });
+            sent[place].requests += unnamed.sends;
+            sent[place].impatient += unnamed.impatient;
+        }
         sent.sort_by(|one, other| {
             other.requests.cmp(&one.requests).then_with(|| one.program.cmp(&other.program))
         });
@@ -181,6 +244,36 @@ mod tests {
         assert_eq!(senders.of(&acme, 1062), [sent("python3", 14, 10), sent("curl", 7, 0)]);
         assert_eq!(senders.of(&acme, 1069), []);
         assert_eq!(senders.of(&acme, 900), []);
+    }
+
+    #[test]
+    fn a_program_that_is_found_late_is_counted_by_name_from_its_first_request() {
+        let (mut senders, acme) = (Senders::default(), name("acme"));
+        let client = Arc::new(Client::new(Caller::Unix { user: None, process: None }));
+        let record = |client: &Arc<Client>| {
+            let request = Request::get("/v1/x").body(()).unwrap();
+            let arrival = Arrival::new(1, client.clone(), &request);
+            arrival.set_account(&name("acme"));
+            let mut record = Record::new(Arc::new(arrival));
+            record.sends = 1;
+            record
+        };
+        (0..3).for_each(|at| senders.add(&record(&client), 1000 + at));
+        let sent =
+            |program: &str, requests| Sent { program: program.into(), requests, impatient: 0 };
+        assert_eq!(senders.of(&acme, 1003), [sent("", 3)]);
+        client.set_program(Some(Program { pid: 1, name: "curl".into() }));
+        senders.add(&record(&client), 1003);
+        assert_eq!(senders.of(&acme, 1003), [sent("curl", 4)]);
+        // One that is never looked up, and more of them than are waited for.
+        for _ in 0..3 * MAX_UNNAMED {
+            let unknown = Arc::new(Client::new(Caller::Unix { user: None, process: None }));
+            senders.add(&record(&unknown), 1004);
+        }
+        assert!(senders.unnamed.len() <= MAX_UNNAMED + 1);
+        assert_eq!(senders.of(&acme, 1004), [sent("", 3 * MAX_UNNAMED as u32), sent("curl", 4)]);
+        senders.of(&acme, 1004 + PATIENCE);
+        assert!(senders.unnamed.is_empty());
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Ring {
 
     /// Those after `seq`, oldest first.
     pub(super) fn after(&self, seq: u64) -> impl DoubleEndedIterator<Item = &Ended> {
-        let skipped = usize::try_from((seq + 1).saturating_sub(self.first())).unwrap_or(usize::MAX);
+        let skipped = usize::try_from(seq.saturating_add(1).saturating_sub(self.first()))
+            .unwrap_or(usize::MAX);
         self.kept.range(skipped.min(self.kept.len())..)
     }
 

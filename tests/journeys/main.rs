@@ -18,6 +18,7 @@ mod disk_errors;
 mod disk_faults;
 mod evidence_search;
 mod evidence_secrets;
+mod exchanges;
 mod foreign_hosts_and_pages;
 mod framing;
 mod hints;

@@ -11,6 +11,7 @@
 mod caller;
 mod certificate;
 pub mod command;
+mod exchanges;
 mod http1;
 mod login;
 mod process;
@@ -21,6 +22,7 @@ mod upstream;
 
 pub use caller::*;
 pub use certificate::*;
+pub use exchanges::*;
 pub use login::*;
 pub use process::*;
 pub use refresh::*;

@@ -91,8 +91,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let ending = async {
         running.drain().await;
         let unsaved = opened.accounts.close().await;
-        opened.log.absorb();
-        opened.log.write_lines().await;
+        opened.log.close().await;
         running.end().await;
         opened.log.usage().save().await;
         unsaved
