@@ -1,5 +1,7 @@
 //! The files of the page, embedded in the program: no build step, and nothing from elsewhere.
 
+use std::sync::LazyLock;
+
 use axum::extract::Path;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -41,9 +43,28 @@ const FILES: [(&str, &str, &str); 17] = [
     ("verdict.js", SCRIPT, include_str!("page/verdict.js")),
 ];
 
+/// Name, type and content of each file, as it is sent.
+static SENT: LazyLock<Vec<(&str, &str, String)>> = LazyLock::new(|| {
+    FILES.into_iter().map(|(name, kind, content)| (name, kind, lean(kind, content))).collect()
+});
+
+/// A file without indentation and, if it is a script, without comments. Every line stays, so that
+/// an error in a browser names the line of the file. Texts over several lines would suffer; a test
+/// keeps them out of the files.
+fn lean(kind: &str, content: &str) -> String {
+    let is_script = kind == SCRIPT;
+    let lines = content.lines().map(str::trim_start);
+    let lines = lines.map(|line| if is_script && is_comment(line) { "" } else { line });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn is_comment(line: &str) -> bool {
+    line.starts_with("//") || line.starts_with("/*") || line.starts_with('*')
+}
+
 /// `GET /assets/NAME`. The same for everybody: the files hold no data.
 pub(super) async fn asset(Path(name): Path<String>) -> Response {
-    let Some((_, kind, content)) = FILES.into_iter().find(|(known, ..)| *known == name) else {
+    let Some((_, kind, content)) = SENT.iter().find(|(known, ..)| *known == name) else {
         return refusal(StatusCode::NOT_FOUND, "not_found", "The page has no such file.");
     };
     let headers = [
@@ -53,7 +74,7 @@ pub(super) async fn asset(Path(name): Path<String>) -> Response {
             HeaderValue::from_static("same-origin"),
         ),
     ];
-    (headers, content).into_response()
+    (headers, content.as_str()).into_response()
 }
 
 #[cfg(test)]
@@ -63,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// All of it, uncompressed, in bytes.
+    /// All of it as it is sent, uncompressed, in bytes.
     const MAX_PAGE: usize = 100_000;
     const MAX_LINES: usize = 400;
 
@@ -76,10 +97,25 @@ mod tests {
 
     #[test]
     fn the_whole_page_is_small_and_so_are_its_files() {
-        let size = HTML.len() + FILES.iter().map(|(.., content)| content.len()).sum::<usize>();
+        let size = HTML.len() + SENT.iter().map(|(.., content)| content.len()).sum::<usize>();
         assert!(size <= MAX_PAGE, "{size} bytes");
         for (name, content) in scripts() {
             assert!(content.lines().count() < MAX_LINES, "{name} is too long");
+        }
+    }
+
+    #[test]
+    fn scripts_are_sent_without_comments_and_with_every_line_of_code() {
+        for (name, kind, sent) in SENT.iter().filter(|(_, kind, _)| *kind == SCRIPT) {
+            let content = FILES.iter().find(|(known, ..)| known == name).unwrap().2;
+            assert_eq!(sent.lines().count(), content.lines().count(), "{name}");
+            assert!(!sent.contains("/*") && !sent.contains("*/"), "{name} has a comment: {kind}");
+            for line in content.lines().map(str::trim) {
+                assert_eq!(line.matches('`').count() % 2, 0, "{name}: text over lines: {line}");
+                let ends = line.find("*/").is_none_or(|at| at + 2 == line.len());
+                assert!(ends, "{name}: code after a comment: {line}");
+                assert!(is_comment(line) || sent.contains(line), "{name} lost {line}");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the page is told as it happens: exchanges, the state of accounts, rate and charts.
+//! What the page is told as it happens: exchanges, the state of accounts, rate, capture, charts.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::api;
-use super::figures::{current_rate, stats_since};
-use super::protocol::{Hello, Lost, Rate, Status, Versioned};
+use super::figures::{capture_state, current_rate, stats_since};
+use super::protocol::{CaptureState, Hello, Lost, Rate, Status, Versioned};
 use super::state::Admin;
 use crate::log::filter::Filter;
 use crate::log::stats::SLICE;
@@ -56,6 +56,7 @@ pub(super) struct Feed {
     status: Option<u64>,
     status_due: Instant,
     rate: Option<Rate>,
+    capture: Option<CaptureState>,
     /// Beginning of the last slice that was sent, in UNIX milliseconds.
     slice: i64,
     /// What the last charts were made from.
@@ -88,6 +89,7 @@ impl Feed {
             status: None,
             status_due: Instant::now(),
             rate: None,
+            capture: None,
             slice: 0,
             stats: 0,
             is_ended: false,
@@ -110,6 +112,7 @@ impl Feed {
                 _ = self.tick.tick() => {
                     self.add_status();
                     self.add_rate();
+                    self.add_capture();
                     self.add_stats();
                 }
                 changed = self.news.changed() => {
@@ -158,6 +161,14 @@ impl Feed {
         if self.rate.as_ref() != Some(&rate) {
             self.pending.extend(event("rate", &Versioned::from(&rate)));
             self.rate = Some(rate);
+        }
+    }
+
+    fn add_capture(&mut self) {
+        let capture = capture_state(&self.admin);
+        if self.capture.as_ref() != Some(&capture) {
+            self.pending.extend(event("capture", &Versioned::from(&capture)));
+            self.capture = Some(capture);
         }
     }
 

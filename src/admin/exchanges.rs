@@ -11,12 +11,10 @@ use futures_util::stream;
 
 use super::api::data;
 use super::events::{Feed, Position};
-use super::figures::{current_rate, stats_since};
-use super::protocol::{
-    CaptureBody, CaptureState, EventsQuery, RequestDetail, Requests, RequestsQuery,
-};
+use super::figures::{capture_state, current_rate, stats_since};
+use super::protocol::{CaptureBody, EventsQuery, RequestDetail, Requests, RequestsQuery};
 use super::refusal::refusal;
-use super::state::{Admin, Shared};
+use super::state::Shared;
 use super::why::of_entry;
 use crate::log::Detail;
 use crate::log::filter::Filter;
@@ -109,19 +107,6 @@ pub(super) async fn rate(State(admin): Shared) -> Response {
 /// `GET /api/capture`.
 pub(super) async fn capture(State(admin): Shared) -> Response {
     data(capture_state(&admin))
-}
-
-fn capture_state(admin: &Admin) -> CaptureState {
-    let capturing = &admin.log.recorders().capturing;
-    let (bodies, bytes) = capturing.captured();
-    let window = capturing.window();
-    CaptureState {
-        active: window.is_some(),
-        until: window.as_ref().map(|window| window.until_wall),
-        account: window.and_then(|window| Some(window.account.as_ref()?.to_string())),
-        bodies,
-        bytes,
-    }
 }
 
 /// `POST /api/capture`.

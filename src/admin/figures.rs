@@ -1,6 +1,6 @@
 //! Numbers for the page: charts and rates.
 
-use super::protocol::{AccountRate, Impatient, ProgramRate, Rate, Refresh, Stats};
+use super::protocol::{AccountRate, CaptureState, Impatient, ProgramRate, Rate, Refresh, Stats};
 use super::state::Admin;
 use crate::accounts::{Account, rate};
 use crate::clock::millis;
@@ -49,4 +49,18 @@ fn account_rate(admin: &Admin, account: &Account) -> Option<AccountRate> {
             .map(|it| ProgramRate { program: it.program, last_minute: it.requests })
             .collect(),
     })
+}
+
+/// What is kept of headers and bodies.
+pub(super) fn capture_state(admin: &Admin) -> CaptureState {
+    let capturing = &admin.log.recorders().capturing;
+    let (bodies, bytes) = capturing.captured();
+    let window = capturing.window();
+    CaptureState {
+        active: window.is_some(),
+        until: window.as_ref().map(|window| window.until_wall),
+        account: window.and_then(|window| Some(window.account.as_ref()?.to_string())),
+        bodies,
+        bytes,
+    }
 }

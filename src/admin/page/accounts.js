@@ -4,7 +4,7 @@ import {post} from './api.js';
 import {ask} from './dialog.js';
 import {attempt, byId, h, s, say, soon, toast, wear} from './dom.js';
 import {counted, count, duration, moment, parsed, relative, span, subject, time, worked} from './format.js';
-import {connectAddress, connectLink, hasToken, isKnown, nameOf, wellness} from './verdict.js';
+import {connectAddress, connectLink, hasToken, isKnown, isLoggedOut, nameOf, refresh, servesUnnamed, wellness} from './verdict.js';
 
 /** From this many on there is a search. */
 const SEARCH_FROM = 20;
@@ -22,6 +22,7 @@ const WHY_REFRESHED = {
 };
 
 let accounts = [];
+let status = null;
 let received = Date.now();
 let most = STEP;
 const cards = new Map();
@@ -31,15 +32,6 @@ const ring = () => {
   const text = s('text', {x: 22, y: 26});
   const svg = s('svg', {class: 'ring', viewBox: '0 0 44 44', width: 44, height: 44, role: 'img'}, s('circle', {cx: 22, cy: 22, r: 18}), left, text);
   return {svg, left, text};
-};
-
-const refresh = async (account, button) => {
-  button.disabled = true;
-  await attempt(`${account} was not refreshed`, async () => {
-    const {outcome, account: after} = await post(`/api/accounts/${encodeURIComponent(account)}/refresh?force=true`);
-    toast(`${account}: ${outcome}${after?.why ? `, ${after.why}` : ''}`);
-  });
-  button.disabled = false;
 };
 
 const disconnect = async account => {
@@ -58,8 +50,8 @@ const disconnect = async account => {
 const build = account => {
   const name = account.account;
   const part = {
-    ring: ring(), title: h('h3'), sub: h('div', {class: 'soft'}), state: h('span', {class: 'state'}), why: h('p', {class: 'why'}),
-    token: h('dd'), refreshed: h('dd'), next: h('dd'), login: h('dd'), bar: h('i'), age: h('span', {class: 'age', 'aria-hidden': 'true'}), scopes: h('dd', {class: 'scopes'}),
+    ring: ring(), title: h('span'), mark: h('span', {class: 'tag', title: 'Serves requests that name no account', hidden: true}, 'default'), sub: h('div', {class: 'soft'}), state: h('span', {class: 'state'}), why: h('p', {class: 'why'}),
+    token: h('dd'), refreshed: h('dd'), next: h('dd'), login: h('dd'), last: h('dt'), bar: h('i'), age: h('span', {class: 'age', 'aria-hidden': 'true'}), scopes: h('dd', {class: 'scopes'}),
     connect: h('span'),
     refresh: h('button', {type: 'button', 'aria-label': `Refresh now: ${name}`, onclick: event => refresh(name, event.currentTarget)}, 'Refresh now'),
     disconnect: h('button', {type: 'button', class: 'danger quiet', 'aria-label': `Disconnect: ${name}`, onclick: () => disconnect(name)}, 'Disconnect'),
@@ -68,9 +60,9 @@ const build = account => {
   part.age.append(part.bar);
   part.login.append(part.loginText, part.age);
   const facts = [['Token', part.token], ['Refreshed', part.refreshed], ['Next', part.next], ['Login', part.login], ['Scopes', part.scopes]];
-  part.rows = facts.map(([term, value]) => [h('dt', {}, term), value]);
+  part.rows = facts.map(([term, value]) => [term === 'Refreshed' ? part.last : h('dt', {}, term), value]);
   part.card = h('article', {'aria-label': `Account ${name}`},
-    h('header', {}, part.ring.svg, h('div', {}, part.title, part.sub), part.state), part.why,
+    h('header', {}, part.ring.svg, h('div', {}, h('h3', {}, part.title, ' ', part.mark), part.sub), part.state), part.why,
     h('dl', {class: 'facts'}, part.rows), h('footer', {}, part.connect, part.refresh, part.disconnect));
   return part;
 };
@@ -92,6 +84,7 @@ const showLast = (part, account) => {
   showRow(part, 1, at !== null);
   if (at === null) return;
   const how = last ? `${WHY_REFRESHED[last.reason] ?? last.reason}, ${worked(last.outcome) ? 'took' : 'failed after'} ${duration(last.ms)}` : 'at the login';
+  say(part.last, last && !worked(last.outcome) ? 'Last refresh attempt' : 'Last refresh');
   say(part.refreshed, `${time(at)}, ${how}`);
   part.refreshed.title = moment(at);
 };
@@ -101,12 +94,13 @@ const update = (part, account) => {
   wear(part.card, `card ${well}`);
   const name = nameOf(account);
   say(part.title, name);
+  part.mark.hidden = accounts.length < 2 || !servesUnnamed(status, account);
   const bound = subject(account.subject);
   part.sub.title = account.subject ?? '';
-  say(part.sub, [name === account.account ? null : account.account, bound].filter(Boolean).join(' · ') || 'not connected yet');
+  say(part.sub, [name === account.account ? null : account.account, bound].filter(Boolean).join(' · '));
   wear(part.state, `state ${well}`);
-  say(part.state, well === 'new' ? '○ not connected' : `${MARKS[well]} ${account.state.replaceAll('_', ' ')}`);
-  part.why.hidden = !account.why || well === 'new';
+  say(part.state, well === 'new' ? '○ not connected' : `${MARKS[well]} ${isLoggedOut(account) ? 'logged out' : account.state.replaceAll('_', ' ')}`);
+  part.why.hidden = !account.why || well === 'new' || isLoggedOut(account);
   say(part.why, account.resends ? `${account.why} (sent again ${counted(account.resends, 'time')})` : account.why);
   showScopes(part, account.scope ?? []);
   showRow(part, 4, (account.scope ?? []).length > 0);
@@ -114,8 +108,6 @@ const update = (part, account) => {
   const age = account.refresh_token_age;
   showRow(part, 3, age !== null && age !== undefined);
   const days = (age ?? 0) / 86400;
-  const since = parsed(account.logged_in_at);
-  say(part.loginText, `${since === null ? 'date unknown' : moment(since)}; refresh token ${span(age ?? 0)} old, of ${TOKEN_DAYS} days`);
   wear(part.age, days > 50 ? 'age warn' : 'age');
   part.bar.style.width = `${Math.max(1, Math.min(100, days / TOKEN_DAYS * 100))}%`;
   const wording = well === 'new' ? 'Connect' : 'Log in again';
@@ -129,23 +121,26 @@ const update = (part, account) => {
 };
 
 /** What the clock changes. */
-const tick = (part, account, now = Date.now()) => {
-  const known = hasToken(account);
+const tick = (part, account, now = status?.stopped ? received : Date.now()) => {
+  const since = parsed(account.logged_in_at);
+  const age = (account.refresh_token_age ?? 0) + (now - received) / 1000;
+  say(part.loginText, `${since === null ? 'date unknown' : moment(since)}; refresh token ${span(age)} old, of ${TOKEN_DAYS} days`);
+  const known = hasToken(account) && !status?.stopped;
   const left = known ? Math.max(0, account.access_expires_in - (now - received) / 1000) : 0;
   const [from, to] = [parsed(account.refreshed_at), parsed(account.access_expires_at)];
   const life = from !== null && to > from ? (to - from) / 1000 : 600;
   part.ring.left.setAttribute('stroke-dashoffset', AROUND * (1 - Math.min(1, left / life)));
   say(part.ring.text, left >= 60 ? `${Math.floor(left / 60)}m` : left > 0 ? `${Math.floor(left)}s` : '–');
   part.ring.svg.setAttribute('aria-label', left > 0 ? `Token valid for ${span(left)}` : 'No valid token');
-  say(part.token, left > 0 ? `valid for ${span(left)}, until ${time(now + left * 1000)}` : 'none that is valid');
+  say(part.token, left > 0 ? `valid for ${span(left)}, until ${time(now + left * 1000)}` : status?.stopped ? 'unknown while the proxy is stopped' : account.state === 'connected' ? 'expired; renewed by the next request' : 'none that is valid');
   const next = parsed(account.next_try);
-  showRow(part, 0, isKnown(account));
-  showRow(part, 2, next !== null || (known && account.state === 'connected'));
+  showRow(part, 0, isKnown(account) && !isLoggedOut(account));
+  showRow(part, 2, !status?.stopped && (next !== null || (left > 0 && account.state === 'connected')));
   if (next !== null) say(part.next, `tries again ${next > now ? relative(next, now) : 'now'}`);
   else if (left > 0) {
     const due = left - Math.min(60, life / 5);
     say(part.next, due > 0 ? `in ${span(due)}, if used until then; else with the next request` : 'due: with the next request');
-  } else say(part.next, 'with the next request');
+  }
 };
 
 /** Those that match the search, in trouble first. */
@@ -182,8 +177,9 @@ const draw = () => {
 };
 
 /** Takes the accounts of a status. */
-export const showAccounts = list => {
-  [accounts, received] = [list, Date.now()];
+export const showAccounts = latest => {
+  if (!latest.stopped) received = Date.now();
+  [status, accounts] = [latest, latest.accounts];
   soon('accounts', draw);
 };
 
@@ -201,7 +197,7 @@ export const startAccounts = () => {
     window.open(connectAddress(name), '_blank', 'noopener');
   });
   setInterval(() => {
-    if (document.hidden) return;
+    if (document.hidden || status?.stopped) return;
     for (const account of accounts.length > STEP ? found().slice(0, most) : accounts) {
       const part = cards.get(account.account);
       if (part) tick(part, account);

@@ -3,7 +3,7 @@
 /** What the listener refused, in its own words. */
 export class Refusal extends Error {
   constructor(status, problem) {
-    super(problem?.detail || `the proxy answered ${status}`);
+    super(problem?.detail || problem?.account?.why || `the proxy answered ${status}`);
     this.status = status;
     this.code = problem?.code ?? '';
   }

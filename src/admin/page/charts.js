@@ -73,22 +73,25 @@ const drawRequests = (part, busy) => {
   const range = span();
   const errors = slice => slice.errors_proxy + slice.errors_pleo;
   const [requests, failed] = [busy.reduce((sum, slice) => sum + slice.requests, 0), busy.reduce((sum, slice) => sum + errors(slice), 0)];
-  const most = ceiling(Math.max(5, ...busy.map(slice => slice.requests)));
-  const base = 74;
+  const most = ceiling(Math.max(5, ...busy.map(slice => slice.requests - errors(slice))));
+  const worst = Math.max(0, ...busy.map(errors));
+  // One scale above and below the line; a single error among many is seen nevertheless.
+  const scale = (BOTTOM - TOP) / (most + Math.max(worst, most / 12));
+  const base = TOP + most * scale;
   let [fine, pleo, ours] = ['', '', ''];
   const bar = (x, y, height) => (height > 0 ? `M${x.toFixed(1)} ${y.toFixed(1)}v${height.toFixed(1)}h${range.bar.toFixed(1)}v${(-height).toFixed(1)}z` : '');
   for (const slice of busy) {
     const x = across(slice.at, range);
-    const up = slice.requests / most * (base - TOP);
+    const up = (slice.requests - errors(slice)) * scale;
     fine += bar(x, base - up, up);
-    const [a, b] = [Math.min(18, slice.errors_pleo / most * 68 + (slice.errors_pleo ? 3 : 0)), Math.min(18, slice.errors_proxy / most * 68 + (slice.errors_proxy ? 3 : 0))];
-    pleo += bar(x, base + 1, Math.min(a, 19 - b));
-    ours += bar(x, base + 1 + Math.min(a, 19 - b), b);
+    const [a, b] = [slice.errors_pleo, slice.errors_proxy].map(n => n && Math.max(2, n * scale));
+    pleo += bar(x, base + 1, a);
+    ours += bar(x, base + 1 + a, b);
   }
   show(part, {
     now: counted(requests, 'request'), text: `${counted(requests, 'request')}, ${counted(failed, 'error')}.`,
     none: requests ? null : 'Nothing was sent in the last 15 minutes. A bar is five seconds; errors are below the line.',
-    drawn: [...frame(range.begin, count(most), base), s('path', {class: 'fill-accent', d: fine}), s('path', {class: 'fill-warn', d: pleo}), s('path', {class: 'fill-bad', d: ours})],
+    drawn: [...frame(range.begin, base - TOP > 14 ? count(most) : '', base, BOTTOM - base > 14 ? label(LEFT - 5, BOTTOM + 1, count(worst)) : ''), s('path', {class: 'fill-accent', d: fine}), s('path', {class: 'fill-warn', d: pleo}), s('path', {class: 'fill-bad', d: ours})],
     rows: () => busy.filter(slice => slice.requests).reverse().map(slice => [time(slice.at), count(slice.requests), count(slice.errors_pleo), count(slice.errors_proxy)]),
   });
   say(byId('activity-sum'), failed ? `${counted(failed, 'error')} in ${counted(requests, 'request')}` : '');
@@ -120,6 +123,12 @@ const drawLatency = (part, busy) => {
   });
 };
 
+/** When the last refresh was, which the clock changes. */
+const sayLast = () => {
+  const last = refreshes.at(-1);
+  say(figures.refreshes.now, last && last.at >= span().begin ? `last ${relative(last.at)}` : '');
+};
+
 const drawRefreshes = part => {
   const range = span();
   const recent = refreshes.filter(refresh => refresh.at >= range.begin);
@@ -131,10 +140,10 @@ const drawRefreshes = part => {
     const affected = refresh.held + refresh.sent_again;
     return s('g', {}, s('path', {class: `stem ${isGood ? '' : 'bad'}`, d: `M${x} ${BOTTOM}V${y}`}), mark, affected ? label(x, y - 7, String(affected), 'middle') : '');
   });
-  const last = recent.at(-1);
+  sayLast();
   const [held, again] = [recent.reduce((sum, one) => sum + one.held, 0), recent.reduce((sum, one) => sum + one.sent_again, 0)];
   show(part, {
-    now: last ? `last ${relative(last.at)}` : '', text: `${counted(recent.length, 'token refresh', 'es')}, ${counted(held, 'request')} held meanwhile, ${again} sent again.`,
+    now: figures.refreshes.now.textContent, text: `${counted(recent.length, 'token refresh', 'es')}, ${counted(held, 'request')} held meanwhile, ${again} sent again.`,
     none: recent.length ? null : 'No refresh in the last 15 minutes. Each shows here with how long it took and how many requests it held.',
     drawn: [...frame(range.begin, duration(most), BOTTOM), ...drawn],
     rows: () => recent.toReversed().map(one => [time(one.at), one.account, one.reason, one.outcome, duration(one.duration_ms), count(one.held), count(one.sent_again)]),
@@ -194,6 +203,12 @@ export const showStats = stats => {
   soon('charts', draw);
 };
 
+/** Forgets everything: another run of the proxy. */
+export const clearCharts = () => {
+  [slices, refreshes, rate] = [[], [], DEFAULT_RATE];
+  soon('charts', draw);
+};
+
 export const showRate = latest => {
   rate = {...DEFAULT_RATE, ...latest};
   soon('charts', draw);
@@ -201,12 +216,15 @@ export const showRate = latest => {
 
 export const startCharts = () => {
   byId('charts').append(
-    figure('requests', 'Requests', [['', 'answered'], ['warn', 'errors of Pleo'], ['bad', 'errors of the proxy']], ['Time', 'Requests', 'Errors of Pleo', 'of the proxy']),
+    figure('requests', 'Requests', [['', 'successes'], ['warn', 'errors of Pleo'], ['bad', 'errors of the proxy']], ['Time', 'Requests', 'Errors of Pleo', 'of the proxy']),
     figure('latency', 'Latency', [['solid', 'p50'], ['dash', 'p99'], ['warn', 'waited for a token']], ['Time', 'p50', 'p99', 'Wait for a token']),
     figure('refreshes', 'Refreshes', [['', 'refreshed'], ['bad', 'failed'], ['dash', 'number: requests held or sent again']], ['Time', 'Account', 'Reason', 'Outcome', 'Took', 'Held', 'Sent again']),
     figure('rate', 'Rate', [['', 'by program'], ['dash', 'recommended and allowed']], ['Account', 'Program', 'Last minute']),
   );
   figures.rate.warning = h('p', {class: 'problem'});
   figures.rate.svg.after(figures.rate.warning);
+  setInterval(() => {
+    if (!document.hidden && !byId('activity').inert) sayLast();
+  }, 1000);
   new ResizeObserver(() => soon('charts', draw)).observe(byId('charts'));
 };

@@ -2,7 +2,7 @@
 
 import {call, json, post} from './api.js';
 import {ask} from './dialog.js';
-import {attempt, byId, copyButton, h, shell, toast} from './dom.js';
+import {attempt, byId, copyButton, h, say, shell, toast} from './dom.js';
 import {bytes, duration, moment, relative} from './format.js';
 
 /** Longer bodies are cut when they are shown, in characters. */
@@ -97,7 +97,7 @@ const facts = entry => {
   const status = entry.running ? 'running' : entry.status === null ? 'none: the caller left' : `${entry.status}${entry.code ? `, ${entry.code}` : ''}${entry.error_type ? `, ${entry.error_type}` : ''}`;
   const rows = [
     ['Status', status], ['Answered by', entry.by === 'proxy' ? 'the proxy itself' : entry.by === 'pleo' ? 'Pleo' : null],
-    ['Arrived', `${moment(entry.at)}, ${relative(entry.at)}`], ['Account', entry.account ?? 'none'],
+    ['Arrived', [`${moment(entry.at)}, `, ago(entry.at)]], ['Account', entry.account ?? 'none'],
     ['Program', who], ['User agent', entry.user_agent],
     ['Operation', entry.operation ? `${entry.operation}${entry.kind ? `, a ${entry.kind}` : ''}${entry.deprecated ? ', deprecated' : ''}` : 'not a known one of Pleo'],
     ['Query', entry.query?.length ? `${entry.query.join(', ')} (values not shown)` : null],
@@ -109,6 +109,9 @@ const facts = entry => {
   return h('dl', {class: 'facts'}, rows.filter(([, value]) => value).map(([term, value]) => [h('dt', {}, term), h('dd', {}, value)]));
 };
 
+/** How long ago a time was; the panel keeps it so. */
+const ago = at => h('span', {'data-at': at}, relative(at));
+
 /** The panel. `closed()` is called when it closes, `show(id)` shows another exchange. */
 export class Detail {
   #place = byId('detail');
@@ -117,6 +120,9 @@ export class Detail {
 
   constructor(on) {
     this.#on = on;
+    setInterval(() => {
+      for (const place of this.#place.querySelectorAll('[data-at]')) say(place, relative(Number(place.dataset.at)));
+    }, 1000);
     this.#place.addEventListener('keydown', event => {
       if (event.key !== 'Escape') return;
       event.preventDefault();

@@ -1,6 +1,6 @@
 // Capturing bodies, and what leaves the page as a file.
 
-import {call, json, post} from './api.js';
+import {call, post} from './api.js';
 import {ask} from './dialog.js';
 import {attempt, byId, h, say, shell, wear} from './dom.js';
 import {bytes, count, counted, span} from './format.js';
@@ -22,18 +22,19 @@ const drawCapture = () => {
   line.element ??= h('p', {class: 'loud'}, line.text, h('button', {type: 'button', onclick: stop}, 'Stop capturing'));
   if (!isOn) return line.element.remove();
   const what = capture.account ? `of ${capture.account} ` : '';
-  say(line.text, `Request and response bodies ${what}are being kept in memory, for ${span((capture.until - Date.now()) / 1000)} more (${counted(capture.bodies ?? 0, 'exchange')}, ${bytes(capture.bytes ?? 0)}).`);
+  say(line.text, `Request and response bodies ${what}are being kept in memory, for ${span((capture.until - Date.now()) / 1000)} more (${count(capture.bodies ?? 0)} bod${capture.bodies === 1 ? 'y' : 'ies'}, ${bytes(capture.bytes ?? 0)}).`);
   if (!line.element.isConnected) byId('notices').prepend(line.element);
 };
 
-const set = latest => {
+/** Takes the state of a capture, whoever began or ended it; null if there is none. */
+export const showCapture = latest => {
   capture = latest;
   drawCapture();
 };
 
 const stop = () => attempt('Still capturing', async () => {
   await call('/api/capture', {method: 'DELETE'});
-  set(null);
+  showCapture(null);
 });
 
 const toggle = async () => {
@@ -42,7 +43,7 @@ const toggle = async () => {
     title: 'Capture bodies for 15 minutes?', agree: 'Capture',
     body: ['The next requests and responses are kept in memory, up to 64 KiB of each body, and shown here without secrets. They hold data of the company.', 'It ends by itself, and with the proxy.'],
   });
-  if (agreed) await attempt('Not captured', async () => set(await post('/api/capture', {for_s: CAPTURE_S, account: null})));
+  if (agreed) await attempt('Not captured', async () => showCapture(await post('/api/capture', {for_s: CAPTURE_S, account: null})));
   return undefined;
 };
 
@@ -82,15 +83,6 @@ const exportHar = filter => attempt('Not exported', async () => {
   if (agreed) save(text, `pleo-proxy-${new Date().toISOString().slice(0, 16).replace(':', '')}.har`);
 });
 
-/** Asks whether a capture is under way; older proxies do not know. */
-export const lookAtCapture = async () => {
-  try {
-    set(await json('/api/capture'));
-  } catch {
-    set(null);
-  }
-};
-
 export const startEvidence = filter => {
   byId('capture').addEventListener('click', toggle);
   byId('export').addEventListener('click', () => exportHar(filter()));
@@ -99,7 +91,8 @@ export const startEvidence = filter => {
 
 /** The notes of the proxy about itself. */
 export const showNotes = status => {
-  const notes = [...status.notes ?? []];
+  // A capture has a line of its own.
+  const notes = (status.notes ?? []).filter(note => !note.endsWith('pleo-proxy capture --stop'));
   if (status.stopped_tasks?.length) notes.unshift(`stopped: ${status.stopped_tasks.join(', ')}; restart the proxy`);
   const place = byId('notices');
   const old = [...place.querySelectorAll('.note')];

@@ -14,7 +14,7 @@ const KINDS = ['time', 'method', 'path', 'who', 'status', 'took', 'size right', 
 
 const flagsOf = entry => [
   entry.held && 'waited', entry.sent_again && 'sent again', !entry.complete && !entry.running && 'cut off',
-  entry.deprecated && 'deprecated', entry.captured && 'captured', entry.hint && 'hint',
+  entry.deprecated && 'deprecated', entry.captured && 'captured', entry.hint,
 ].filter(Boolean).join(' · ');
 
 const buildRow = id => {
@@ -22,7 +22,7 @@ const buildRow = id => {
   const [, , path, , status, took] = cells;
   const query = h('i');
   path.append(h('span'), query);
-  status.append(h('b'), h('span'));
+  status.append(h('b'), h('i', {class: 'tag'}, 'proxy'), h('span'));
   const [wait, rest] = [h('i'), h('i')];
   took.append(h('span', {class: 'bars', 'aria-hidden': 'true'}, wait, rest), h('span'));
   const row = h('div', {role: 'row', class: 'row', id: `row-${id}`}, cells);
@@ -43,7 +43,9 @@ const fillRow = (part, entry, index, names) => {
     say(who, [names ? entry.account : null, entry.label ?? entry.program].filter(Boolean).join(' · '));
     wear(status, `status ${tone(entry)}`);
     say(status.firstChild, entry.running ? 'running' : entry.status ?? 'left');
+    status.children[1].hidden = entry.by !== 'proxy';
     say(status.lastChild, entry.by === 'proxy' && entry.code ? entry.code : entry.error_type ?? '');
+    status.title = status.lastChild.textContent;
     say(took.lastChild, duration(entry.total_ms));
     const width = ms => `${Math.min(100, Math.max(0, ms) / FULL_BAR * 100)}%`;
     const waited = entry.held ? entry.token_ms ?? entry.total_ms ?? 0 : 0;
@@ -51,6 +53,7 @@ const fillRow = (part, entry, index, names) => {
     part.rest.style.width = width((entry.total_ms ?? 0) - waited);
     say(size, bytes(entry.bytes_out));
     say(flags, flagsOf(entry));
+    flags.title = flags.textContent;
   }
   if (part.index !== index) {
     part.index = index;

@@ -106,7 +106,10 @@ export class Live {
   /** What a stream does not tell: entries from before it began. */
   async #hello({run}, signal) {
     this.#on.connection('live');
-    if (run !== this.history.run) this.history.clear(run);
+    if (run !== this.history.run) {
+      this.history.clear(run);
+      this.#on.event('run');
+    }
     try {
       const query = new URLSearchParams({limit: 200, filter: this.filter});
       const [page, stats, rate] = await Promise.all([

@@ -2,9 +2,9 @@
 
 import {showAccounts, startAccounts} from './accounts.js';
 import {post} from './api.js';
-import {showRate, showStats, startCharts} from './charts.js';
+import {clearCharts, showRate, showStats, startCharts} from './charts.js';
 import {byId, say, wear} from './dom.js';
-import {lookAtCapture, showNotes, showPlace, startEvidence} from './evidence.js';
+import {showCapture, showNotes, showPlace, startEvidence} from './evidence.js';
 import {relative} from './format.js';
 import {History} from './history.js';
 import {Live} from './live.js';
@@ -14,10 +14,21 @@ import {showVerdict} from './verdict.js';
 const WORDS = {live: 'live', waiting: 'connecting', stopped: 'stopped'};
 
 let status = null;
+let rate = null;
 let connection = 'waiting';
 let stoppedAt = null;
 
-const judge = () => showVerdict(status, connection);
+const judge = () => showVerdict(status, connection, rate);
+
+/** Of a proxy that has stopped nothing can be done, and nothing is known but what was. */
+const setStopped = isStopped => {
+  byId('page').classList.toggle('stopped', isStopped);
+  for (const part of byId('page').children) part.inert = isStopped && part.id !== 'verdict';
+  if (!isStopped) return;
+  [rate, status] = [null, status && {...status, stopped: true}];
+  showCapture(null);
+  if (status) showAccounts(status);
+};
 
 const setConnection = state => {
   if (state === 'waiting' && connection === 'stopped') return;
@@ -28,8 +39,8 @@ const setConnection = state => {
   place.hidden = false;
   wear(place, `connection ${state}`);
   say(place, WORDS[state]);
+  setStopped(state === 'stopped');
   judge();
-  if (state === 'live') lookAtCapture();
 };
 
 const open = () => {
@@ -42,9 +53,8 @@ const setStatus = latest => {
   open();
   showPlace(status);
   showNotes(status);
-  showAccounts(status.accounts);
+  showAccounts(status);
   requests.setStatus(status);
-  if (status.capture) lookAtCapture();
   judge();
 };
 
@@ -55,8 +65,20 @@ const lock = () => {
   document.title = 'pleo-proxy';
 };
 
+const setRate = latest => {
+  rate = latest;
+  showRate(rate);
+  judge();
+};
+
+/** Another run of the proxy counts from nothing. */
+const beginRun = () => {
+  clearCharts();
+  requests.draw();
+};
+
 const handlers = {
-  status: setStatus, stats: showStats, rate: showRate,
+  status: setStatus, stats: showStats, rate: setRate, capture: showCapture, run: beginRun,
   page: page => requests.addPage(page), entries: entries => requests.add(entries), lost: lost => requests.addLost(lost),
 };
 
@@ -85,6 +107,7 @@ startAccounts();
 startCharts();
 startEvidence(() => live.filter);
 setInterval(() => {
+  if (status && !document.hidden) judge();
   if (stoppedAt !== null) say(byId('connection'), `stopped ${relative(stoppedAt)}`);
 }, 1000);
 await begin();

@@ -238,7 +238,7 @@ pub struct CaptureBody {
 }
 
 /// `GET /api/capture`.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct CaptureState {
     /// True while headers and bodies are kept.

@@ -4,6 +4,7 @@
 import {run} from './harness.mjs';
 import './accessible.mjs';
 import './attack.mjs';
+import './current.mjs';
 import './journey.mjs';
 import './load.mjs';
 import './states.mjs';
