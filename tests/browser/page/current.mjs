@@ -26,11 +26,11 @@ test('a_wait_that_pleo_asks_for_is_the_verdict_while_it_lasts', async () => {
 });
 
 test('a_pace_that_is_used_up_is_the_verdict', async () => {
-  const proxy = await Proxy.start('upstream.pace = "3/min"');
+  const proxy = await Proxy.start('upstream.pace = "1/min"');
   const {page, close} = await openPage(proxy);
   await verdictIs(page, /will work/);
-  await proxy.send(3);
-  await verdictIs(page, /^default: pace of 3\/min reached$/);
+  await proxy.send(1);
+  await verdictIs(page, /^default: pace of 1\/min reached$/);
   await toneIs(page, 'warn');
   await close();
   await proxy.end();
