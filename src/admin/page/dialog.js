@@ -8,15 +8,23 @@ import {byId, h} from './dom.js';
  */
 export const ask = ({title, body, agree, sure = false}) => new Promise(done => {
   const dialog = byId('dialog');
-  const end = value => () => { dialog.returnValue = value; dialog.close(value); };
+  const end = answer => {
+    dialog.removeEventListener('cancel', cancelled);
+    dialog.removeEventListener('close', closed);
+    dialog.close();
+    done(answer);
+  };
+  const cancelled = () => end(false);
+  // The event comes late: it may be of the question before, which a quick person has closed.
+  const closed = () => { if (!dialog.open) end(false); };
   dialog.replaceChildren(
     h('h2', {id: 'dialog-title'}, title),
     ...body.map(part => (typeof part === 'string' ? h('p', {}, part) : part)),
     h('div', {class: 'do'},
-      h('button', {type: 'button', onclick: end('no'), autofocus: true}, 'Cancel'),
-      h('button', {type: 'button', class: sure ? 'danger' : 'primary', onclick: end('yes')}, agree)),
+      h('button', {type: 'button', onclick: () => end(false), autofocus: true}, 'Cancel'),
+      h('button', {type: 'button', class: sure ? 'danger' : 'primary', onclick: () => end(true)}, agree)),
   );
-  dialog.returnValue = 'no';
-  dialog.addEventListener('close', () => done(dialog.returnValue === 'yes'), {once: true});
+  dialog.addEventListener('cancel', cancelled);
+  dialog.addEventListener('close', closed);
   dialog.showModal();
 });
