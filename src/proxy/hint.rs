@@ -10,6 +10,11 @@ use crate::oauth::token::retry_after;
 /// Says in one line why Pleo refused a request and what to do.
 const HINT_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-hint");
 
+/// The same for every answer, so that it costs nothing: the page has the number.
+const NEAR_LIMIT: HeaderValue = HeaderValue::from_static(
+    "500 or more requests within a minute; Pleo allows 600 and recommends at most 500; send fewer, or set upstream.pace = \"500/min\"",
+);
+
 /// A request that Pleo refused.
 pub(super) struct Refused<'a> {
     pub(super) method: &'a Method,
@@ -19,17 +24,10 @@ pub(super) struct Refused<'a> {
     pub(super) sent_again: bool,
 }
 
-/// Says that the account comes near Pleo's limit of requests a minute.
+/// Says that the account comes near Pleo's limit of requests a minute (600, recommended 500).
 pub(super) fn near_limit(headers: &mut HeaderMap, account: &Account) {
-    let sent = account.rate.latest();
-    if sent >= rate::RECOMMENDED {
-        let (limit, recommended) = (rate::LIMIT, rate::RECOMMENDED);
-        let hint = format!(
-            "{sent} requests within a minute; Pleo allows {limit} and recommends at most {recommended}; send fewer, or set upstream.pace = \"{recommended}/min\""
-        );
-        if let Ok(hint) = HeaderValue::try_from(hint) {
-            headers.insert(HINT_HEADER, hint);
-        }
+    if account.rate.latest() >= rate::RECOMMENDED {
+        headers.insert(HINT_HEADER, NEAR_LIMIT);
     }
 }
 

@@ -145,6 +145,6 @@ async fn an_account_near_the_rate_limit_is_told_with_every_answer() {
     let told = proxy.get("/v1/introspect").await;
     assert_eq!(told.status(), 200);
     let hint = told.headers()["pleo-proxy-hint"].to_str().unwrap();
-    assert!(hint.starts_with("500 requests within a minute"), "{hint}");
+    assert!(hint.starts_with("500 or more requests within a minute"), "{hint}");
     assert!(hint.contains("600") && hint.contains("upstream.pace"), "{hint}");
 }
