@@ -206,7 +206,7 @@ impl RequestLog {
     fn keep(&self, ring: &mut Ring, records: Records) {
         let now = self.now();
         for record in records {
-            let ended = ring.number(record);
+            let ended = ring.number(Box::new(record));
             if let Some(lines) = &self.lines {
                 lines.add(&self.renderer.finish(self.renderer.ended(&ended, now)));
             }
@@ -214,9 +214,9 @@ impl RequestLog {
         }
     }
 
-    fn count(&self, records: &[Box<Record>]) {
+    fn count(&self, records: &[Record]) {
         let (now, seconds) = (self.now(), self.seconds());
-        let asked = records.iter().map(|record| (&**record, render::operation(&record.arrival)));
+        let asked = records.iter().map(|record| (record, render::operation(&record.arrival)));
         let asked: Vec<_> = asked.collect();
         self.metrics.lock().add(&asked);
         let (mut stats, mut senders) = (self.stats.lock(), self.senders.lock());

@@ -25,8 +25,9 @@ const MAX_ENDED_BYTES: usize = 16 * 1024 * 1024;
 /// Callers of one worker whose programs are to be looked up, at most. Programs of more are unknown.
 const MAX_CLIENTS: usize = 256;
 
-/// Records as they go on to the log: each is large, and stays where it is.
-pub type Records = Vec<Box<Record>>;
+/// Records as they go on to the log, by value: a box that one thread allocates and another frees
+/// costs both of them more than the copy.
+pub type Records = Vec<Record>;
 
 /// The recorders of all workers.
 #[derive(Debug)]
@@ -188,7 +189,7 @@ impl Recorder {
         }
         let is_first = ended.records.is_empty();
         ended.bytes += size;
-        ended.records.push(record);
+        ended.records.push(*record);
         drop(ended);
         if is_first {
             self.shared.ended.notify_one();
