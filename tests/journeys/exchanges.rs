@@ -111,7 +111,7 @@ async fn every_answer_names_its_request_and_the_log_has_it_by_that_name() {
     assert!(of(&first) > *numbers.iter().max().unwrap() && of(&second) > of(&first));
     let logs = stdout(&setup.workspace.run(&["logs", "-n", "100"]));
     for (kind, _, response) in &answers {
-        assert!(logs.contains(&format!("  {}", id(response))), "{kind}: {logs}");
+        assert!(logs.contains(&format!(" {} ", id(response))), "{kind}: {logs}");
     }
 }
 
