@@ -312,7 +312,10 @@ const TO_FILE: &str = "[log]\nrequests = \"requests.jsonl\"\n";
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
+    // What stands behind the last line break is being written, or taken back.
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    whole
+        .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
         .collect()
 }
