@@ -100,6 +100,11 @@ impl Exchange {
         });
     }
 
+    /// Nothing of the request was written: the connection had been closed.
+    pub fn not_sent(&mut self) {
+        self.note(|record| record.sends = record.sends.saturating_sub(1));
+    }
+
     /// The head of a response of the API is there.
     pub fn head_received(&mut self) {
         self.note(|record| record.times.head = Some(record.arrival.at.elapsed()));

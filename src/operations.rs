@@ -16,7 +16,7 @@ static OPERATIONS: [Operation; COUNT] = read(TABLE);
 /// More slashes than in any path of the table.
 const MAX_SLASHES: usize = 8;
 const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
-static SHELVES: Shelves = Shelves::of(&OPERATIONS);
+static GROUPS: Groups = Groups::of(&OPERATIONS);
 
 /// All operations, in the order of the table: the first one has the index 0.
 pub static ALL: &[Operation] = &OPERATIONS;
@@ -123,15 +123,15 @@ pub fn find(method: &Method, path: &str) -> Option<&'static Operation> {
         Method::DELETE => 3,
         _ => return None,
     };
-    SHELVES.shelf(method, slashes(path)?).find(|operation| operation.fits(path))
+    GROUPS.group(method, slashes(path)?).find(|operation| operation.fits(path))
 }
 
 /// The operations that a path has, one a method.
 pub fn on_path(path: &str) -> impl Iterator<Item = &'static Operation> {
     let slashes = slashes(path);
-    let on_shelves =
-        (0..METHODS.len()).filter_map(move |method| Some(SHELVES.shelf(method, slashes?)));
-    on_shelves.filter_map(move |mut shelf| shelf.find(|operation| operation.fits(path)))
+    let in_groups =
+        (0..METHODS.len()).filter_map(move |method| Some(GROUPS.group(method, slashes?)));
+    in_groups.filter_map(move |mut group| group.find(|operation| operation.fits(path)))
 }
 
 /// The operation of this text form.
@@ -141,37 +141,37 @@ pub fn named(name: &str) -> Option<&'static Operation> {
 }
 
 /// Numbers of operations, those with the same method and as many slashes together.
-struct Shelves {
+struct Groups {
     order: [u8; COUNT],
     /// Where each begins; it ends where the next begins.
     starts: [u8; METHODS.len() * MAX_SLASHES + 1],
 }
 
-impl Shelves {
+impl Groups {
     const fn of(operations: &[Operation; COUNT]) -> Self {
         let mut all = Self { order: [0; COUNT], starts: [0; METHODS.len() * MAX_SLASHES + 1] };
-        let (mut shelf, mut filled) = (0, 0);
-        while shelf < METHODS.len() * MAX_SLASHES {
-            all.starts[shelf] = filled as u8;
+        let (mut group, mut filled) = (0, 0);
+        while group < METHODS.len() * MAX_SLASHES {
+            all.starts[group] = filled as u8;
             let mut at = 0;
             while at < COUNT {
                 let it = &operations[at];
-                if method_number(it.method) * MAX_SLASHES + it.slashes as usize == shelf {
+                if method_number(it.method) * MAX_SLASHES + it.slashes as usize == group {
                     all.order[filled] = at as u8;
                     filled += 1;
                 }
                 at += 1;
             }
-            shelf += 1;
+            group += 1;
         }
-        assert!(filled == COUNT, "every operation is on one shelf");
-        all.starts[shelf] = filled as u8;
+        assert!(filled == COUNT, "every operation is in one group");
+        all.starts[group] = filled as u8;
         all
     }
 
-    fn shelf(&self, method: usize, slashes: usize) -> impl Iterator<Item = &'static Operation> {
-        let shelf = method * MAX_SLASHES + slashes;
-        let range = usize::from(self.starts[shelf])..usize::from(self.starts[shelf + 1]);
+    fn group(&self, method: usize, slashes: usize) -> impl Iterator<Item = &'static Operation> {
+        let group = method * MAX_SLASHES + slashes;
+        let range = usize::from(self.starts[group])..usize::from(self.starts[group + 1]);
         self.order[range].iter().map(|number| &OPERATIONS[usize::from(*number)])
     }
 }

@@ -272,6 +272,11 @@ impl ForwardedRequest<'_> {
                 Ok(Ok(UpstreamResponse { response, connection }))
             }
             Err(SendError::Failed(_)) if self.body.failed() => Err(reply::body_failed()),
+            Err(SendError::Unsent) => {
+                lease.uncount_send();
+                self.exchange.not_sent();
+                Ok(Err(SendError::Unsent))
+            }
             Err(error) => Ok(Err(error)),
         }
     }

@@ -87,6 +87,11 @@ impl Lease {
         self.account.rate.wait(self.since).is_some()
     }
 
+    /// Takes back what [`Lease::count_send`] counted: nothing was sent.
+    pub fn uncount_send(&self) {
+        self.account.rate.uncount(self.since);
+    }
+
     /// The account.
     pub fn account(&self) -> &Arc<Account> {
         &self.account

@@ -59,6 +59,17 @@ impl Rate {
         }
     }
 
+    /// Takes back a request that was counted at `counted` and turned out not to have been sent.
+    pub fn uncount(&self, counted: u64) {
+        let slot = counted / SLOT;
+        let taken = |packed| match unpack(packed) {
+            (number, count) if number == slot && count > 0 => Some(pack(slot, count - 1)),
+            // Its minute is over.
+            _ => None,
+        };
+        let _ = self.place(slot).fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+    }
+
     /// What the latest request was told: how many there were within the minute before it.
     pub fn latest(&self) -> u32 {
         self.latest.load(Ordering::Relaxed)
@@ -133,6 +144,23 @@ mod tests {
         assert_eq!(rate.last_minute(START + 60_000), 695);
         assert_eq!(rate.last_minute(START + 95_000), 0);
         assert_eq!(rate.count(START + 200_000), 1);
+    }
+
+    #[test]
+    fn a_request_that_was_not_sent_is_not_counted() {
+        let rate = Rate::default();
+        for _ in 0..3 {
+            rate.count(START);
+        }
+        rate.uncount(START);
+        assert_eq!(rate.last_minute(START), 2);
+        assert_eq!(rate.last_minute(START + 30_000), 2);
+        rate.uncount(START - 60_000);
+        assert_eq!(rate.last_minute(START), 2, "that minute is over");
+        for _ in 0..5 {
+            rate.uncount(START);
+        }
+        assert_eq!(rate.last_minute(START), 0);
     }
 
     #[test]

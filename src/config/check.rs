@@ -48,9 +48,13 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
         reader.invalid(given(reader, ["listen.admin", "listen.api"]), problem);
     }
     if config.tokens.drain > config.tokens.hold {
-        let problem = "is too long: tokens.drain must not be longer than tokens.hold; requests wait for the drain and \
-                       the token request together, 2s and 15s by default";
-        reader.invalid(given(reader, ["tokens.drain", "tokens.hold"]), problem);
+        let setting = given(reader, ["tokens.drain", "tokens.hold"]);
+        let how = if setting == "tokens.hold" { "short" } else { "long" };
+        let problem = format!(
+            "is too {how}: tokens.drain must not be longer than tokens.hold; requests wait for the drain and the \
+             token request together, 2s and 15s by default"
+        );
+        reader.invalid(setting, problem);
     }
     if config.environment() != Environment::Sandbox && config.tokens.idle_refresh < MIN_IDLE_REFRESH
     {

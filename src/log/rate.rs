@@ -99,7 +99,7 @@ impl Senders {
         let (client, sends) = (&record.arrival.client, u32::from(record.sends));
         let impatient = if record.is_impatient { sends } else { 0 };
         if client.is_looked_up() {
-            return self.settle(account, client, now, (sends, impatient));
+            return self.count_for(account, client, now, (sends, impatient));
         }
         let is_same = |last: &&mut Unnamed| {
             Arc::ptr_eq(&last.client, client) && last.account == *account && last.at == now
@@ -123,11 +123,11 @@ impl Senders {
         };
         let due: Vec<_> = self.unnamed.extract_if(.., is_due).collect();
         for Unnamed { client, account, at, sends, impatient } in due {
-            self.settle(&account, &client, at, (sends, impatient));
+            self.count_for(&account, &client, at, (sends, impatient));
         }
     }
 
-    fn settle(
+    fn count_for(
         &mut self,
         account: &AccountName,
         client: &Client,

@@ -4,32 +4,11 @@
 use crate::support;
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Method;
 use serde_json::json;
-use support::{Caller, Events, Proxy, Upstream, setup};
-
-fn send(proxy: &Proxy, count: usize) {
-    let mut caller = Caller::of(proxy);
-    for number in 0..count {
-        assert_eq!(caller.get(&format!("/v1/n/{number}")).status, 200);
-    }
-}
-
-async fn last_seq(proxy: &Proxy) -> u64 {
-    proxy.admin_json("/api/requests?limit=0").await["last_seq"].as_u64().unwrap()
-}
-
-async fn wait_for_seq(proxy: &Proxy, seq: u64) {
-    for _ in 0..500 {
-        if last_seq(proxy).await >= seq {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{seq} exchanges were not logged");
-}
+use support::{Events, Proxy, Upstream, setup};
 
 fn counted(to: u64) -> Vec<u64> {
     (1..=to).collect()
@@ -101,7 +80,7 @@ async fn readers_that_come_back_miss_nothing_and_get_nothing_twice() {
     let (first, second) = thread::scope(|scope| {
         let readers = (scope.spawn(faithful), scope.spawn(restless));
         for _ in 0..4 {
-            scope.spawn(|| send(proxy, count / 4));
+            scope.spawn(|| proxy.send_numbered(count / 4));
         }
         (readers.0.join().unwrap(), readers.1.join().unwrap())
     });
@@ -113,14 +92,14 @@ async fn readers_that_come_back_miss_nothing_and_get_nothing_twice() {
 async fn a_reader_that_leaves_before_anything_happened_misses_nothing_either() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
-    send(&setup.proxy, 3);
-    wait_for_seq(&setup.proxy, 3).await;
+    setup.proxy.send_numbered(3);
+    setup.proxy.wait_for_seq(3).await;
     let mut events = Events::open(&setup.proxy, "", None);
     events.next_named("status");
     let last = events.last_id.take().expect("a position from the start");
     drop(events);
-    send(&setup.proxy, 4);
-    wait_for_seq(&setup.proxy, 7).await;
+    setup.proxy.send_numbered(4);
+    setup.proxy.wait_for_seq(7).await;
     assert_eq!(Events::open(&setup.proxy, "", Some(&last)).seqs(4), [4, 5, 6, 7]);
 }
 
@@ -132,7 +111,7 @@ async fn what_was_overwritten_is_told_and_only_that() {
     let run = events.next().unwrap().data["run"].as_str().unwrap().to_owned();
     // A reader whose filter chooses nothing of it gets on all the same.
     for number in 1..=10 {
-        send(&setup.proxy, 5);
+        setup.proxy.send_numbered(5);
         while events.last_id != Some(format!("{run}.{}", number * 5)) {
             assert!(events.read_chunk().unwrap());
             while let Some(event) = events.buffered() {
@@ -158,8 +137,8 @@ async fn what_was_overwritten_is_told_and_only_that() {
 async fn whoever_knows_another_run_starts_from_the_beginning() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "").await;
-    send(&setup.proxy, 3);
-    wait_for_seq(&setup.proxy, 3).await;
+    setup.proxy.send_numbered(3);
+    setup.proxy.wait_for_seq(3).await;
     for other in ["?last=000000.77", "?last=000000.1"] {
         assert_eq!(Events::open(&setup.proxy, other, None).seqs(3), [1, 2, 3], "{other}");
     }
@@ -168,7 +147,7 @@ async fn whoever_knows_another_run_starts_from_the_beginning() {
     for odd in ["nonsense".to_owned(), format!("{run}.{}", u64::MAX)] {
         let mut events = Events::open(&setup.proxy, "", Some(&odd));
         events.next_named("status");
-        let next = last_seq(&setup.proxy).await + 1;
+        let next = setup.proxy.last_seq().await + 1;
         setup.caller().get("/v1/x");
         assert_eq!(events.seqs(1), [next], "{odd}");
     }
@@ -197,15 +176,15 @@ async fn readers_that_stop_reading_block_nobody_and_cost_bounded_memory() {
     let upstream = Upstream::ok();
     let setup = setup(&upstream, "[inspect]\nrequests = 500\n").await;
     let proxy = &setup.proxy;
-    send(proxy, 1000);
+    proxy.send_numbered(1000);
     let before = resident(proxy);
     let idle: Vec<_> = (0..20).map(|_| Events::open(proxy, "", None)).collect();
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| send(proxy, 1500));
+            scope.spawn(|| proxy.send_numbered(1500));
         }
     });
-    wait_for_seq(proxy, 7000).await;
+    proxy.wait_for_seq(7000).await;
     let grown = resident(proxy).saturating_sub(before);
     assert!(grown < 24 * 1024 * 1024, "{grown} bytes for 20 readers");
     let mut reading = Events::open(proxy, "", None);
@@ -226,7 +205,7 @@ async fn a_reader_under_load_still_hears_of_the_state() {
             (0..2).map(|_| events.next_named("rate").data).last()
         });
         while !events.is_finished() {
-            send(proxy, 200);
+            proxy.send_numbered(200);
         }
         events.join().unwrap();
     });
@@ -240,7 +219,7 @@ async fn the_stream_ends_with_the_last_exchanges_when_the_proxy_ends() {
     events.next_named("status");
     let mut silent = Events::open(&setup.proxy, "", None);
     silent.next_named("status");
-    send(&setup.proxy, 3);
+    setup.proxy.send_numbered(3);
     let ended = setup.proxy.admin(Method::POST, "/api/shutdown", None).await;
     assert!(ended.status().is_success(), "{}", ended.status());
     assert_eq!(events.seqs(3), [1, 2, 3]);

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::http1::read_head;
-use super::{Proxy, TIMEOUT};
+use super::{Caller, Proxy, TIMEOUT};
 
 impl Proxy {
     /// A JSON body of the admin listener.
@@ -51,6 +51,29 @@ impl Proxy {
             assert!(start.elapsed() < TIMEOUT, "{} of {count} chosen by {filter}", found.len());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Sends so many requests, one after another on one connection, to targets that count up.
+    pub fn send_numbered(&self, count: usize) {
+        let mut caller = Caller::of(self);
+        for number in 0..count {
+            assert_eq!(caller.get(&format!("/v1/n/{number}")).status, 200);
+        }
+    }
+
+    /// The number of the newest exchange in the log.
+    pub async fn last_seq(&self) -> u64 {
+        self.admin_json("/api/requests?limit=0").await["last_seq"].as_u64().unwrap()
+    }
+
+    /// Waits until the log has so many exchanges, and no more.
+    pub async fn wait_for_seq(&self, seq: u64) {
+        let start = Instant::now();
+        while self.last_seq().await < seq {
+            assert!(start.elapsed() < TIMEOUT, "{seq} exchanges were not logged");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(self.last_seq().await, seq);
     }
 
     /// Keeps headers and bodies from now on.
