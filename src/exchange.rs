@@ -406,6 +406,22 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_wrote_nothing_is_no_sending() {
+        let sends = |unsent: bool| {
+            let records = ended(|activity, _| {
+                let mut exchange = Exchange::begin(activity, &request("/v1/x"));
+                exchange.sending(false);
+                if unsent {
+                    exchange.not_sent();
+                }
+                exchange.sending(false);
+            });
+            records[0].sends
+        };
+        assert_eq!((sends(true), sends(false)), (1, 2));
+    }
+
+    #[test]
     fn headers_and_bodies_are_kept_only_within_the_window_and_of_its_account() {
         let captured = |account: &str, window: Option<capture::Window>| {
             let records = ended(|activity, recorders| {
