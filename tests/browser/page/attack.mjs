@@ -1,7 +1,9 @@
 // What callers and Pleo write is shown as they wrote it: no part of it is ever run, and none changes the page.
 
 import assert from 'node:assert/strict';
+import {readFileSync} from 'node:fs';
 import {request as send} from 'node:http';
+import path from 'node:path';
 import {openPage, Proxy, test, until, untroubled, verdictIs} from './harness.mjs';
 
 const MARKUP = [
@@ -100,6 +102,67 @@ test('the_page_is_small_and_loads_nothing_from_elsewhere', async () => {
     }
   });
   assert.equal(outcome, 'TypeError', 'Trusted Types stop markup made of text');
+  await close();
+  await proxy.end();
+});
+
+/** A secret as callers write it into what they should not. */
+const WRITINGS = {
+  raw: secret => secret,
+  percent: secret => [...Buffer.from(secret)].map(byte => `%${byte.toString(16).padStart(2, '0')}`).join(''),
+  base64: secret => Buffer.from(`id:${secret}`).toString('base64'),
+  hex: secret => Buffer.from(secret).toString('hex'),
+};
+
+test('no_token_is_in_the_page_whatever_callers_do_with_it', async () => {
+  const proxy = await Proxy.start();
+  const record = () => JSON.parse(readFileSync(path.join(store, 'default.json'), 'utf8')).record.grant;
+  const {store} = await proxy.status();
+  const secrets = [];
+  for (const refresh of [false, true]) {
+    if (refresh) await proxy.call('/api/accounts/default/refresh?force=true', {method: 'POST'});
+    const {access_token: access, refresh_token: renewal} = record();
+    secrets.push(access, renewal);
+  }
+  secrets.push(proxy.key, 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw');
+  assert.ok(secrets.every(secret => secret.length >= 16) && new Set(secrets).size === 6, 'six secrets');
+  await proxy.call('/api/capture', {method: 'POST', body: {for_s: 600, account: null}});
+  const {page, troubles, close} = await openPage(proxy);
+  await verdictIs(page, /will work/);
+  let sent = 0;
+  for (const secret of secrets) {
+    for (const write of Object.values(WRITINGS)) {
+      for (const way of Object.values(WAYS)) sent += Number(await deliver(proxy.api, way(write(secret))));
+    }
+  }
+  assert.ok(sent > 120, `only ${sent} arrived`);
+  const grid = page.locator('#grid');
+  await until('they are shown', async () => Number(await grid.getAttribute('aria-rowcount')) > 100);
+  await grid.focus();
+  await page.keyboard.press('Home');
+  await page.keyboard.press('Enter');
+  await page.locator('#detail').getByText('Arrived').waitFor();
+  await grid.focus();
+  // Searched as it is, and with each writing of each secret: the page decodes nothing.
+  const shown = new Set();
+  const search = async () => {
+    const html = await page.evaluate(() => document.documentElement.outerHTML);
+    shown.add(html.length);
+    for (const secret of secrets) {
+      for (const [name, write] of Object.entries(WRITINGS)) {
+        const written = write(secret);
+        assert.ok(!html.toLowerCase().includes(written.slice(0, 24).toLowerCase()), `${secrets.indexOf(secret)} as ${name}`);
+      }
+    }
+  };
+  for (let n = 0; n < 130; n++) {
+    await until('the details are there', async () => (await page.locator('#detail h4').count()) > 1 || (await page.locator('#detail .problem').count()) > 0);
+    await search();
+    await page.keyboard.press('ArrowDown');
+  }
+  assert.ok(shown.size >= 15, `${shown.size} different pages were searched`);
+  assert.ok((await page.content()).includes('[redacted]'), 'what was taken out was there');
+  untroubled(troubles, /status of (400|404|409)/);
   await close();
   await proxy.end();
 });
