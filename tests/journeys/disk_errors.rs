@@ -121,6 +121,7 @@ async fn a_folder_without_fsync_is_reported_once_and_works() {
         assert!(faulty.end().contains("(INJECTED)"));
         assert_eq!(record(&workspace).generation, number as u64 + 2, "{errno}");
     }
+    proxy.wait_for_log("cannot make a folder durable");
     assert_eq!(proxy.log().matches("cannot make a folder durable").count(), 1, "{}", proxy.log());
     assert_eq!(proxy.get("/v1/companies").await.status(), 200);
 }

@@ -5,7 +5,7 @@
 use crate::support::{self, strace};
 
 use strace::{Faulty, may_trace};
-use support::{Caller, Setup, Upstream, as_nobody, setup, wait_until};
+use support::{Caller, Setup, Upstream, as_nobody, setup};
 
 fn answer_to_nobody(address: &str) -> Option<String> {
     let output =
@@ -31,7 +31,7 @@ async fn another_user_is_refused_by_both_listeners_and_named_in_the_log() {
         assert!(response.contains("guard.peer_check"), "{response}");
     }
     assert!(upstream.requests().is_empty());
-    wait_until("who was refused is told", || setup.proxy.log().contains("uid=65534"));
+    setup.proxy.wait_for_log("uid=65534");
     assert_eq!(setup.caller().get("/v1/x").status, 200, "its own user is served");
 }
 
@@ -95,6 +95,7 @@ async fn a_kernel_that_does_not_say_who_calls_is_told_to_the_caller_the_log_and_
     assert_eq!(setup.caller().get("/v1/x").status, 200, "as soon as it is said again");
     let notes = setup.proxy.status().await["notes"].to_string();
     assert!(notes.contains("callers were refused: the kernel does not say"), "{notes}");
+    setup.proxy.wait_for_log("callers are refused");
     assert_eq!(
         setup.proxy.log().matches("callers are refused").count(),
         1,

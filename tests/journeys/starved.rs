@@ -151,6 +151,7 @@ async fn other_users_are_refused_without_filling_the_log_or_the_connection_limit
     let Some(mut told) = as_nobody(told[0], &told[1..]) else { return };
     let codes = String::from_utf8(told.output().unwrap().stdout).unwrap();
     assert_eq!(codes.matches("403 ").count(), 300, "{codes}");
+    proxy.wait_for_log("a program of another user was turned away");
     let lines = proxy.log().matches("a program of another user was turned away").count();
     assert!((1..10).contains(&lines), "{lines} lines of 300");
     let silent =
@@ -174,7 +175,7 @@ async fn a_drain_is_reported_and_a_second_signal_ends_it_at_once() {
         .unwrap();
     wait_until("the request is under way", || sandbox.counters().api_requests > 0);
     proxy.signal("TERM");
-    wait_until("it drains", || proxy.log().contains("ending"));
+    proxy.wait_for_log("ending");
     let ready = proxy.http.get(format!("{}/ready", proxy.admin)).send().await.unwrap();
     assert_eq!(
         (ready.status().as_u16(), text(&ready.json::<Value>().await.unwrap()["status"])),
@@ -186,7 +187,7 @@ async fn a_drain_is_reported_and_a_second_signal_ends_it_at_once() {
     proxy.signal("TERM");
     assert_eq!(proxy.child.wait().unwrap().code(), Some(1));
     assert!(second.elapsed() < pleo_proxy::server::DRAIN / 2, "it waited for the drain");
-    assert!(proxy.log().contains("ended at once"), "{}", proxy.log());
+    proxy.wait_for_log("ended at once");
     assert_eq!(
         std::fs::read_dir(workspace.state().join("run")).unwrap().count(),
         0,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pleo_proxy::sandbox::Sandbox;
-use support::{Proxy, TIMEOUT, Workspace, sandbox, wait_until};
+use support::{Proxy, TIMEOUT, Workspace, sandbox};
 
 /// A place beside its sandbox, and the socket's path in it.
 async fn workspace() -> (Sandbox, Workspace, PathBuf) {
@@ -57,7 +57,7 @@ async fn a_unix_socket_serves_behind_the_same_guard_and_is_gone_afterwards() {
     let response = companies(&socket);
     assert!(response.starts_with("HTTP/1.1 200") && response.contains("\"data\""), "{response}");
     let told = format!("process={} program=\"", std::process::id());
-    wait_until("who connected is told", || proxy.log().contains(&told));
+    proxy.wait_for_log(&told);
     let before = sandbox.counters().api_requests;
     for (head, code) in [
         ("GET /v1/companies HTTP/1.1\r\nHost: evil.example", "forbidden_host"),
@@ -164,5 +164,5 @@ async fn another_user_is_refused_even_where_the_modes_would_let_it_in() {
         "{response}"
     );
     assert_eq!(sandbox.counters().api_requests, before);
-    wait_until("who was refused is told", || proxy.log().contains("uid=65534"));
+    proxy.wait_for_log("uid=65534");
 }

@@ -142,11 +142,8 @@ async fn unsaved_tokens_are_used_reported_and_locked_until_they_are_saved() {
     assert_eq!(sibling.force_refresh("default").await["outcome"], "failed");
     let why = text(&sibling.account("default").await["why"]);
     assert!(why.contains(&format!("process {} holds the lock", proxy.child.id())), "{why}");
-    let log = proxy.log();
-    assert!(
-        log.contains("the new pair is in memory only") && log.contains("still unsaved"),
-        "{log}"
-    );
+    proxy.wait_for_log("the new pair is in memory only");
+    proxy.wait_for_log("still unsaved");
 
     mode(&workspace.state(), 0o700);
     proxy.wait_for_account("default", |account| account["state"] == "connected").await;

@@ -411,7 +411,7 @@ async fn a_disk_that_hangs_or_is_full_stops_no_request_and_no_reader() {
     let Some(full) = attach("inject=write:error=ENOSPC") else { return };
     setup.proxy.send_numbered(4);
     setup.proxy.wait_for_seq(210).await;
-    wait_until("it is told", || setup.proxy.log().contains("log.requests"));
+    setup.proxy.wait_for_log("log.requests");
     drop(full);
     wait_until("later ones are written", || {
         setup.proxy.send_numbered(1);

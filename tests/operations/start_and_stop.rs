@@ -39,7 +39,7 @@ async fn the_ready_line_names_both_addresses() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
     let proxy = workspace.serve();
-    wait_until("the ready line", || proxy.log().contains("pleo-proxy is ready"));
+    proxy.wait_for_log("pleo-proxy is ready");
     let log = proxy.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("is ready")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -115,12 +115,12 @@ async fn a_second_signal_ends_at_once_and_says_what_may_be_lost() {
         let (mut proxy, request) = busy(&workspace, &sandbox).await;
         sandbox.set_faults(Faults { latency_ms: 60_000, ..Faults::default() });
         proxy.signal(first);
-        wait_until("it drains", || proxy.log().contains("ending"));
+        proxy.wait_for_log("ending");
         // Twice in the same moment is once.
         tokio::time::sleep(Duration::from_millis(150)).await;
         proxy.signal(second);
         assert_eq!(proxy.child.wait().unwrap().code(), Some(FAILED));
-        wait_until("its last word", || proxy.log().contains("may need a login"));
+        proxy.wait_for_log("may need a login");
         assert!(modes(&workspace.state().join("run")).is_empty(), "the run file is gone");
         assert!(request.await.unwrap().is_err());
         sandbox.set_faults(Faults::default());
@@ -191,7 +191,7 @@ async fn the_start_says_what_is_missing_in_words_that_can_be_pasted() {
     let mine = ["--config", "my own.toml", "--set", "default_account=acme"];
     let proxy = workspace.serve_with(&mine);
     let advice = "pleo-proxy --config 'my own.toml' --set default_account=acme login acme";
-    wait_until("the advice", || proxy.log().contains(advice));
+    proxy.wait_for_log(advice);
     assert!(!ready_fix(&proxy).await.is_null());
     let nobody = workspace.run(&[&["status"], &mine[..]].concat());
     assert!(stdout(&nobody).contains("pleo-proxy --config 'my own.toml'"), "{}", stdout(&nobody));
@@ -201,13 +201,11 @@ async fn the_start_says_what_is_missing_in_words_that_can_be_pasted() {
     drop(proxy);
     // What a login ended as is more than that one is missing.
     let again = workspace.serve_with(&mine);
-    wait_until("the account's reason", || {
-        again.log().contains("No account can serve requests: account acme needs a login")
-    });
-    assert!(again.log().contains(advice), "{}", again.log());
+    again.wait_for_log("No account can serve requests: account acme needs a login");
+    again.wait_for_log(advice);
     drop(again);
     let served = workspace.serve_with(&[&mine[..], &["--set", "client.id="]].concat());
-    wait_until("the setting", || served.log().contains("client.id is not set"));
+    served.wait_for_log("client.id is not set");
     assert!(
         !served.log().contains("is connected yet"),
         "a login is not the next step: {}",

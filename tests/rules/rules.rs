@@ -17,7 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use support::{
     After, NO_REFRESH_AHEAD, Proxy, TIMEOUT, Upstream, Workspace, sandbox, sandbox_config,
-    slow_token_response, text, token_posts, wait_until, write_private,
+    slow_token_response, text, token_posts, write_private,
 };
 
 async fn connected(sandbox: &Sandbox, account: &str) -> (Workspace, Proxy) {
@@ -162,7 +162,7 @@ async fn every_refresh_is_logged_with_reason_and_outcome_but_without_tokens() {
     );
     assert!(last["ms"].is_u64() && last["at"].is_string(), "{last}");
     // Lines are written by a thread of their own.
-    wait_until("the refusal is logged", || proxy.log().contains("invalid_grant"));
+    proxy.wait_for_log("invalid_grant");
     let log = proxy.log();
     for told in [
         "refresh sent account=default reason=\"asked\" generation=1",

@@ -35,6 +35,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pleo_proxy::sandbox::{Options, Sandbox};
@@ -161,6 +162,8 @@ pub struct Proxy {
     pub key: String,
     pub http: reqwest::Client,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end; None where the test has the other end itself.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -169,15 +172,14 @@ impl Proxy {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stdout, sink) = (child.stdout.take().unwrap(), log.clone());
-        // None where the test has the other end.
-        if let Some(mut stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|mut stderr| {
             std::thread::spawn(move || {
                 let mut buffer = [0; 4096];
                 while let Ok(read @ 1..) = stderr.read(&mut buffer) {
                     sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
                 }
-            });
-        }
+            })
+        });
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
@@ -189,12 +191,22 @@ impl Proxy {
         let key = fs::read_to_string(state.join("admin.key")).unwrap().trim().to_owned();
         let (api, admin) =
             (text(&ready["api"]), ready["admin"].as_str().unwrap_or_default().to_owned());
-        Self { child, api, admin, key, http: client(), log }
+        Self { child, api, admin, key, http: client(), log, reader }
     }
 
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until it has written this to stderr: its log is written by a thread of its own, and an
+    /// answer may come first.
+    pub fn wait_for_log(&self, words: &str) {
+        let start = Instant::now();
+        while !self.log().contains(words) {
+            assert!(start.elapsed() < TIMEOUT, "never {words:?} in\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The data listener's address.
@@ -223,7 +235,8 @@ impl Proxy {
             Some(body) => request.json(&body),
             None => request,
         };
-        request.send().await.unwrap()
+        // An archive of a thousand requests takes a debug build seconds, and more on a busy machine.
+        request.timeout(6 * TIMEOUT).send().await.unwrap()
     }
 
     pub async fn status(&self) -> Value {
@@ -279,7 +292,9 @@ impl Proxy {
     pub fn terminate(mut self) -> (ExitStatus, String) {
         self.signal("TERM");
         let status = self.child.wait().unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         (status, self.log())
     }
 
