@@ -2,8 +2,8 @@
 
 import {call, json, listen, Refusal} from './api.js';
 
-/** The proxy says something each second; after this it is called stopped, in milliseconds. */
-const SILENCE = 3000;
+/** The proxy says something each second; after this it is called stopped, in milliseconds: within 3 s with the watch below. */
+const SILENCE = 2400;
 const PAUSE = 700;
 /** Without a request log, the status alone is asked for this often. */
 const POLL = 2000;
