@@ -8,6 +8,7 @@ mod admin_client;
 mod browser;
 mod commands;
 mod context;
+mod data_listener;
 mod embedded_sandbox;
 mod exit;
 mod locate;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
@@ -69,13 +68,6 @@ pub(super) fn request_log(
             let identify = supervise("programs", &supervisor, &ending, || log.identify_programs());
             let keep = supervise("usage", &supervisor, &ending, || log.usage().clone().keep());
             tokio::join!(collect, write, identify, keep);
-        }
-    });
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be received")?;
-    let reopened = log.clone();
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            reopened.reopen_file();
         }
     });
     Ok(log)
