@@ -104,7 +104,7 @@ mod tests {
     use crate::fixtures;
 
     fn after(minutes: i64) -> (Value, Value) {
-        let mut dataset = fixtures::dataset();
+        let mut dataset = fixtures::dataset(0);
         let at = Timestamp::now() + SignedDuration::from_mins(minutes);
         expire(&mut dataset, Duration::from_secs(3600), at);
         (dataset.jobs.0[0].body.clone(), dataset.items.0[0].body.clone())

@@ -16,6 +16,8 @@ const HOURS_BETWEEN: i64 = 17;
 const LIVE_ENTRIES: u64 = 45;
 const DELETED_ENTRIES: u64 = 2;
 const SECOND_COMPANY_ENTRIES: u64 = 12;
+/// Number of the first of the entries that only [`Options::more_entries`](super::Options) adds.
+const FIRST_OF_MORE: u64 = 1_000_001;
 const PEOPLE: [(&str, &str, &str, &str); 5] = [
     ("Ada", "Byron", "Buyer", COMPANY_ID),
     ("Grace", "Hopper", "Bookkeeper", COMPANY_ID),
@@ -32,7 +34,8 @@ const VENDORS: [(&str, &str); 4] = [
     ("Rhein Röster", SECOND_COMPANY_ID),
 ];
 
-pub(crate) fn dataset() -> Dataset {
+/// The data, with so many more accounting entries of the first company.
+pub(crate) fn dataset(more_entries: u64) -> Dataset {
     let mut dataset = Dataset {
         companies: companies(),
         employees: employees(),
@@ -47,7 +50,8 @@ pub(crate) fn dataset() -> Dataset {
     };
     let first = (1..=LIVE_ENTRIES + DELETED_ENTRIES).map(|n| (n, COMPANY_ID));
     let second = (1001..=1000 + SECOND_COMPANY_ENTRIES).map(|n| (n, SECOND_COMPANY_ID));
-    for (n, company) in first.chain(second) {
+    let more = (FIRST_OF_MORE..FIRST_OF_MORE + more_entries).map(|n| (n, COMPANY_ID));
+    for (n, company) in first.chain(second).chain(more) {
         dataset.receipts.0.extend((0..receipts_of(n)).map(|k| receipt(n, k, company)));
         dataset.entries.0.push(entry(n, company));
     }
@@ -132,7 +136,7 @@ fn vendors() -> Table {
 }
 
 fn receipts_of(n: u64) -> u64 {
-    n % 3
+    if n < FIRST_OF_MORE { n % 3 } else { 0 }
 }
 
 fn entry(n: u64, company: &str) -> Row {
@@ -142,7 +146,7 @@ fn entry(n: u64, company: &str) -> Row {
     let hours = pick as i64 % 1000 * HOURS_BETWEEN;
     let receipts: Vec<String> = (0..receipts_of(n)).map(|k| receipt_id(n, k)).collect();
     let minors = 100 + n * 7919 % 90_000;
-    let deleted = company == COMPANY_ID && n > LIVE_ENTRIES;
+    let deleted = (LIVE_ENTRIES + 1..=LIVE_ENTRIES + DELETED_ENTRIES).contains(&n);
     let body = json!({
         "id": entry_id(n), "companyId": company, "employeeId": id("e3b10e00", buyers[pick % buyers.len()]),
         "family": FAMILIES[pick % FAMILIES.len()], "status": "COMPLETED",

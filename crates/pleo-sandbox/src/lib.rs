@@ -97,6 +97,8 @@ pub struct Options {
     /// Requests a minute that the API admits for each company, as Pleo's [`RATE_LIMIT`]; `None` or
     /// 0: any number.
     pub rate_limit: Option<u32>,
+    /// Accounting entries of the first company beside the usual 47, for long lists.
+    pub more_entries: u64,
     /// Answers of the API come from this recording.
     pub recording: Option<Arc<Recording>>,
     /// Faults from the start.
@@ -115,6 +117,7 @@ impl Default for Options {
             redirect_uris: Vec::new(),
             auto_consent: false,
             rate_limit: None,
+            more_entries: 0,
             recording: None,
             faults: Faults::default(),
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use data_encoding::BASE32;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -16,7 +17,6 @@ const PAGING_PARAMETERS: [&str; 6] =
     ["limit", "after", "before", "offset", "sorting_keys", "sorting_order"];
 const ORDERS: [&str; 6] =
     ["ASC", "ASC_NULLS_FIRST", "ASC_NULLS_LAST", "DESC", "DESC_NULLS_FIRST", "DESC_NULLS_LAST"];
-const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// Query parameters; names may occur more than once.
 pub(crate) struct Query(Vec<(String, String)>);
@@ -134,7 +134,8 @@ pub(crate) fn page<'a>(
 fn window(rows: &[&Row], query: &Query, limit: usize) -> Result<(usize, usize), Problem> {
     let total = rows.len();
     let place = |name: &str, cursor_text: &str| {
-        rows.iter().position(|row| cursor(&row.id) == cursor_text).ok_or_else(|| invalid(name))
+        let id = BASE32.decode(cursor_text.as_bytes()).map_err(|_| invalid(name))?;
+        rows.iter().position(|row| row.id.as_bytes() == id).ok_or_else(|| invalid(name))
     };
     match (query.get("after"), query.get("before"), query.get("offset")) {
         (None, None, None) => Ok((0, limit.min(total))),
@@ -191,16 +192,5 @@ fn value<'a>(row: &'a Row, key: &str) -> &'a str {
 
 /// The id in padded Base32, the form of Pleo's cursors.
 fn cursor(id: &str) -> String {
-    let mut encoded = String::new();
-    for group in id.as_bytes().chunks(5) {
-        let mut bits = [0; 8];
-        bits[3..3 + group.len()].copy_from_slice(group);
-        let bits = u64::from_be_bytes(bits);
-        let digits = (group.len() * 8).div_ceil(5);
-        for place in 0..8 {
-            let digit = (bits >> (35 - 5 * place)) & 31;
-            encoded.push(if place < digits { char::from(ALPHABET[digit as usize]) } else { '=' });
-        }
-    }
-    encoded
+    BASE32.encode(id.as_bytes())
 }

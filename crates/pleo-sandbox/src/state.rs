@@ -59,13 +59,14 @@ impl SandboxState {
             rate: RateLimiter::default(),
             next_subject: None,
         };
+        let dataset = Mutex::new(fixtures::dataset(options.more_entries));
         Self {
             options,
             issuer: format!("http://{auth}"),
             files_origin: format!("http://{files}"),
             signing_key: random("key"),
             live: Mutex::new(live),
-            dataset: Mutex::new(fixtures::dataset()),
+            dataset,
             stopped,
         }
     }
