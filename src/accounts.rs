@@ -61,7 +61,6 @@ use crate::store::{AccountName, EndReason, Issued, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use account::{AccountContext, SchedulerCommand};
-use change::Changes;
 use credential::AfterRejection;
 use default_account::CachedDefault;
 use refresher::Refresher;
@@ -71,7 +70,7 @@ use services::Services;
 use sync::StoreSync;
 
 pub use account::Account;
-pub use change::{ChangeError, ChangeTicket, Login};
+pub use change::{ChangeError, ChangeTicket, Changes, Login};
 pub use credential::{ApiKeyCredential, Credential, CredentialSource, Expiry};
 pub use default_account::DefaultAccount;
 pub use health::{Health, RetryState};
@@ -79,7 +78,7 @@ pub use history::PastRefresh;
 pub use lease::Lease;
 pub use reason::{LoginReason, RetryReason};
 pub use refresh_reason::{RefreshReason, RefreshReport};
-pub use settings::{Background, Settings};
+pub use settings::{Background, NamedAccount, Settings, label};
 pub use snapshot::{Refusal, Snapshot, Verdict};
 pub use status::{LastRefresh, Status};
 
@@ -147,7 +146,9 @@ impl Accounts {
         if let Some(account) = self.get(name) {
             return Some(account);
         }
-        let is_named = self.settings().default_account.as_ref() == Some(name)
+        let settings = self.settings();
+        let is_named = settings.default_account.as_ref() == Some(name)
+            || settings.named.contains_key(name)
             || *name == AccountName::fallback();
         if !is_named {
             match self.store().load(name).await {
@@ -301,6 +302,11 @@ impl Accounts {
             accounts.changes.logout(&account, reason).await
         };
         self.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
+    }
+
+    /// Logins, logouts and what else people decide about accounts.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Begins nothing new, and waits for token requests under way. Returns the accounts whose new

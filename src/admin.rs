@@ -13,6 +13,8 @@
 //! | `GET /api/status` | key | all accounts |
 //! | `POST /api/accounts/NAME/refresh` | key | refreshes if due; `?force=true` in any case |
 //! | `POST /api/accounts/NAME/logout` | key | deletes the grant |
+//! | `POST /api/accounts/NAME/rename` | key | gives the account another name, `{"to":"NEW"}` |
+//! | `DELETE /api/accounts/NAME` | key | removes an account without tokens |
 //! | `POST /api/accounts/NAME/login` | key | starts (`?paste=true`: without a listener for the callback) or finishes a login, or imports a token |
 //! | `GET /api/logins/ID` | key | the state of a login: `pending`, `connected`, or `failed` with the reason |
 //! | `DELETE /api/logins/ID` | key | cancels a pending login |
@@ -33,6 +35,7 @@
 //! except the session, by layers around these routes, so none can be forgotten. No GET changes a
 //! grant. No response holds a token.
 
+mod accounts;
 mod api;
 mod assets;
 mod events;
@@ -60,7 +63,7 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::time::timeout;
 
 use key::Access;
@@ -80,6 +83,11 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/status", get(api::status))
         .route("/accounts/{name}/refresh", post(api::refresh))
         .route("/accounts/{name}/logout", post(api::logout))
+        .route("/accounts/{name}", delete(accounts::remove))
+        .route(
+            "/accounts/{name}/rename",
+            post(accounts::rename).route_layer(middleware::from_fn(buffer_body)),
+        )
         .route(
             "/accounts/{name}/login",
             post(api::login).route_layer(middleware::from_fn(buffer_body)),

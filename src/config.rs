@@ -38,7 +38,7 @@ use inputs::{Layer, Variables};
 pub use kinds::duration;
 use layers::Reader;
 use settings::TABLE;
-pub use settings::{Callers, Config, General, Listen, Login, Store, rows};
+pub use settings::{Account, Callers, Config, General, Listen, Login, Store, rows};
 pub use show::{show, show_json};
 pub use table::{DefaultValue, Row};
 

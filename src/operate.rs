@@ -7,7 +7,9 @@ mod why;
 
 use std::sync::Arc;
 
-use crate::accounts::{Accounts, ChangeError, RefreshReason, RefreshReport, Status};
+use crate::accounts::{
+    Accounts, ChangeError, DefaultAccount, RefreshReason, RefreshReport, Status,
+};
 use crate::login::{Begun, LoginError, Logins};
 use crate::oauth::authorize::Callback;
 use crate::secret::RefreshToken;
@@ -92,6 +94,14 @@ impl Operator {
         status.collect()
     }
 
+    /// The account of requests that name none, if there is one.
+    pub fn default_account(&self) -> Option<AccountName> {
+        match &*self.accounts.default_account() {
+            DefaultAccount::One(account) => Some(account.name.clone()),
+            DefaultAccount::Ambiguous(_) | DefaultAccount::None => None,
+        }
+    }
+
     /// Refreshes an account's tokens if they are due, or in any case if `force`.
     ///
     /// # Errors
@@ -116,6 +126,36 @@ impl Operator {
     pub async fn logout(&self, name: &AccountName) -> Result<(), ChangeError> {
         self.logins.cancel(name);
         self.accounts.logout(name, EndReason::LoggedOut).await
+    }
+
+    /// Gives an account another name, and cancels the pending logins of both. It goes on if the
+    /// caller leaves.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the account has the name that it had.
+    pub async fn rename(&self, name: &AccountName, to: &AccountName) -> Result<(), ChangeError> {
+        [name, to].into_iter().for_each(|name| self.logins.cancel(name));
+        let (accounts, name, to) = (self.accounts.clone(), name.clone(), to.clone());
+        let work = async move {
+            let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
+            accounts.changes().rename(&account, &to).await
+        };
+        self.accounts.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
+    }
+
+    /// Removes an account without tokens, and cancels its pending logins. It goes on if the caller
+    /// leaves.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the account is still there.
+    pub async fn remove(&self, name: &AccountName) -> Result<(), ChangeError> {
+        self.logins.cancel(name);
+        let (accounts, name) = (self.accounts.clone(), name.clone());
+        let work = async move {
+            let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
+            accounts.changes().remove(&account).await
+        };
+        self.accounts.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
     }
 
     /// Starts a login whose callback comes through `redirect`.

@@ -260,6 +260,24 @@ impl Store {
         }
     }
 
+    /// Moves a record to a name that has none, in one step: at no moment is it there twice, or not
+    /// at all. Ends even if the caller leaves, and both locks are held until then.
+    ///
+    /// # Errors
+    /// [`SaveError`], also if the name is taken or there is nothing to move. The record is where it
+    /// was, unless the system could not tell whether the step is durable.
+    pub async fn rename(&self, from: &Locked, to: &Locked) -> Result<Version, SaveError> {
+        match (self, &from.hold, &to.hold) {
+            (Self::File(store), Hold::File(old), Hold::File(new)) => {
+                store.rename((&from.account, old), (&to.account, new)).await
+            }
+            #[cfg(test)]
+            (Self::Memory(store), ..) => store.rename(&from.account, &to.account),
+            #[cfg(test)]
+            _ => panic!("the lock is another store's"),
+        }
+    }
+
     /// Names of all records, sorted.
     ///
     /// # Errors

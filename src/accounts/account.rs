@@ -140,6 +140,11 @@ impl Account {
         self.peek().record().cloned()
     }
 
+    /// What the settings call it, if they do.
+    pub(super) fn label(&self) -> Option<String> {
+        self.context.settings.named.get(&self.name)?.label.clone()
+    }
+
     /// True if a request would get a token now, or after a refresh that is likely to succeed.
     pub fn can_serve(&self) -> bool {
         let snapshot = self.peek();
@@ -376,6 +381,7 @@ mod tests {
             keep_warm: LIFE,
             idle_refresh: LIFE * 1000,
             default_account: None,
+            ..Settings::default()
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod error;
 mod locked_change;
+mod name;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub struct Login {
 
 /// Logins and logouts of this process.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub struct Changes {
     services: Arc<Services>,
     registry: Arc<Registry>,
     refresher: Arc<Refresher>,
@@ -258,6 +259,27 @@ impl Changes {
         drop(saved?);
         info!(account = %account.name, "logged out");
         Ok(())
+    }
+
+    /// Gives an account another name, with its tokens and its company.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the account has the name that it had.
+    pub async fn rename(
+        &self,
+        account: &Arc<Account>,
+        to: &AccountName,
+    ) -> Result<(), ChangeError> {
+        name::rename(&self.services, &self.installing, account, &self.registry.get_or_insert(to))
+            .await
+    }
+
+    /// Removes an account that was logged out, or whose login has ended.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; `StillConnected`: it has tokens, which only a logout deletes.
+    pub async fn remove(&self, account: &Arc<Account>) -> Result<(), ChangeError> {
+        name::remove(&self.services, account).await
     }
 
     /// Restores the state of an account whose logout was given up: what its record says, where that

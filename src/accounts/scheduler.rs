@@ -191,6 +191,7 @@ mod tests {
             keep_warm: Duration::from_secs(600),
             idle_refresh: Duration::from_secs(7 * DAY),
             default_account: None,
+            ..Settings::default()
         }
     }
 

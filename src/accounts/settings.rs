@@ -1,5 +1,6 @@
 //! How accounts are looked after.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::oauth;
@@ -13,8 +14,11 @@ pub(super) const REFRESH_LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for token requests: their own deadline, and their save.
 pub(super) const CLOSE_PATIENCE: Duration = oauth::CALL.saturating_add(Duration::from_secs(5));
 
+/// Longest label, in characters.
+const MAX_LABEL: usize = 100;
+
 /// Settings of all accounts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// How long a refresh waits for requests that hold the old token.
     pub drain: Duration,
@@ -26,6 +30,29 @@ pub struct Settings {
     pub idle_refresh: Duration,
     /// The account of requests that name none.
     pub default_account: Option<AccountName>,
+    /// The accounts that the settings name.
+    pub named: BTreeMap<AccountName, NamedAccount>,
+}
+
+/// What the settings say about one account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedAccount {
+    /// Shown beside its name; none: the company's name.
+    pub label: Option<String>,
+}
+
+/// Reads a label: one line of text.
+///
+/// # Errors
+/// It could not be shown in one line.
+pub fn label(text: &str) -> Result<String, &'static str> {
+    if text.chars().any(char::is_control) {
+        return Err("must not contain control characters");
+    }
+    if text.chars().count() > MAX_LABEL {
+        return Err("must have at most 100 characters");
+    }
+    Ok(text.to_owned())
 }
 
 /// Whether this process does what no request and no person asks for.

@@ -13,6 +13,10 @@ use crate::store::AccountName;
 pub struct Status {
     /// Its name.
     pub account: AccountName,
+    /// What the settings call it, if they do.
+    pub label: Option<String>,
+    /// True if a request would get a token now, or after a refresh that is likely to succeed.
+    pub can_serve: bool,
     /// Its state.
     pub health: Health,
     /// Generation of the grant.
@@ -65,6 +69,8 @@ impl Status {
         let last = account.memory().last.clone();
         Self {
             account: account.name.clone(),
+            label: account.label(),
+            can_serve: account.can_serve(),
             health: snapshot.health.clone(),
             generation: snapshot.generation(),
             subject: record.and_then(|record| record.subject.clone()),

@@ -31,6 +31,7 @@ pub(super) fn settings() -> Settings {
         keep_warm: Duration::from_secs(600),
         idle_refresh: Duration::from_secs(604_800),
         default_account: None,
+        ..Settings::default()
     }
 }
 

@@ -15,7 +15,7 @@ use super::protocol::{
 };
 use super::refusal::{invalid_name, refusal, too_many, unauthorized};
 use super::state::{Admin, Shared};
-use crate::accounts::{ChangeError, DefaultAccount};
+use crate::accounts::ChangeError;
 use crate::clock::rfc3339;
 use crate::login::LoginError;
 use crate::operate::{LoginRequest, ReturnsBy};
@@ -53,10 +53,7 @@ pub(super) fn current_status(admin: &Admin) -> Status {
         running: true,
         ending: admin.shutdown.is_cancelled(),
         stopped_tasks: accounts.supervisor().paused().into_iter().map(str::to_owned).collect(),
-        default_account: match &*accounts.default_account() {
-            DefaultAccount::One(account) => Some(account.name.to_string()),
-            DefaultAccount::Ambiguous(_) | DefaultAccount::None => None,
-        },
+        default_account: admin.operator.default_account().map(|name| name.to_string()),
         accounts: admin.operator.status().into_iter().map(Into::into).collect(),
         about,
     }
@@ -215,11 +212,14 @@ fn login_failed(error: &LoginError) -> Response {
     refusal(status, code, &error.to_string())
 }
 
-fn change_failed(error: &ChangeError) -> Response {
+pub(super) fn change_failed(error: &ChangeError) -> Response {
     let (status, code) = match error {
         ChangeError::Unknown(name) => {
             let detail = format!("There is no account {name}.");
             return refusal(StatusCode::NOT_FOUND, "account_unknown", &detail);
+        }
+        ChangeError::NameTaken(_) | ChangeError::StillConnected(_) => {
+            (StatusCode::CONFLICT, "account_conflict")
         }
         ChangeError::Superseded(_)
         | ChangeError::OtherSubject { .. }

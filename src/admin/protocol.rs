@@ -18,7 +18,7 @@ use crate::operate;
 use crate::store::AccountName;
 
 pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
-pub use account::{AccountStatus, LastRefresh, State, account_problem};
+pub use account::{AccountStatus, LastRefresh, RenameBody, State, account_problem};
 pub use done::{Done, Outcome};
 pub use exchanges::{
     AccountRate, CaptureBody, CaptureState, EventsQuery, HarQuery, Hello, Impatient, Lost,
@@ -218,7 +218,7 @@ mod tests {
 
     fn account() -> Value {
         json!({
-            "account": "acme", "state": "connected", "generation": 3, "subject": null, "scope": [],
+            "account": "acme", "can_serve": true, "state": "connected", "generation": 3, "subject": null, "scope": [],
             "access_expires_at": null, "access_expires_in": null, "refreshed_at": null, "refresh_token_age": null,
             "logged_in_at": null, "resends": 0,
         })
@@ -243,8 +243,7 @@ mod tests {
             assert_eq!(serde_json::to_value(&read).unwrap(), wire);
         }
         let last = json!({"at": "t", "reason": "asked", "outcome": "refreshed", "ms": 5});
-        let more =
-            json!({"why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
+        let more = json!({"label": "Acme, Denmark", "why": "w", "next_try": "t", "last_refresh": last, "last_login_error": "e"});
         let troubled = with(with(account(), more), json!({"state": "retrying"}));
         let status = json!({"version": 1, "running": true, "ending": false, "stopped_tasks": ["worker"], "default_account": "acme"});
         same::<Status>(with(with(status, about()), json!({"accounts": [account(), troubled]})));

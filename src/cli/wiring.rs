@@ -83,6 +83,6 @@ pub(super) async fn accounts_in(
     let client = oauth::Client::new(config.oauth.clone(), outbound)
         .context("the HTTP client cannot be set up")?;
     let accounts =
-        Accounts::open(store, client, config.tokens.clone(), Clock::system(), background).await;
+        Accounts::open(store, client, config.accounts(), Clock::system(), background).await;
     Ok(accounts.context("the store cannot be listed")?)
 }

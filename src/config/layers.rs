@@ -248,7 +248,6 @@ impl<'a> Reader<'a> {
     }
 
     /// The names of the tables of a section, as written and as what they mean.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no section holds tables yet"))]
     pub(super) fn tables<N: FromStr<Err: Display>>(&mut self, section: &str) -> Vec<(String, N)> {
         let mut named = Vec::new();
         for (heading, layer) in &self.layers.tables {

@@ -168,6 +168,10 @@ settings! {
         "environment" environment: Environment = Word, Is(r#""sandbox""#),
             "`sandbox`, `staging` or `production`: selects the endpoints and the store";
     }
+    pub accounts: each Account by AccountName {
+        "accounts.*.label" label: Option<String> = Or("", By(Text, accounts::label)), Unset(r#""Acme, Denmark""#),
+            "shown beside the account's name instead of the company's name";
+    }
     pub listen: new Listen {
         "listen.api" api: Address = Listener, Is(r#""127.0.0.1:8088""#),
             "address for your tools; binds IPv4 and IPv6 loopback; port 0 takes a free port; or a unix socket, `unix:PATH`";
@@ -204,6 +208,7 @@ settings! {
             Like(r#""""#, r#""http://127.0.0.1:8089/callback""#),
             "redirect URI registered at Pleo; empty: the admin listener's address and `/callback`";
     }
+    // Complete only with what is said about single accounts: `Config::accounts`.
     pub tokens: of accounts::Settings {
         "default_account" default_account: Option<AccountName> = Or("", By(Text, AccountName::from_str)),
             Like(r#""""#, r#""acme""#),
@@ -216,6 +221,7 @@ settings! {
             "how long after its last request an account is still refreshed ahead of expiry";
         "tokens.idle_refresh" idle_refresh: Duration = Span("1s", "30d"), Is(r#""7d""#),
             "how often an unused account is refreshed, so that its refresh token does not expire";
+        ..accounts::Settings::default()
     }
     pub store: new Store {
         "store.kind" kind: store::Kind = By(Text, store::Kind::from_str), Is(r#""file""#),
@@ -291,6 +297,14 @@ impl Config {
     /// The environment in effect.
     pub fn environment(&self) -> Environment {
         self.general.environment
+    }
+
+    /// Settings of all accounts, with those that have a table of their own.
+    pub fn accounts(&self) -> accounts::Settings {
+        let named = self.accounts.iter().map(|(name, Account { label })| {
+            (name.clone(), accounts::NamedAccount { label: label.clone() })
+        });
+        accounts::Settings { named: named.collect(), ..self.tokens.clone() }
     }
 
     /// Settings of the outbound connections, with the servers they go to.

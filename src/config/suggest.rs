@@ -4,7 +4,7 @@ use super::inputs::{FILE_VARIABLE, SECRET_VARIABLE, VARIABLE_PREFIX};
 use super::table::{Row, Table};
 
 /// Sections of later versions.
-const LATER: [&str; 2] = ["accounts", "hooks"];
+const LATER: [&str; 1] = ["hooks"];
 /// Longer names are not compared: they are not typing mistakes.
 const MAX_NAME: usize = 64;
 

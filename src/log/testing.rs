@@ -49,6 +49,7 @@ pub(super) async fn accounts(folder: &std::path::Path) -> Arc<Accounts> {
         keep_warm: second,
         idle_refresh: second,
         default_account: None,
+        ..Settings::default()
     };
     let (store, clock) = (Store::open(&folder.join("store")).unwrap(), Clock::system());
     let accounts =

@@ -25,6 +25,9 @@ fn report(accounts: &Accounts, usage: &Usage, name: &str) -> AccountReport {
         asked: &accounts.oauth().settings.scopes,
         granted: status.as_ref().map(|status| status.scope.as_slice()).unwrap_or_default(),
         refresh_token_age: status.as_ref().and_then(|status| status.refresh_token_age),
+        label: status
+            .as_ref()
+            .and_then(|status| status.label.as_deref().or(status.company.as_deref())),
     };
     usage.report(name, &grant)
 }

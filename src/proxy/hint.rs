@@ -8,7 +8,7 @@ use crate::explain::{self, Answer, Request};
 use crate::oauth::token::retry_after;
 
 /// Says in one line why Pleo refused a request and what to do.
-const HINT_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-hint");
+pub const HINT_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-hint");
 
 /// The same for every answer, so that it costs nothing: the page has the number.
 const NEAR_LIMIT: HeaderValue = HeaderValue::from_static(

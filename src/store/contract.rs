@@ -254,6 +254,35 @@ async fn a_removed_record_is_gone_and_can_be_removed_again() {
 }
 
 #[tokio::test]
+async fn a_renamed_record_is_there_once_and_whole_and_replaces_no_other() {
+    for Kind { store, .. } in kinds() {
+        let (acme, beta, gamma) = (name("acme"), name("beta"), name("gamma"));
+        let first = save(&store, &acme, &record(3)).await;
+        save(&store, &gamma, &record(1)).await;
+        let mut changes = store.changes();
+        changes.poll(Vec::new()).await;
+        let (old, new) = (
+            store.lock(&acme, Duration::from_secs(5)).await.unwrap(),
+            store.lock(&beta, Duration::from_secs(5)).await.unwrap(),
+        );
+        let moved = store.rename(&old, &new).await.unwrap();
+        assert_eq!(store.list().await.unwrap(), [beta.clone(), gamma.clone()]);
+        assert_eq!(load(&store, &beta).await.unwrap().encode(), record(3).encode());
+        assert_eq!(version(&store, &beta).await, moved);
+        assert!(load(&store, &acme).await.is_none());
+        let reported = poll(&mut changes, &acme, Some(first)).await;
+        assert!(reported.contains(&changed(&acme)) && reported.contains(&changed(&beta)));
+
+        assert!(store.rename(&old, &new).await.is_err(), "there is nothing to move");
+        let taken = store.lock(&gamma, Duration::from_secs(5)).await.unwrap();
+        let refused = store.rename(&new, &taken).await.unwrap_err();
+        assert!(refused.to_string().contains("gamma"), "{refused}");
+        assert_eq!(generation(&store, &beta).await, Some(3));
+        assert_eq!(generation(&store, &gamma).await, Some(1));
+    }
+}
+
+#[tokio::test]
 async fn other_file_work_is_done() {
     for Kind { store, .. } in kinds() {
         assert_eq!(store.aside(|| 7).await.unwrap(), 7);

@@ -134,6 +134,20 @@ impl FileStore {
         self.write(account, move |folder| folder.remove(&name)).await
     }
 
+    /// Moves a record, with both locks in hand until it is done.
+    pub(super) async fn rename(
+        &self,
+        (from, old): (&AccountName, &Arc<Held>),
+        (to, new): (&AccountName, &Arc<Held>),
+    ) -> Result<Version, SaveError> {
+        let (old_name, new_name, held) = (from.clone(), to.clone(), (old.clone(), new.clone()));
+        let work = move |folder: &Folder| {
+            let _held = held;
+            folder.rename(&old_name, &new_name)
+        };
+        self.write(to, work).await
+    }
+
     pub(super) async fn list(&self) -> io::Result<Vec<AccountName>> {
         self.run(Folder::list).await?
     }

@@ -10,7 +10,7 @@ use tokio::sync::broadcast::{self, error::TryRecvError};
 use zeroize::Zeroizing;
 
 use super::change::{Change, Version, Watched};
-use super::error::RecordError;
+use super::error::{RecordError, SaveError};
 use super::lock::Try;
 use super::name::AccountName;
 use super::record::Record;
@@ -105,6 +105,23 @@ impl MemoryStore {
     pub(super) fn remove(&self, account: &AccountName) {
         self.change(|state, _| state.records.remove(account));
         self.announce(account);
+    }
+
+    pub(super) fn rename(
+        &self,
+        from: &AccountName,
+        to: &AccountName,
+    ) -> Result<Version, SaveError> {
+        let moved = self.change(|state, changes| {
+            if state.records.contains_key(to) {
+                return Err(io::ErrorKind::AlreadyExists);
+            }
+            let (_, bytes) = state.records.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            state.records.insert(to.clone(), (changes, bytes));
+            Ok(Version::of(changes))
+        });
+        [from, to].into_iter().for_each(|account| self.announce(account));
+        moved.map_err(|kind| SaveError { place: to.to_string(), source: kind.into() })
     }
 
     pub(super) fn list(&self) -> Vec<AccountName> {

@@ -135,6 +135,15 @@ impl Counters {
         }
     }
 
+    /// The counters of an account go on under another name, or end. True if there were any.
+    pub(super) fn move_account(&mut self, from: &str, to: Option<&str>) -> bool {
+        let Some(account) = self.accounts.remove(from) else { return false };
+        if let Some(to) = to {
+            self.accounts.entry(to.to_owned()).or_default().add(&account);
+        }
+        true
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         for (name, account) in &other.accounts {
             if let Some(own) = self.accounts.get_mut(name) {

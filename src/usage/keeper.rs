@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::file::UsageError;
 use super::total::Usage;
 use crate::clock::Clock;
 
@@ -62,6 +63,29 @@ impl Keeper {
         let keeper = self.clone();
         // It fails only if the runtime is about to end.
         let _ = spawn_blocking(move || keeper.save_now()).await;
+    }
+
+    /// The counters of an account go on under another name, or end if there is none.
+    ///
+    /// # Errors
+    /// [`UsageError`]: the file cannot be written.
+    pub async fn move_account(
+        self: &Arc<Self>,
+        from: &str,
+        to: Option<&str>,
+    ) -> Result<(), UsageError> {
+        let (keeper, from, to) = (self.clone(), from.to_owned(), to.map(str::to_owned));
+        let moved = spawn_blocking(move || keeper.move_now(&from, to.as_deref())).await;
+        // It fails only if the runtime is about to end.
+        moved.unwrap_or(Ok(()))
+    }
+
+    fn move_now(&self, from: &str, to: Option<&str>) -> Result<(), UsageError> {
+        let _saving = self.saving.lock();
+        let mut copy = self.usage.lock().begin_save();
+        let moved = copy.move_account(&self.path, from, to);
+        self.usage.lock().end_save(copy);
+        moved
     }
 
     fn save_now(&self) {

@@ -14,6 +14,8 @@ pub struct Grant<'a> {
     pub granted: &'a [String],
     /// Age of the refresh token, in seconds.
     pub refresh_token_age: Option<u64>,
+    /// What is shown beside the account's name.
+    pub label: Option<&'a str>,
 }
 
 /// The scopes and operations of one account.
@@ -22,6 +24,9 @@ pub struct Grant<'a> {
 pub struct AccountReport {
     /// Its name.
     pub account: String,
+    /// What is shown beside it: the label of the settings, else the company's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Scopes that a login asks for.
     pub asked: Vec<String>,
     /// Scopes that were granted.
@@ -84,6 +89,7 @@ pub(super) fn report(name: &str, account: &Account, grant: &Grant<'_>) -> Accoun
     smallest.dedup();
     AccountReport {
         account: name.to_owned(),
+        label: grant.label.map(str::to_owned),
         asked: grant.asked.to_vec(),
         granted: grant.granted.to_vec(),
         used: needed.into_iter().filter(|scope| grant.granted.contains(scope)).collect(),

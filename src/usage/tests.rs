@@ -227,3 +227,25 @@ async fn a_keeper_saves_and_reports_what_it_cannot_read() {
     let anew = Keeper::open(path, &clock);
     assert_eq!(anew.with(|usage| usage.accounts().len()), 0);
 }
+
+#[tokio::test]
+async fn counters_follow_an_account_to_its_new_name_and_end_with_it_in_the_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE_NAME);
+    let clock = crate::clock::Clock::system();
+    let keeper = std::sync::Arc::new(Keeper::open(path.clone(), &clock));
+    keeper.move_account("acme", Some("beta")).await.unwrap();
+    assert!(!path.exists(), "there was nothing to move");
+    keeper.with(|usage| count(usage, &[("GET /v2/employees", 200)]));
+    keeper.save().await;
+    keeper.with(|usage| count(usage, &[("GET /v2/employees", 200)]));
+    keeper.move_account("acme", Some("beta")).await.unwrap();
+    keeper.save().await;
+    for usage in [keeper.with(|usage| usage.clone()), Usage::load(&path, NOON).unwrap()] {
+        assert_eq!(usage.accounts().into_iter().collect::<Vec<_>>(), ["beta"]);
+        assert_eq!(usage.report("beta", &Grant::default()).operations[0].requests, 2);
+    }
+    keeper.move_account("beta", None).await.unwrap();
+    assert!(Usage::load(&path, NOON).unwrap().accounts().is_empty());
+    assert!(keeper.with(|usage| usage.accounts()).is_empty());
+}

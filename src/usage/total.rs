@@ -50,6 +50,32 @@ impl Usage {
         Ok(())
     }
 
+    /// The counters of an account go on under another name, or end if there is none, in the file
+    /// too.
+    ///
+    /// # Errors
+    /// [`UsageError`]: it cannot be written; the counters keep their name there.
+    pub fn move_account(
+        &mut self,
+        path: &Path,
+        from: &str,
+        to: Option<&str>,
+    ) -> Result<(), UsageError> {
+        if let Ok(Some((since, saved))) = file::read(path) {
+            (self.since, self.saved) = (self.since.min(since), saved);
+        }
+        let parts = [&mut self.saved, &mut self.unsaved];
+        let moved = parts.map(|counters| counters.move_account(from, to));
+        if !moved.contains(&true) {
+            return Ok(());
+        }
+        let mut all = self.saved.clone();
+        all.add(&self.unsaved);
+        file::write(path, self.since, &all)?;
+        (self.saved, self.unsaved) = (all, Counters::default());
+        Ok(())
+    }
+
     /// A copy that is to be saved; counting goes on meanwhile. [`Self::end_save`] takes it back.
     pub(super) fn begin_save(&mut self) -> Self {
         let copy = self.clone();

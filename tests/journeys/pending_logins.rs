@@ -119,6 +119,7 @@ async fn accounts(
         keep_warm: Duration::from_secs(600),
         idle_refresh: Duration::from_secs(604_800),
         default_account: None,
+        ..accounts::Settings::default()
     };
     let store = Store::open(&folder.join("records")).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();

@@ -9,6 +9,12 @@ pub enum ChangeError {
     /// There is no such account.
     #[error("there is no account {0}")]
     Unknown(AccountName),
+    /// A rename to a name that an account has.
+    #[error("there is an account {0} already; choose another name")]
+    NameTaken(AccountName),
+    /// Only an account without tokens is removed.
+    #[error("account {0} is connected; run: pleo-proxy logout {0}, then remove it")]
+    StillConnected(AccountName),
     /// A later login or logout took its place.
     #[error("a later login or logout of account {0} took its place")]
     Superseded(AccountName),

@@ -51,6 +51,11 @@ impl ChangeTicket {
         self.account.order().logout_ended(self.number);
     }
 
+    /// It was done without a new record: nothing that was asked for before is saved from here on.
+    pub(super) fn took_place(&self) {
+        self.account.order().saved(self.number);
+    }
+
     /// Takes both locks and reads the record. With `replaces_corrupt` a damaged one counts as none.
     pub(super) async fn lock(
         &self,
@@ -105,7 +110,7 @@ impl ChangeTicket {
     }
 
     /// Nothing that was asked for later counts already.
-    fn check_order(&self) -> Result<(), ChangeError> {
+    pub(super) fn check_order(&self) -> Result<(), ChangeError> {
         if self.account.order().is_superseded(self.number) {
             return Err(ChangeError::Superseded(self.account.name.clone()));
         }

@@ -12,7 +12,7 @@ const MARKS = {
   wait: 'M16 3a13 13 0 1 0 0 26a13 13 0 1 0 0-26M16 9v7l5 3',
 };
 
-export const nameOf = account => account.company || account.label || account.account;
+export const nameOf = account => account.label || account.company || account.account;
 
 /** Whether an account has ever been connected. */
 export const isKnown = account => account.generation > 0 || account.subject !== null;

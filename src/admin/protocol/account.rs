@@ -13,6 +13,12 @@ use crate::{accounts, operate};
 pub struct AccountStatus {
     /// Its name.
     pub account: String,
+    /// What the settings call it, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// True if a request would get a token now, or after a refresh that is likely to succeed.
+    #[serde(default)]
+    pub can_serve: bool,
     /// Its state.
     pub state: State,
     /// What is wrong, for users.
@@ -62,6 +68,14 @@ pub struct AccountStatus {
     pub last_login_error: Option<String>,
 }
 
+/// The body of `POST /api/accounts/NAME/rename`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameBody {
+    /// The new name.
+    pub to: String,
+}
+
 /// The last attempt to refresh.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct LastRefresh {
@@ -86,6 +100,13 @@ pub enum State {
     /// Any other state, by its name.
     #[serde(untagged)]
     Other(String),
+}
+
+impl AccountStatus {
+    /// What is shown beside the name: the label of the settings, else the company's name.
+    pub fn shown_as(&self) -> Option<&str> {
+        self.label.as_deref().or(self.company.as_deref())
+    }
 }
 
 impl State {
@@ -122,6 +143,8 @@ impl From<accounts::Status> for AccountStatus {
         // Field by field, so that a new field there does not compile here.
         let accounts::Status {
             account,
+            label,
+            can_serve,
             health,
             generation,
             subject,
@@ -140,6 +163,8 @@ impl From<accounts::Status> for AccountStatus {
             state: State::named(health.as_str()),
             why: account_problem(&health, &account),
             account: account.to_string(),
+            label,
+            can_serve,
             generation,
             subject,
             company,

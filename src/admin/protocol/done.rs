@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The response to a logout, a finished or cancelled login, and a shutdown.
+/// The response to a logout, a finished or cancelled login, a rename, a removal and a shutdown.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Done {
     /// What was done.
     pub outcome: Outcome,
-    /// The account, if it is about one.
+    /// The account, if it is about one; after a rename by its new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
 }
@@ -20,6 +20,10 @@ pub enum Outcome {
     Connected,
     /// A grant was deleted.
     LoggedOut,
+    /// An account has another name.
+    Renamed,
+    /// An account was removed.
+    Removed,
     /// A pending login was cancelled.
     Abandoned,
     /// The process is ending.

@@ -216,6 +216,20 @@ impl Folder {
         File::open(&self.path)?.sync_all()
     }
 
+    /// Moves a record to a name that has none, durably. Nobody else can make one there: its lock is
+    /// held.
+    pub(super) fn rename(&self, from: &AccountName, to: &AccountName) -> io::Result<Version> {
+        let (old, new) = (self.record(from), self.record(to));
+        if new.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        // Before the rename, as in `replace`.
+        let folder = File::open(&self.path)?;
+        fs::rename(old, &new)?;
+        self.synced(folder.sync_all())?;
+        Ok(version(&new))
+    }
+
     /// Names of all records.
     pub(super) fn list(&self) -> io::Result<Vec<AccountName>> {
         let entries = match fs::read_dir(&self.path) {

@@ -1,0 +1,100 @@
+//! What happens to the name of an account: it gets another one, or is given up.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tracing::info;
+
+use super::error::ChangeError;
+use super::locked_change::{ChangeTicket, LockedChange, check_saved};
+use crate::accounts::account::Account;
+use crate::accounts::services::Services;
+use crate::accounts::transition;
+use crate::store::Record;
+
+/// Moves the record of `from` to the name of `to`, which has none. Both are locked, here and for
+/// other processes, and the store moves it in one step: whenever the process dies, the tokens are
+/// under one name and not under two, of which each would end the other's.
+pub(super) async fn rename(
+    services: &Services,
+    installing: &Mutex<()>,
+    from: &Arc<Account>,
+    to: &Arc<Account>,
+) -> Result<(), ChangeError> {
+    if from.name == to.name {
+        return Err(ChangeError::NameTaken(to.name.clone()));
+    }
+    check_saved(from)?;
+    let (old, new) = (ChangeTicket::new(from.clone()), ChangeTicket::new(to.clone()));
+    let (left, taken) = lock_both(&old, &new, services).await?;
+    if taken.previous.is_some() {
+        return Err(ChangeError::NameTaken(to.name.clone()));
+    }
+    // A login that asks now which account has its company asks before or after.
+    let _installing = installing.lock().await;
+    old.check_order()?;
+    let record = saved_record(&left, from, services).await?;
+    let version = services.store.rename(&left.locked, &taken.locked).await?;
+    old.took_place();
+    new.took_place();
+    to.memory().version = version;
+    transition::adopt(record, to, services);
+    let now = services.now();
+    if from.is_warm(now) {
+        to.touch(now);
+    }
+    from.forget_record();
+    info!(account = %from.name, to = %to.name, "renamed");
+    Ok(())
+}
+
+/// Both locks of both accounts, in the order of their names: two renames in opposite directions do
+/// not wait for each other.
+async fn lock_both(
+    old: &ChangeTicket,
+    new: &ChangeTicket,
+    services: &Services,
+) -> Result<(LockedChange, LockedChange), ChangeError> {
+    if old.account().name < new.account().name {
+        let left = old.lock(services, false).await?;
+        Ok((left, new.lock(services, false).await?))
+    } else {
+        let taken = new.lock(services, false).await?;
+        Ok((old.lock(services, false).await?, taken))
+    }
+}
+
+/// The newest record of an account, which is on disk when this returns: an older one there is a
+/// backup that was put back.
+async fn saved_record(
+    change: &LockedChange,
+    account: &Account,
+    services: &Services,
+) -> Result<Record, ChangeError> {
+    let unknown = || ChangeError::Unknown(account.name.clone());
+    let (stored, _) = services.store.load(&account.name).await?.ok_or_else(unknown)?;
+    match &change.previous {
+        Some(known) if known.generation > stored.generation => {
+            services.store.save(&change.locked, known).await?;
+            Ok(known.clone())
+        }
+        _ => Ok(stored),
+    }
+}
+
+/// Removes the record of an account that has no grant.
+pub(super) async fn remove(services: &Services, account: &Arc<Account>) -> Result<(), ChangeError> {
+    check_saved(account)?;
+    let ticket = ChangeTicket::new(account.clone());
+    let change = ticket.lock(services, false).await?;
+    let previous = change.previous.as_ref();
+    let record = previous.ok_or_else(|| ChangeError::Unknown(account.name.clone()))?;
+    if record.grant.is_some() {
+        return Err(ChangeError::StillConnected(account.name.clone()));
+    }
+    services.store.remove(&change.locked).await?;
+    ticket.took_place();
+    account.forget_record();
+    info!(account = %account.name, "removed");
+    Ok(())
+}
