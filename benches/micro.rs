@@ -202,6 +202,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         keep_warm: DAY,
         idle_refresh: 7 * DAY,
         default_account: Some(name(0)),
+        ..Settings::default()
     };
     let store = Store::open(folder).unwrap();
     let accounts = Accounts::open(store, client, settings, Clock::system(), Background::Disabled)

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::exit::{Exit, Failure};
+use super::probe::MAX_HEALTH;
 use super::run_file::{Instance, Liveness};
 use crate::admin::proof;
 use crate::admin::protocol::{Problem, Versioned};
@@ -29,8 +30,6 @@ pub(super) const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest response, in bytes: the status of ten thousand accounts.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
-/// The same for a listener that has not proved yet that it knows the key.
-pub(super) const MAX_HEALTH: usize = 4096;
 /// Content type of a [`Problem`].
 const PROBLEM: &[u8] = b"application/problem+json";
 

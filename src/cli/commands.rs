@@ -1,9 +1,12 @@
 //! The commands, one file each. A new command is a file, and here a `mod`, a variant with its help
 //! text and a line that runs it.
 
+mod accounts;
+mod api;
 mod capture;
 mod config;
 mod har;
+mod health;
 mod login;
 mod logout;
 mod logs;
@@ -14,6 +17,7 @@ mod sandbox;
 mod serve;
 mod status;
 mod stop;
+mod wait;
 mod why;
 
 use std::ffi::OsString;
@@ -34,6 +38,11 @@ pub(super) enum Command {
     Logout(logout::Logout),
     /// Show all accounts
     Status,
+    /// List accounts, give one another name, or remove one
+    #[command(subcommand)]
+    Accounts(accounts::AccountsCommand),
+    /// Call Pleo's API through the running proxy
+    Api(api::Api),
     /// Refresh an account's token if it is due
     Refresh(refresh::Refresh),
     /// Say whether Pleo would refuse a request, why, and what to do
@@ -50,6 +59,10 @@ pub(super) enum Command {
     Open,
     /// End the running proxy
     Stop,
+    /// Wait until the proxy runs and can serve an account
+    Wait(wait::Wait),
+    /// Ask the proxy once whether it is up, for containers
+    Health(health::HealthProbe),
     /// Run the fake Pleo alone
     Sandbox(sandbox::SandboxCommand),
     /// Check or show the configuration
@@ -69,6 +82,8 @@ impl Command {
             Self::Login(login) => login.run(context).await,
             Self::Logout(logout) => logout.run(context).await,
             Self::Status => status::run(context).await,
+            Self::Accounts(accounts) => accounts.run(context).await,
+            Self::Api(api) => api.run(context).await,
             Self::Refresh(refresh) => refresh.run(context).await,
             Self::Why(why) => why.run(context).await,
             Self::Report(report) => report.run(context).await,
@@ -77,6 +92,8 @@ impl Command {
             Self::Har(har) => har.run(context).await,
             Self::Open => open::run(context).await,
             Self::Stop => stop::run(context).await,
+            Self::Wait(wait) => wait.run(context).await,
+            Self::Health(health) => health.run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,
             Self::Config(config) => config.run(context),
         }

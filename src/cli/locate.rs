@@ -4,21 +4,15 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 
 use anyhow::anyhow;
-use axum::body::{Body, to_bytes};
-use http::Request;
-use http::header::HOST;
-use hyper::client::conn::http1::handshake;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use super::admin_client::{AdminClient, MAX_HEALTH, PROOF_TIMEOUT};
+use super::admin_client::{AdminClient, PROOF_TIMEOUT};
 use super::exit::{Exit, Failure};
+use super::probe;
 use super::run_file::{self, Instance, Liveness};
 use super::state::State;
 use crate::admin::key;
 use crate::admin::protocol::Health;
-use crate::proxy::peer::{Allowed, Peer};
+use crate::proxy::peer::Peer;
 
 /// The result of looking for a store's proxy.
 pub(super) enum Found {
@@ -90,6 +84,19 @@ pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, F
     }
 }
 
+/// The process that serves tools for this store. `program` is the command that starts one.
+pub(super) async fn serving(state: &State, program: &str) -> Result<Instance, Failure> {
+    match find(state).await? {
+        Found::Running(client) => Ok(client.instance),
+        Found::AdminOff(instance) => Ok(instance),
+        Found::Unresponsive(instance, why) => Err(unresponsive(&instance, &why)),
+        Found::Nothing => Err(Failure::new(
+            Exit::NotRunning,
+            format!("no pleo-proxy is running for this store; start it with: {program}"),
+        )),
+    }
+}
+
 /// The error for a proxy that runs but cannot be used.
 fn unresponsive(instance: &Instance, why: &anyhow::Error) -> Failure {
     let pid = instance.process.pid;
@@ -109,21 +116,11 @@ pub(super) fn kill_advice(pid: impl Display) -> String {
 /// another store or another user. No secret is sent to it.
 pub(super) async fn other_proxy_at(address: Option<SocketAddr>) -> Option<String> {
     let address = address.filter(|address| address.port() != 0)?;
-    let asked = async {
-        let stream = TcpStream::connect(address).await.ok()?;
-        let (local, peer) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
-        let (mut connection, driver) = handshake(TokioIo::new(stream)).await.ok()?;
-        tokio::spawn(driver);
-        let host = format!("localhost:{}", address.port());
-        let request = Request::get("/health").header(HOST, host).body(Body::empty()).ok()?;
-        let response = connection.send_request(request).await.ok()?;
-        let health = to_bytes(Body::new(response.into_body()), MAX_HEALTH).await.ok()?;
-        let is_ours = serde_json::from_slice::<Health>(&health)
-            .is_ok_and(|health| health == Health::of("ok"));
-        let owner = Allowed::Users(Vec::new()).judge(local, peer).ok();
-        is_ours.then_some(owner)
-    };
-    let whose = match timeout(PROOF_TIMEOUT, asked).await.ok()?? {
+    let asked = probe::health(&address.to_string(), "/health", PROOF_TIMEOUT).await.ok()?;
+    if asked.health != Health::of("ok") {
+        return None;
+    }
+    let whose = match asked.peer {
         Some(Peer::OtherUser(user)) => format!(" of user {user}"),
         _ => String::new(),
     };

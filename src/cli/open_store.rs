@@ -4,6 +4,7 @@ use super::exit::{Exit, Failure};
 use super::state::State;
 use super::wiring;
 use crate::accounts::Background;
+use crate::admin::protocol::AccountStatus;
 use crate::config::Config;
 use crate::operate::Operator;
 use crate::store::{AccountName, Store};
@@ -15,6 +16,15 @@ pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, 
     let accounts =
         wiring::accounts_in(store, config, &wiring::loopback_only()?, Background::Disabled).await?;
     Ok(Operator::new(accounts))
+}
+
+/// The accounts as stored. Nothing is created or changed.
+pub(super) async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Failure> {
+    if state.is_temporary {
+        return Ok(Vec::new());
+    }
+    let operator = inspect(config, state).await?;
+    Ok(operator.status().into_iter().map(Into::into).collect())
 }
 
 /// The accounts of this store, to be changed. The accounts of the embedded sandbox exist only in

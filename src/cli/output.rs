@@ -33,6 +33,25 @@ pub(super) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Whether somebody still reads stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pipe {
+    /// As far as is known.
+    Open,
+    /// Nobody does (`| head`): a command that would print more can end.
+    Closed,
+}
+
+/// Writes data to stdout as it is.
+pub(super) fn bytes(data: &[u8]) -> Result<Pipe, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Pipe::Open),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Pipe::Closed),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("stdout cannot be written: {error}"))),
+    }
+}
+
 /// Writes the output of `--json`.
 pub(super) fn json(data: &impl Serialize) -> Result<(), Failure> {
     out!("{}", serde_json::to_string(data)?)

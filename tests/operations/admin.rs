@@ -73,7 +73,7 @@ async fn missing_resources_are_reported_as_not_found() {
         "/api/metrics",
         "/api/nothing",
         "/api/exchanges",
-        "/api/accounts/acme",
+        "/api/accounts/acme/nothing",
         "/favicon.ico",
     ] {
         let response = ask(&proxy, "GET", path, &[("authorization", &key)]).await;

@@ -467,7 +467,8 @@ fn shipped() -> String {
 /// `#key = value` as `key = value`.
 fn uncommented(text: &str, examples: bool) -> String {
     let is_key = |line: &str| {
-        line.starts_with('#') && line[1..].starts_with(|first: char| first.is_ascii_lowercase())
+        let is_code = |first: char| first.is_ascii_lowercase() || first == '[';
+        line.starts_with('#') && line[1..].starts_with(is_code)
     };
     let wanted = |line: &str| is_key(line) && (examples || !line.contains("# example"));
     let lines = text.lines().map(|line| if wanted(line) { &line[1..] } else { line });

@@ -4,8 +4,10 @@
 mod support;
 
 mod account_commands;
+mod accounts;
 mod admin;
 mod admin_access;
+mod api;
 mod cli;
 mod config;
 mod config_errors;
@@ -15,6 +17,7 @@ mod interrupted_login;
 mod metrics;
 mod open_metrics;
 mod rate;
+mod readiness;
 mod report;
 mod request_log;
 mod running;

@@ -25,6 +25,7 @@ fn of(report: &Value, name: &str) -> Value {
 fn expected() -> Value {
     json!({
         "account": "acme",
+        "label": "Harbour Coffee ApS",
         "asked": ["companies:read"],
         "granted": ["companies:read"],
         "used": ["companies:read"],
@@ -70,7 +71,7 @@ async fn a_report_tells_what_was_used_also_after_the_proxy_has_ended() {
     let text = workspace.run(&["report"]);
     assert_eq!(code(&text), SUCCESS, "{}", stderr(&text));
     for line in [
-        "\nacme:\n",
+        "\nacme (Harbour Coffee ApS):\n",
         "  enough      companies:read export-jobs:read\n",
         "  deprecated  GET /v1/export-jobs (requests: 1); use GET /v3/export-jobs\n",
         "  read only   guard.read_only = true would have refused nothing\n",

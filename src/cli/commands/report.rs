@@ -76,7 +76,8 @@ fn print_account(account: &AccountReport) -> Result<(), Failure> {
         [] => "-".to_owned(),
         scopes => scopes.join(" "),
     };
-    out!("\n{}:", account.account)?;
+    let label = account.label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
+    out!("\n{}{label}:", account.account)?;
     out!("  asked       {}", words(&account.asked))?;
     out!("  granted     {}", words(&account.granted))?;
     out!("  used        {}", words(&account.used))?;

@@ -42,6 +42,9 @@ pub(crate) struct SandboxCommand {
     /// Requests a minute for each company, as at Pleo; 0: no limit
     #[arg(long, value_name = "REQUESTS", default_value_t = RATE_LIMIT)]
     rate_limit: u32,
+    /// So many more accounting entries of the first company, for long lists
+    #[arg(long, value_name = "ENTRIES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    more_entries: u64,
     /// Faults from the start, as POST /sandbox/faults takes them
     #[arg(long, value_name = "JSON")]
     faults: Option<String>,
@@ -68,6 +71,7 @@ impl SandboxCommand {
             redirect_uris: self.redirect_uri,
             auto_consent: self.auto_consent,
             rate_limit: Some(self.rate_limit),
+            more_entries: self.more_entries,
             recording: recording.map(Arc::new),
             faults,
             ..Options::default()

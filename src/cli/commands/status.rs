@@ -80,14 +80,14 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
             (Process::Responding { ending, stopped_tasks, about }, accounts)
         }
         Found::AdminOff(instance) => {
-            (not_asked(&config, instance, None), stored(&config, &state).await?)
+            (not_asked(&config, instance, None), open_store::stored(&config, &state).await?)
         }
         Found::Unresponsive(instance, why) => {
             let why = Unresponsive { answers: false, why: format!("{why:#}") };
-            (not_asked(&config, instance, Some(why)), stored(&config, &state).await?)
+            (not_asked(&config, instance, Some(why)), open_store::stored(&config, &state).await?)
         }
         Found::Nothing => {
-            let accounts = stored(&config, &state).await?;
+            let accounts = open_store::stored(&config, &state).await?;
             (absent(&config, &state).await, accounts)
         }
     };
@@ -101,15 +101,6 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
         report.print(&config, &context.program)?;
     }
     Ok(exit)
-}
-
-/// The accounts as stored; nothing is created or changed.
-async fn stored(config: &Config, state: &State) -> Result<Vec<AccountStatus>, Failure> {
-    if state.is_temporary {
-        return Ok(Vec::new());
-    }
-    let operator = open_store::inspect(config, state).await?;
-    Ok(operator.status().into_iter().map(Into::into).collect())
 }
 
 fn not_asked(config: &Config, instance: Instance, unresponsive: Option<Unresponsive>) -> Process {
@@ -224,7 +215,8 @@ fn print_answering(about: &About) -> Result<(), Failure> {
 
 fn print_account(account: &AccountStatus, program: &str) -> Result<(), Failure> {
     let text = |field: &Option<String>| field.clone().unwrap_or_else(|| "-".to_owned());
-    out!("\n{}: {}", account.account, account.state)?;
+    let label = account.label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
+    out!("\n{}{label}: {}", account.account, account.state)?;
     if let Some(why) = &account.why {
         out!("  {}", with_flags(why, program))?;
     }

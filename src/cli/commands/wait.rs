@@ -1,0 +1,139 @@
+//! `wait`: until the proxy of this store runs and can serve an account, for scripts that start both.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::admin::protocol::{AccountStatus, State as AccountState, Status};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::locate::{self, Found};
+use crate::cli::shell::with_flags;
+use crate::cli::state::State;
+use crate::cli::{open_store, output};
+use crate::config::{self, Config};
+use crate::store::AccountName;
+
+/// Pause between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Longest wait, such as 500ms or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    /// Account [default: the one of requests that name none]
+    #[arg(long, value_name = "NAME")]
+    account: Option<AccountName>,
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    config::duration(text).ok_or("write a duration such as 500ms, 30s or 2m")
+}
+
+/// What the proxy says of its accounts.
+struct Seen {
+    api: String,
+    default_account: Option<String>,
+    accounts: Vec<AccountStatus>,
+}
+
+impl Wait {
+    pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let config = context.config()?;
+        let began = Instant::now();
+        loop {
+            let missing = match self.look(&config, &context.program).await {
+                Ok((api, account)) => return ready(&api, &account, context.json),
+                Err(missing) => missing,
+            };
+            let left = self.timeout.saturating_sub(began.elapsed());
+            if left.is_zero() || missing.exit == Exit::Usage {
+                return Err(missing);
+            }
+            sleep(POLL_INTERVAL.min(left)).await;
+        }
+    }
+
+    /// The address for tools, and the account that can serve; or what is missing.
+    async fn look(&self, config: &Config, program: &str) -> Result<(String, String), Failure> {
+        let seen = seen(config, program).await?;
+        let name = match (&self.account, &seen.default_account) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(name)) => name.clone(),
+            (None, None) => return Err(no_default(&seen, program)),
+        };
+        match seen.accounts.iter().find(|account| account.account == name) {
+            Some(account) if can_serve(account) => Ok((seen.api, name)),
+            Some(account) => Err(unable(account, program)),
+            None => Err(Failure::new(
+                Exit::LoginRequired,
+                format!("there is no account {name}; run: {program} login {name}"),
+            )),
+        }
+    }
+}
+
+async fn seen(config: &Config, program: &str) -> Result<Seen, Failure> {
+    let state = State::locate(config)?;
+    match locate::find(&state).await? {
+        Found::Running(proxy) => {
+            let Status { default_account, accounts, about, .. } = proxy.get("/api/status").await?;
+            Ok(Seen { api: about.api, default_account, accounts })
+        }
+        // It cannot be asked, and works with what is stored.
+        Found::AdminOff(instance) => {
+            let operator = open_store::inspect(config, &state).await?;
+            let default_account = operator.default_account().map(|name| name.to_string());
+            let accounts = operator.status().into_iter().map(Into::into).collect();
+            Ok(Seen { api: instance.api, default_account, accounts })
+        }
+        Found::Nothing | Found::Unresponsive(..) => {
+            // Says what is wrong.
+            locate::serving(&state, program).await?;
+            Err(Failure::new(Exit::NotRunning, "the proxy is starting or ending"))
+        }
+    }
+}
+
+/// True if requests are served; a proxy of another release may not say so itself.
+fn can_serve(account: &AccountStatus) -> bool {
+    account.can_serve || account.state == AccountState::Connected
+}
+
+fn no_default(seen: &Seen, program: &str) -> Failure {
+    let connected: Vec<_> = seen
+        .accounts
+        .iter()
+        .filter(|account| can_serve(account))
+        .map(|account| account.account.as_str())
+        .collect();
+    if connected.is_empty() {
+        let why = format!("no account is connected; run: {program} login");
+        return Failure::new(Exit::LoginRequired, why);
+    }
+    let names = connected.join(", ");
+    let why = format!(
+        "requests must name an account, because several are connected ({names}): wait for one with --account, or set default_account"
+    );
+    Failure::new(Exit::Degraded, why)
+}
+
+fn unable(account: &AccountStatus, program: &str) -> Failure {
+    let is_login = account.state == AccountState::LoginRequired;
+    let exit = if is_login { Exit::LoginRequired } else { Exit::Degraded };
+    let why = account.why.as_deref().map(|why| with_flags(why, program));
+    let why = why.unwrap_or_else(|| "no reason is known".to_owned());
+    Failure::new(exit, format!("account {} is {}: {why}", account.account, account.state))
+}
+
+fn ready(api: &str, account: &str, json: bool) -> Result<Exit, Failure> {
+    if json {
+        output::json(&json!({"version": 1, "outcome": "ready", "api": api, "account": account}))?;
+    } else {
+        status!("pleo-proxy is ready: tools {api}, account {account}");
+    }
+    Ok(Exit::Fine)
+}
