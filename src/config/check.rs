@@ -28,7 +28,7 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
     for (name, listener) in listeners.into_iter().filter_map(|(name, at)| Some((name, at?))) {
         if !listener.ip().to_canonical().is_loopback() && config.callers.local_key_file.is_none() {
             let problem = "is open to other machines, and guard.local_key_file is not set; write 127.0.0.1 instead, or \
-                           set guard.local_key_file (see README)";
+                           set guard.local_key_file (see docs/security.md)";
             reader.invalid(name, problem);
         }
         if let Some(endpoint) = own_endpoint(config, listener) {

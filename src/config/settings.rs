@@ -2,8 +2,8 @@
 //!
 //! A row is `"key" field: type = kind, default, "documentation";`. From it come the field of
 //! [`Config`], the reading of file, variable and flag, the line of `config show`, and, checked by
-//! tests, the line of `proxy.toml` and the row of the README's table. A block is one field of
-//! `Config`:
+//! tests, the line of `proxy.toml` and the row of the table in `docs/settings.md`. A block is one
+//! field of `Config`:
 //!
 //! - `new Struct` declares the struct from its rows;
 //! - `of part::Settings` fills a struct that a part declares itself and takes as it is;

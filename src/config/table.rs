@@ -58,7 +58,7 @@ pub struct Row {
     pub name: &'static str,
     /// The default and an example, as TOML.
     pub default: DefaultValue,
-    /// What it does; the same text is in the README.
+    /// What it does; the same text is in `docs/settings.md`.
     pub doc: &'static str,
     pub(super) shape: fn() -> Shape,
     /// True if a wrong value may be a secret: it is then never part of an error.

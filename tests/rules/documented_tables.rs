@@ -1,4 +1,4 @@
-//! The tables of the README and of proxy.toml say what the code says.
+//! The tables of README, `docs/` and proxy.toml say what the code says.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use crate::support;
@@ -6,17 +6,22 @@ use crate::support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::docs::{loaded, readme, root};
+use super::docs::{all_pages, loaded, pages, readme, root};
 use pleo_proxy::config::{DefaultValue, Row, rows};
 use pleo_proxy::problem::Code;
 use strum::VariantArray as _;
 use support::Workspace;
 
-/// Rows of the table whose head begins with `head`, cell by cell.
+/// Rows of the one table whose head begins with `head`, cell by cell.
 fn table(head: &str) -> Vec<Vec<String>> {
-    let readme = readme();
-    let mut lines = readme.lines().skip_while(|line| !line.starts_with(head));
-    assert!(lines.next().is_some(), "there is no table {head}");
+    let pages = pages();
+    let mut found = pages.iter().filter(|(_, text)| text.lines().any(|it| it.starts_with(head)));
+    let (page, text) = found.next().unwrap_or_else(|| panic!("there is no table {head}"));
+    if let Some((other, _)) = found.next() {
+        panic!("the table {head} is in {page} and in {other}");
+    }
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(head));
+    lines.next();
     let cells =
         |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     let rows: Vec<Vec<String>> =
@@ -33,7 +38,7 @@ fn unquoted(cell: &str) -> String {
 type Told = (String, String, String);
 
 #[test]
-fn the_settings_table_of_the_readme_says_what_the_table_of_the_code_says() {
+fn the_settings_table_says_what_the_table_of_the_code_says() {
     let written = table("| key | default |");
     let written =
         written.iter().map(|row| (unquoted(&row[0]), row[1].clone(), without_links(&row[2])));
@@ -149,6 +154,17 @@ fn the_error_table_is_complete() {
 }
 
 #[test]
+fn the_frequent_errors_of_the_readme_say_what_the_error_table_says() {
+    let all = table("| code | status |");
+    let frequent = table("| code | what to do |");
+    assert!(frequent.len() >= 8);
+    for row in frequent {
+        let full = all.iter().find(|full| full[0] == row[0]);
+        assert_eq!(full.map(|full| &full[3]), Some(&row[1]), "{}", row[0]);
+    }
+}
+
+#[test]
 fn the_command_table_is_complete() {
     let workspace = Workspace::new("");
     let help = |arguments: &[&str]| String::from_utf8(workspace.run(arguments).stdout).unwrap();
@@ -165,6 +181,12 @@ fn the_command_table_is_complete() {
     let rows: BTreeSet<String> = table("| command |").iter().map(|row| unquoted(&row[0])).collect();
     assert_eq!(rows, commands);
     let readme = readme();
+    let (_, list) = readme.split_once("\n## Commands\n").unwrap();
+    let (list, _) = list.split_once("\n## ").unwrap();
+    for command in &commands {
+        assert!(list.contains(&format!("`{command}`")), "{command} is not in the README's list");
+    }
+    let pages = all_pages();
     let mut options = 0;
     for command in commands.iter().map(String::as_str).chain([""]) {
         let arguments: Vec<&str> =
@@ -175,7 +197,7 @@ fn the_command_table_is_complete() {
         {
             let option =
                 option.trim_end_matches(|character: char| !character.is_ascii_alphanumeric());
-            assert!(readme.contains(option), "{command} {option} is not in the README");
+            assert!(pages.contains(option), "{command} {option} is in no page");
             options += 1;
         }
     }
@@ -216,9 +238,9 @@ fn the_fault_table_is_complete() {
 }
 
 #[test]
-fn the_variables_of_the_readme_are_known() {
-    let readme = readme();
-    let named: BTreeSet<&str> = readme
+fn the_variables_of_the_pages_are_known() {
+    let pages = all_pages();
+    let named: BTreeSet<&str> = pages
         .split(|character: char| !(character.is_ascii_uppercase() || character == '_'))
         .filter(|word| word.starts_with("PLEO_PROXY_") && !word.ends_with('_'))
         .collect();
