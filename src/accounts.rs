@@ -43,6 +43,7 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod transition;
+mod unknown;
 mod unsaved;
 mod waiting;
 
@@ -50,7 +51,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Clock;
@@ -81,6 +82,7 @@ pub use refresh_reason::{RefreshReason, RefreshReport};
 pub use settings::{Background, NamedAccount, Settings, label};
 pub use snapshot::{Refusal, Snapshot, Verdict};
 pub use status::{LastRefresh, Status};
+pub use unknown::UnknownAccount;
 
 /// All accounts of this process.
 #[derive(Debug)]
@@ -271,21 +273,6 @@ impl Accounts {
         self.changes.import(ticket, token).await
     }
 
-    /// Saves what became known about an imported grant after its first refresh.
-    ///
-    /// # Errors
-    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended.
-    /// `ImportUnconfirmed`: it stays and serves nobody; the API is asked again.
-    pub async fn describe(
-        &self,
-        ticket: &ChangeTicket,
-        subject: Result<String, String>,
-        company: Option<String>,
-        introspection_trusted: bool,
-    ) -> Result<(), ChangeError> {
-        self.changes.describe(ticket, subject, company, introspection_trusted).await
-    }
-
     /// Forgets a grant: a tombstone takes its place. Requests that wait are refused at once. It
     /// goes on if the caller leaves.
     ///
@@ -298,7 +285,8 @@ impl Accounts {
     ) -> Result<(), ChangeError> {
         let (accounts, name) = (self.clone(), name.clone());
         let work = async move {
-            let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
+            let found = accounts.find(&name).await;
+            let account = found.ok_or_else(|| UnknownAccount::among(&name, &accounts.all()))?;
             accounts.changes.logout(&account, reason).await
         };
         self.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
@@ -313,9 +301,8 @@ impl Accounts {
     /// pair could not be saved.
     pub async fn close(&self) -> Vec<AccountName> {
         self.services.close().await;
-        let mut unsaved = self.all();
-        unsaved.retain(|account| account.memory().unsaved.is_some());
-        unsaved.iter().map(|account| account.name.clone()).collect()
+        let is_unsaved = |account: &Arc<Account>| account.memory().unsaved.is_some();
+        self.all().into_iter().filter(is_unsaved).map(|account| account.name.clone()).collect()
     }
 
     /// Runs work that must end even if its caller leaves, and that the end of the process waits
@@ -374,6 +361,11 @@ impl Accounts {
     /// Attempts to refresh that began at `from` (UNIX milliseconds) or later, oldest first.
     pub fn refreshes_since(&self, from: i64) -> Vec<PastRefresh> {
         self.services.context.history.since(from)
+    }
+
+    /// Wakes when the state of an account changes.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.services.context.changed.subscribe()
     }
 
     /// Counters of everything that is done to tokens and requests.

@@ -12,14 +12,17 @@ mod data_client;
 mod data_listener;
 mod embedded_sandbox;
 mod exit;
+mod input;
 mod locate;
 mod loosened;
 mod open_store;
 mod probe;
+mod progress;
 mod run_file;
 mod shell;
 mod signals;
 mod state;
+mod version;
 mod wiring;
 
 use std::ffi::OsString;
@@ -28,19 +31,29 @@ use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::error::ErrorKind as Mistake;
+use clap::{CommandFactory as _, Parser};
 use serde_json::json;
 
 use crate::{hardening, telemetry};
 use commands::Command;
 use context::{Context, Global};
-use exit::{EXIT_CODES, Failure};
+use exit::Failure;
 
 pub use exit::Exit;
 
+const AFTER_HELP: &str = "\
+Examples:
+  pleo-proxy                               # with the sandbox, without any configuration
+  pleo-proxy init                          # for Pleo itself: asks, and writes proxy.toml
+  pleo-proxy login                         # connects an account
+  curl http://127.0.0.1:8088/v1/companies  # what your tools do from then on
+
+Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, 4 not running, 5 degraded.";
+
 /// Tools send plain requests to 127.0.0.1; this adds a fresh Pleo credential and forwards them.
 #[derive(Debug, Parser)]
-#[command(name = "pleo-proxy", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "pleo-proxy", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -50,13 +63,24 @@ struct Arguments {
 
 /// Runs the program and returns how it ended.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(commands::in_order(arguments)) {
+    let words = commands::in_order(arguments);
+    let arguments = match Arguments::try_parse_from(&words) {
         Ok(arguments) => arguments,
+        Err(error) if error.kind() == Mistake::DisplayVersion => {
+            return ended(version::print(words.iter().any(|word| word == "--json")), false);
+        }
         Err(error) => return ExitCode::from(print(&error) as u8),
     };
     let command = arguments.command.unwrap_or_default();
     let json = arguments.global.json && !command.prints_ready_line();
-    let exit = match dispatch(command, arguments.global) {
+    let exit = ended(dispatch(command, arguments.global), json);
+    telemetry::flush();
+    exit
+}
+
+/// Reports a failure, on stdout too if JSON is wanted there.
+fn ended(done: Result<Exit, Failure>, json: bool) -> ExitCode {
+    let exit = match done {
         Ok(exit) => exit,
         Err(failure) => {
             status!("pleo-proxy: {:#}", failure.error);
@@ -70,7 +94,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             failure.exit
         }
     };
-    telemetry::flush();
     ExitCode::from(exit as u8)
 }
 
@@ -90,7 +113,7 @@ fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
     // Libraries that use the process's default provider get the same one as everything else. It
     // fails only if it was called before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let context = Context::new(global);
+    let context = Context::new(global, Arguments::command);
     on_control_runtime(command.run(&context))
 }
 
@@ -109,4 +132,72 @@ fn on_control_runtime(work: impl Future<Output = Result<Exit, Failure>>) -> Resu
     // a disk) does not keep the process alive.
     runtime.shutdown_background();
     exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command with its name, subcommands included.
+    fn commands(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
+        found.push((name.to_owned(), command.clone()));
+        for below in command.get_subcommands() {
+            commands(below, &format!("{name} {}", below.get_name()), found);
+        }
+    }
+
+    /// The words of a shell line up to a comment, a pipe or a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for character in line.chars() {
+            match (character, quote) {
+                (quoted, Some(open)) if quoted == open => quote = None,
+                (_, Some(_)) => word.push(character),
+                ('\'' | '"', None) => quote = Some(character),
+                (' ', None) => words.push(std::mem::take(&mut word)),
+                ('#' | '|' | '<' | '>' | '&' | '\\', None) if word.is_empty() => break,
+                _ => word.push(character),
+            }
+        }
+        words.push(word);
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_example_is_one_of_it() {
+        let mut all = Vec::new();
+        commands(&Arguments::command(), "pleo-proxy", &mut all);
+        assert!(all.len() > 15);
+        for (name, command) in all {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (_, examples) = help
+                .split_once("Examples:\n")
+                .unwrap_or_else(|| panic!("the help of {name:?} has no \"Examples:\""));
+            let examples = examples.split("\n\n").next().unwrap_or_default();
+            let mut own = 0;
+            for line in examples.lines() {
+                assert!(line.starts_with("  ") && line.len() <= 100, "{name}: {line:?}");
+                let Some(at) = line.find("pleo-proxy") else {
+                    continue;
+                };
+                let words = words(&line[at..]);
+                if words.first().is_none_or(|word| word != "pleo-proxy") {
+                    continue;
+                }
+                let parsed =
+                    Arguments::try_parse_from(commands::in_order(words.iter().map(OsString::from)));
+                assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
+                own += usize::from(name.split(' ').all(|part| words.iter().any(|it| it == part)));
+            }
+            assert!(own > 0, "{name} has no example of itself");
+        }
+    }
+
+    #[test]
+    fn the_words_of_an_example_end_at_its_comment() {
+        let line = "pleo-proxy why 'GET /v1' --x=\"a b\"  # says > why";
+        assert_eq!(words(line), ["pleo-proxy", "why", "GET /v1", "--x=a b"]);
+        assert_eq!(words("pleo-proxy man | man -l -"), ["pleo-proxy", "man"]);
+    }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 mod check;
 mod collector;
 mod diagnostic;
+mod document;
 mod environment;
 mod file;
 mod inputs;
@@ -30,9 +31,10 @@ use crate::secret::ClientSecret;
 pub use check::{check, oddities};
 use collector::Diagnostics;
 pub use diagnostic::{Code, ConfigError, Diagnostic, Place, Severity};
+pub use document::document;
 pub use environment::Environment;
 use file::{ConfigFile, xdg_folder};
-pub(crate) use inputs::SECRET_VARIABLE;
+pub(crate) use inputs::{FILE_VARIABLE, SECRET_VARIABLE};
 pub use inputs::{Flags, Origin};
 use inputs::{Layer, Variables};
 pub use kinds::duration;
@@ -52,7 +54,22 @@ const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.ap
 /// # Errors
 /// All problems found.
 pub fn load(flags: &Flags, environment: &Variables) -> Result<Config, ConfigError> {
-    let file = file::find(flags, environment)?;
+    load_with(file::find(flags, environment)?, flags, environment)
+}
+
+/// The same without any file.
+///
+/// # Errors
+/// All problems found.
+pub fn load_flags(flags: &Flags, environment: &Variables) -> Result<Config, ConfigError> {
+    load_with(None, flags, environment)
+}
+
+fn load_with(
+    file: Option<ConfigFile>,
+    flags: &Flags,
+    environment: &Variables,
+) -> Result<Config, ConfigError> {
     let source = file.as_ref().map(|file| &file.source);
     let mut reader = Reader::new(&TABLE, source, environment, flags)?;
     let embedded_sandbox = endpoint_defaults(&mut reader);

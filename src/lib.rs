@@ -17,11 +17,11 @@
 //! | 7 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
 //! | 6 | [`log`]: the latest exchanges, and what can be said from them |
 //! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
-//! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant |
+//! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant; [`hooks`]: commands of the operator's that run when an account needs a login |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |
 //! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
-//! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
+//! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`nearest`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
 //! Configuration is near the top so that no other part depends on it: each part declares its own
@@ -116,9 +116,11 @@ pub mod config;
 pub mod exchange;
 pub mod explain;
 pub mod hardening;
+pub mod hooks;
 pub mod lazy_timer;
 pub mod log;
 pub mod login;
+pub mod nearest;
 pub mod oauth;
 pub mod operate;
 pub mod operations;

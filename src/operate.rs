@@ -8,7 +8,7 @@ mod why;
 use std::sync::Arc;
 
 use crate::accounts::{
-    Accounts, ChangeError, DefaultAccount, RefreshReason, RefreshReport, Status,
+    Accounts, ChangeError, DefaultAccount, RefreshReason, RefreshReport, Status, UnknownAccount,
 };
 use crate::login::{Begun, LoginError, Logins};
 use crate::oauth::authorize::Callback;
@@ -107,8 +107,8 @@ impl Operator {
     /// # Errors
     /// [`ChangeError::Unknown`]: there is no such account.
     pub async fn refresh(&self, name: &AccountName, force: bool) -> Result<Refreshed, ChangeError> {
-        let account =
-            self.accounts.find(name).await.ok_or_else(|| ChangeError::Unknown(name.clone()))?;
+        let found = self.accounts.find(name).await;
+        let account = found.ok_or_else(|| UnknownAccount::among(name, &self.accounts.all()))?;
         let generation = account.snapshot().generation();
         let is_fresh = account.is_well() && !account.is_due();
         let outcome = if is_fresh && !force {
@@ -137,7 +137,8 @@ impl Operator {
         [name, to].into_iter().for_each(|name| self.logins.cancel(name));
         let (accounts, name, to) = (self.accounts.clone(), name.clone(), to.clone());
         let work = async move {
-            let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
+            let account = accounts.find(&name).await;
+            let account = account.ok_or_else(|| UnknownAccount::among(&name, &accounts.all()))?;
             accounts.changes().rename(&account, &to).await
         };
         self.accounts.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
@@ -152,7 +153,8 @@ impl Operator {
         self.logins.cancel(name);
         let (accounts, name) = (self.accounts.clone(), name.clone());
         let work = async move {
-            let account = accounts.find(&name).await.ok_or(ChangeError::Unknown(name))?;
+            let account = accounts.find(&name).await;
+            let account = account.ok_or_else(|| UnknownAccount::among(&name, &accounts.all()))?;
             accounts.changes().remove(&account).await
         };
         self.accounts.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))

@@ -43,6 +43,8 @@ pub(super) struct AccountContext {
     pub(super) commands: mpsc::UnboundedSender<SchedulerCommand>,
     /// Counts the changes that matter to the default account.
     pub(super) default_version: AtomicU64,
+    /// Wakes whoever watches the state of accounts.
+    pub(super) changed: watch::Sender<()>,
 }
 
 impl AccountContext {
@@ -59,6 +61,7 @@ impl AccountContext {
             history: History::default(),
             commands,
             default_version: AtomicU64::new(1),
+            changed: watch::Sender::default(),
         }
     }
 }
@@ -155,6 +158,11 @@ impl Account {
     /// True if nothing about the account needs attention.
     pub fn is_well(&self) -> bool {
         self.peek().health == Health::Connected
+    }
+
+    /// When its grant was issued or refreshed last, in UNIX milliseconds; none without one.
+    pub fn refreshed_at(&self) -> Option<i64> {
+        self.peek().source.grant().map(|grant| grant.refreshed_at)
     }
 
     /// True if the token is within its margin or gone.
@@ -339,6 +347,7 @@ impl Account {
     pub(super) fn notify(&self) {
         self.gate.notify();
         self.reschedule();
+        self.context.changed.send_replace(());
     }
 
     fn default_may_change(&self) {

@@ -199,7 +199,11 @@ impl Changes {
     }
 
     /// Saves what became known about an imported grant after its first refresh.
-    pub(super) async fn describe(
+    ///
+    /// # Errors
+    /// [`ChangeError::OtherSubject`] or [`ChangeError::ConnectedElsewhere`]: the grant was ended.
+    /// `ImportUnconfirmed`: it stays and serves nobody; the API is asked again.
+    pub async fn describe(
         &self,
         ticket: &ChangeTicket,
         subject: Result<String, String>,

@@ -214,10 +214,7 @@ fn login_failed(error: &LoginError) -> Response {
 
 pub(super) fn change_failed(error: &ChangeError) -> Response {
     let (status, code) = match error {
-        ChangeError::Unknown(name) => {
-            let detail = format!("There is no account {name}.");
-            return refusal(StatusCode::NOT_FOUND, "account_unknown", &detail);
-        }
+        ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, "account_unknown"),
         ChangeError::NameTaken(_) | ChangeError::StillConnected(_) => {
             (StatusCode::CONFLICT, "account_conflict")
         }

@@ -4,12 +4,15 @@
 mod accounts;
 mod api;
 mod capture;
+mod completions;
 mod config;
 mod har;
 mod health;
+mod init;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod open;
 mod refresh;
 mod report;
@@ -27,19 +30,27 @@ use clap::Subcommand;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy serve  # the same as: pleo-proxy
+  pleo-proxy serve --environment staging --set listen.api=127.0.0.1:9000
+  pleo-proxy --config acme.toml --log debug";
+
 #[derive(Debug, Default, Subcommand)]
 pub(super) enum Command {
     /// Run the proxy (the default)
     #[default]
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve,
     /// Connect an account to Pleo
     Login(login::Login),
     /// Forget an account's tokens
     Logout(logout::Logout),
     /// Show all accounts
+    #[command(after_help = status::EXAMPLES)]
     Status,
     /// List accounts, give one another name, or remove one
-    #[command(subcommand)]
+    #[command(subcommand, after_help = accounts::EXAMPLES)]
     Accounts(accounts::AccountsCommand),
     /// Call Pleo's API through the running proxy
     Api(api::Api),
@@ -56,8 +67,10 @@ pub(super) enum Command {
     /// Write the latest requests into a file (HAR), without secrets
     Har(har::Har),
     /// Open the page of the running proxy, with a fresh one-time link
+    #[command(after_help = open::EXAMPLES)]
     Open,
     /// End the running proxy
+    #[command(after_help = stop::EXAMPLES)]
     Stop,
     /// Wait until the proxy runs and can serve an account
     Wait(wait::Wait),
@@ -66,8 +79,14 @@ pub(super) enum Command {
     /// Run the fake Pleo alone
     Sandbox(sandbox::SandboxCommand),
     /// Check or show the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = config::EXAMPLES)]
     Config(config::ConfigCommand),
+    /// Write a configuration: asks, or takes flags
+    Init(init::Init),
+    /// Print a script that completes commands and flags in a shell
+    Completions(completions::Completions),
+    /// Print the manual page, or write one for each command
+    Man(man::ManPages),
 }
 
 /// The program's arguments in an order that clap reads as the user means them.
@@ -96,6 +115,9 @@ impl Command {
             Self::Health(health) => health.run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,
             Self::Config(config) => config.run(context),
+            Self::Init(init) => init.run(context).await,
+            Self::Completions(completions) => completions.run(context),
+            Self::Man(man) => man.run(context),
         }
     }
 

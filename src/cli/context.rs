@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use strum::VariantArray as _;
 use tracing::Level;
 
 use super::exit::Failure;
 use super::shell::quoted;
-use crate::config::{self, Config, ConfigError, Flags};
+use crate::config::{self, Config, ConfigError, Environment, Flags};
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
@@ -17,7 +18,7 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// sandbox, staging or production
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", value_parser = environments(), hide_possible_values = true)]
     environment: Option<String>,
     /// Set one key, such as listen.api=127.0.0.1:0 (never a secret)
     #[arg(long, global = true, value_name = "KEY=VALUE")]
@@ -28,6 +29,10 @@ pub(super) struct Global {
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+fn environments() -> PossibleValuesParser {
+    Environment::VARIANTS.iter().map(|environment| environment.as_str()).collect::<Vec<_>>().into()
 }
 
 fn levels() -> impl TypedValueParser<Value = Level> {
@@ -63,14 +68,43 @@ pub(super) struct Context {
     pub(super) json: bool,
     /// The command line that reads the same configuration, such as `pleo-proxy --config my.toml`.
     pub(super) program: String,
+    /// Describes all commands and flags.
+    pub(super) arguments: fn() -> clap::Command,
 }
 
 impl Context {
-    pub(super) fn new(global: Global) -> Self {
+    pub(super) fn new(global: Global, arguments: fn() -> clap::Command) -> Self {
         let (program, json) = (global.program(), global.json);
         let Global { config, environment, set, .. } = global;
         let working_dir = std::env::current_dir().unwrap_or_default();
-        Self { flags: Flags { config, environment, set, working_dir }, json, program }
+        let flags = Flags { config, environment, set, working_dir };
+        Self { flags, json, program, arguments }
+    }
+
+    /// The environment that the flags name.
+    pub(super) fn environment(&self) -> Option<Environment> {
+        let named = self.flags.environment.as_deref()?;
+        Environment::VARIANTS.iter().find(|environment| environment.as_str() == named).copied()
+    }
+
+    /// The configuration file that the flags or a variable name, whether it exists or not; else the
+    /// one in the current folder.
+    pub(super) fn file_to_write(&self) -> PathBuf {
+        let by_variable = || Some(PathBuf::from(variables().remove(config::FILE_VARIABLE)?));
+        self.flags.config.clone().or_else(by_variable).unwrap_or_else(|| "proxy.toml".into())
+    }
+
+    /// The flags without a file, with another environment and more settings.
+    pub(super) fn flags_for(&self, environment: Option<Environment>, more: Vec<String>) -> Flags {
+        let environment = environment.map(|environment| environment.as_str().to_owned());
+        let set = self.flags.set.iter().cloned().chain(more).collect();
+        Flags { config: None, environment, set, working_dir: self.flags.working_dir.clone() }
+    }
+
+    /// The variables that say where files are by default, and nothing else.
+    pub(super) fn homes() -> BTreeMap<String, String> {
+        let is_home = |name: &String| name == "HOME" || name.starts_with("XDG_");
+        variables().into_iter().filter(|(name, _)| is_home(name)).collect()
     }
 
     /// The configuration, or every mistake in it.

@@ -19,10 +19,6 @@ pub enum Exit {
     Degraded = 5,
 }
 
-/// The exit codes as `--help` lists them.
-pub(super) const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 login required, \
-4 not running, 5 degraded.";
-
 /// An error and the exit code that goes with it.
 #[derive(Debug)]
 pub(super) struct Failure {

@@ -1,5 +1,6 @@
 //! Builds the parts from the configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use crate::accounts::{Accounts, Background};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exchange::recorder::Recorders;
+use crate::hooks::{Hooks, Surroundings};
 use crate::log::RequestLog;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
@@ -71,6 +73,18 @@ pub(super) fn request_log(
         }
     });
     Ok(log)
+}
+
+/// The hooks, which run from here on; none if none is set.
+pub(super) fn hooks(config: &Config, accounts: &Arc<Accounts>, program: &str) -> Option<Hooks> {
+    let file = config.file.as_ref().and_then(|file| file.canonicalize().ok());
+    let surroundings = Surroundings {
+        folder: file.as_ref().and_then(|file| file.parent()).map(Path::to_owned),
+        config: file,
+        environment: config.environment().as_str(),
+        program: program.to_owned(),
+    };
+    Hooks::start(&config.hooks, accounts, surroundings)
 }
 
 /// All accounts of a store.

@@ -11,7 +11,7 @@ use super::diagnostic::one_line;
 /// Holds the client secret, for use without a file.
 pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
 /// Names the file, like `--config`.
-pub(super) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
+pub(crate) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
 /// The prefix of all our variables.
 pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 

@@ -12,7 +12,7 @@ use toml::Value;
 
 use super::diagnostic::InvalidValue;
 use super::shape::{Shape, bare};
-use super::suggest::nearest;
+use crate::nearest::nearest;
 use crate::oauth::SecretSource;
 use crate::server::Address;
 

@@ -19,6 +19,8 @@ use super::kinds::Kind;
 use super::source::Source;
 use super::suggest;
 use super::table::{Row, Table};
+// What a hook was told: it may run this program.
+use crate::hooks::VARIABLES;
 
 /// A raw value and its layer. No `Debug`: a proxy URL may hold a password.
 #[derive(Clone)]
@@ -201,7 +203,9 @@ impl<'a> Reader<'a> {
 
     fn variables(&mut self, environment: &Variables) {
         let is_ours = |name: &str| {
-            name.starts_with(VARIABLE_PREFIX) && name != SECRET_VARIABLE && name != FILE_VARIABLE
+            let is_no_setting =
+                [SECRET_VARIABLE, FILE_VARIABLE].contains(&name) || VARIABLES.contains(&name);
+            name.starts_with(VARIABLE_PREFIX) && !is_no_setting
         };
         for (variable, raw) in environment.iter().filter(|(name, _)| is_ours(name)) {
             match self.table.rows().find_map(|row| Some((row.set_by(variable)?, row))) {

@@ -31,6 +31,7 @@ use super::shape::Shape::{Boolean, Integer, Text, WordOrIds};
 use super::table::DefaultValue::{ByEnvironment, Is, Like, Unset};
 use super::table::{Row, Table};
 use crate::accounts;
+use crate::hooks::{self, HookCommand};
 use crate::log;
 use crate::oauth::endpoint::{self, Endpoint};
 use crate::oauth::{self, ClientAuth, SecretSource};
@@ -279,6 +280,17 @@ settings! {
             "most memory that they take, captured bodies included";
         "inspect.headers" headers: bool = By(Boolean, bool::from_str), Is("true"),
             "add `Pleo-Proxy-Request` to every response, and `Pleo-Proxy-Hint` to errors of Pleo's";
+    }
+    pub hooks: of hooks::Settings {
+        "hooks.on_login_required" on_login_required: Option<HookCommand> =
+            Hidden(Or("", By(Text, HookCommand::from_str))), Like(r#""""#, r#""./tell-somebody.sh""#),
+            "command that runs once when an account needs a login, by `sh -c` in this file's folder, for at most 30 s; it gets no secret, but `PLEO_PROXY_ACCOUNT`, `PLEO_PROXY_EVENT`, `PLEO_PROXY_REASON` and `PLEO_PROXY_FIX`";
+        "hooks.on_recovered" on_recovered: Option<HookCommand> =
+            Hidden(Or("", By(Text, HookCommand::from_str))), Like(r#""""#, r#""./tell-somebody.sh""#),
+            "the same, once when that account works again";
+        "hooks.on_grant_age" on_grant_age: Option<HookCommand> =
+            Hidden(Or("", By(Text, HookCommand::from_str))), Like(r#""""#, r#""./tell-somebody.sh""#),
+            "the same, once a day while a refresh token has not been renewed for 50 days; Pleo ends it after 60";
     }
     // Shows that a section may hold tables with free names.
     #[cfg(test)]

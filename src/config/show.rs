@@ -55,7 +55,7 @@ pub fn show_json(config: &Config) -> serde_json::Value {
 }
 
 /// All settings by their full names, in the order of `proxy.toml`.
-fn settings(config: &Config) -> Vec<(String, &'static Row, Value)> {
+pub(super) fn settings(config: &Config) -> Vec<(String, &'static Row, Value)> {
     let with_row = |(name, value): (String, Value)| (name.clone(), TABLE.row(&name), value);
     let mut settings: Vec<_> = config.values().into_iter().map(with_row).collect();
     let sections = TABLE.sections();

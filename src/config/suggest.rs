@@ -2,18 +2,11 @@
 
 use super::inputs::{FILE_VARIABLE, SECRET_VARIABLE, VARIABLE_PREFIX};
 use super::table::{Row, Table};
-
-/// Sections of later versions.
-const LATER: [&str; 1] = ["hooks"];
-/// Longer names are not compared: they are not typing mistakes.
-const MAX_NAME: usize = 64;
+use crate::nearest::nearest;
 
 /// What to write instead of an unknown key or section; `name` includes the section.
 pub(super) fn key(name: &str, table: &Table) -> String {
     let (section, short) = name.rsplit_once('.').unwrap_or(("", name));
-    if LATER.contains(&section.split('.').next().unwrap_or(section)) || LATER.contains(&name) {
-        return "this comes in a later version; remove it".to_owned();
-    }
     if let Some((_, new)) = table.renamed.iter().find(|(old, _)| *old == name) {
         return format!("`{name}` is called `{new}` now");
     }
@@ -62,15 +55,4 @@ pub(super) fn variable(name: &str, table: &Table) -> String {
             "variables are called {VARIABLE_PREFIX}<SECTION>_<KEY>, such as PLEO_PROXY_LISTEN_API"
         ),
     }
-}
-
-/// The candidate that a mistyped name probably means.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let tolerated = (name.len() / 3).clamp(1, 4);
-    let scored = candidates.map(|candidate| (strsim::levenshtein(name, candidate), candidate));
-    let near = scored.filter(|(distance, _)| *distance <= tolerated).min();
-    near.filter(|_| name.len() <= MAX_NAME).map(|(_, candidate)| candidate)
 }

@@ -135,5 +135,5 @@ pub(super) async fn describe_import(
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
     let company = company(accounts, grant.access.as_ref(), &subject).await;
-    Ok(accounts.describe(ticket, subject, company, trusted).await?)
+    Ok(accounts.changes().describe(ticket, subject, company, trusted).await?)
 }

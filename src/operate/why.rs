@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use crate::accounts::{Account, Accounts, DefaultAccount};
+use crate::accounts::{Account, Accounts, DefaultAccount, UnknownAccount};
 use crate::explain::{self, CredentialKind, Explanation, Facts, Request, SubjectKind};
 use crate::problem::Problem;
 use crate::proxy::route::Route;
@@ -28,8 +28,8 @@ pub enum WhyError {
     #[error("{0}")]
     Invalid(String),
     /// There is no such account.
-    #[error("there is no account {0}; `pleo-proxy status` lists them")]
-    Unknown(String),
+    #[error("{0}")]
+    Unknown(UnknownAccount),
     /// Several accounts are connected and none is named.
     #[error("several accounts are connected ({0}); name one")]
     Required(String),
@@ -49,13 +49,13 @@ pub async fn expectation(
         question.target.split_once('?').map_or((question.target, None), |it| (it.0, Some(it.1)));
     // A whole address is explained as it is: the host may be the mistake.
     if path.contains("://") {
-        let account = account(accounts, named(question.account)?.as_ref()).await?;
+        let account = account(accounts, named(accounts, question.account)?.as_ref()).await?;
         let request = Request::new(&method, path, query);
         return Ok(with_facts(accounts, account, environment, |facts| {
             explain::before(&request, facts)
         }));
     }
-    let route = route(&method, question)?;
+    let route = route(accounts, &method, question)?;
     let account = account(accounts, route.account.as_ref()).await?;
     let request = Request::new(&method, route.target.path(), route.target.query());
     Ok(with_facts(accounts, account, environment, |facts| explain::before(&request, facts)))
@@ -66,12 +66,19 @@ fn method(text: &str) -> Result<Method, WhyError> {
     method.map_err(|_| WhyError::Invalid("this is not a method; write for example GET".into()))
 }
 
-fn named(account: Option<&str>) -> Result<Option<AccountName>, WhyError> {
-    let parsed = account.map(|name| name.parse().map_err(|_| WhyError::Unknown(name.to_owned())));
+fn unknown(accounts: &Accounts, name: &str) -> WhyError {
+    WhyError::Unknown(UnknownAccount::beside(
+        name,
+        accounts.all().iter().map(|it| it.name.as_str()),
+    ))
+}
+
+fn named(accounts: &Accounts, account: Option<&str>) -> Result<Option<AccountName>, WhyError> {
+    let parsed = account.map(|name| name.parse().map_err(|_| unknown(accounts, name)));
     parsed.transpose()
 }
 
-fn route(method: &Method, question: Question<'_>) -> Result<Route, WhyError> {
+fn route(accounts: &Accounts, method: &Method, question: Question<'_>) -> Result<Route, WhyError> {
     let invalid = |why: String| WhyError::Invalid(format!("this is not a path: {why}"));
     if !question.target.starts_with('/') {
         return Err(invalid("it does not begin with /; write for example /v1/vendors".into()));
@@ -80,7 +87,7 @@ fn route(method: &Method, question: Question<'_>) -> Result<Route, WhyError> {
     let request = request.map_err(|error| invalid(error.to_string()))?;
     let refused = |problem: Problem| WhyError::Invalid(problem.detail().to_owned());
     let route = Route::of(&request.into_parts().0).map_err(refused)?;
-    let account = named(question.account)?;
+    let account = named(accounts, question.account)?;
     if account.is_some() && route.account.is_some() && account != route.account {
         return Err(WhyError::Invalid("the path names another account; name it once".into()));
     }
@@ -94,7 +101,7 @@ async fn account(
 ) -> Result<Option<Arc<Account>>, WhyError> {
     if let Some(name) = named {
         let found = accounts.find(name).await;
-        return found.map(Some).ok_or_else(|| WhyError::Unknown(name.to_string()));
+        return found.map(Some).ok_or_else(|| unknown(accounts, name.as_str()));
     }
     match &*accounts.default_account() {
         DefaultAccount::One(account) => Ok(Some(account.clone())),

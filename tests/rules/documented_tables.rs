@@ -247,6 +247,7 @@ fn the_variables_of_the_pages_are_known() {
     assert!(named.len() >= 4, "{named:?}");
     let mut known: BTreeSet<String> = rows().map(Row::variable).collect();
     known.extend(["PLEO_PROXY_CLIENT_SECRET".into(), "PLEO_PROXY_CONFIG".into()]);
+    known.extend(pleo_proxy::hooks::VARIABLES.map(str::to_owned));
     // Read by the shell that runs a curl command, not by the proxy.
     known.insert("PLEO_PROXY_KEY".into());
     for name in named {

@@ -18,6 +18,7 @@ mod process;
 mod refresh;
 mod setup;
 pub mod strace;
+pub mod terminal;
 mod upstream;
 
 pub use caller::*;

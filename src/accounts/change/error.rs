@@ -1,5 +1,6 @@
 //! Why a login or logout failed.
 
+use crate::accounts::unknown::UnknownAccount;
 use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
 
 /// Why a login or logout failed; the account is as it was before, unless the variant says
@@ -7,8 +8,8 @@ use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// There is no such account.
-    #[error("there is no account {0}")]
-    Unknown(AccountName),
+    #[error("{0}")]
+    Unknown(UnknownAccount),
     /// A rename to a name that an account has.
     #[error("there is an account {0} already; choose another name")]
     NameTaken(AccountName),
@@ -99,6 +100,12 @@ pub enum ChangeError {
     /// The process is about to end.
     #[error("the proxy is shutting down")]
     Closing,
+}
+
+impl From<UnknownAccount> for ChangeError {
+    fn from(unknown: UnknownAccount) -> Self {
+        Self::Unknown(unknown)
+    }
 }
 
 impl ChangeError {

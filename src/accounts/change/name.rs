@@ -10,6 +10,7 @@ use super::locked_change::{ChangeTicket, LockedChange, check_saved};
 use crate::accounts::account::Account;
 use crate::accounts::services::Services;
 use crate::accounts::transition;
+use crate::accounts::unknown::UnknownAccount;
 use crate::store::Record;
 
 /// Moves the record of `from` to the name of `to`, which has none. Both are locked, here and for
@@ -71,7 +72,7 @@ async fn saved_record(
     account: &Account,
     services: &Services,
 ) -> Result<Record, ChangeError> {
-    let unknown = || ChangeError::Unknown(account.name.clone());
+    let unknown = || UnknownAccount::among(&account.name, &[]);
     let (stored, _) = services.store.load(&account.name).await?.ok_or_else(unknown)?;
     match &change.previous {
         Some(known) if known.generation > stored.generation => {
@@ -88,7 +89,7 @@ pub(super) async fn remove(services: &Services, account: &Arc<Account>) -> Resul
     let ticket = ChangeTicket::new(account.clone());
     let change = ticket.lock(services, false).await?;
     let previous = change.previous.as_ref();
-    let record = previous.ok_or_else(|| ChangeError::Unknown(account.name.clone()))?;
+    let record = previous.ok_or_else(|| UnknownAccount::among(&account.name, &[]))?;
     if record.grant.is_some() {
         return Err(ChangeError::StillConnected(account.name.clone()));
     }

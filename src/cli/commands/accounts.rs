@@ -17,11 +17,31 @@ use crate::config::Config;
 use crate::store::AccountName;
 use crate::usage::{self, Usage};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy accounts list
+  pleo-proxy accounts rename acme harbour";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy accounts list
+  pleo-proxy accounts list --json";
+
+const RENAME_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy accounts rename acme harbour";
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy accounts remove acme  # after: pleo-proxy logout acme";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccountsCommand {
     /// List the accounts: name, state, and what they are called
+    #[command(after_help = LIST_EXAMPLES)]
     List,
     /// Give an account another name; it keeps its tokens and its company
+    #[command(after_help = RENAME_EXAMPLES)]
     Rename {
         /// The account
         old: AccountName,
@@ -29,6 +49,7 @@ pub(crate) enum AccountsCommand {
         new: AccountName,
     },
     /// Remove an account that is logged out
+    #[command(after_help = REMOVE_EXAMPLES)]
     Remove {
         /// The account
         name: AccountName,

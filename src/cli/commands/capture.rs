@@ -14,7 +14,14 @@ use crate::store::AccountName;
 
 const TARGET: &str = "/api/capture";
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy capture --for 10m       # every account, for ten minutes
+  pleo-proxy capture --account acme  # one account
+  pleo-proxy capture --stop          # end it now";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Capture {
     /// How long, at most 1h
     #[arg(long = "for", value_name = "TIME", default_value = "15m")]

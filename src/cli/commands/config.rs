@@ -8,11 +8,28 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::config::{self, Diagnostic};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy config check
+  pleo-proxy config show";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy config check
+  pleo-proxy config check --config staging.toml";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  pleo-proxy config show
+  pleo-proxy config show --json | jq .settings";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Report every mistake, with line and column
+    #[command(after_help = CHECK_EXAMPLES)]
     Check,
     /// Show what is in effect and where each value came from
+    #[command(after_help = SHOW_EXAMPLES)]
     Show,
 }
 

@@ -16,7 +16,14 @@ use crate::cli::state::State;
 use crate::cli::{locate, output};
 use crate::private_file;
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy har -o requests.har             # all that are kept
+  pleo-proxy har -o failed.har --filter 'status:4xx account:acme'
+  pleo-proxy har -o shared.har --pseudonyms  # no names of people either";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Har {
     /// The file; it must not exist yet
     #[arg(short, long, value_name = "FILE")]

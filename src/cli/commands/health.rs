@@ -18,7 +18,13 @@ use crate::config::Config;
 /// Longest wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy health
+  pleo-proxy health --ready  # whether an account can serve";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct HealthProbe {
     /// Ask whether an account can serve requests, not only whether the proxy is up
     #[arg(long)]

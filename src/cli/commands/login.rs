@@ -1,31 +1,31 @@
 //! `login`: in the browser, by pasting the callback address, or by importing a refresh token.
 
-use std::io::{BufRead as _, IsTerminal as _, Read as _, stdin};
+use std::io::{IsTerminal as _, stdin};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::admin::protocol::{
-    Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, Versioned,
+    Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, Status, Versioned,
 };
 use crate::cli::account_argument::AccountArgument;
 use crate::cli::admin_client::{AdminClient, CallError};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::progress::while_waiting;
 use crate::cli::run_file::Liveness;
 use crate::cli::signals::Signals;
 use crate::cli::state::State;
-use crate::cli::{browser, locate, open_store, output};
+use crate::cli::{browser, input, locate, open_store, output};
 use crate::config::Config;
 use crate::login::{ListenerError, LoginError, Logins, PATIENCE};
+use crate::nearest::nearest;
 use crate::oauth::endpoint::Endpoint;
 use crate::operate::{LoginRequest, Operator, Redirect, ReturnsBy};
-use crate::private_file::text;
 use crate::secret::RefreshToken;
 use crate::server;
 use crate::store::AccountName;
@@ -34,10 +34,18 @@ use crate::store::AccountName;
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Longest wait for a login: its lifetime, and the exchange of a code that comes at its end.
 const MAX_WAIT: Duration = PATIENCE.saturating_add(Duration::from_secs(60));
-/// Longest input that is read from stdin, in bytes: a pasted address or a token.
-const MAX_INPUT: u64 = 64 * 1024;
+/// Said while a login waits.
+const CANCEL: &str = "Ctrl-C cancels the login";
+
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy login          # the default account, in the browser
+  pleo-proxy login acme     # one more company, under this name
+  pleo-proxy login --paste  # if the browser is on another machine
+  pleo-proxy login --import-refresh-token < refresh-token";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Login {
     #[command(flatten)]
     account: AccountArgument,
@@ -80,6 +88,8 @@ impl Login {
             return finish(proxy, name, LoginBody { refresh_token, ..LoginBody::default() }).await;
         }
         let mut signals = Signals::new()?;
+        let status: Status = proxy.get("/api/status").await?;
+        say_if_mistyped(name, status.accounts.iter().map(|account| account.account.as_str()));
         let query = LoginQuery { paste: self.paste, replace: self.replace };
         let begun: LoginBegun = proxy.post(&query.target(name)).await?;
         let waiting = async {
@@ -91,11 +101,11 @@ impl Login {
                     .await;
             }
             status!("Waiting for the browser at {} ...", begun.redirect_uri);
-            poll_proxy(proxy, &begun.id).await
+            while_waiting(PATIENCE, CANCEL, poll_proxy(proxy, &begun.id)).await
         };
         let ended = tokio::select! {
             ended = waiting => ended,
-            () = signals.next() => Err(anyhow!("the login was cancelled").into()),
+            () = signals.next() => Err(cancelled()),
         };
         if ended.is_err() {
             // It may have ended already.
@@ -113,7 +123,15 @@ impl Login {
     ) -> Result<(), Failure> {
         let operator = open_store::writable(config, state).await?;
         operator.accounts().oauth().credentials().map_err(Failure::usage)?;
-        let done = self.log_in(config, &operator, name).await;
+        let done = if self.import_refresh_token {
+            import(&operator, name).await
+        } else {
+            let mut signals = Signals::new()?;
+            tokio::select! {
+                done = self.log_in(config, &operator, name) => done,
+                () = signals.next() => Err(cancelled()),
+            }
+        };
         // Work in progress is finished and saved before the process ends.
         open_store::close(&operator, name).await?;
         done
@@ -125,9 +143,8 @@ impl Login {
         operator: &Operator,
         account: &AccountName,
     ) -> Result<(), Failure> {
-        if self.import_refresh_token {
-            return Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?);
-        }
+        let known = operator.accounts().all();
+        say_if_mistyped(account, known.iter().map(|account| account.name.as_str()));
         let serve = server::callback(&config.server(), &config.guard().map_err(Failure::usage)?);
         let redirect = Redirect::standalone(redirect_uri(config)?, serve);
         let returns_by = if self.paste { ReturnsBy::Paste } else { ReturnsBy::Browser };
@@ -144,7 +161,8 @@ impl Login {
             return Ok(operator.finish_login(account, address.trim()).await?);
         }
         status!("Waiting for the browser at {} ...", begun.redirect_uri);
-        let done = wait_for_callback(operator.logins(), &begun.id).await;
+        let callback = wait_for_callback(operator.logins(), &begun.id);
+        let done = while_waiting(PATIENCE, CANCEL, callback).await;
         redirect.close().await;
         done
     }
@@ -159,6 +177,24 @@ impl Login {
             status!("No browser could be opened; open the address yourself.");
         }
         Ok(())
+    }
+}
+
+fn cancelled() -> Failure {
+    anyhow!("the login was cancelled").into()
+}
+
+async fn import(operator: &Operator, account: &AccountName) -> Result<(), Failure> {
+    Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?)
+}
+
+/// Asks back if the name is new and looks like a mistyped one. The login goes on: it may be meant.
+fn say_if_mistyped<'a>(name: &AccountName, known: impl Iterator<Item = &'a str> + Clone) {
+    if known.clone().any(|known| known == name.as_str()) {
+        return;
+    }
+    if let Some(meant) = nearest(name.as_str(), known) {
+        status!("There is no account {name} yet, so this login adds it. Did you mean {meant}?");
     }
 }
 
@@ -201,7 +237,7 @@ async fn wait_for_callback(logins: &Logins, id: &str) -> Result<(), Failure> {
 }
 
 /// The configured redirect URI, or the one that the admin listener would have.
-fn redirect_uri(config: &Config) -> Result<Url, Failure> {
+pub(super) fn redirect_uri(config: &Config) -> Result<Url, Failure> {
     if let Some(configured) = &config.login.redirect_uri {
         return Ok(configured.clone());
     }
@@ -214,32 +250,12 @@ async fn read_address(redirect_uri: &str) -> anyhow::Result<Zeroizing<String>> {
     status!(
         "Log in, then paste the address that the browser was sent to ({redirect_uri}?code=...):"
     );
-    let (sender, line) = oneshot::channel();
-    // On its own thread, so that waiting for input does not keep the process from ending.
-    std::thread::Builder::new().name("paste".into()).spawn(move || {
-        let mut line = Zeroizing::new(Vec::new());
-        let read = stdin().lock().take(MAX_INPUT).read_until(b'\n', &mut line);
-        // Nobody waits any more if the command was cancelled.
-        let _ = sender.send(read.map(|_| line));
-    })?;
-    let line = line.await.context("stdin")?.context("stdin")?;
-    input(&line, "address")
+    input::as_text(&input::line().await?, "address")
 }
 
 fn read_token() -> anyhow::Result<Zeroizing<String>> {
     if stdin().is_terminal() {
         status!("Paste the refresh token, then press Ctrl-D:");
     }
-    let mut text = Zeroizing::new(Vec::new());
-    stdin().take(MAX_INPUT).read_to_end(&mut text).context("the refresh token on stdin")?;
-    input(&text, "refresh token")
-}
-
-/// Pasted or piped input as text.
-fn input(bytes: &[u8], what: &str) -> anyhow::Result<Zeroizing<String>> {
-    let text = text::decode(bytes).map_err(|error| anyhow!("the {what} on stdin {error}"))?;
-    match text.trim() {
-        "" => bail!("there is no {what} on stdin; run the command again"),
-        text => Ok(Zeroizing::new(text.to_owned())),
-    }
+    input::as_text(&input::all("the refresh token")?, "refresh token")
 }

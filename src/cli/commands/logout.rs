@@ -19,7 +19,13 @@ use crate::config::Config;
 use crate::operate::Operator;
 use crate::store::AccountName;
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy logout acme
+  pleo-proxy logout --all";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Logout {
     #[command(flatten)]
     account: AccountArgument,

@@ -19,7 +19,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Requests of one answer to `--follow`.
 const FOLLOWED: usize = 1000;
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy logs -f                              # follow what happens
+  pleo-proxy logs --status 4xx --since 10m        # what was refused lately
+  pleo-proxy logs 'is:error -path:/v1/companies'  # a filter";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Logs {
     /// Go on with the requests to come, until Ctrl-C
     #[arg(short, long)]

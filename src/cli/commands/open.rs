@@ -6,6 +6,11 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::state::State;
 use crate::cli::{browser, locate, output};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy open
+  pleo-proxy open --json  # the link, for another browser";
+
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let state = State::locate(&context.config()?)?;
     let none =

@@ -14,7 +14,13 @@ use crate::cli::{locate, open_store, output};
 use crate::config::Config;
 use crate::store::AccountName;
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy refresh acme     # if it is due
+  pleo-proxy refresh --force  # in any case";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Refresh {
     #[command(flatten)]
     account: AccountArgument,

@@ -3,6 +3,7 @@
 
 use clap::Args;
 
+use crate::accounts::UnknownAccount;
 use crate::admin::protocol::{AccountReport, Report as Body, ReportQuery, Versioned};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -17,7 +18,13 @@ use crate::usage::{self, Usage};
 /// Seconds of a day.
 const DAY: u64 = 86_400;
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy report
+  pleo-proxy report acme --json";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Report {
     /// Account [default: all]
     account: Option<String>,
@@ -32,16 +39,20 @@ impl Report {
             .as_deref()
             .map(|name| name.parse().map_err(|error| Failure::usage(format!("{name:?}: {error}"))));
         let name: Option<AccountName> = named.transpose()?;
-        let report = match locate::running(&state).await? {
+        let proxy = locate::running(&state).await?;
+        let report = match &proxy {
             Some(proxy) => {
                 proxy.get::<Body>(&ReportQuery { account: self.account }.target()).await?
             }
             None => on_store(&config, &state, name.as_ref()).await?,
         };
         if let Some(name) = name.filter(|_| report.accounts.is_empty()) {
-            return Err(Failure::usage(format!(
-                "there is no account {name}; pleo-proxy status lists them"
-            )));
+            let all = match &proxy {
+                Some(proxy) => proxy.get::<Body>(&ReportQuery::default().target()).await?,
+                None => on_store(&config, &state, None).await?,
+            };
+            let known = all.accounts.iter().map(|report| report.account.as_str());
+            return Err(Failure::usage(UnknownAccount::beside(name.as_str(), known)));
         }
         if context.json {
             output::json(&Versioned::from(report))?;

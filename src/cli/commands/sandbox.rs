@@ -16,7 +16,14 @@ use crate::cli::shell::quoted;
 use crate::cli::signals::Signals;
 use crate::sandbox::{Faults, Options, RATE_LIMIT, Recording, Sandbox};
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy sandbox > sandbox.toml         # then: pleo-proxy --config sandbox.toml
+  pleo-proxy sandbox --access-life-ms 2000 --latency-ms 50
+  pleo-proxy sandbox --replay recorded.har  # answer from a recording";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct SandboxCommand {
     /// Authorization server and API
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]

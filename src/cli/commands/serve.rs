@@ -18,7 +18,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::run_file::{Instance, RunFile};
 use crate::cli::shell::{quoted, with_flags};
 use crate::cli::signals::Signals;
-use crate::cli::{embedded_sandbox, loosened, output};
+use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic};
 use crate::log::RequestLog;
@@ -52,6 +52,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let run_file = RunFile::write(&opened.data.state.folder, &instance)
         .context("the run file cannot be written")?;
     opened.data.connect_sandbox(&opened.data.default_account()).await?;
+    let hooks = wiring::hooks(&opened.data.config, opened.data.accounts(), program);
     // If the ready line cannot be written, the proxy ends: nobody would know that it runs.
     let announced = opened.announce(&instance, context.json, program);
     tokio::select! {
@@ -62,8 +63,15 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     // `/ready` and `status` report it from here on.
     opened.shutdown.cancel();
     info!("ending: requests in progress get {:?}; a second signal ends at once", server::DRAIN);
+    let ending = async {
+        let unsaved = opened.data.end(running).await;
+        if let Some(hooks) = hooks {
+            hooks.close().await;
+        }
+        unsaved
+    };
     let unsaved = tokio::select! {
-        unsaved = opened.data.end(running) => unsaved,
+        unsaved = ending => unsaved,
         () = signals.another() => {
             status!("pleo-proxy: ended at once; if a refresh was in progress, its account may need a login");
             return Ok(Exit::Failed);

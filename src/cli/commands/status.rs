@@ -15,6 +15,12 @@ use crate::cli::state::State;
 use crate::cli::{open_store, output};
 use crate::config::{Config, Environment};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy status
+  pleo-proxy status --json
+  pleo-proxy status --environment production  # if several are set up";
+
 /// The output of the command.
 #[derive(Serialize)]
 struct Report {

@@ -17,6 +17,11 @@ use crate::cli::{locate, output};
 const STOP_TIMEOUT: Duration = Duration::from_secs(50);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy stop
+  pleo-proxy stop --environment staging  # the one of another environment";
+
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let state = State::locate(&context.config()?)?;
     let proxy = locate::required(&state, "no pleo-proxy is running for this store").await?;

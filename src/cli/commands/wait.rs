@@ -19,7 +19,13 @@ use crate::store::AccountName;
 /// Pause between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy wait && curl http://127.0.0.1:8088/v1/companies
+  pleo-proxy wait --timeout 2m --account acme";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Wait {
     /// Longest wait, such as 500ms or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]

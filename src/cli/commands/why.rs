@@ -13,7 +13,14 @@ use crate::cli::{locate, open_store, output};
 use crate::config::Config;
 use crate::operate::{self, Question};
 
+const EXAMPLES: &str = "\
+Examples:
+  pleo-proxy why POST /v1/vendors  # before it is sent
+  pleo-proxy why 3fa9c1-17         # afterwards: Pleo-Proxy-Request of the answer
+  pleo-proxy why GET /v1/companies --account acme";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Why {
     /// Method, such as POST; or the id of a request: Pleo-Proxy-Request of its response
     #[arg(value_name = "METHOD|ID")]
