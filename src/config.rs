@@ -156,8 +156,8 @@ fn take_secret(config: &mut Config, environment: &Variables, reader: &mut Reader
 }
 
 fn find_state_root(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
-    let xdg = || xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
-    config.state_root = config.store.path.clone().or_else(xdg);
+    config.default_root = xdg_folder(environment, "XDG_STATE_HOME", ".local/state");
+    config.state_root = config.store.path.clone().or_else(|| config.default_root.clone());
     if config.state_root.is_none() && config.environment() != Environment::Sandbox {
         let title = "the store has no folder: `store.path`, XDG_STATE_HOME and HOME are not set";
         let fix = "write for example, below [store]: path = \"/var/lib/pleo-proxy\"";

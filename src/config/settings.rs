@@ -78,6 +78,8 @@ macro_rules! settings {
             /// The folder of the store in effect. `None` only in the sandbox, when neither
             /// `store.path` nor a home is known.
             pub state_root: Option<PathBuf>,
+            /// The folder of the stores that no `store.path` names, if a home is known.
+            pub default_root: Option<PathBuf>,
             /// Nobody configured endpoints: `serve` starts its own sandbox, and these are where it
             /// listens by default.
             pub embedded_sandbox: bool,
@@ -100,6 +102,7 @@ macro_rules! settings {
                     )+
                     file: None,
                     state_root: None,
+                    default_root: None,
                     embedded_sandbox: false,
                     origins: BTreeMap::new(),
                     warnings: Vec::new(),

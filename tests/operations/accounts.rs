@@ -283,9 +283,14 @@ async fn a_rename_killed_at_any_moment_leaves_the_tokens_under_one_name() {
     let (mut here, mut there) = ("acme", "beta");
     let mut fates = [0, 0];
     // Before and after the step itself, at the folder's fsync, and at the end.
-    for moment in
-        ["/^rename:when=1", "fsync:when=1", "flock:when=1", "flock:when=2", "exit_group:when=1"]
-    {
+    for moment in [
+        "/^rename:when=1",
+        "/^unlink:when=1",
+        "fsync:when=1",
+        "flock:when=1",
+        "flock:when=2",
+        "exit_group:when=1",
+    ] {
         let (call, when) = moment.split_once(':').unwrap();
         let (trace, inject) =
             (format!("trace={call}"), format!("inject={call}:signal=KILL:{when}"));

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use support::command::{
     FAILED, LOGIN_REQUIRED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout,
 };
-use support::{Proxy, Workspace, sandbox, text, write_private};
+use support::{Proxy, Workspace, sandbox, sandbox_config, text, write_private};
 
 /// Names, times and contents of everything below a folder.
 fn everything(folder: &Path) -> Vec<(PathBuf, i64, i64, Vec<u8>)> {
@@ -93,6 +93,50 @@ async fn the_run_file_names_the_process_and_counts_only_while_it_lives() {
     let next = workspace.serve();
     assert!(!left.exists(), "a start removes what its dead predecessor left");
     assert_eq!(json_output(&workspace.run(&["status", "--json"]))["pid"], next.child.id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_names_the_proxies_of_other_environments_and_stores_and_whether_they_serve() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let own = workspace.serve();
+    own.login("default").await;
+    let staging = workspace.command(&["--json", "--environment", "staging"]);
+    let staging = Proxy::launch(staging, &workspace.path().join("state/staging"));
+    // One whose store is where no `store.path` is set.
+    let unnamed = sandbox_config(&sandbox, "").replace("[store]\npath = \"state\"\n", "");
+    write_private(&workspace.path().join("unnamed.toml"), &unnamed);
+    let unnamed = workspace.command(&["--json", "--config", "unnamed.toml"]);
+    let unnamed = Proxy::launch(unnamed, &workspace.path().join(".local/state/pleo-proxy/sandbox"));
+    unnamed.login("default").await;
+
+    let status = workspace.run(&["status", "--json"]);
+    assert_eq!(code(&status), SUCCESS, "the others change nothing: {}", stderr(&status));
+    let status = json_output(&status);
+    assert_eq!(status["pid"], own.child.id());
+    let others: Vec<_> = status["others"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| json!([it["pid"], it["environment"], it["api"], it["ready"]]))
+        .collect();
+    let expected = [
+        json!([staging.child.id(), "staging", staging.api, "unavailable"]),
+        json!([unnamed.child.id(), "sandbox", unnamed.api, "ok"]),
+    ];
+    assert_eq!(others, expected);
+    let human = stdout(&workspace.run(&["status"]));
+    for proxy in [&staging, &unnamed] {
+        let line = format!("process {}): tools {} (", proxy.child.id(), proxy.api);
+        assert!(human.contains(&line), "{human}");
+    }
+    let elsewhere = json_output(&workspace.run(&["status", "--json", "--config", "unnamed.toml"]));
+    assert_eq!((&elsewhere["pid"], &elsewhere["others"]), (&json!(unnamed.child.id()), &json!([])));
+    unnamed.terminate();
+    assert_eq!(
+        json_output(&workspace.run(&["status", "--json"]))["others"].as_array().unwrap().len(),
+        1
+    );
 }
 
 /// A program that took the port of a proxy that was killed, and what it heard. Challenges it hands

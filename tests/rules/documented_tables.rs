@@ -136,6 +136,7 @@ fn meaning(text: &str) -> String {
     config.origins.clear();
     config.file = None;
     config.state_root = None;
+    config.default_root = None;
     format!("{config:?}")
 }
 

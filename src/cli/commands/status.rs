@@ -1,6 +1,7 @@
 //! `status`: the accounts as the running proxy of this store reports them, else as stored.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use strum::VariantArray as _;
@@ -12,7 +13,7 @@ use crate::cli::locate::{self, Found, kill_advice};
 use crate::cli::run_file::{self, Instance};
 use crate::cli::shell::with_flags;
 use crate::cli::state::State;
-use crate::cli::{open_store, output};
+use crate::cli::{open_store, output, probe};
 use crate::config::{Config, Environment};
 
 pub(super) const EXAMPLES: &str = "\
@@ -20,6 +21,9 @@ Examples:
   pleo-proxy status
   pleo-proxy status --json
   pleo-proxy status --environment production  # if several are set up";
+
+/// Longest wait for another process to say whether it can serve.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The output of the command.
 #[derive(Serialize)]
@@ -29,7 +33,7 @@ struct Report {
     process: Process,
     accounts: Vec<AccountStatus>,
     /// Proxies of this user that run for other environments or other stores.
-    others: Vec<Instance>,
+    others: Vec<Other>,
     /// Proxies that may run on another machine or in another container.
     elsewhere: Vec<Instance>,
 }
@@ -66,6 +70,16 @@ enum Process {
     },
 }
 
+/// Another process of this user.
+#[derive(Serialize)]
+struct Other {
+    #[serde(flatten)]
+    instance: Instance,
+    /// What it says of its accounts: `ok`, `degraded`, `unavailable` or `ending`; none if it does
+    /// not say.
+    ready: Option<String>,
+}
+
 /// Why a running process was not asked.
 #[derive(Serialize)]
 struct Unresponsive {
@@ -97,7 +111,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
             (absent(&config, &state).await, accounts)
         }
     };
-    let others = others(&config, &state, process.pid());
+    let others = others(&config, &state, process.pid()).await;
     let elsewhere = run_file::elsewhere(&state.folder);
     let report = Report { running: process.pid().is_some(), process, accounts, others, elsewhere };
     let exit = report.exit();
@@ -127,14 +141,31 @@ async fn absent(config: &Config, state: &State) -> Process {
     Process::Absent { environment: config.environment().as_str(), store, note }
 }
 
-fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Instance> {
-    let siblings = Environment::VARIANTS
-        .iter()
-        .copied()
-        .filter_map(|environment| config.state_folder_of(environment));
-    let folders = siblings.filter(|folder| *folder != state.folder).chain([state.folder.clone()]);
-    let all = folders.flat_map(|folder| run_file::alive(&folder));
-    all.filter(|instance| shown != Some(instance.process.pid)).collect()
+/// The processes of all environments, also of the stores that no `store.path` names.
+async fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Other> {
+    let default =
+        config.default_root.iter().filter(|root| config.state_root.as_ref() != Some(root));
+    let roots = config.state_root.iter().chain(default);
+    let folders =
+        roots.flat_map(|root| Environment::VARIANTS.iter().map(|it| root.join(it.as_str())));
+    // Those of this store's folder last.
+    let (own, mut folders): (Vec<_>, Vec<_>) = folders.partition(|folder| *folder == state.folder);
+    folders.extend(own);
+    let mut others = Vec::new();
+    for instance in folders.iter().flat_map(|folder| run_file::alive(folder)) {
+        if shown != Some(instance.process.pid) {
+            let ready = ready(&instance).await;
+            others.push(Other { instance, ready });
+        }
+    }
+    others
+}
+
+/// Whether a process can serve requests, as it says itself: it is asked without a key.
+async fn ready(instance: &Instance) -> Option<String> {
+    let address = instance.admin.as_ref()?.trim_start_matches("http://");
+    let asked = probe::health(address, "/ready", READY_TIMEOUT).await;
+    asked.ok().map(|answer| answer.health.status)
 }
 
 impl Process {
@@ -176,9 +207,13 @@ impl Report {
         for account in &self.accounts {
             print_account(account, program)?;
         }
-        for Instance { process, environment, api, store, .. } in &self.others {
+        for Other { instance, ready } in &self.others {
+            let Instance { process, environment, api, store, .. } = instance;
             let (pid, store) = (process.pid, store.display());
-            out!("\nalso running ({environment}, process {pid}): tools {api}, store {store}")?;
+            let ready = ready.as_ref().map(|ready| format!(" ({ready})")).unwrap_or_default();
+            out!(
+                "\nalso running ({environment}, process {pid}): tools {api}{ready}, store {store}"
+            )?;
         }
         Ok(())
     }

@@ -89,6 +89,10 @@ async fn seen(config: &Config, program: &str) -> Result<Seen, Failure> {
             let Status { default_account, accounts, about, .. } = proxy.get("/api/status").await?;
             Ok(Seen { api: about.api, default_account, accounts })
         }
+        Found::AdminOff(_) if state.is_temporary => Err(Failure::new(
+            Exit::Degraded,
+            "the admin listener is off (listen.admin), and only it knows the accounts of the embedded sandbox",
+        )),
         // It cannot be asked, and works with what is stored.
         Found::AdminOff(instance) => {
             let operator = open_store::inspect(config, &state).await?;

@@ -184,11 +184,17 @@ impl Pages {
         if exit == Exit::Usage {
             return Err(Failure::usage(why));
         }
-        let command = self.command.line(&self.target);
-        status!("pleo-proxy: stopped after {} items: {why}. Go on with:", self.printed);
-        status!("{command}");
+        let items = self.printed;
+        // Before the first item it would be the command that has just failed.
+        let command = (items > 0).then(|| self.command.line(&self.target));
+        match &command {
+            Some(command) => {
+                status!("pleo-proxy: stopped after {items} items: {why}. Go on with:");
+                status!("{command}");
+            }
+            None => status!("pleo-proxy: nothing was printed: {why}"),
+        }
         if self.json {
-            let items = self.printed;
             output::json(&json!({
                 "version": 1, "outcome": "stopped", "items": items, "why": why, "status": status,
                 "go_on": command,
