@@ -27,6 +27,8 @@ fn main() {
 /// The commit that is checked out, marked if a file differs from it. None outside a repository, as
 /// in a source archive.
 fn commit() -> Option<String> {
+    // Not the commit of another repository that an unpacked archive lies in.
+    said(Command::new("git").args(["rev-parse", "--show-cdup"])).filter(String::is_empty)?;
     for followed in ["src", "crates", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={followed}");
     }

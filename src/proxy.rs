@@ -155,7 +155,8 @@ impl Forwarder {
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
         if let Some(name) = &route.account {
-            return self.accounts.find(name).await.ok_or_else(|| reply::account_unknown(name));
+            let found = self.accounts.find(name).await;
+            return found.ok_or_else(|| reply::account_unknown(name, &self.accounts));
         }
         match &*self.accounts.default_account() {
             DefaultAccount::One(account) => Ok(account.clone()),

@@ -26,6 +26,11 @@ impl UnknownAccount {
         let meant = nearest(name, known);
         Self { name: name.to_owned(), meant: meant.map(str::to_owned) }
     }
+
+    /// The known name that was probably meant.
+    pub fn meant(&self) -> Option<&str> {
+        self.meant.as_deref()
+    }
 }
 
 impl fmt::Display for UnknownAccount {

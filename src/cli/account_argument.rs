@@ -2,7 +2,10 @@
 
 use clap::Args;
 
+use super::admin_client::AdminClient;
 use super::exit::Failure;
+use crate::accounts::UnknownAccount;
+use crate::admin::protocol::Status;
 use crate::config::Config;
 use crate::store::AccountName;
 
@@ -23,4 +26,14 @@ impl AccountArgument {
             None => Ok(config.tokens.default_account.clone().unwrap_or_else(AccountName::fallback)),
         }
     }
+}
+
+/// Says so if the running proxy has no account of this name, for commands that only choose by it.
+pub(super) async fn say_if_unknown(proxy: &AdminClient, name: &str) -> Result<(), Failure> {
+    let status: Status = proxy.get("/api/status").await?;
+    let mut known = status.accounts.iter().map(|account| account.account.as_str());
+    if !known.clone().any(|known| known == name) {
+        status!("note: {}", UnknownAccount::beside(name, &mut known));
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ const WIDTH: usize = 100;
 
 const HEAD: &str = "\
 # Settings of pleo-proxy. Whatever is not here has its default: `pleo-proxy config show` prints all
-# settings in effect, and the README explains each. Relative paths start at this file's folder.
+# settings in effect, docs/settings.md explains each. Relative paths start at this file's folder.
 ";
 
 /// A file for `folder` with the settings that flags have set.

@@ -9,6 +9,7 @@ use super::settings::{Config, TABLE};
 use super::table::{DefaultValue, Row};
 use crate::oauth::SecretSource;
 use crate::outbound::ProxyChoice;
+use crate::redaction::Redactor;
 
 /// How a setting is shown.
 enum Shown {
@@ -96,8 +97,15 @@ fn shown(config: &Config, name: &str, row: &Row, value: Value) -> Shown {
             Shown::Comment(format!("{} (embedded sandbox)", value.as_str().unwrap_or_default()))
         }
         DefaultValue::Unset(_) if is_unset => Shown::Comment("not set".to_owned()),
+        _ if row.section() == Some("hooks") => Shown::Value(without_secrets(value)),
         _ => Shown::Value(value),
     }
+}
+
+/// A command as it is shown: somebody may have written a secret into it.
+fn without_secrets(command: Value) -> Value {
+    let shown = command.as_str().map(|text| Redactor::default().text(text).into_owned());
+    shown.map_or(command, Value::from)
 }
 
 fn shown_secret(config: &Config, file: Value) -> Shown {

@@ -10,9 +10,12 @@ use http::{Response, StatusCode};
 
 use super::guard::{Admitted, Tunnelled};
 use super::{headers, upstream};
-use crate::accounts::Refusal;
+use crate::accounts::{Accounts, Refusal, UnknownAccount};
 use crate::problem::{Code, METHODS, Problem};
 use crate::store::AccountName;
+
+/// With more accounts than this an unknown name is not compared with theirs.
+const MAX_COMPARED: usize = 100;
 
 /// Grants a tunnel, which ends here: the server sees the mark and serves the requests inside.
 pub(super) fn tunnel() -> Response<Bytes> {
@@ -37,11 +40,18 @@ pub(super) fn preflight(parts: &Parts, admitted: &Admitted) -> Response<Bytes> {
     response
 }
 
-pub(super) fn account_unknown(name: &AccountName) -> Problem {
+pub(super) fn account_unknown(name: &AccountName, accounts: &Accounts) -> Problem {
+    // Anybody can ask for any name, so little time is spent on it.
+    let known = accounts.all();
+    let known = if known.len() <= MAX_COMPARED { known.as_slice() } else { &[] };
+    let detail = match UnknownAccount::among(name, known).meant() {
+        Some(meant) => format!("there is no account {name}; did you mean {meant}?"),
+        None => format!("there is no account {name}"),
+    };
     let fix = format!(
         "Connect it with `pleo-proxy login {name}`; `pleo-proxy status` lists the accounts."
     );
-    Problem::new(Code::AccountUnknown, format!("there is no account {name}"), fix)
+    Problem::new(Code::AccountUnknown, detail, fix)
 }
 
 pub(super) fn account_required(names: &[AccountName]) -> Problem {

@@ -177,3 +177,15 @@ async fn a_refresh_token_that_gets_old_is_told_of() {
         "{told:?}"
     );
 }
+
+#[test]
+fn a_secret_in_a_hook_is_not_shown() {
+    let workspace = Workspace::new(
+        "[hooks]\non_recovered = \"curl -H 'Authorization: Bearer hush-hush-hush-1234' http://x\"\n",
+    );
+    for arguments in [&["config", "show"][..], &["config", "show", "--json"]] {
+        let shown = String::from_utf8(workspace.run(arguments).stdout).unwrap();
+        assert!(shown.contains("on_recovered") && shown.contains("curl"), "{shown}");
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+}

@@ -11,7 +11,7 @@ use super::interrupted_login::Login;
 use serde_json::json;
 use support::command::{FAILED, SUCCESS, USAGE, code, json_output, stderr, stdout};
 use support::terminal::{has_terminals, on_terminal};
-use support::{Workspace, sandbox, write_private};
+use support::{Workspace, problem, sandbox, write_private};
 
 /// A folder without a configuration, and without a secret in the environment.
 struct Empty(Workspace);
@@ -202,6 +202,7 @@ fn init_writes_a_production_file_with_all_that_flags_can_say() {
         "--json",
     ]);
     assert_eq!(code(&done), SUCCESS, "{}", stderr(&done));
+    assert!(!stderr(&done).contains("needs https"), "{}", stderr(&done));
     let told = json_output(&done);
     assert_eq!(told["scopes"], json!(["export-jobs:read", "export-items:read", "users:read"]));
     assert_eq!(told["redirect_uri"], "https://pleo.acme.test/callback");
@@ -232,8 +233,14 @@ fn init_writes_a_production_file_with_all_that_flags_can_say() {
 }
 
 #[test]
-fn a_scope_that_pleo_does_not_publish_is_pointed_out() {
+fn what_pleo_will_not_take_is_pointed_out() {
     let empty = Empty::new();
+    let local = ["init", "--environment", "production", "--client-id", "x", "--for", "tags"];
+    let local = [&local[..], &["--no-secret", "--redirect-uri", "http://127.0.0.1:8089/callback"]];
+    let done = empty.run(&local.concat());
+    assert_eq!(code(&done), SUCCESS, "{}", stderr(&done));
+    assert!(stderr(&done).contains("needs https"), "{}", stderr(&done));
+    fs::remove_file(empty.0.path().join("proxy.toml")).unwrap();
     let scopes =
         ["init", "--environment", "staging", "--client-id", "x", "--no-secret", "--scopes"];
     let done = empty.run(&[&scopes[..], &["user:read,vendors:read"]].concat());
@@ -467,6 +474,15 @@ async fn a_mistyped_name_leads_to_the_nearest_one() {
         let asked = workspace.command(&["login", "harbuor", "--paste"]).output().unwrap();
         assert!(stderr(&asked).contains("Did you mean harbour?"), "{}", stderr(&asked));
         if with_proxy {
+            for command in [["logs", "--account", "harbuor"], ["capture", "--account", "harbuor"]] {
+                let noted = workspace.run(&command);
+                assert_eq!(code(&noted), SUCCESS, "{command:?}");
+                assert!(stderr(&noted).contains("did you mean harbour?"), "{}", stderr(&noted));
+            }
+            let (status, code_) = problem(proxy.get("/@harbuor/v1/companies").await).await;
+            assert_eq!((status, code_.as_str()), (404, "account_unknown"));
+            let told = proxy.get("/@harbuor/v1/companies").await.text().await.unwrap();
+            assert!(told.contains("did you mean harbour?"), "{told}");
             assert_eq!(code(&workspace.run(&["stop"])), SUCCESS);
         }
     }

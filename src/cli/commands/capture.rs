@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::admin::protocol::{CaptureBody, CaptureState, Versioned};
+use crate::cli::account_argument::say_if_unknown;
 use crate::cli::admin_client::CallError;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -46,6 +47,9 @@ impl Capture {
         } else if self.stop {
             proxy.delete(TARGET).await?
         } else {
+            if let Some(name) = &self.account {
+                say_if_unknown(&proxy, name.as_str()).await?;
+            }
             proxy.post_body(TARGET, &self.body()?).await.map_err(CallError::of_arguments)?
         };
         say(&captured);

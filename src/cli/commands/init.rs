@@ -142,7 +142,7 @@ fn report(choices: &Choices, config: &Config, files: &Files, json: bool) -> Resu
     let login = format!("{program} login{}", if is_loopback { "" } else { " --paste" });
     let next: Vec<&String> =
         [&program, &login].into_iter().take(1 + usize::from(is_pleo)).collect();
-    let secret_file = choices.new_secret().map(|_| files.secret.display().to_string());
+    let secret_file = choices.new_secret().map(|_| files.shown_secret());
     let file = files.config.display().to_string();
     choices.scopes.iter().filter_map(|scope| note_on(scope)).for_each(|note| status!("{note}."));
     if json {
@@ -156,6 +156,11 @@ fn report(choices: &Choices, config: &Config, files: &Files, json: bool) -> Resu
     match &secret_file {
         Some(secret) => status!("Written: {file}, and the client secret to {secret} (mode 600).\n"),
         None => status!("Written: {file}.\n"),
+    }
+    if choices.environment == Some(Environment::Production) && redirect_uri.scheme() == "http" {
+        status!(
+            "Pleo takes a redirect URI with http only outside production; this one needs https."
+        );
     }
     if let Some(text) = text {
         out!("{text}")?;

@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::time::sleep;
 
 use crate::admin::protocol::{By, Entry, Requests, RequestsQuery};
+use crate::cli::account_argument::say_if_unknown;
 use crate::cli::admin_client::AdminClient;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
@@ -94,6 +95,9 @@ impl Logs {
         if latest.entries.is_empty() && latest.running.is_empty() {
             let tools = &proxy.instance.api;
             status!("No request matches. This is the log of the proxy for tools at {tools}.");
+            if let Some(name) = &self.account {
+                say_if_unknown(&proxy, name).await?;
+            }
         }
         Ok(Exit::Fine)
     }

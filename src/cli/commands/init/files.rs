@@ -33,6 +33,11 @@ impl Files {
         Ok(Self { folder, config: config.to_owned(), secret, is_default, force })
     }
 
+    /// The file of the secret as the configuration was named: from the current folder or not.
+    pub(super) fn shown_secret(&self) -> String {
+        self.config.with_file_name(SECRET).display().to_string()
+    }
+
     /// # Errors
     /// The configuration exists and is not to be replaced.
     pub(super) fn ensure_free(&self) -> Result<(), Failure> {
