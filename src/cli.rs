@@ -19,6 +19,7 @@ mod open_store;
 mod probe;
 mod progress;
 mod run_file;
+mod service_manager;
 mod shell;
 mod signals;
 mod state;
@@ -35,6 +36,7 @@ use clap::error::ErrorKind as Mistake;
 use clap::{CommandFactory as _, Parser};
 use serde_json::json;
 
+use crate::server::Passed;
 use crate::{hardening, telemetry};
 use commands::Command;
 use context::{Context, Global};
@@ -109,11 +111,16 @@ fn print(message: &clap::Error) -> Exit {
 
 fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
     hardening::apply();
+    // Before there are threads: it changes variables.
+    let passed = match command {
+        Command::Serve => service_manager::sockets().map_err(Failure::usage)?,
+        _ => Passed::default(),
+    };
     telemetry::init(global.log, matches!(command, Command::Serve));
     // Libraries that use the process's default provider get the same one as everything else. It
     // fails only if it was called before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let context = Context::new(global, Arguments::command);
+    let context = Context::new(global, Arguments::command).with_sockets(passed);
     on_control_runtime(command.run(&context))
 }
 

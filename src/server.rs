@@ -14,6 +14,7 @@ mod framing;
 mod limiter;
 mod listen;
 mod malformed;
+mod passed;
 mod settings;
 mod unix;
 mod worker;
@@ -40,6 +41,7 @@ pub use file_limits::max_connections;
 use limiter::ConnectionLimiter;
 pub use listen::Address;
 use listen::{Socket, Sockets};
+pub use passed::{ADMIN as ADMIN_SOCKET, API as API_SOCKET, Passed, PassedError};
 pub use settings::Settings;
 pub use worker::DRAIN;
 use worker::Worker;
@@ -71,19 +73,25 @@ pub struct Bound {
     settings: Settings,
 }
 
-/// Binds both listeners, a loopback address on both families.
+/// Binds both listeners, a loopback address on both families; those that were passed are taken as
+/// they are.
 ///
 /// # Errors
 /// [`BindError`]: a port is taken, in either family, or the unix socket cannot be bound.
-pub fn bind(settings: &Settings) -> Result<Bound, BindError> {
+pub fn bind(settings: &Settings, passed: Passed) -> Result<Bound, BindError> {
     let fail = |setting, address| move |source| BindError { setting, address, source };
-    let data = Sockets::bind(&settings.api).map_err(fail("listen.api", settings.api.clone()))?;
-    let admin_listeners = match settings.admin {
-        Some(address) => {
-            listen::tcp(address).map_err(fail("listen.admin", Address::Tcp(address)))?
-        }
-        None => Vec::new(),
+    let data = match passed.api.is_empty() {
+        true => Sockets::bind(&settings.api),
+        false => Sockets::adopt(passed.api),
     };
+    let data = data.map_err(fail("listen.api", settings.api.clone()))?;
+    let admin_listeners = match settings.admin {
+        Some(_) if !passed.admin.is_empty() => listen::with_twins(passed.admin),
+        Some(address) => listen::tcp(address),
+        None => Ok(Vec::new()),
+    };
+    let named = settings.admin.map_or_else(|| settings.api.clone(), Address::Tcp);
+    let admin_listeners = admin_listeners.map_err(fail("listen.admin", named))?;
     let api = data.port().map_or_else(|| settings.api.clone(), Address::Tcp);
     let admin = admin_listeners.first().and_then(|listener| listener.local_addr().ok());
     Ok(Bound { api, admin, data, admin_listeners, settings: settings.clone() })

@@ -18,6 +18,7 @@ mod refresh;
 mod report;
 mod sandbox;
 mod serve;
+mod service;
 mod status;
 mod stop;
 mod wait;
@@ -78,6 +79,9 @@ pub(super) enum Command {
     Health(health::HealthProbe),
     /// Run the fake Pleo alone
     Sandbox(sandbox::SandboxCommand),
+    /// Run the proxy as a service of systemd
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(service::ServiceCommand),
     /// Check or show the configuration
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(config::ConfigCommand),
@@ -114,6 +118,7 @@ impl Command {
             Self::Wait(wait) => wait.run(context).await,
             Self::Health(health) => health.run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,
+            Self::Service(service) => service.run(context),
             Self::Config(config) => config.run(context),
             Self::Init(init) => init.run(context).await,
             Self::Completions(completions) => completions.run(context),

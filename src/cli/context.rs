@@ -1,16 +1,18 @@
 //! The flags that every command takes, and the configuration that they select.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use parking_lot::Mutex;
 use strum::VariantArray as _;
 use tracing::Level;
 
 use super::exit::Failure;
 use super::shell::quoted;
 use crate::config::{self, Config, ConfigError, Environment, Flags};
+use crate::server::Passed;
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
@@ -70,6 +72,7 @@ pub(super) struct Context {
     pub(super) program: String,
     /// Describes all commands and flags.
     pub(super) arguments: fn() -> clap::Command,
+    passed: Mutex<Passed>,
 }
 
 impl Context {
@@ -78,7 +81,7 @@ impl Context {
         let Global { config, environment, set, .. } = global;
         let working_dir = std::env::current_dir().unwrap_or_default();
         let flags = Flags { config, environment, set, working_dir };
-        Self { flags, json, program, arguments }
+        Self { flags, json, program, arguments, passed: Mutex::default() }
     }
 
     /// The environment that the flags name.
@@ -107,6 +110,49 @@ impl Context {
         variables().into_iter().filter(|(name, _)| is_home(name)).collect()
     }
 
+    /// The same with sockets of a service manager. Their addresses go through the checks of any
+    /// other, and override what is configured.
+    pub(super) fn with_sockets(mut self, passed: Passed) -> Self {
+        let api = passed.api().map(|address| format!("listen.api={address}"));
+        let admin = passed.admin().map(|address| format!("listen.admin={address}"));
+        self.flags.set.extend(api.into_iter().chain(admin));
+        Self { passed: Mutex::new(passed), ..self }
+    }
+
+    /// The configuration that a service with these flags will read, which has none of this shell's
+    /// variables but those that name folders; and its file, if there is one. `default` stands for
+    /// the flag `--config` if that is not given.
+    pub(super) fn service_config(
+        &self,
+        default: Option<&Path>,
+    ) -> Result<(Option<PathBuf>, Config), Failure> {
+        let named = default.filter(|file| self.flags.config.is_none() && file.exists());
+        let config = self.flags.config.clone().or(named.map(Into::into));
+        // Without its file a service of the machine starts from the defaults, not from a file here.
+        let elsewhere = default.filter(|_| config.is_none()).map(|_| PathBuf::from("/nowhere"));
+        let working_dir = elsewhere.clone().unwrap_or_else(|| self.flags.working_dir.clone());
+        let mut variables = Self::homes();
+        if let Some(nowhere) = elsewhere {
+            variables.insert("XDG_CONFIG_HOME".to_owned(), nowhere.display().to_string());
+        }
+        let flags = Flags { config, working_dir, ..self.flags.clone() };
+        let config = config::load(&flags, &variables).map_err(Failure::usage)?;
+        Ok((config.file.clone(), config))
+    }
+
+    /// The flags of this command that a service takes over, besides the file.
+    pub(super) fn service_flags(&self) -> Vec<String> {
+        let environment = self.flags.environment.iter();
+        let environment = environment.flat_map(|name| ["--environment".to_owned(), name.clone()]);
+        let sets = self.flags.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
+        environment.chain(sets).collect()
+    }
+
+    /// The sockets of a service manager, once.
+    pub(super) fn take_sockets(&self) -> Passed {
+        std::mem::take(&mut *self.passed.lock())
+    }
+
     /// The configuration, or every mistake in it.
     pub(super) fn load(&self) -> Result<Config, ConfigError> {
         config::load(&self.flags, &variables())
@@ -119,7 +165,7 @@ impl Context {
 }
 
 /// The environment variables that are valid UTF-8; no others can be ours.
-fn variables() -> BTreeMap<String, String> {
+pub(super) fn variables() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()

@@ -24,7 +24,7 @@ use crate::proxy::peer::Peers;
 use crate::proxy::replay::ReplayBudget;
 use crate::proxy::upstream::Connector;
 use crate::sandbox::Sandbox;
-use crate::server::{self, Address, Bound};
+use crate::server::{self, Address, Bound, Passed};
 use crate::store::AccountName;
 
 /// Everything that is opened before the first request.
@@ -47,15 +47,20 @@ pub(super) struct DataListener {
 }
 
 impl DataListener {
-    /// Opens everything. Each step that can fail for a foreseeable reason is here.
-    pub(super) async fn open(mut config: Config, program: &str) -> Result<Self, Failure> {
+    /// Opens everything. Each step that can fail for a foreseeable reason is here. `passed` are the
+    /// sockets of a service manager.
+    pub(super) async fn open(
+        mut config: Config,
+        program: &str,
+        passed: Passed,
+    ) -> Result<Self, Failure> {
         let named = |error| Failure::usage(format!("guard.local_key_file: {error}"));
         let guard = config.guard().map_err(named)?;
         let state = State::create(&config)?;
         // The ports first: a second process with the same configuration fails here.
         let settings = config.server();
-        let bound =
-            server::bind(&settings).map_err(|error| bind_failure(&error, &config, program))?;
+        let bound = server::bind(&settings, passed)
+            .map_err(|error| bind_failure(&error, &config, program))?;
         let peers = settings.peers;
         if let Some(listener) = bound.admin.or(bound.api.tcp()) {
             peers.probe(listener);

@@ -11,6 +11,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Buf as _;
 use http::header::EXPECT;
@@ -21,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::client_stream::{ClientStream, Stream};
@@ -31,6 +32,10 @@ use crate::exchange::activity::{Activity, HEAD_TIMEOUT, Phase};
 use crate::exchange::incoming_body::IncomingBody;
 use crate::lazy_timer::LazyTimer;
 use crate::proxy::guard::{Fragment, Tunnelled};
+
+/// Time for the first request of a caller that connected right before the server drains: it cannot
+/// know, and would have to send the request again.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Why a connection is no longer served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +110,8 @@ where
     // The runtime polls its sockets before it goes on with a task that yields: a request may have
     // arrived by then.
     let mut sockets_polled = pin!(yield_now());
+    // Boxed: few connections ever need it.
+    let mut first_request: Option<Pin<Box<Sleep>>> = None;
     let mut body_changed = pin!(activity.unread_body.changed.notified());
     let mut timer = LazyTimer::new(Instant::now() + HEAD_TIMEOUT);
     let mut unread_rest = None;
@@ -126,6 +133,7 @@ where
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             } else if (phase == Phase::Idle || *is_evicted)
+                && (*is_evicted || activity.has_requested() || is_over(&mut first_request, cx))
                 && sockets_polled.as_mut().poll(cx).is_ready()
             {
                 return Poll::Ready(End::Idle);
@@ -148,6 +156,12 @@ where
         })
     })
     .await
+}
+
+/// True if no first request has come in time; the time begins with the first call.
+fn is_over(first_request: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    let wait = first_request.get_or_insert_with(|| Box::pin(sleep(FIRST_REQUEST)));
+    wait.is_elapsed() || wait.as_mut().poll(cx).is_ready()
 }
 
 /// Answers a request: from its head to the head of the response, and then the body goes on with the
@@ -243,13 +257,12 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::exchange::Caller;
@@ -424,6 +437,19 @@ mod tests {
             );
             assert!(got.ends_with("whole\r\n0\r\n\r\n"), "{got}");
             assert_eq!(start.elapsed(), Duration::ZERO);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_of_a_new_connection_is_waited_for_at_the_drain() {
+        for (patience, answers) in [(FIRST_REQUEST / 2, 1), (2 * FIRST_REQUEST, 0)] {
+            let (mut caller, served) = pair(4096);
+            run_other_tasks().await;
+            served.draining.cancel();
+            sleep(patience).await;
+            let _ = caller.write_all(b"GET /whole HTTP/1.1\r\nHost: x\r\n\r\n").await;
+            let got = rest(&mut caller).await.0;
+            assert_eq!(got.matches("HTTP/1.1 200 OK").count(), answers, "{got}");
         }
     }
 

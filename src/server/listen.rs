@@ -146,12 +146,22 @@ impl Sockets {
         })
     }
 
+    /// Sockets that were passed to us. The file of a unix socket belongs to who bound it.
+    pub(super) fn adopt(passed: Vec<Socket>) -> io::Result<Self> {
+        let (mut tcp, mut sockets) = (Vec::new(), Vec::new());
+        for socket in passed {
+            match socket {
+                Socket::Tcp(socket) => tcp.push(socket),
+                Socket::Unix(_) => sockets.push(socket),
+            }
+        }
+        sockets.splice(..0, with_twins(tcp)?.into_iter().map(Socket::Tcp));
+        Ok(Self { sockets, socket_file: None })
+    }
+
     /// The TCP address that was bound: the system may have chosen the port.
     pub(super) fn port(&self) -> Option<SocketAddr> {
-        match self.sockets.first()? {
-            Socket::Tcp(socket) => socket.local_addr().ok(),
-            Socket::Unix(_) => None,
-        }
+        self.sockets.first()?.tcp_address()
     }
 }
 
@@ -162,39 +172,101 @@ impl Socket {
             Self::Unix(socket) => socket.try_clone().map(Self::Unix),
         }
     }
+
+    /// Where it listens, if that is a port.
+    pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> Address {
+        match self {
+            Self::Tcp(socket) => {
+                Address::Tcp(socket.local_addr().unwrap_or(SocketAddr::from(([0; 4], 0))))
+            }
+            Self::Unix(socket) => {
+                let address = socket.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                Address::Unix(path.unwrap_or(Path::new("(unnamed)")).into())
+            }
+        }
+    }
+
+    /// Makes one that was bound elsewhere like one of ours.
+    ///
+    /// # Errors
+    /// It cannot be listened on.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => prepare(socket),
+            Self::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(rustix::net::listen(socket, BACKLOG)?)
+            }
+        }
+    }
 }
 
 /// Binds an address, and the other family's if it is loopback: `localhost` must not lead to another
 /// program.
 pub(super) fn tcp(address: SocketAddr) -> io::Result<Vec<StdListener>> {
-    let twin: Option<IpAddr> = match address.ip() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Ipv4Addr::LOCALHOST.into()),
-        _ => None,
-    };
     // With port 0 the kernel's choice for one family may be taken in the other.
     let tries = if address.port() == 0 { 20 } else { 1 };
     let mut last = io::Error::other("no port is free in both families");
     for _ in 0..tries {
         let first = bind_one(address)?;
-        let Some(twin) = twin else { return Ok(vec![first]) };
-        match bind_one(SocketAddr::new(twin, first.local_addr()?.port())) {
-            Ok(second) => return Ok(vec![first, second]),
-            Err(error) if is_absent(&error) => return Ok(vec![first]),
+        match bind_twin(first.local_addr()?) {
+            Ok(second) => return Ok([first].into_iter().chain(second).collect()),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
+/// The same listeners, and the twins that they lack.
+pub(super) fn with_twins(mut listeners: Vec<StdListener>) -> io::Result<Vec<StdListener>> {
+    let bound: Vec<_> = listeners.iter().map(StdListener::local_addr).collect::<Result<_, _>>()?;
+    for address in &bound {
+        if !bound.iter().any(|other| Some(*other) == twin(*address)) {
+            listeners.extend(bind_twin(*address)?);
+        }
+    }
+    Ok(listeners)
+}
+
+/// The same port of the other family, if the address is loopback.
+fn twin(address: SocketAddr) -> Option<SocketAddr> {
+    let ip: IpAddr = match address.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, address.port()))
+}
+
+fn bind_twin(address: SocketAddr) -> io::Result<Option<StdListener>> {
+    match twin(address).map(bind_one).transpose() {
+        Err(error) if is_absent(&error) => Ok(None),
+        bound => bound,
+    }
+}
+
 fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
     let listener = StdListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    rustix::net::listen(&listener, BACKLOG)?;
-    if address.ip().is_loopback() {
-        disable_pacing(&listener);
-    }
+    prepare(&listener)?;
     Ok(listener)
+}
+
+fn prepare(listener: &StdListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    rustix::net::listen(listener, BACKLOG)?;
+    if listener.local_addr()?.ip().is_loopback() {
+        disable_pacing(listener);
+    }
+    Ok(())
 }
 
 /// Nothing is congested between two ends on one machine, but a system's BBR would pace responses

@@ -23,6 +23,8 @@ mod report;
 mod request_log;
 mod running;
 mod sandbox_command;
+mod service_sockets;
+mod service_units;
 mod setup;
 mod start_and_stop;
 mod why;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use pleo_proxy::config::{Config, Environment, Flags, load};
+use pleo_proxy::proxy::peer::PeerCheck;
 use pleo_proxy::sandbox::{SECOND_COMPANY_ID, Sandbox};
 use serde_json::Value;
 use support::{Proxy, Workspace, sandbox, text};
@@ -429,10 +430,12 @@ fn configuration_blocks_and_examples_load() {
     assert_eq!(staging.environment(), Environment::Staging);
     assert_eq!(production.environment(), Environment::Production);
     assert_eq!(production.oauth.api.to_string(), "https://external.pleo.io");
+    // The user of a service of the machine is nobody's.
+    assert_eq!(read("system.toml").callers.peer_check, PeerCheck::Users(vec![1000]));
     let files = fs::read_dir(root().join("examples")).unwrap();
     let configurations =
         files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "toml"));
-    assert_eq!(configurations.count(), 2, "a new configuration example needs a line here");
+    assert_eq!(configurations.count(), 3, "a new configuration example needs a line here");
 }
 
 /// The headings of a page as GitHub makes anchors of them.
@@ -514,39 +517,4 @@ fn pages_that_messages_name_are_there() {
         }
     }
     assert!(seen > 0, "no message names a page");
-}
-
-#[test]
-fn the_service_gives_the_process_time_to_save() {
-    let unit = fs::read_to_string(example("pleo-proxy.service")).unwrap();
-    let value = |key: &str| {
-        unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap().to_owned()
-    };
-    assert!(value("TimeoutStopSec").parse::<u32>().unwrap() >= 45);
-    assert_eq!(value("KillSignal"), "SIGTERM");
-    assert!(value("LoadCredential").starts_with("client-secret:"));
-    let arguments = value("ExecStart");
-    let arguments: Vec<&str> = arguments.split(' ').skip(1).collect();
-    assert_eq!(arguments, ["--config", "%h/.config/pleo-proxy/proxy.toml", "serve"]);
-    if !is_there("systemd-analyze") {
-        return skipped(
-            "examples/pleo-proxy.service is not verified",
-            "systemd-analyze is not on this machine",
-        );
-    }
-    let workspace = Workspace::new("");
-    let here = unit.replace("%h/.cargo/bin/pleo-proxy", env!("CARGO_BIN_EXE_pleo-proxy"));
-    let copy = workspace.path().join("pleo-proxy.service");
-    fs::write(&copy, here).unwrap();
-    let mut verify = Command::new("systemd-analyze");
-    // It wants a runtime folder to be there, and starts nothing.
-    verify
-        .args(["verify", "--man=no", "--user"])
-        .arg(&copy)
-        .env("XDG_RUNTIME_DIR", workspace.path());
-    let output = verify.output().unwrap();
-    let said = shown(&output);
-    let complaints: Vec<_> =
-        said.lines().filter(|line| line.contains("pleo-proxy.service")).collect();
-    assert!(output.status.success() && complaints.is_empty(), "{said}");
 }

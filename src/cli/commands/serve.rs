@@ -16,6 +16,7 @@ use crate::cli::context::Context;
 use crate::cli::data_listener::{DataListener, report_unsaved};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::run_file::{Instance, RunFile};
+use crate::cli::service_manager::ServiceManager;
 use crate::cli::shell::{quoted, with_flags};
 use crate::cli::signals::Signals;
 use crate::cli::{embedded_sandbox, loosened, output, wiring};
@@ -26,7 +27,7 @@ use crate::log::curl::Target;
 use crate::operate::Redirect;
 use crate::proxy::guard::Guard;
 use crate::sandbox::COMPANY_ID;
-use crate::server::{self, Address};
+use crate::server::{self, Address, Passed};
 
 /// The data listener, and what the admin listener needs besides.
 struct Opened {
@@ -39,10 +40,11 @@ struct Opened {
 /// comes before the first request.
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
+    let manager = Arc::new(ServiceManager::find());
     let (config, program) = (context.config()?, &context.program);
     // Before anything is served, a signal may end the process at any point.
     let mut opened = tokio::select! {
-        opened = open(config, program) => opened?,
+        opened = open(config, program, context.take_sockets()) => opened?,
         () = signals.next() => return Ok(Exit::Fine),
     };
     reopen_on_hangup(opened.data.log.clone())?;
@@ -55,6 +57,9 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let hooks = wiring::hooks(&opened.data.config, opened.data.accounts(), program);
     // If the ready line cannot be written, the proxy ends: nobody would know that it runs.
     let announced = opened.announce(&instance, context.json, program);
+    if announced.is_ok() {
+        manager.serves(opened.data.accounts());
+    }
     tokio::select! {
         () = std::future::ready(()), if announced.is_err() => {}
         () = signals.next() => {}
@@ -62,6 +67,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     }
     // `/ready` and `status` report it from here on.
     opened.shutdown.cancel();
+    manager.stopping();
     info!("ending: requests in progress get {:?}; a second signal ends at once", server::DRAIN);
     let ending = async {
         let unsaved = opened.data.end(running).await;
@@ -82,8 +88,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     announced.map(|()| if unsaved.is_empty() { Exit::Fine } else { Exit::Degraded })
 }
 
-async fn open(config: Config, program: &str) -> Result<Opened, Failure> {
-    let data = DataListener::open(config, program).await?;
+async fn open(config: Config, program: &str, passed: Passed) -> Result<Opened, Failure> {
+    let data = DataListener::open(config, program, passed).await?;
     let key = key::load_or_create(&data.state.folder.join("admin.key"))?;
     let known = data.accounts().known_secrets().clone();
     let keys = Arc::new(key::Keys::new(key, Clock::system(), known));
