@@ -71,9 +71,14 @@ build_static() {
         return
     fi
     say "static ($target)"
-    local name=${target//-/_}
-    export "CC_$name=musl-gcc" "CARGO_TARGET_${name^^}_LINKER=musl-gcc"
+    # For the parts in C alone: as the linker it would leave the program to musl's own loader.
+    export "CC_${target//-/_}=musl-gcc"
     cargo_build "$target_dir" "" --target "$target"
+    # One that asks for a loader runs on this machine and not in an empty image.
+    if has readelf && readelf -lW "$target_dir/$target/$(folder)/pleo-proxy" | grep -q INTERP; then
+        say "static: the program asks for a loader; it is not static"
+        exit 1
+    fi
     keep "$target_dir/$target/$(folder)/pleo-proxy" "pleo-proxy-$version-$arch-linux-static"
     [ -n "$twice" ] || return 0
     say "static, once more"

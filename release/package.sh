@@ -28,7 +28,7 @@ for manager in system user; do
     done
 done
 doc=usr/share/doc/pleo-proxy
-for file in README.md SECURITY.md docs/service.md LICENSE; do put 644 "$file" "$doc/$(basename "$file")"; done
+for file in README.md SECURITY.md LICENSE docs/*; do put 644 "$file" "$doc/$file"; done
 gzip -9n <CHANGELOG.md >"$root/$doc/changelog.gz"
 for file in examples/*; do put 644 "$file" "$doc/examples/$(basename "$file")"; done
 # Commands that this version may not have.
@@ -58,7 +58,7 @@ Installed-Size: $(du -k -s --apparent-size --exclude=DEBIAN "$root" | cut -f1)
 Description: local proxy that adds a fresh Pleo credential to plain HTTP requests
  Tools send plain requests to 127.0.0.1; the proxy keeps the tokens, refreshes
  them before they expire, and forwards to Pleo. Nothing is started by the
- installation: /usr/share/doc/pleo-proxy/service.md tells how.
+ installation: /usr/share/doc/pleo-proxy/docs/service.md tells.
 CONTROL
 cat >"$root/DEBIAN/postinst" <<'SCRIPT'
 #!/bin/sh

@@ -9,6 +9,8 @@ use std::path::Path;
 const GROUP_OR_OTHER: u32 = 0o077;
 /// The group's read bit.
 const GROUP_READ: u32 = 0o040;
+/// The read bit of all other users.
+const OTHER_READ: u32 = 0o004;
 /// The write bit of all other users.
 const OTHER_WRITE: u32 = 0o002;
 const ROOT: u32 = 0;
@@ -57,6 +59,11 @@ impl Access {
         self.mode & GROUP_OR_OTHER & !allowed != 0
     }
 
+    /// True if any user of this machine can read it.
+    pub fn is_world_readable(self) -> bool {
+        self.mode & OTHER_READ != 0
+    }
+
     /// True if any user of this machine can change it.
     pub fn is_world_writable(self) -> bool {
         self.mode & OTHER_WRITE != 0
@@ -93,6 +100,7 @@ mod tests {
             assert!(access(me, open).is_too_permissive_for_credential(), "{open:o}");
         }
         assert!(access(me, 0o602).is_world_writable() && !access(me, 0o664).is_world_writable());
+        assert!(access(me, 0o604).is_world_readable() && !access(me, 0o662).is_world_readable());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -13,6 +12,7 @@ use super::units::{CREDENTIALS, Facts, Manager, NAMES, escaped};
 use crate::cli::context::Context;
 use crate::cli::exit::Failure;
 use crate::config::{Config, SecretSource};
+use crate::private_file::access::Access;
 use crate::proxy::peer::PeerCheck;
 use crate::server::Address;
 
@@ -25,9 +25,6 @@ const USER_CONFIG: (&str, &str) =
 const SYSTEM_STATE: &str = "/var/lib/pleo-proxy";
 /// What a service of the machine does not see (`ProtectHome=`, `PrivateTmp=`).
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
-
-/// Everybody's read bit.
-const EVERYBODYS: u32 = 0o004;
 
 /// What is to be installed, and what to say about it.
 #[derive(Debug)]
@@ -165,7 +162,7 @@ fn notes(manager: Manager, file: &Path, config: &Config) -> Vec<String> {
     if manager == Manager::User {
         return notes;
     }
-    if fs::metadata(file).is_ok_and(|metadata| metadata.mode() & EVERYBODYS == 0) {
+    if fs::metadata(file).is_ok_and(|metadata| !Access::of(&metadata).is_world_readable()) {
         let file = file.display();
         notes.push(format!(
             "{file} cannot be read by the service's own user; it holds no secret: sudo chmod 644 {file}"
