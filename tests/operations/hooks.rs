@@ -7,7 +7,7 @@ use std::fs;
 
 use pleo_proxy::sandbox::{Faults, GrantType, Sandbox, TokenFault, TokenFaultKind};
 use pleo_proxy::store::Record;
-use support::{Proxy, Workspace, sandbox, wait_until};
+use support::{Proxy, Upstream, Workspace, sandbox, wait_until, write_private};
 
 /// Notes what it is told, and what it finds in its environment.
 const NOTE: &str = r#"
@@ -175,6 +175,30 @@ async fn a_refresh_token_that_gets_old_is_told_of() {
         told[0].starts_with("grant_age|acme|pleo-proxy refresh acme --force|")
             && told[0].contains("for 51 days"),
         "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_posts_what_happened() {
+    let sandbox = sandbox().await;
+    let webhook = Upstream::ok();
+    let hooks = "[hooks]\non_login_required = \"./tell-somebody.sh\"\n";
+    let workspace = workspace(&sandbox, hooks);
+    let example =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tell-somebody.sh");
+    fs::copy(example, workspace.path().join("tell-somebody.sh")).unwrap();
+    write_private(&workspace.path().join("webhook"), &format!("{}/hush\n", webhook.origin));
+    let proxy = workspace.serve();
+    proxy.login("acme").await;
+    fall(&proxy, &sandbox, "acme").await;
+    proxy.wait_for_log("the hook has run");
+    let posted = webhook.last();
+    let text = String::from_utf8(posted.body.clone()).unwrap();
+    assert_eq!(posted.line(), "POST /hush HTTP/1.1");
+    assert!(
+        text.starts_with("Pleo account acme (sandbox): login_required, ")
+            && text.ends_with("Run: pleo-proxy login acme"),
+        "{text}"
     );
 }
 

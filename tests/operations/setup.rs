@@ -418,12 +418,13 @@ fn completions_complete_in_the_shells_that_are_here() {
 fn there_is_a_manual_page_for_each_command() {
     let empty = Empty::new();
     let page = stdout(&empty.run(&["man"]));
-    assert!(page.contains(".TH pleo-proxy 1") && page.contains("Exit codes"), "{page}");
+    assert!(page.contains(".TH pleo-proxy 1") && page.contains("EXIT STATUS"), "{page}");
     let written = empty.run(&["man", "--out", "share/man1"]);
     assert_eq!(code(&written), SUCCESS, "{}", stderr(&written));
     for name in ["pleo-proxy.1", "pleo-proxy-login.1", "pleo-proxy-config-show.1"] {
         let page = empty.read(&format!("share/man1/{name}"));
-        assert!(page.contains("Examples:"), "{name}: {page}");
+        assert!(page.contains(".SH EXAMPLES\n.nf\n"), "{name}: {page}");
+        assert_eq!(mode(&empty.0.path().join("share/man1").join(name)), 0o644, "{name}");
     }
     fs::write(empty.0.path().join("file"), "").unwrap();
     assert_eq!(code(&empty.run(&["man", "--out", "file/below"])), FAILED);

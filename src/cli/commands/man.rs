@@ -1,10 +1,12 @@
 //! `man`: the manual page, or one for each command in a folder.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, Command};
 use clap_mangen::Man;
 use serde_json::json;
 
@@ -27,18 +29,18 @@ pub(crate) struct ManPages {
 
 impl ManPages {
     pub(super) fn run(&self, context: &Context) -> Result<Exit, Failure> {
+        let mut command = (context.arguments)();
+        command.build();
         match &self.out {
-            Some(folder) => written(folder, context),
-            None => printed(context),
+            Some(folder) => written(&command, folder, context.json),
+            None => printed(&command, context.json),
         }
     }
 }
 
-fn printed(context: &Context) -> Result<Exit, Failure> {
-    let mut page = Vec::new();
-    Man::new((context.arguments)()).render(&mut page)?;
-    let page = String::from_utf8(page).context("the page is no text")?;
-    if context.json {
+fn printed(command: &Command, json: bool) -> Result<Exit, Failure> {
+    let page = page(&Man::new(command.clone()))?;
+    if json {
         output::json(&json!({"version": 1, "page": page}))?;
     } else {
         out!("{}", page.trim_end())?;
@@ -46,15 +48,42 @@ fn printed(context: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-fn written(folder: &Path, context: &Context) -> Result<Exit, Failure> {
+fn written(command: &Command, folder: &Path, json: bool) -> Result<Exit, Failure> {
     let failed = || format!("the pages cannot be written to {}", folder.display());
     fs::create_dir_all(folder).with_context(failed)?;
-    clap_mangen::generate_to((context.arguments)(), folder).with_context(failed)?;
-    if context.json {
+    let mut files = Vec::new();
+    write_below(command, folder, &mut files).with_context(failed)?;
+    if json {
         let folder = folder.display().to_string();
-        output::json(&json!({"version": 1, "outcome": "written", "folder": folder}))?;
+        output::json(
+            &json!({"version": 1, "outcome": "written", "folder": folder, "files": files}),
+        )?;
     } else {
-        status!("The pages are in {}.", folder.display());
+        status!("{} pages are in {}.", files.len(), folder.display());
     }
     Ok(Exit::Fine)
+}
+
+/// Writes the pages of a command and of those below it.
+fn write_below(command: &Command, folder: &Path, files: &mut Vec<String>) -> io::Result<()> {
+    for below in command.get_subcommands() {
+        write_below(below, folder, files)?;
+    }
+    let man = Man::new(command.clone());
+    let (name, text) = (man.get_filename(), page(&man)?);
+    let path = folder.join(&name);
+    fs::write(&path, text)?;
+    // The program makes files for its user alone; manuals are for everybody.
+    fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+    files.push(name);
+    Ok(())
+}
+
+/// A page, whose examples are lines and have a heading of their own.
+fn page(man: &Man) -> io::Result<String> {
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    let page = String::from_utf8(page).map_err(io::Error::other)?;
+    let page = page.replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n.nf\n");
+    Ok(page.replace("\nExit codes: ", ".fi\n.SH \"EXIT STATUS\"\n") + "\n")
 }
