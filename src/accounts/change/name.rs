@@ -35,16 +35,19 @@ pub(super) async fn rename(
     let _installing = installing.lock().await;
     old.check_order()?;
     let record = saved_record(&left, from, services).await?;
+    // Requests on their way have arrived before a refresh under the new name can end their token.
+    let now = services.now();
+    let closed = from.gate.close(from.epoch(now), services.settings().drain).await;
     let version = services.store.rename(&left.locked, &taken.locked).await?;
     old.took_place();
     new.took_place();
     to.memory().version = version;
     transition::adopt(record, to, services);
-    let now = services.now();
     if from.is_warm(now) {
         to.touch(now);
     }
     from.forget_record();
+    drop(closed);
     info!(account = %from.name, to = %to.name, "renamed");
     Ok(())
 }
@@ -98,4 +101,47 @@ pub(super) async fn remove(services: &Services, account: &Arc<Account>) -> Resul
     account.forget_record();
     info!(account = %account.name, "removed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::accounts::refresher::Refresher;
+    use crate::accounts::registry::Registry;
+    use crate::accounts::sync::StoreSync;
+    use crate::accounts::testing;
+
+    #[tokio::test]
+    async fn a_rename_waits_for_requests_on_their_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _commands) = testing::services(folder.path());
+        let registry = Arc::new(Registry::new(services.context.clone()));
+        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+        let (old, new) = ("acme".parse().unwrap(), "beta".parse().unwrap());
+        testing::save_expired(&services, &old).await;
+        let (from, to) = (registry.get_or_insert(&old), registry.get_or_insert(&new));
+        StoreSync::new(services.clone(), registry, refresher).reload(&from).await;
+        let request = from.gate.enter(from.epoch(services.now())).unwrap();
+        let renaming = tokio::spawn({
+            let (services, from, to) = (services.clone(), from.clone(), to.clone());
+            async move { rename(&services, &Mutex::default(), &from, &to).await }
+        });
+        while let Some(later) = from.gate.enter(from.epoch(services.now())) {
+            from.gate.leave(later);
+            assert!(!renaming.is_finished(), "it did not wait");
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(services.store.load(&new).await.unwrap().is_none(), "the request has its token");
+        from.gate.leave(request);
+        renaming.await.unwrap().unwrap();
+        assert!(services.store.load(&old).await.unwrap().is_none());
+        assert_eq!(to.record().unwrap().generation, 1);
+        assert!(!from.is_known() && to.is_known());
+        let after = from.gate.enter(from.epoch(services.now())).unwrap();
+        from.gate.leave(after);
+    }
 }
