@@ -97,7 +97,7 @@ const update = (part, account) => {
   part.mark.hidden = accounts.length < 2 || !servesUnnamed(status, account);
   const bound = subject(account.subject);
   part.sub.title = account.subject ?? '';
-  say(part.sub, [name === account.account ? null : account.account, bound].filter(Boolean).join(' · '));
+  say(part.sub, [name === account.account ? null : account.account, name === account.company ? null : account.company, bound].filter(Boolean).join(' · '));
   wear(part.state, `state ${well}`);
   say(part.state, well === 'new' ? '○ not connected' : `${MARKS[well]} ${isLoggedOut(account) ? 'logged out' : account.state.replaceAll('_', ' ')}`);
   part.why.hidden = !account.why || well === 'new' || isLoggedOut(account);
