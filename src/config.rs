@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 mod check;
 mod collector;
-mod diagnostic;
 mod document;
 mod environment;
+mod error;
 mod file;
 mod inputs;
 mod kinds;
@@ -24,15 +24,16 @@ mod source;
 mod suggest;
 mod table;
 
+pub use crate::diagnostic::{Code, Diagnostic, Place, Severity};
 pub use crate::oauth::{ClientAuth, SecretSource};
 use crate::outbound::ProxyVariables;
 use crate::private_file::text;
 use crate::secret::ClientSecret;
 pub use check::{check, oddities};
 use collector::Diagnostics;
-pub use diagnostic::{Code, ConfigError, Diagnostic, Place, Severity};
 pub use document::document;
 pub use environment::Environment;
+pub use error::ConfigError;
 use file::{ConfigFile, xdg_folder};
 pub(crate) use inputs::{FILE_VARIABLE, SECRET_VARIABLE};
 pub use inputs::{Flags, Origin};
@@ -126,7 +127,8 @@ fn warnings(service_links: &[String]) -> Vec<Diagnostic> {
     let title = format!(
         "{links}: ignored, because a cluster sets such variables for a service of this name"
     );
-    (!links.is_empty()).then(|| Diagnostic::warning(title, "")).into_iter().collect()
+    let warning = || Diagnostic::warning(Code::Oddity, title, "");
+    (!links.is_empty()).then(warning).into_iter().collect()
 }
 
 /// Takes the secret from a flag's file, the variable, the configured file or a credential, in

@@ -20,7 +20,7 @@
 //! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant; [`hooks`]: commands of the operator's that run when an account needs a login |
 //! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
 //! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |
-//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
+//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`diagnostic`]: problems of a configuration or a set-up, as values. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
 //! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`nearest`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
@@ -113,6 +113,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod diagnostic;
 pub mod exchange;
 pub mod explain;
 pub mod hardening;

@@ -11,7 +11,7 @@ pub mod har;
 mod histogram;
 mod lines;
 mod metrics;
-mod programs;
+pub mod programs;
 mod rate;
 mod reason;
 mod render;

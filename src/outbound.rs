@@ -17,7 +17,7 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls_platform_verifier::Verifier;
 
 pub use error::OutboundError;
-pub use explain::explain;
+pub use explain::{Cause, Explanation, explain, explanation};
 pub use names::{NameError, Names};
 pub use route::{OutboundProxy, ProxyChoice, ProxyVariables, proxy_url};
 pub use tunnel::TunnelError;

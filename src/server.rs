@@ -37,7 +37,7 @@ use crate::proxy::Forwarder;
 use crate::supervise::{Supervisor, supervise};
 use admin_listener::{ADMIN_DRAIN, AdminListener};
 pub use callback::callback;
-pub use file_limits::max_connections;
+pub use file_limits::{max_connections, possible as possible_connections};
 use limiter::ConnectionLimiter;
 pub use listen::Address;
 use listen::{Socket, Sockets};

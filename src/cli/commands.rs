@@ -6,6 +6,7 @@ mod api;
 mod capture;
 mod completions;
 mod config;
+mod doctor;
 mod har;
 mod health;
 mod init;
@@ -82,6 +83,8 @@ pub(super) enum Command {
     /// Run the proxy as a service of systemd
     #[command(subcommand, after_help = service::EXAMPLES)]
     Service(service::ServiceCommand),
+    /// Check everything that a request needs, and say what to do
+    Doctor(doctor::Doctor),
     /// Check or show the configuration
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(config::ConfigCommand),
@@ -119,6 +122,7 @@ impl Command {
             Self::Health(health) => health.run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,
             Self::Service(service) => service.run(context),
+            Self::Doctor(doctor) => doctor.run(context).await,
             Self::Config(config) => config.run(context),
             Self::Init(init) => init.run(context).await,
             Self::Completions(completions) => completions.run(context),

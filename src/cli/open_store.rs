@@ -1,5 +1,7 @@
 //! Opening the store for a command while no proxy runs.
 
+use std::path::Path;
+
 use super::exit::{Exit, Failure};
 use super::state::State;
 use super::wiring;
@@ -12,7 +14,12 @@ use crate::store::{AccountName, Store};
 /// The accounts of this store, to show them: nothing on disk is created or changed, and no server
 /// is contacted.
 pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, Failure> {
-    let store = Store::inspect(&state.records).map_err(Failure::usage)?;
+    inspect_at(config, &state.records).await
+}
+
+/// The same with the records of a folder.
+pub(super) async fn inspect_at(config: &Config, records: &Path) -> Result<Operator, Failure> {
+    let store = Store::inspect(records).map_err(Failure::usage)?;
     let accounts =
         wiring::accounts_in(store, config, &wiring::loopback_only()?, Background::Disabled).await?;
     Ok(Operator::new(accounts))

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostic::{Code, ConfigError, Diagnostic};
 use super::environment::Environment;
+use super::error::ConfigError;
 use super::inputs::SECRET_VARIABLE;
 use super::layers::Reader;
 use super::settings::Config;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::oauth::endpoint::Origin;
 use crate::oauth::{CredentialsError, SecretSource};
 use crate::server::Address;
@@ -105,8 +106,8 @@ pub fn check(config: &Config) -> Result<Vec<Diagnostic>, ConfigError> {
 pub fn oddities(config: &Config) -> Vec<Diagnostic> {
     let has_space = config.oauth.client_secret.read().is_ok_and(|secret| secret.has_outer_space());
     let title = "the client secret begins or ends with a space, which is sent with it";
-    let space = has_space
-        .then(|| Diagnostic::warning(title, "remove the space if it is not part of the secret"));
+    let fix = "remove the space if it is not part of the secret";
+    let space = has_space.then(|| Diagnostic::warning(Code::Oddity, title, fix));
     config.warnings.iter().cloned().chain(space).collect()
 }
 
@@ -117,13 +118,15 @@ fn missing(config: &Config) -> Vec<Diagnostic> {
     }
     let mut found = Vec::new();
     let mut report =
-        |title: &str, fix: &str| found.push(Diagnostic::error(Code::Missing, title, fix));
+        |code: Code, title: &str, fix: &str| found.push(Diagnostic::error(code, title, fix));
     match config.oauth.client_id.as_deref() {
         None => report(
+            Code::Missing,
             "`client.id` is not set",
             "write, below [client], the id that Pleo gave you: id = \"...\"",
         ),
         Some(EXAMPLE_ID) => report(
+            Code::Placeholder,
             "`client.id` still has the value of the example",
             "write the id that Pleo gave you",
         ),
@@ -134,15 +137,16 @@ fn missing(config: &Config) -> Vec<Diagnostic> {
             "write it to a file with mode 600 and set, below [client]: secret_file = \"client-secret\"; or set \
              {SECRET_VARIABLE}"
         );
-        report("the client secret is not set", &fix);
+        report(Code::ClientSecret, "the client secret is not set", &fix);
     }
     if config.oauth.scopes.is_empty() {
         let fix =
             "write, below [client], the scopes agreed with Pleo: scopes = [\"export-jobs:read\"]";
-        report("`client.scopes` is empty, so a login would ask for nothing", fix);
+        report(Code::Missing, "`client.scopes` is empty, so a login would ask for nothing", fix);
     }
     if config.login.redirect_uri.as_ref().and_then(|uri| uri.host_str()).is_some_and(is_example) {
         report(
+            Code::Placeholder,
             "`client.redirect_uri` still has the value of the example",
             "write the redirect URI that is registered at Pleo",
         );
@@ -153,7 +157,7 @@ fn missing(config: &Config) -> Vec<Diagnostic> {
 fn secret_problem(config: &Config) -> Option<Diagnostic> {
     match config.oauth.client_secret.read() {
         Ok(_) | Err(CredentialsError::NoSecret) => None,
-        Err(error) => Some(Diagnostic::of(Code::File, error)),
+        Err(error) => Some(Diagnostic::of(Code::ClientSecret, error)),
     }
 }
 

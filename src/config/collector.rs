@@ -3,11 +3,12 @@
 use std::fmt::Display;
 use std::ops::Range;
 
-use super::diagnostic::{Code, ConfigError, Diagnostic, Excerpt, InvalidValue, Place, one_line};
+use super::error::{ConfigError, InvalidValue};
 use super::inputs::Layer;
 use super::shape::Shape;
 use super::source::Source;
 use super::table::{Row, Table};
+use crate::diagnostic::{Code, Diagnostic, Excerpt, Place, one_line};
 
 /// Collects problems, so that all are reported at once.
 pub(super) struct Diagnostics<'a> {

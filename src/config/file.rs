@@ -5,9 +5,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Code, ConfigError, Diagnostic};
+use super::error::ConfigError;
 use super::inputs::{FILE_VARIABLE, Flags, Variables};
 use super::source::Source;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::private_file::access::{Access, current_user};
 use crate::private_file::text;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::diagnostic::one_line;
+use crate::diagnostic::one_line;
 
 /// Holds the client secret, for use without a file.
 pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";

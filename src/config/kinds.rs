@@ -10,7 +10,7 @@ use jiff::{SignedDuration, SpanRelativeTo};
 use strum::VariantArray;
 use toml::Value;
 
-use super::diagnostic::InvalidValue;
+use super::error::InvalidValue;
 use super::shape::{Shape, bare};
 use crate::nearest::nearest;
 use crate::oauth::SecretSource;

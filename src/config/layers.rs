@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
 
 use super::collector::Diagnostics;
-use super::diagnostic::{ConfigError, InvalidValue};
+use super::error::{ConfigError, InvalidValue};
 use super::inputs::{
     FILE_VARIABLE, Flags, Layer, Origin, SECRET_VARIABLE, Spans, VARIABLE_PREFIX, Variables,
 };

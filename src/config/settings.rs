@@ -20,7 +20,6 @@ use std::time::Duration;
 use toml::Value;
 use url::Url;
 
-use super::diagnostic::Diagnostic;
 use super::environment::Environment;
 use super::inputs::Origin;
 use super::kinds::{
@@ -31,6 +30,7 @@ use super::shape::Shape::{Boolean, Integer, Text, WordOrIds};
 use super::table::DefaultValue::{ByEnvironment, Is, Like, Unset};
 use super::table::{Row, Table};
 use crate::accounts;
+use crate::diagnostic::Diagnostic;
 use crate::hooks::{self, HookCommand};
 use crate::log;
 use crate::oauth::endpoint::{self, Endpoint};

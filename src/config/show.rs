@@ -3,10 +3,10 @@
 use serde_json::json;
 use toml::Value;
 
-use super::diagnostic::{Diagnostic, one_line};
 use super::inputs::Origin;
 use super::settings::{Config, TABLE};
 use super::table::{DefaultValue, Row};
+use crate::diagnostic::{Diagnostic, one_line};
 use crate::oauth::SecretSource;
 use crate::outbound::ProxyChoice;
 use crate::redaction::Redactor;

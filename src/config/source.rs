@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::diagnostic::Excerpt;
 use super::table::{Row, Table};
+use crate::diagnostic::Excerpt;
 
 /// The text of the configuration file.
 pub(super) struct Source {

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::exchange::recorder::Recorders;
-use crate::exchange::{Caller, Client};
+use crate::exchange::{Caller, Client, Program};
 use crate::proxy::peer;
 
 /// Look-ups may take this share of the time, as one part of so many.
@@ -37,6 +37,17 @@ pub(super) async fn identify(recorders: Arc<Recorders>) {
             }
         }
     }
+}
+
+/// The program that holds a socket, by its inode; none if it is another user's or does not let
+/// itself be looked at.
+pub fn holder(inode: u32) -> Option<Program> {
+    process::holder(inode)
+}
+
+/// The name of a process, if it is still there.
+pub fn name(pid: u32) -> Option<String> {
+    process::program(pid).map(|program| program.name)
 }
 
 fn look_up(clients: &[Arc<Client>]) {
@@ -92,6 +103,10 @@ mod process {
         }
     }
 
+    pub(super) fn holder(inode: u32) -> Option<Program> {
+        newest_first().into_iter().find(|pid| inodes(*pid).contains(&inode)).and_then(program)
+    }
+
     fn newest_first() -> Vec<u32> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
@@ -121,6 +136,10 @@ mod process {
         None
     }
 
+    pub(super) fn holder(_: u32) -> Option<Program> {
+        None
+    }
+
     pub(super) fn find_holders(_: &[(u32, &Arc<Client>)]) {}
 }
 
@@ -130,7 +149,6 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::exchange::Program;
 
     fn own() -> Program {
         process::program(std::process::id()).unwrap()

@@ -12,8 +12,68 @@ use super::tunnel::TunnelError;
 /// Longest text of a library or server that is shown, in characters.
 const MAX_TEXT: usize = 200;
 
-/// What went wrong, and what to do next. Neither holds a secret or a byte that the other side sent.
+/// Why a server could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Cause {
+    /// Its name has no address.
+    NameNotFound,
+    /// It refuses connections.
+    ConnectionRefused,
+    /// Nothing answers.
+    NoAnswer,
+    /// There is no way to its network.
+    NoRoute,
+    /// The connection was closed in the handshake.
+    ClosedAtOnce,
+    /// Its certificate comes from an authority that is not trusted.
+    UnknownIssuer,
+    /// Its certificate is not valid yet.
+    CertificateNotYetValid,
+    /// Its certificate has expired.
+    CertificateExpired,
+    /// Its certificate is for another name.
+    WrongName,
+    /// Its certificate is refused for another reason.
+    CertificateRefused,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// The outbound proxy wants another user or password.
+    ProxyCredentials,
+    /// The outbound proxy does not lead there.
+    ProxyRefused,
+    /// The outbound proxy cannot be reached.
+    ProxyUnreachable,
+    /// Anything else.
+    Unreachable,
+}
+
+/// Why a server could not be reached, and what to do next. Holds no secret and no byte that the
+/// other side sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The kind of failure.
+    pub cause: Cause,
+    /// What went wrong.
+    pub what: String,
+    /// What to do.
+    pub fix: &'static str,
+}
+
+impl Explanation {
+    fn new(cause: Cause, what: impl Into<String>, fix: &'static str) -> Self {
+        Self { cause, what: what.into(), fix }
+    }
+}
+
+/// What went wrong, and what to do next.
 pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
+    let Explanation { what, fix, .. } = explanation(error);
+    (what, fix)
+}
+
+/// What went wrong, of which kind it is, and what to do next.
+pub fn explanation(error: &(dyn Error + 'static)) -> Explanation {
     let chain = causes(error);
     if let Some(tunnel) = chain.iter().find_map(|cause| cause.downcast_ref::<TunnelError>()) {
         return through_proxy(tunnel);
@@ -22,45 +82,48 @@ pub fn explain(error: &(dyn Error + 'static)) -> (String, &'static str) {
     if let Some(tunnel) =
         chain.iter().map(ToString::to_string).find(|text| text.starts_with("tunnel error: "))
     {
-        let fix = if tunnel.contains("authorization required") {
-            "Write the proxy's user and password into upstream.proxy or the variable that names it."
+        let (cause, fix) = if tunnel.contains("authorization required") {
+            let fix = "Write the proxy's user and password into upstream.proxy or the variable that names it.";
+            (Cause::ProxyCredentials, fix)
         } else {
-            "Check upstream.proxy, or the variable HTTPS_PROXY or ALL_PROXY."
+            let fix = "Check upstream.proxy, or the variable HTTPS_PROXY or ALL_PROXY.";
+            (Cause::ProxyRefused, fix)
         };
         let tunnel = tunnel.trim_start_matches("tunnel error: ");
-        return (format!("the outbound proxy does not lead on: {tunnel}"), fix);
+        let what = format!("the outbound proxy does not lead on: {tunnel}");
+        return Explanation::new(cause, what, fix);
     }
     chain.iter().find_map(|cause| known(*cause)).unwrap_or_else(|| {
         let last = chain.last().map(ToString::to_string).unwrap_or_default();
-        (
-            printable(&last),
-            "Check the network, upstream.proxy and endpoints.ca_file, then try again.",
-        )
+        let fix = "Check the network, upstream.proxy and endpoints.ca_file, then try again.";
+        Explanation::new(Cause::Unreachable, printable(&last), fix)
     })
 }
 
-fn through_proxy(error: &TunnelError) -> (String, &'static str) {
+fn through_proxy(error: &TunnelError) -> Explanation {
+    let explained = |cause, fix| Explanation::new(cause, error.to_string(), fix);
     match error {
-        TunnelError::Credentials { .. } => (
-            error.to_string(),
+        TunnelError::Credentials { .. } => explained(
+            Cause::ProxyCredentials,
             "Write the proxy's user and password into the URL there, percent-encoded.",
         ),
-        TunnelError::Refused { .. } => (
-            error.to_string(),
+        TunnelError::Refused { .. } => explained(
+            Cause::ProxyRefused,
             "Ask whoever runs that proxy to let it through, or name another proxy there.",
         ),
-        TunnelError::NotHttp { .. } => {
-            (error.to_string(), "Name the host and port of an HTTP proxy there, or none.")
-        }
+        TunnelError::NotHttp { .. } => explained(
+            Cause::ProxyUnreachable,
+            "Name the host and port of an HTTP proxy there, or none.",
+        ),
         TunnelError::Broken { source, .. } => {
-            let (what, fix) = explain(source);
+            let Explanation { what, fix, .. } = explanation(source);
             let is_certificate = causes(source).iter().any(|cause| cause.is::<rustls::Error>());
             let fix = if is_certificate {
                 fix
             } else {
                 "Check the host and port of the proxy there, and the network."
             };
-            (format!("{error}: {what}"), fix)
+            Explanation::new(Cause::ProxyUnreachable, format!("{error}: {what}"), fix)
         }
     }
 }
@@ -78,10 +141,10 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)
     chain
 }
 
-fn known(cause: &(dyn Error + 'static)) -> Option<(String, &'static str)> {
+fn known(cause: &(dyn Error + 'static)) -> Option<Explanation> {
     if let Some(name) = cause.downcast_ref::<NameError>() {
         let fix = "Check the network and the name server (a VPN that is off?), and the host names in [endpoints].";
-        return Some((printable(&name.to_string()), fix));
+        return Some(Explanation::new(Cause::NameNotFound, printable(&name.to_string()), fix));
     }
     if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
         return Some(tls_failure(tls));
@@ -91,56 +154,66 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(String, &'static str)> {
     if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>() || inner.is::<NameError>()) {
         return None;
     }
-    let (what, fix) = match io.kind() {
+    let (cause, what, fix) = match io.kind() {
         io::ErrorKind::ConnectionRefused => (
+            Cause::ConnectionRefused,
             "the connection was refused",
             "Check host and port in [endpoints]; a firewall may refuse it too.",
         ),
         io::ErrorKind::TimedOut => (
+            Cause::NoAnswer,
             "there was no answer in time",
             "Check the network: a firewall or VPN may swallow the packets.",
         ),
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
-            ("there is no way to that network", "Check that this machine is online, and its VPN.")
-        }
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => (
+            Cause::NoRoute,
+            "there is no way to that network",
+            "Check that this machine is online, and its VPN.",
+        ),
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe => ("the connection was closed at once", TLS_FIX),
+        | io::ErrorKind::BrokenPipe => {
+            (Cause::ClosedAtOnce, "the connection was closed at once", TLS_FIX)
+        }
         _ => return None,
     };
-    Some((what.into(), fix))
+    Some(Explanation::new(cause, what, fix))
 }
 
 const TLS_FIX: &str = "Try again; if a device on the network cuts TLS off, set upstream.tls_key_exchange = \"classic\".";
 
-fn tls_failure(error: &rustls::Error) -> (String, &'static str) {
+fn tls_failure(error: &rustls::Error) -> Explanation {
     let rustls::Error::InvalidCertificate(certificate) = error else {
-        return (format!("TLS failed: {}", printable(&error.to_string())), TLS_FIX);
+        let what = format!("TLS failed: {}", printable(&error.to_string()));
+        return Explanation::new(Cause::TlsFailed, what, TLS_FIX);
     };
-    let (what, fix) = match certificate {
+    let (cause, what, fix) = match certificate {
         CertificateError::UnknownIssuer => (
+            Cause::UnknownIssuer,
             "its certificate is signed by an authority that this machine does not trust",
             "If the network inspects TLS, name its root certificate in endpoints.ca_file.",
         ),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            ("its certificate is not valid yet", "Check this machine's clock: it may be behind.")
-        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            Cause::CertificateNotYetValid,
+            "its certificate is not valid yet",
+            "Check this machine's clock: it may be behind.",
+        ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            Cause::CertificateExpired,
             "its certificate has expired",
             "Check this machine's clock: it may be ahead. Else the server must renew it.",
         ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            Cause::WrongName,
             "its certificate is for another name",
             "Check the host names in [endpoints]; a device in between may answer in its place.",
         ),
         _ => {
-            return (
-                format!("its certificate is refused: {}", printable(&error.to_string())),
-                CA_FIX,
-            );
+            let what = format!("its certificate is refused: {}", printable(&error.to_string()));
+            return Explanation::new(Cause::CertificateRefused, what, CA_FIX);
         }
     };
-    (what.into(), fix)
+    Explanation::new(cause, what, fix)
 }
 
 const CA_FIX: &str = "If the network inspects TLS, check the certificate in endpoints.ca_file.";

@@ -49,7 +49,8 @@ pub(super) fn max_admitted(configured: usize) -> usize {
     }
 }
 
-fn possible(limit: usize) -> usize {
+/// Connections that the data listener can admit with this limit of open files.
+pub fn possible(limit: usize) -> usize {
     (limit.saturating_sub(ALL_RESERVED) / 2).max(MIN)
 }
 

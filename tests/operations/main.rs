@@ -11,6 +11,7 @@ mod api;
 mod cli;
 mod config;
 mod config_errors;
+mod doctor;
 mod events;
 mod evidence;
 mod hooks;

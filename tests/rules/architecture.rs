@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 12] = [
         "supervise",
         "timeout",
     ],
-    &["oauth", "operations", "problem", "redaction"],
+    &["diagnostic", "oauth", "operations", "problem", "redaction"],
     &["store", "explain", "usage"],
     &["accounts", "exchange"],
     &["hooks", "login", "proxy"],

@@ -20,6 +20,8 @@ pub struct Faults {
     pub access_life_ms: Option<u64>,
     /// Lifetime of refresh tokens issued from now on; 60 days if unset.
     pub refresh_life_s: Option<u64>,
+    /// Seconds by which the `Date` of responses is ahead of the real time; negative: behind it.
+    pub date_offset_s: i64,
     /// Delay before every response of the API.
     pub latency_ms: u64,
     /// Delay before the token endpoint handles a request, which it does even if the caller leaves

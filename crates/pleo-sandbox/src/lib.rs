@@ -37,6 +37,7 @@ mod consent;
 mod control;
 mod counters;
 mod dataset;
+mod date;
 mod entries;
 mod exports;
 mod fault_injection;
@@ -220,6 +221,7 @@ fn auth_routes(sandbox: &Arc<SandboxState>) -> Router {
         .merge(control::routes())
         .with_state(Arc::clone(sandbox))
         .layer(axum::middleware::from_fn(host::loopback_only))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(sandbox), date::shift))
 }
 
 /// Serves until the sandbox stops: then axum closes idle connections at once, and

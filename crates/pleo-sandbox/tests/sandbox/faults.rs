@@ -246,3 +246,17 @@ async fn controls_need_their_header() {
     let revoked = post(client.api("/sandbox/revoke"), json!({})).await.unwrap();
     assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
 }
+
+#[tokio::test]
+async fn the_date_of_responses_can_be_wrong() {
+    let client = TestClient::new().await;
+    let date = async || {
+        let response = client.http.head(client.api("/")).send().await.unwrap();
+        let date = response.headers()["date"].to_str().unwrap().to_owned();
+        jiff::fmt::rfc2822::parse(&date).unwrap().timestamp().as_second()
+    };
+    let real = date().await;
+    client.sandbox.set_faults(Faults { date_offset_s: -86_400, ..Faults::default() });
+    let wrong = date().await;
+    assert!((real - 86_400..real).contains(&wrong), "{real} {wrong}");
+}

@@ -1,9 +1,11 @@
-//! Problems of a configuration as values, displayed like those of a compiler.
+//! Problems of a configuration or of a set-up as values, displayed like those of a compiler.
 
 use std::fmt::{self, Display};
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use crate::outbound::Cause;
 
 /// One problem. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,8 @@ pub struct Diagnostic {
 }
 
 /// The kind of problem of a [`Diagnostic`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Code {
     /// The file is not valid TOML.
     Syntax,
@@ -33,18 +36,82 @@ pub enum Code {
     Conflict,
     /// Something that a login needs.
     Missing,
+    /// A value that was copied from an example.
+    Placeholder,
+    /// The client secret is missing, or its file cannot be used.
+    ClientSecret,
     /// A file that cannot be used.
     File,
+    /// A file with a password that other users can read.
+    ReadablePassword,
     /// Works, but is probably not intended.
     Oddity,
+    /// A redirect URI that Pleo does not register, or that leads nowhere.
+    RedirectUri,
+    /// The folder of the store cannot be used.
+    StoreFolder,
+    /// The disk of the store is full or cannot be written.
+    Disk,
+    /// An account's record cannot be used.
+    Record,
+    /// An account's lock file cannot be used.
+    LockFile,
+    /// Another process holds an account's lock.
+    LockHeld,
+    /// This machine's clock is wrong.
+    Clock,
+    /// The system's trust roots, or the outbound proxy's setting, cannot be used.
+    Outbound,
+    /// A server cannot be reached.
+    Unreachable(Cause),
+    /// Another program listens at a configured address.
+    PortTaken,
+    /// Another proxy listens there.
+    PortTakenByProxy,
+    /// The running proxy does not respond.
+    Unresponsive,
+    /// A background task of the running proxy has stopped.
+    StoppedTask,
+    /// The kernel does not say whose a connection is.
+    PeerCheck,
+    /// Few files may be open.
+    FileLimit,
+    /// An account needs a login.
+    LoginRequired,
+    /// An account is in trouble.
+    AccountState,
+    /// The authorization server does not accept an account's refresh token.
+    GrantInactive,
+    /// It did not say whether it does.
+    GrantUnknown,
+    /// A refresh token is about to expire.
+    GrantAge,
+    /// Several accounts or programs hold one grant.
+    SecondOwner,
+    /// A login lacks scopes that are asked for.
+    ScopesNotGranted,
+    /// A login lacks scopes that operations in use need.
+    ScopesNeeded,
+    /// Something did not answer in time.
+    Hangs,
+}
+
+impl Code {
+    /// The code's name, such as `port_taken`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable(cause) => cause.into(),
+            code => code.into(),
+        }
+    }
 }
 
 /// How serious a [`Diagnostic`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The proxy does not start.
+    /// The proxy does not start, or cannot work.
     Error,
-    /// The proxy works, but this is probably not intended.
+    /// The proxy works, but this is probably not intended, or will end.
     Warning,
 }
 
@@ -57,14 +124,14 @@ pub struct Place {
     pub line: usize,
     /// The column, in characters.
     pub column: usize,
-    pub(super) excerpt: Option<Excerpt>,
+    pub(crate) excerpt: Option<Excerpt>,
 }
 
 /// The part of a line that may be shown, and the span of the caret in its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Excerpt {
-    pub(super) text: String,
-    pub(super) span: Range<usize>,
+pub(crate) struct Excerpt {
+    pub(crate) text: String,
+    pub(crate) span: Range<usize>,
 }
 
 impl Diagnostic {
@@ -82,8 +149,8 @@ impl Diagnostic {
     }
 
     /// A warning without a place in the file.
-    pub(crate) fn warning(title: impl Display, fix: impl Display) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(Code::Oddity, title, fix) }
+    pub(crate) fn warning(code: Code, title: impl Display, fix: impl Display) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, title, fix) }
     }
 
     /// Title and fix in one line.
@@ -123,60 +190,7 @@ impl Display for Diagnostic {
     }
 }
 
-/// All problems of a configuration. Holds no secret.
-#[derive(Clone)]
-pub struct ConfigError(pub(super) Vec<Diagnostic>);
-
-impl ConfigError {
-    /// All problems, in the order of the file.
-    pub fn diagnostics(&self) -> &[Diagnostic] {
-        &self.0
-    }
-}
-
-impl From<Diagnostic> for ConfigError {
-    fn from(diagnostic: Diagnostic) -> Self {
-        Self(vec![diagnostic])
-    }
-}
-
-impl Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"))
-    }
-}
-
-impl fmt::Debug for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Display::fmt(self, f)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Why a value is not accepted. Never contains the value.
-pub(super) struct InvalidValue {
-    /// Continues "`listen.api` ...".
-    pub(super) problem: String,
-    /// What to write instead; `None`: the setting's example.
-    pub(super) fix: Option<String>,
-    /// The index of the item, in a list.
-    pub(super) item: Option<usize>,
-}
-
-/// From the error of a type, which may say after `; ` what to write.
-impl<E: Display> From<E> for InvalidValue {
-    fn from(error: E) -> Self {
-        let text = error.to_string();
-        let (problem, fix) = match text.split_once("; ") {
-            Some((problem, fix)) => (problem.to_owned(), Some(fix.to_owned())),
-            None => (text, None),
-        };
-        Self { problem, fix, item: None }
-    }
-}
-
 /// Untrusted text, safe to print on one line of a terminal.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }

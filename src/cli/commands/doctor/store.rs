@@ -1,0 +1,126 @@
+//! Checks of the store's folder and its disk. They look and write nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+
+use super::finding::{Check, Finding};
+use crate::cli::state::State;
+use crate::diagnostic::{Code, Diagnostic};
+use crate::private_file;
+
+/// Free bytes below which the disk counts as full: a few records and what a file system keeps for
+/// itself.
+const LEAST_FREE: u64 = 1024 * 1024;
+/// File systems whose locks keep two machines apart only where they are set up for it: NFS, SMB and
+/// CIFS (statfs(2)).
+#[cfg(target_os = "linux")]
+const OF_NETWORK: [i64; 4] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42];
+
+/// What is said if the folders cannot be used at all.
+pub(super) fn unusable(why: &anyhow::Error) -> Finding {
+    Check::Store.problem(Diagnostic::of(Code::StoreFolder, format!("{why:#}")))
+}
+
+/// All checks of the folder and the disk. Reads files.
+pub(super) fn checks(state: &State) -> Vec<Finding> {
+    if state.is_temporary {
+        let why = "the accounts of the embedded sandbox are kept in a temporary folder";
+        return vec![Check::Store.skip(why), disk(&std::env::temp_dir())];
+    }
+    let mut findings = folder(state);
+    findings.push(disk(&state.records));
+    findings
+}
+
+fn folder(state: &State) -> Vec<Finding> {
+    let check = Check::Store;
+    let shown = state.records.display();
+    if fs::symlink_metadata(&state.records).is_err() {
+        return vec![check.pass(format!("{shown} does not exist yet; the first login makes it"))];
+    }
+    let mut findings: Vec<Finding> = [run_folder(state), admin_key(state)]
+        .into_iter()
+        .flatten()
+        .map(|problem| check.problem(problem))
+        .collect();
+    if findings.is_empty() {
+        findings.push(check.pass(format!("{shown}, which only you can enter")));
+    }
+    findings
+}
+
+fn run_folder(state: &State) -> Option<Diagnostic> {
+    let folder = state.folder.join("run");
+    fs::symlink_metadata(&folder).ok()?;
+    let error = private_file::folder::check(&folder).err()?;
+    Some(Diagnostic::of(Code::StoreFolder, error))
+}
+
+fn admin_key(state: &State) -> Option<Diagnostic> {
+    let path = state.folder.join("admin.key");
+    fs::symlink_metadata(&path).ok()?;
+    let error = crate::admin::key::read(&path).err()?;
+    Some(Diagnostic::of(Code::StoreFolder, error))
+}
+
+/// Space and write access, of the folder or of the nearest one above it that exists.
+fn disk(folder: &Path) -> Finding {
+    let check = Check::Disk;
+    let Some(there) = folder.ancestors().find(|above| above.is_dir()) else {
+        return check.skip(format!("no folder above {} can be seen", folder.display()));
+    };
+    let shown = there.display();
+    let stat = match statvfs(there) {
+        Ok(stat) => stat,
+        Err(error) => return check.skip(format!("{shown}: the system does not say: {error}")),
+    };
+    let problem =
+        |title: String, fix: &str| check.problem(Diagnostic::error(Code::Disk, title, fix));
+    if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let fix = "mount it for writing, or set store.path to a folder that can be written";
+        return problem(format!("{shown} is on a read-only file system"), fix);
+    }
+    if access(there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        let fix = "give your user write access, or set store.path to a folder of yours";
+        return problem(format!("{shown} cannot be written by this user"), fix);
+    }
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    // Some file systems count no files.
+    let has_files = stat.f_files == 0 || stat.f_favail > 0;
+    if free < LEAST_FREE || !has_files {
+        let fix = "free some space: a new token that cannot be saved may be lost";
+        return problem(format!("the disk of {shown} is full"), fix);
+    }
+    check.pass(format!("{} MiB are free at {shown}", free / (1024 * 1024)))
+}
+
+/// True if the folder is on a file system of the network.
+#[cfg(target_os = "linux")]
+pub(super) fn is_on_network(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).is_ok_and(|stat| {
+        // Its width differs between architectures.
+        #[allow(clippy::unnecessary_cast, reason = "not on every architecture")]
+        let kind = stat.f_type as i64 & 0xffff_ffff;
+        OF_NETWORK.contains(&kind)
+    })
+}
+
+/// True if the folder is on a file system of the network; not known on this system.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_on_network(_: &Path) -> bool {
+    false
+}
+
+/// The lock files of a folder, with the accounts they are for.
+pub(super) fn lock_files(folder: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let account = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".lock")?.to_owned();
+        Some((name, path))
+    };
+    let mut found: Vec<_> = entries.flatten().filter_map(|entry| account(entry.path())).collect();
+    found.sort();
+    found
+}
