@@ -4,7 +4,7 @@
 # systemd runs as the first process of namespaces of its own, on an overlay of this machine's files that is gone
 # afterwards; the network is the machine's, and only loopback is used. There the service of the machine is installed as
 # the program does it, started by the first request, taken through a login, three refreshes, a restart under load and a
-# hang that its watchdog notices, all under the restrictions of its unit.
+# hang that its watchdog notices, all under the restrictions of its unit; then the one of a user, through a login.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=$(realpath "${1:-target/release/pleo-proxy}")
@@ -15,18 +15,23 @@ systemd=/lib/systemd/systemd
 [ -x $systemd ] || skip "there is no systemd (Debian package systemd)"
 version=$($systemd --version | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')
 [ "$version" -ge 250 ] || skip "systemd $version is older than 250"
-for tool in unshare nsenter setpriv curl dbus-daemon; do
+for tool in unshare nsenter findmnt setpriv python3 curl dbus-daemon; do
     command -v $tool >/dev/null || skip "there is no $tool"
 done
 
+tree=$(findmnt --types cgroup2 --noheadings --output TARGET | head -1)
+[ -n "$tree" ] || skip "no cgroup2 is mounted"
 work=$(mktemp -d)
 log=$work/log
+# What systemd makes there is removed again.
+group=$tree/pleo-proxy-test-$$
 outer='' sandbox='' inner=''
 cleanup() {
     [ -z "$sandbox" ] || kill "$sandbox" 2>/dev/null || true
     # The first process of a pid namespace takes all others with it.
     [ -z "$inner" ] || kill -KILL "$inner" 2>/dev/null || true
     [ -z "$outer" ] || wait "$outer" 2>/dev/null || true
+    find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -86,7 +91,11 @@ mount --make-rshared /
 exec env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=test \
     "$systemd" --system --unit=test.target --log-target=console --show-status=0
 BOOT
-unshare --mount --pid --ipc --uts --cgroup --fork --kill-child bash "$work/boot" "$work" $systemd >"$log" 2>&1 &
+mkdir "$group" || skip "no group of processes can be made in $tree"
+(
+    echo "$BASHPID" >"$group/cgroup.procs"
+    exec unshare --mount --pid --ipc --uts --cgroup --fork --kill-child bash "$work/boot" "$work" $systemd
+) >"$log" 2>&1 &
 outer=$!
 child() { inner=$(cat "/proc/$outer/task/$outer/children"); inner=${inner%% *}; [ -n "$inner" ]; }
 wait_for "the first process" child
@@ -154,6 +163,16 @@ place=$(as 1000 -X POST -H "Authorization: Bearer $key" "http://$admin/api/accou
     sed -n 's/.*"authorize_url":"\([^"]*\)".*/\1/p')
 [ "$(as 1000 -L -o /dev/null -w '%{http_code}' "$place")" = 200 ] || fail "the login"
 
+# Commands run as the service's user, as docs/service.md says.
+commands() {
+    in_it systemd-run --quiet --pipe --wait --collect --property=DynamicUser=yes --property=User=pleo-proxy \
+        --property=StateDirectory=pleo-proxy --property=StateDirectoryMode=0700 --setenv=XDG_STATE_HOME=/var/lib \
+        --property=LoadCredential=client-secret:/etc/pleo-proxy/client-secret \
+        pleo-proxy --config /etc/pleo-proxy/proxy.toml "$@"
+}
+told=$(commands status --json 2>&1) || fail "status as the service's user: $told"
+grep -q '"running":true\|"pid":[0-9]' <<<"$told" || fail "status does not see the service: $told"
+
 posts() { curl -sS -H 'X-Sandbox-Control: 1' "$pleo/sandbox/counters" | sed -n 's/.*"token_posts":\([0-9]*\).*/\1/p'; }
 ask() { as 1000 -o /dev/null -w '%{http_code}\n' "http://$api/v1/companies" || echo cut; }
 first=$(posts)
@@ -187,5 +206,31 @@ replays=$(curl -sS -H 'X-Sandbox-Control: 1' "$pleo/sandbox/counters" | sed -n '
 [ "$replays" = 0 ] || fail "a refresh token was sent twice"
 in_it sh -c 'cd / && pleo-proxy service uninstall --system' >/dev/null 2>&1 || fail "service uninstall"
 ! in_it systemctl is-active --quiet pleo-proxy.socket || fail "the socket is still there"
+
+# The same as a service of user 1000, by the manager of that user.
+in_it sh -c 'mkdir -p /run/user/1000 /tmp/home/.config/pleo-proxy && cd /tmp/home/.config/pleo-proxy &&
+    sed "s/^peer_check.*/peer_check = \"same-user\"/" /etc/pleo-proxy/proxy.toml >proxy.toml &&
+    cp /etc/pleo-proxy/client-secret . && chown -R 1000:1000 /run/user/1000 /tmp/home && chmod 700 /run/user/1000'
+in_it systemd-run --quiet --unit=manager --uid=1000 --gid=1000 --property=Delegate=yes --property=Type=notify \
+    --setenv=XDG_RUNTIME_DIR=/run/user/1000 --setenv=HOME=/tmp/home $systemd --user || fail "the manager of a user"
+by_user() {
+    in_it setpriv --reuid=1000 --regid=1000 --clear-groups env -C /tmp/home HOME=/tmp/home \
+        XDG_RUNTIME_DIR=/run/user/1000 "$@"
+}
+by_user pleo-proxy service install >/dev/null 2>&1 || fail "the units of a user were not installed"
+by_user systemctl --user daemon-reload
+by_user systemctl --user enable --quiet --now pleo-proxy.socket pleo-proxy-admin.socket
+as 1000 "http://$api/v1/companies" | grep -q login_required || fail "the first request to a user's service"
+by_user systemctl --user is-active --quiet pleo-proxy.service || fail "a user's service does not run"
+by_user pleo-proxy login --no-browser >"$work/login" 2>&1 &
+login=$!
+place() { grep -oE 'http://[^ ]*/oauth/authorize[^ ]*' "$work/login"; }
+wait_for "the address of a login" place
+[ "$(as 1000 -L -o /dev/null -w '%{http_code}' "$(place)")" = 200 ] || fail "the login of a user's service"
+wait $login || fail "the login command: $(cat "$work/login")"
+[ "$(ask)" = 200 ] || fail "a request to a user's service"
+by_user pleo-proxy service uninstall >/dev/null 2>&1 || fail "service uninstall of a user"
+! by_user systemctl --user is-active --quiet pleo-proxy.socket || fail "the user's socket is still there"
+
 echo "systemd $version: socket activation, a login, 3 refreshes, 3 restarts under load" \
-    "($(wc -l <"$work/answers") requests, all 200) and a hang, under the unit's restrictions"
+    "($(wc -l <"$work/answers") requests, all 200) and a hang, under the unit's restrictions; and a user's service"
