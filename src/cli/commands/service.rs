@@ -284,14 +284,16 @@ fn uninstall(context: &Context, target: &Target, force: bool) -> Result<Exit, Fa
 fn status(context: &Context, target: &Target) -> Result<Exit, Failure> {
     target.needs_systemd(context)?;
     let (folder, manager) = (target.folder()?, target.manager());
-    let (mut units, mut is_up) = (Vec::new(), false);
+    let (mut units, mut active) = (Vec::new(), Vec::new());
     for name in NAMES {
         let state = folder.state(name, None).context("a unit cannot be read")?;
         let report = match target.root {
             None => systemctl::report(manager, name),
             Some(_) => systemctl::Report::default(),
         };
-        is_up |= report.active == "active" && [SERVICE, SOCKET].contains(&name);
+        if [SERVICE, SOCKET].contains(&name) {
+            active.push(report.active.clone());
+        }
         if context.json {
             units.push(json!({
                 "unit": name, "file": folder.file(name), "installed": state != State::Missing,
@@ -309,6 +311,7 @@ fn status(context: &Context, target: &Target) -> Result<Exit, Failure> {
         let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
         out!("{name}: {}", words.join(", "))?;
     }
+    let is_up = is_up(&active);
     if context.json {
         let outcome = if is_up { "running" } else { "not_running" };
         output::json(&json!({"version": 1, "outcome": outcome, "units": units}))?;
@@ -319,6 +322,13 @@ fn status(context: &Context, target: &Target) -> Result<Exit, Failure> {
         );
     }
     Ok(if is_up { Exit::Fine } else { Exit::NotRunning })
+}
+
+/// From the states of the service and of its socket: without the service, the next request starts
+/// it, unless it has failed.
+fn is_up(active: &[String]) -> bool {
+    let is = |state: &str| active.iter().any(|active| active == state);
+    is("active") && !is("failed")
 }
 
 fn print(
@@ -370,4 +380,17 @@ fn unwritable(folder: &Folder, error: &std::io::Error) -> Failure {
 
 fn known(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_up_if_it_runs_or_would_with_the_next_request() {
+        let is_up = |states: [&str; 2]| is_up(&states.map(str::to_owned));
+        assert!(is_up(["active", "active"]) && is_up(["active", "inactive"]));
+        assert!(!is_up(["active", "failed"]) && !is_up(["failed", "inactive"]));
+        assert!(!is_up(["inactive", "inactive"]) && !is_up(["", ""]));
+    }
 }
