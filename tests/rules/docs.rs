@@ -7,19 +7,11 @@ use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use pleo_proxy::config::{Config, Environment, Flags, load};
 use pleo_proxy::proxy::peer::PeerCheck;
-use pleo_proxy::sandbox::{SECOND_COMPANY_ID, Sandbox};
-use serde_json::Value;
-use support::{Proxy, Workspace, sandbox, text};
-
-pub(super) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use support::Workspace;
+use support::documents::{TwoAccounts, example, is_there, root, shown, skipped};
 
 fn read(page: &str) -> String {
     fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
@@ -44,10 +36,6 @@ pub(super) fn pages() -> Vec<(String, String)> {
 /// All pages as one text.
 pub(super) fn all_pages() -> String {
     pages().into_iter().map(|(_, text)| text + "\n").collect()
-}
-
-fn example(name: &str) -> PathBuf {
-    root().join("examples").join(name)
 }
 
 /// What stands before a block says what is done with it.
@@ -137,93 +125,6 @@ fn parse_mark(line: &str) -> Mark {
     }
 }
 
-/// The scopes that the requests in the documents need.
-const SCOPES: &str = "client.scopes=[\"companies:read\", \"users:read\", \"export-jobs:read\", \
-                      \"vendors:read\", \"vendors:write\"]";
-
-/// Two accounts, `default` and `acme`, of two companies.
-struct Setup {
-    workspace: Workspace,
-    proxy: Proxy,
-    sandbox: Sandbox,
-}
-
-impl Setup {
-    async fn new() -> Self {
-        let sandbox = sandbox().await;
-        let workspace = Workspace::for_sandbox(&sandbox, "");
-        let proxy = workspace.serve_with(&["--set", SCOPES]);
-        proxy.login("default").await;
-        sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
-        proxy.login("acme").await;
-        Self { workspace, proxy, sandbox }
-    }
-
-    /// A text of the README with the addresses of this stage.
-    fn here(&self, code: &str) -> String {
-        let bare = |origin: &str| origin.strip_prefix("http://").unwrap().to_owned();
-        let addresses = [
-            ("8088", bare(&self.proxy.api)),
-            ("8089", bare(&self.proxy.admin)),
-            ("8090", bare(&self.sandbox.api_origin())),
-        ];
-        addresses.iter().fold(code.to_owned(), |code, (port, here)| {
-            code.replace(&format!("127.0.0.1:{port}"), here)
-        })
-    }
-
-    /// A command in the folder of the proxy, with `pleo-proxy` on the path.
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let binary = Path::new(env!("CARGO_BIN_EXE_pleo-proxy")).parent().unwrap();
-        let mut paths = vec![binary.to_owned()];
-        paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(self.workspace.path())
-            .env("PATH", std::env::join_paths(paths).unwrap());
-        command
-            .env("PLEO_PROXY_CLIENT_SECRET", "sandbox-secret")
-            .env("PLEO_BASE_URL", &self.proxy.api);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn shell(&self, code: &str) -> Output {
-        let at_socket =
-            || self.workspace.serve_with(&["--set", "listen.api=\"unix:run/api.sock\""]);
-        let _second = code.contains("--unix-socket").then(at_socket);
-        // A refusal must be an error, and its body must be seen.
-        let script = format!(
-            "curl() {{ command curl --fail-with-body -sS \"$@\" && echo; }}\n{}",
-            self.here(code)
-        );
-        self.command("sh", &["-eu", "-c", &script]).output().unwrap()
-    }
-}
-
-fn shown(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-/// Past the capturing of the test runner: a skipped check is to be seen.
-fn skipped(what: &str, how: &str) {
-    let _ = std::io::stderr().write_all(format!("\nSKIPPED: {what}; {how}\n").as_bytes());
-}
-
-fn is_there(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
-}
-
 #[test]
 fn every_block_says_whether_it_runs() {
     let blocks = blocks();
@@ -250,12 +151,12 @@ fn an_output_is_compared_part_by_part() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_blocks_do_what_they_say() {
     assert!(is_there("curl"), "the examples need curl: apt-get install curl");
-    let setup = Setup::new().await;
+    let setup = TwoAccounts::new().await;
     let mut ran = 0;
     for (block, printed) in shell_blocks(&blocks()) {
         let output = match &block.mark {
             Mark::Runs(_) | Mark::Refused(_) => setup.shell(&block.code),
-            Mark::Alone => Setup::new().await.shell(&block.code),
+            Mark::Alone => TwoAccounts::new().await.shell(&block.code),
             Mark::NotRun | Mark::None => continue,
         };
         let said = shown(&output);
@@ -280,7 +181,7 @@ async fn the_shell_blocks_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_and_javascript_blocks_do_what_they_say() {
-    let setup = Setup::new().await;
+    let setup = TwoAccounts::new().await;
     let interpreters =
         [("python", "python3", vec!["-c"]), ("js", "node", vec!["--input-type=module", "-e"])];
     for (language, program, arguments) in &interpreters {
@@ -305,111 +206,6 @@ async fn the_python_and_javascript_blocks_do_what_they_say() {
             assert!(output.status.success() && said.contains(wanted), "{}\n{said}", block.at);
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_example_clients_read_all_pages() {
-    let setup = Setup::new().await;
-    for (program, file, needed) in [
-        ("sh", "client.sh", "curl"),
-        ("python3", "client.py", "python3"),
-        ("node", "client.mjs", "node"),
-    ] {
-        if !is_there(needed) {
-            skipped(&format!("examples/{file}"), &format!("install {needed} to check it"));
-            continue;
-        }
-        let path = example(file);
-        let output = setup.command(program, &[path.to_str().unwrap()]).output().unwrap();
-        let said = shown(&output);
-        assert!(output.status.success(), "{file}: {said}");
-        match file {
-            "client.sh" => assert_eq!(said.matches("\"performedAt\"").count(), 45, "{said}"),
-            _ => assert!(said.contains("45 entries"), "{file}: {said}"),
-        }
-        let refused =
-            setup.command(program, &[path.to_str().unwrap(), "no-company"]).output().unwrap();
-        assert!(
-            !refused.status.success() && shown(&refused).contains("ACCESS_DENIED"),
-            "{file}: {}",
-            shown(&refused)
-        );
-    }
-    skipped("examples/Client.cs is not run", "with the .NET SDK: dotnet run examples/Client.cs");
-    assert!(fs::read_to_string(example("Client.cs")).unwrap().contains("http://127.0.0.1:8088"));
-}
-
-#[test]
-fn the_quickstart_runs_and_ends() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["run", "--quiet", "--example", "quickstart"])
-        .current_dir(root())
-        .stdin(Stdio::null());
-    let output = command.output().unwrap();
-    let said = shown(&output);
-    assert!(output.status.success(), "{said}");
-    for wanted in
-        ["Harbour Coffee", "The account default: refreshed", "default: connected", "subjectURN"]
-    {
-        assert!(said.contains(wanted), "{said}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_postman_collection_works_against_the_sandbox() {
-    let setup = Setup::new().await;
-    let file = fs::read_to_string(example("pleo-proxy.postman_collection.json")).unwrap();
-    let collection: Value = serde_json::from_str(&file).unwrap();
-    assert!(text(&collection["info"]["schema"]).contains("/v2.1.0/"));
-    assert_eq!(collection["auth"]["type"], "noauth");
-    let mut variables = BTreeMap::new();
-    for variable in collection["variable"].as_array().unwrap() {
-        variables.insert(text(&variable["key"]), text(&variable["value"]));
-    }
-    assert_eq!(variables["baseUrl"], "http://127.0.0.1:8088");
-    variables.insert("baseUrl".into(), setup.proxy.api.clone());
-    let mut requests = Vec::new();
-    collect_requests(&collection["item"], &mut requests);
-    assert!(requests.len() >= 12, "only {} requests", requests.len());
-    for request in requests {
-        assert!(request["auth"].is_null(), "{request}");
-        let method = text(&request["method"]).parse().unwrap();
-        let mut sent =
-            setup.proxy.http.request(method, filled(&text(&request["url"]["raw"]), &variables));
-        for header in request["header"].as_array().unwrap() {
-            sent = sent.header(text(&header["key"]), text(&header["value"]));
-        }
-        if let Some(body) = request["body"]["raw"].as_str() {
-            sent = sent.body(filled(body, &variables));
-        }
-        let response = sent.send().await.unwrap();
-        assert!(
-            response.status().is_success(),
-            "{request}: {} {}",
-            response.status(),
-            response.text().await.unwrap()
-        );
-    }
-}
-
-fn collect_requests<'a>(items: &'a Value, into: &mut Vec<&'a Value>) {
-    for item in items.as_array().unwrap() {
-        match item["request"].is_object() {
-            true => into.push(&item["request"]),
-            false => collect_requests(&item["item"], into),
-        }
-    }
-}
-
-fn filled(text: &str, variables: &BTreeMap<String, String>) -> String {
-    let fill = |text: String, (name, value): (&String, &String)| {
-        text.replace(&format!("{{{{{name}}}}}"), value)
-    };
-    let filled = variables.iter().fold(text.to_owned(), fill);
-    assert!(!filled.contains("{{"), "{filled}");
-    filled
 }
 
 /// Loads a configuration text as the one file.
@@ -497,8 +293,11 @@ fn the_readme_leads_to_every_page_and_stays_short() {
     let pages = all_pages();
     for file in fs::read_dir(root().join("examples")).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
-        let name = name.trim_end_matches(".rs");
-        assert!(pages.contains(name), "examples/{name} is in no page");
+        let named = match name.strip_suffix(".rs") {
+            Some(name) => format!("--example {name}"),
+            None => format!("examples/{name}"),
+        };
+        assert!(pages.contains(&named), "{named} is in no page");
     }
 }
 

@@ -6,11 +6,12 @@ use crate::support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::docs::{all_pages, loaded, pages, readme, root};
+use super::docs::{all_pages, loaded, pages, readme};
 use pleo_proxy::config::{DefaultValue, Row, rows};
 use pleo_proxy::problem::Code;
 use strum::VariantArray as _;
 use support::Workspace;
+use support::documents::root;
 
 /// Rows of the one table whose head begins with `head`, cell by cell.
 fn table(head: &str) -> Vec<Vec<String>> {

@@ -11,6 +11,7 @@
 mod caller;
 mod certificate;
 pub mod command;
+pub mod documents;
 mod exchanges;
 mod http1;
 mod login;
