@@ -14,6 +14,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pleo_proxy::sandbox::{Faults, Sandbox};
 use pleo_proxy::store::Record;
 use serde_json::Value;
@@ -232,6 +234,13 @@ async fn few_files() -> Scene {
     scene
 }
 
+async fn odd_roots() -> Scene {
+    let mut scene = before_api("https://external.test.invalid", "").await;
+    write_private(&scene.workspace.path().join("ca.pem"), "no certificate");
+    scene.command.args(["--set", "endpoints.ca_file=\"ca.pem\""]);
+    scene
+}
+
 async fn socks() -> Scene {
     let mut scene = before_api("https://external.test.invalid", "").await;
     scene.command.env("HTTPS_PROXY", "socks5://127.0.0.1:9");
@@ -275,6 +284,11 @@ async fn mistakes_in_the_configuration_are_named_with_their_fix() {
             expect("redirect_uri", "redirect_uri", "client.redirect_uri", LOGIN_REQUIRED),
         ),
         ("few files", few_files().await, expect("file_limit", "file_limit", "ulimit", DEGRADED)),
+        (
+            "roots that are none",
+            odd_roots().await,
+            expect("configuration", "file", "PEM certificates", USAGE),
+        ),
         ("SOCKS", socks().await, expect("outbound_proxy", "outbound", "upstream.proxy", USAGE)),
     ])
     .await;
@@ -315,6 +329,12 @@ async fn stopped_proxy() -> Scene {
 async fn lax_folder() -> Scene {
     let scene = connected_scene().await;
     chmod(&scene.workspace.state(), 0o755);
+    scene
+}
+
+async fn lax_key() -> Scene {
+    let scene = connected_scene().await;
+    chmod(&scene.workspace.state().join("admin.key"), 0o644);
     scene
 }
 
@@ -365,6 +385,7 @@ async fn ports_processes_and_the_store_are_named_with_their_fix() {
         ),
         ("stopped proxy", stopped_proxy().await, expect("proxy", "unresponsive", "kill", FAILED)),
         ("lax folder", lax_folder().await, expect("store", "store_folder", "chmod 700", USAGE)),
+        ("lax key", lax_key().await, expect("store", "store_folder", "chmod 600", USAGE)),
         ("lax record", lax_record().await, expect("record", "record", "chmod 600", FAILED)),
         (
             "damaged record",
@@ -680,6 +701,29 @@ async fn a_bundle_has_everything_and_is_private_and_replaces_nothing() {
     assert!(fs::read_to_string(&file).unwrap().contains("== checks"));
     let unwritable = workspace.run(&["doctor", "--bundle", "nowhere/bundle.txt"]);
     assert_eq!(code(&unwritable), FAILED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_in_a_wrong_setting_are_not_in_a_bundle_in_any_writing() {
+    let secret = "q7Lm-client-secret_4711Xz";
+    let hidden = [
+        secret.to_owned(),
+        STANDARD.encode(secret),
+        secret.bytes().map(|byte| format!("%{byte:02x}")).collect(),
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned(),
+    ];
+    let scopes: Vec<_> = hidden.iter().map(|hidden| format!("\"{hidden}\"")).collect();
+    let (workspace, _sandbox) = connected("").await;
+    let text = fs::read_to_string(workspace.path().join("proxy.toml")).unwrap();
+    workspace.configure(&text.replace("\"companies:read\"", &scopes.join(", ")));
+    let mut command = workspace.command(&["doctor", "--bundle", "bundle.txt"]);
+    let output = command.env("PLEO_PROXY_CLIENT_SECRET", secret).output().unwrap();
+    assert!(code(&output) != SUCCESS, "the secret is not the sandbox's");
+    let bundle = fs::read_to_string(workspace.path().join("bundle.txt")).unwrap();
+    for hidden in hidden {
+        assert!(!bundle.contains(&hidden), "{hidden} is in\n{bundle}");
+    }
+    assert!(bundle.contains("scopes = ["), "{bundle}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,5 +189,8 @@ pub(super) fn shared_companies(accounts: &[Account], program: &str) -> Vec<Findi
             findings.push(Check::Owner.problem(problem).about(*name));
         }
     }
+    if findings.is_empty() && !held.is_empty() {
+        findings.push(Check::Owner.pass("no two accounts of this store hold the same company"));
+    }
     findings
 }

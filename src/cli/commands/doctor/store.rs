@@ -124,3 +124,20 @@ pub(super) fn lock_files(folder: &Path) -> Vec<(String, PathBuf)> {
     found.sort();
     found
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_judged_by_the_nearest_folder_that_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = disk(&folder.path().join("not/yet")).text();
+        let there = folder.path().display().to_string();
+        assert!(found.starts_with("pass") && found.ends_with(&there), "{found}");
+        // Nothing can be saved there, whoever asks.
+        let found = disk(Path::new("/proc/sys/none")).text();
+        assert!(found.starts_with("fail  disk: /proc/sys") && found.contains("fix: "), "{found}");
+    }
+}
