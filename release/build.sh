@@ -5,9 +5,9 @@
 #   guided    for glibc, optimised by a profile of the loads in benches/
 #   package   a Debian package of the newest of these, with units, examples, man page and completions
 #
-# Without a part: all three, and SHA256SUMS. What cannot be built here is named with the way to get it; exit code 1 only
-# if nothing was built. `--twice` builds `static` once more, elsewhere, and compares: the same source and toolchain make
-# the same bytes.
+# Without a part: all three, and SHA256SUMS. What cannot be built here is named with the way to get it; exit code 3 if
+# that was everything, 1 if something failed. `--twice` builds `static` once more, elsewhere, and fails unless the same
+# source and toolchain made the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -136,6 +136,6 @@ build_package() {
 for part in "${parts[@]}"; do "build_$part"; done
 if [ "$built" -eq 0 ]; then
     say "nothing was built"
-    exit 1
+    exit 3
 fi
 (cd "$out" && rm -f SHA256SUMS && sha256sum -- * >SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS && cat SHA256SUMS)

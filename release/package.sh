@@ -32,7 +32,10 @@ for file in README.md SECURITY.md LICENSE docs/*; do put 644 "$file" "$doc/$file
 gzip -9n <CHANGELOG.md >"$root/$doc/changelog.gz"
 for file in examples/*; do put 644 "$file" "$doc/examples/$(basename "$file")"; done
 # Commands that this version may not have.
-"$binary" man >/dev/null 2>&1 && print usr/share/man/man1/pleo-proxy.1 man && gzip -9n "$root/usr/share/man/man1/pleo-proxy.1"
+if "$binary" man >/dev/null 2>&1; then
+    print usr/share/man/man1/pleo-proxy.1 man
+    gzip -9n "$root/usr/share/man/man1/pleo-proxy.1"
+fi
 if "$binary" completions bash >/dev/null 2>&1; then
     print usr/share/bash-completion/completions/pleo-proxy completions bash
     print usr/share/zsh/vendor-completions/_pleo-proxy completions zsh
@@ -40,10 +43,10 @@ if "$binary" completions bash >/dev/null 2>&1; then
 fi
 
 # The newest symbols of glibc that it asks for; a static program asks for none.
-glibc=$(grep -aoE 'GLIBC_[0-9]+\.[0-9]+' "$binary" | sed 's/GLIBC_//' | sort -Vu | tail -1)
+glibc=$({ grep -aoE 'GLIBC_[0-9]+\.[0-9]+' "$binary" || true; } | sed 's/GLIBC_//' | sort -Vu | tail -1)
 depends=ca-certificates
-if file -b "$binary" 2>/dev/null | grep -q 'dynamically' || ldd "$binary" >/dev/null 2>&1; then
-    depends="$depends, libc6 (>= ${glibc:-2.17}), libgcc-s1"
+if [ -n "$glibc" ]; then
+    depends="$depends, libc6 (>= $glibc), libgcc-s1"
 fi
 mkdir -p "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<CONTROL
