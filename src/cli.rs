@@ -35,6 +35,7 @@ use anyhow::Context as _;
 use clap::error::ErrorKind as Mistake;
 use clap::{CommandFactory as _, Parser};
 use serde_json::json;
+use tracing::Level;
 
 use crate::server::Passed;
 use crate::{hardening, telemetry};
@@ -69,34 +70,52 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(&words) {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == Mistake::DisplayVersion => {
-            return ended(version::print(words.iter().any(|word| word == "--json")), false);
+            let json = words.iter().any(|word| word == "--json");
+            return ended(version::print(json), FailureJson::Nowhere);
         }
-        Err(error) => return ExitCode::from(print(&error) as u8),
+        Err(error) => return ExitCode::from(print(&error).code()),
     };
     let command = arguments.command.unwrap_or_default();
-    let json = arguments.global.json && !command.prints_ready_line();
+    if let Command::Launch(launch) = command {
+        // Nothing that the program would inherit is changed.
+        return ExitCode::from(launch.run().code());
+    }
+    let json = if !arguments.global.json || command.prints_ready_line() {
+        FailureJson::Nowhere
+    } else if command.runs_program() {
+        FailureJson::Stderr
+    } else {
+        FailureJson::Stdout
+    };
     let exit = ended(dispatch(command, arguments.global), json);
     telemetry::flush();
     exit
 }
 
-/// Reports a failure, on stdout too if JSON is wanted there.
-fn ended(done: Result<Exit, Failure>, json: bool) -> ExitCode {
-    let exit = match done {
-        Ok(exit) => exit,
-        Err(failure) => {
-            status!("pleo-proxy: {:#}", failure.error);
-            if json {
-                let (exit, why) = (failure.exit as u8, format!("{:#}", failure.error));
-                // If stdout cannot be written, the exit code still reports the failure.
-                let _ = output::json(
-                    &json!({"version": 1, "outcome": "failed", "exit": exit, "why": why}),
-                );
-            }
-            failure.exit
-        }
+/// Where the JSON of a failure goes.
+enum FailureJson {
+    Nowhere,
+    Stdout,
+    /// Stdout belongs to a program of the user's.
+    Stderr,
+}
+
+/// Reports a failure, as JSON too if that is wanted.
+fn ended(done: Result<Exit, Failure>, json: FailureJson) -> ExitCode {
+    let failure = match done {
+        Ok(exit) => return ExitCode::from(exit.code()),
+        Err(failure) => failure,
     };
-    ExitCode::from(exit as u8)
+    let (exit, why) = (failure.exit.code(), format!("{:#}", failure.error));
+    status!("pleo-proxy: {why}");
+    let line = json!({"version": 1, "outcome": "failed", "exit": exit, "why": why});
+    match json {
+        FailureJson::Nowhere => {}
+        // If stdout cannot be written, the exit code still reports the failure.
+        FailureJson::Stdout => drop(output::json(&line)),
+        FailureJson::Stderr => status!("{line}"),
+    }
+    ExitCode::from(exit)
 }
 
 /// Prints clap's message: an error in the arguments, or the output of --help and --version.
@@ -110,17 +129,19 @@ fn print(message: &clap::Error) -> Exit {
 }
 
 fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
-    hardening::apply();
+    let inherited = hardening::apply(command.runs_program());
     // Before there are threads: it changes variables.
     let passed = match command {
         Command::Serve => service_manager::sockets().map_err(Failure::usage)?,
         _ => Passed::default(),
     };
-    telemetry::init(global.log, matches!(command, Command::Serve));
+    // Among what a program of the user's prints, only trouble is worth a line.
+    let usual = if command.runs_program() { Level::WARN } else { Level::INFO };
+    telemetry::init(global.log.unwrap_or(usual), command.forwards());
     // Libraries that use the process's default provider get the same one as everything else. It
     // fails only if it was called before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let context = Context::new(global, Arguments::command).with_sockets(passed);
+    let context = Context::new(global, Arguments::command, inherited).with_sockets(passed);
     on_control_runtime(command.run(&context))
 }
 

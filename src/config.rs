@@ -35,7 +35,9 @@ pub use document::document;
 pub use environment::Environment;
 pub use error::ConfigError;
 use file::{ConfigFile, xdg_folder};
-pub(crate) use inputs::{FILE_VARIABLE, SECRET_VARIABLE};
+pub(crate) use inputs::{
+    EXEC_VARIABLE, FILE_VARIABLE, KEY_VARIABLE, SECRET_VARIABLE, VARIABLE_PREFIX,
+};
 pub use inputs::{Flags, Origin};
 use inputs::{Layer, Variables};
 pub use kinds::duration;
@@ -46,7 +48,7 @@ pub use show::{show, show_json};
 pub use table::{DefaultValue, Row};
 
 /// The variable that names systemd's folder of credentials, and the name of ours in it.
-const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
+pub(crate) const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
 /// The endpoints that must be set together in the sandbox.
 const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.api"];
 

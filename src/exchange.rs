@@ -444,7 +444,12 @@ mod tests {
         let refused = ended(|activity, recorders| {
             let account = Some("acme".parse().unwrap());
             let until = Instant::now() + std::time::Duration::from_secs(60);
-            recorders.capturing.start(capture::Window { until, until_wall: 0, account });
+            recorders.capturing.start(capture::Window {
+                until,
+                until_wall: 0,
+                account,
+                max_body: capture::MAX_BODY,
+            });
             drop(Exchange::begin(activity, &request("/v1/x")));
         });
         assert!(refused[0].capture.is_none(), "it went to no account");
@@ -452,7 +457,7 @@ mod tests {
             let now = Instant::now();
             let until = if ahead { now + std::time::Duration::from_secs(60) } else { now };
             let account = account.map(|account| account.parse().unwrap());
-            Some(capture::Window { until, until_wall: 0, account })
+            Some(capture::Window { until, until_wall: 0, account, max_body: capture::MAX_BODY })
         };
         let whole = Some((b"{}".to_vec(), b"done".to_vec()));
         assert_eq!(captured("acme", window(true, None)), whole);

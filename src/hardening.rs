@@ -7,12 +7,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 /// New files are accessible to their owner only.
 const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
 
+/// What the process had before it was hardened, which a program that it starts gets back.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// The mask of file modes.
+    pub umask: u32,
+    /// The soft limit of open files; none = unlimited.
+    pub files: Option<u64>,
+    /// The soft limit of core dumps, in bytes; none = unlimited.
+    pub core: Option<u64>,
+}
+
 /// Hardens the process. What a system does not offer is left out: no protection depends on this
-/// alone.
-pub fn apply() {
-    umask(PRIVATE);
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    let _ = setrlimit(Resource::Core, none);
+/// alone. With `starts_program` the hard limit of core dumps stays, which nobody could raise again.
+pub fn apply(starts_program: bool) -> Inherited {
+    let umask = umask(PRIVATE);
+    let core = getrlimit(Resource::Core);
+    let maximum = if starts_program { core.maximum } else { Some(0) };
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
     // Connections are files; the soft limit exists for programs that cannot handle many.
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
@@ -21,5 +33,17 @@ pub fn apply() {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         // /proc/PID/{environ,mem,fd} then belong to root, and only root can attach a debugger.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    Inherited { umask: umask.bits(), files: files.current, core: core.current }
+}
+
+/// Gives a process that is about to become another program what it would have had without us.
+pub fn undo(inherited: Inherited) {
+    umask(Mode::from_bits_truncate(inherited.umask));
+    for (resource, current) in
+        [(Resource::Nofile, inherited.files), (Resource::Core, inherited.core)]
+    {
+        let limit = getrlimit(resource);
+        let _ = setrlimit(resource, Rlimit { current, ..limit });
     }
 }

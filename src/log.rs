@@ -7,6 +7,7 @@
 pub mod curl;
 pub mod entry;
 pub mod filter;
+mod found;
 pub mod har;
 mod histogram;
 mod lines;
@@ -41,8 +42,9 @@ use crate::private_file::PrivateFileError;
 use crate::store::AccountName;
 use crate::telemetry;
 use crate::usage::{Keeper, Usage, Use};
-use entry::{Capture, Entry};
+use entry::Entry;
 use filter::Filter;
+pub use found::{Batch, Detail};
 use lines::Lines;
 use metrics::{Asked, RequestMetrics};
 use rate::Senders;
@@ -93,30 +95,8 @@ pub struct RequestLog {
     pub closed: CancellationToken,
 }
 
-/// A part of the log, in the order that was asked for.
-#[derive(Debug, Default, PartialEq)]
-pub struct Batch {
-    /// The exchanges that were chosen.
-    pub entries: Vec<Entry>,
-    /// The number of the last exchange that was looked at.
-    pub seq: u64,
-    /// Exchanges that were overwritten before they could be read: the first and the last.
-    pub lost: Option<(u64, u64)>,
-}
-
-/// All that is known of one exchange.
-#[derive(Debug)]
-pub struct Detail {
-    /// The exchange.
-    pub entry: Entry,
-    /// The query, without secrets.
-    pub query: Option<String>,
-    /// Headers and bodies, if they were captured.
-    pub capture: Option<Capture>,
-}
-
 impl RequestLog {
-    /// An empty log of what the recorders note.
+    /// An empty log of what the recorders note. `label` stands in every entry.
     ///
     /// # Errors
     /// The file of `log.requests` cannot be opened.
@@ -126,6 +106,7 @@ impl RequestLog {
         accounts: Arc<Accounts>,
         usage: Arc<Keeper>,
         environment: String,
+        label: Option<String>,
     ) -> Result<Self, PrivateFileError> {
         let mut registry = Registry::with_prefix(telemetry::PREFIX);
         let metrics = Mutex::new(RequestMetrics::new(&mut registry));
@@ -136,7 +117,7 @@ impl RequestLog {
             ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
             stats: Mutex::default(),
             senders: Mutex::default(),
-            renderer: Renderer::new(recorders.clone(), accounts, environment),
+            renderer: Renderer::new(recorders.clone(), accounts, environment, label),
             recorders,
             usage,
             clock: Clock::system(),
@@ -358,6 +339,16 @@ impl RequestLog {
         self.stats.lock().since(from)
     }
 
+    /// All exchanges that have ended, and those of them that failed.
+    pub fn totals(&self) -> (u64, u64) {
+        self.stats.lock().totals()
+    }
+
+    /// True if some exchange is not kept any more, or never was.
+    pub fn is_incomplete(&self) -> bool {
+        self.dropped() > 0 || self.ring.lock().first() > 1
+    }
+
     /// The metrics of requests.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -370,11 +361,12 @@ impl RequestLog {
         sent
     }
 
-    /// Keeps headers and bodies from now on, for so long, of this account or of all.
-    pub fn start_capture(&self, length: Duration, account: Option<AccountName>) {
+    /// Keeps headers and up to `max_body` bytes of bodies from now on, for so long, of this account
+    /// or of all.
+    pub fn start_capture(&self, length: Duration, account: Option<AccountName>, max_body: usize) {
         let until = Instant::now() + length;
         let until_wall = self.now().saturating_add_unsigned(millis(length));
-        self.recorders.capturing.start(Window { until, until_wall, account });
+        self.recorders.capturing.start(Window { until, until_wall, account, max_body });
     }
 
     /// Seconds since boot: a minute lasts a minute also while the clock is set.
@@ -413,7 +405,7 @@ mod tests {
         let recorders = Recorders::new(1, true, Arc::default(), Redactor::default());
         let accounts = testing::accounts(folder).await;
         let usage = Arc::new(Keeper::open(folder.join("usage"), &Clock::system()));
-        RequestLog::new(&settings, recorders, accounts, usage, "sandbox".into()).unwrap()
+        RequestLog::new(&settings, recorders, accounts, usage, "sandbox".into(), None).unwrap()
     }
 
     fn begin(log: &RequestLog) -> Exchange {

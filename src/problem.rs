@@ -33,6 +33,8 @@ pub enum Code {
     ProtectedOperation,
     /// No such account.
     AccountUnknown,
+    /// The listener serves another account only.
+    ForbiddenAccount,
     /// Several accounts are connected, and the request names none.
     AccountRequired,
     /// A method that is not forwarded.
@@ -98,6 +100,9 @@ impl Code {
             Self::AccountUnknown => {
                 "pleo-proxy status lists the accounts, pleo-proxy login NAME adds one"
             }
+            Self::ForbiddenAccount => {
+                "leave the account out of the request, or start pleo-proxy exec --account NAME"
+            }
             Self::AccountRequired => {
                 "put /@NAME in front of the path, send Pleo-Proxy-Account: NAME, or set default_account"
             }
@@ -147,6 +152,9 @@ impl Code {
                 ("protected_operation", S::FORBIDDEN, "This would revoke every token")
             }
             Self::AccountUnknown => ("account_unknown", S::NOT_FOUND, "There is no such account"),
+            Self::ForbiddenAccount => {
+                ("forbidden_account", S::FORBIDDEN, "This listener serves another account")
+            }
             Self::AccountRequired => ("account_required", S::CONFLICT, "Say which account"),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This method is not forwarded")

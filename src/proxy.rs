@@ -154,7 +154,7 @@ impl Forwarder {
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
-        if let Some(name) = &route.account {
+        if let Some(name) = self.guard.account(route.account.as_ref())? {
             let found = self.accounts.find(name).await;
             return found.ok_or_else(|| reply::account_unknown(name, &self.accounts));
         }

@@ -7,9 +7,11 @@ mod capture;
 mod completions;
 mod config;
 mod doctor;
+mod exec;
 mod har;
 mod health;
 mod init;
+mod launch;
 mod login;
 mod logout;
 mod logs;
@@ -44,6 +46,11 @@ pub(super) enum Command {
     #[default]
     #[command(after_help = SERVE_EXAMPLES)]
     Serve,
+    /// Run a program that finds the proxy in $PLEO_BASE_URL, with a listener of its own
+    Exec(exec::Exec),
+    /// Become the program of an exec
+    #[command(hide = true)]
+    Launch(launch::Launch),
     /// Connect an account to Pleo
     Login(login::Login),
     /// Forget an account's tokens
@@ -105,6 +112,8 @@ impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Self::Serve => serve::run(context).await,
+            Self::Exec(exec) => exec.run(context).await,
+            Self::Launch(launch) => Ok(launch.run()),
             Self::Login(login) => login.run(context).await,
             Self::Logout(logout) => logout.run(context).await,
             Self::Status => status::run(context).await,
@@ -134,5 +143,15 @@ impl Command {
     /// it prints nothing: its reader takes the end of stdout as the failure.
     pub(super) fn prints_ready_line(&self) -> bool {
         matches!(self, Self::Serve | Self::Sandbox(_))
+    }
+
+    /// True for a command that forwards requests.
+    pub(super) fn forwards(&self) -> bool {
+        matches!(self, Self::Serve | Self::Exec(_))
+    }
+
+    /// True for a command that runs a program of the user's, to which stdout belongs.
+    pub(super) fn runs_program(&self) -> bool {
+        matches!(self, Self::Exec(_))
     }
 }

@@ -12,6 +12,7 @@ use tracing::Level;
 use super::exit::Failure;
 use super::shell::quoted;
 use crate::config::{self, Config, ConfigError, Environment, Flags};
+use crate::hardening::Inherited;
 use crate::server::Passed;
 
 #[derive(Debug, Args)]
@@ -25,9 +26,9 @@ pub(super) struct Global {
     /// Set one key, such as listen.api=127.0.0.1:0 (never a secret)
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", value_parser = levels(), hide_possible_values = true)]
-    pub(super) log: Level,
+    /// error, warn, info, debug or trace [default: info; of exec: warn]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = levels(), hide_possible_values = true)]
+    pub(super) log: Option<Level>,
     /// Machine-readable output on stdout
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -72,16 +73,22 @@ pub(super) struct Context {
     pub(super) program: String,
     /// Describes all commands and flags.
     pub(super) arguments: fn() -> clap::Command,
+    /// What a program that the command starts gets back.
+    pub(super) inherited: Inherited,
     passed: Mutex<Passed>,
 }
 
 impl Context {
-    pub(super) fn new(global: Global, arguments: fn() -> clap::Command) -> Self {
+    pub(super) fn new(
+        global: Global,
+        arguments: fn() -> clap::Command,
+        inherited: Inherited,
+    ) -> Self {
         let (program, json) = (global.program(), global.json);
         let Global { config, environment, set, .. } = global;
         let working_dir = std::env::current_dir().unwrap_or_default();
         let flags = Flags { config, environment, set, working_dir };
-        Self { flags, json, program, arguments, passed: Mutex::default() }
+        Self { flags, json, program, arguments, inherited, passed: Mutex::default() }
     }
 
     /// The environment that the flags name.

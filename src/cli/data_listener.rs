@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use axum::Router;
 use strum::VariantArray as _;
 
+use super::embedded_sandbox::Addresses;
 use super::exit::{Exit, Failure};
 use super::run_file::{self, Instance, Process};
 use super::state::State;
@@ -41,22 +42,26 @@ pub(super) struct DataListener {
     pub(super) log: Arc<RequestLog>,
     /// The fake Pleo, if this process has started it.
     pub(super) sandbox: Option<Sandbox>,
+    /// The program of `exec`, whose requests these are.
+    label: Option<String>,
     outbound: Outbound,
     /// Taken when serving begins.
     bound: Option<Bound>,
 }
 
 impl DataListener {
-    /// Opens everything. Each step that can fail for a foreseeable reason is here. `passed` are the
-    /// sockets of a service manager.
+    /// Opens everything in these folders. Each step that can fail for a foreseeable reason is here.
+    /// `passed` are the sockets of a service manager; `label` names whose requests these are, if
+    /// they are one program's.
     pub(super) async fn open(
         mut config: Config,
+        state: State,
         program: &str,
         passed: Passed,
+        label: Option<String>,
     ) -> Result<Self, Failure> {
         let named = |error| Failure::usage(format!("guard.local_key_file: {error}"));
         let guard = config.guard().map_err(named)?;
-        let state = State::create(&config)?;
         // The ports first: a second process with the same configuration fails here.
         let settings = config.server();
         let bound = server::bind(&settings, passed)
@@ -73,7 +78,7 @@ impl DataListener {
         let outbound = wiring::outbound(&config)?;
         let accounts = wiring::accounts(&config, &state, &outbound, Background::Enabled).await?;
         guard.local_key.iter().for_each(|key| accounts.known_secrets().learn_lasting(key));
-        let log = wiring::request_log(&config, &state, &accounts)?;
+        let log = wiring::request_log(&config, &state, &accounts, label.clone())?;
         let operator = Operator::new(accounts);
         let (api, admin, bound) = (bound.api.clone(), bound.admin, Some(bound));
         Ok(Self {
@@ -86,6 +91,7 @@ impl DataListener {
             operator,
             log,
             sandbox,
+            label,
             outbound,
             bound,
         })
@@ -142,6 +148,8 @@ impl DataListener {
             api: self.api.origin(),
             admin: self.admin_origin(),
             store: self.state.records.clone(),
+            exec: self.label.clone(),
+            sandbox: self.sandbox.as_ref().map(Addresses::of),
         }
     }
 
@@ -203,7 +211,11 @@ fn bind_failure(error: &server::BindError, config: &Config, program: &str) -> Fa
     let holder = folders.flat_map(|folder| run_file::alive(&folder)).find(is_at);
     let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
     let advice = match holder {
-        Some(holder) if is_taken && holder.environment == config.environment().as_str() => {
+        Some(holder)
+            if is_taken
+                && holder.is_proxy()
+                && holder.environment == config.environment().as_str() =>
+        {
             format!(
                 "pleo-proxy (process {}) is running there; stop it with `{program} stop`",
                 holder.process.pid

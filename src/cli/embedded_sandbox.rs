@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
 
 use super::exit::Failure;
 use super::wiring::loopback_only;
@@ -44,24 +45,51 @@ pub(super) fn report_moved_ports(sandbox: &Sandbox) {
     }
 }
 
+/// Where a sandbox is. Its client id and secret are public.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Addresses {
+    authorize: String,
+    token: String,
+    introspect: String,
+    api: String,
+}
+
+impl Addresses {
+    /// Those of a sandbox of this process.
+    pub(super) fn of(sandbox: &Sandbox) -> Self {
+        Self {
+            authorize: sandbox.authorize_url(),
+            token: sandbox.token_url(),
+            introspect: sandbox.introspect_url(),
+            api: sandbox.api_origin(),
+        }
+    }
+}
+
 /// Starts the embedded sandbox and points the configuration at it.
 pub(super) async fn embed(config: &mut Config) -> Result<Sandbox, Failure> {
     let options = Options { fallback: true, rate_limit: Some(RATE_LIMIT), ..Options::default() };
-    let (id, secret) = (options.client_id.clone(), options.client_secret.clone());
     let sandbox = Sandbox::start(options).await.context("the embedded sandbox cannot listen")?;
-    let endpoint = |address: String| Endpoint::parse(&address).context("the sandbox's address");
-    config.oauth.authorize = endpoint(sandbox.authorize_url())?;
-    config.oauth.token = endpoint(sandbox.token_url())?;
-    config.oauth.introspect = Some(endpoint(sandbox.introspect_url())?);
-    config.oauth.api = endpoint(sandbox.api_origin())?.origin();
-    config.oauth.client_id = Some(id);
-    config.oauth.client_secret = SecretSource::Value(ClientSecret::new(secret));
-    // Callbacks come to this process: nothing else uses this sandbox.
+    point_at(config, &Addresses::of(&sandbox))?;
+    Ok(sandbox)
+}
+
+/// Points the configuration at a sandbox that was embedded, here or in another process.
+pub(super) fn point_at(config: &mut Config, sandbox: &Addresses) -> Result<(), Failure> {
+    let Options { client_id, client_secret, .. } = Options::default();
+    let endpoint = |address: &str| Endpoint::parse(address).context("the sandbox's address");
+    config.oauth.authorize = endpoint(&sandbox.authorize)?;
+    config.oauth.token = endpoint(&sandbox.token)?;
+    config.oauth.introspect = Some(endpoint(&sandbox.introspect)?);
+    config.oauth.api = endpoint(&sandbox.api)?.origin();
+    config.oauth.client_id = Some(client_id);
+    config.oauth.client_secret = SecretSource::Value(ClientSecret::new(client_secret));
+    // Callbacks come to the process that embeds it.
     config.login.redirect_uri = None;
     if config.oauth.scopes.is_empty() {
         config.oauth.scopes = SCOPES.map(String::from).to_vec();
     }
-    Ok(sandbox)
+    Ok(())
 }
 
 /// Connects an account through the real code flow, as if a user clicked Allow.

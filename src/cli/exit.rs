@@ -6,17 +6,34 @@ use std::fmt::Display;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Success.
-    Fine = 0,
+    Fine,
     /// The command failed.
-    Failed = 1,
+    Failed,
     /// Wrong arguments or configuration.
-    Usage = 2,
+    Usage,
     /// An account needs a login.
-    LoginRequired = 3,
+    LoginRequired,
     /// No proxy is running.
-    NotRunning = 4,
+    NotRunning,
     /// It works, and something needs attention.
-    Degraded = 5,
+    Degraded,
+    /// As the program of `exec` ended.
+    Program(u8),
+}
+
+impl Exit {
+    /// The exit code of the process.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::LoginRequired => 3,
+            Self::NotRunning => 4,
+            Self::Degraded => 5,
+            Self::Program(code) => code,
+        }
+    }
 }
 
 /// An error and the exit code that goes with it.

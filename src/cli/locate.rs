@@ -30,7 +30,7 @@ pub(super) enum Found {
 /// folder.
 pub(super) async fn find(state: &State) -> anyhow::Result<Found> {
     let mut found = Found::Nothing;
-    for instance in run_file::alive(&state.folder) {
+    for instance in run_file::proxies(&state.folder) {
         if state.wanted().is_some_and(|records| records != instance.store) {
             continue;
         }

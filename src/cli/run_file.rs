@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::embedded_sandbox::Addresses;
 use crate::private_file::{self, access::Access};
 
 /// Larger than any run file, in bytes.
@@ -27,6 +28,19 @@ pub(super) struct Instance {
     pub(super) admin: Option<String>,
     /// The folder of the records.
     pub(super) store: PathBuf,
+    /// The program of an `exec`, which serves that program alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) exec: Option<String>,
+    /// The sandbox of this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sandbox: Option<Addresses>,
+}
+
+impl Instance {
+    /// True if it serves everybody, as `serve` does.
+    pub(super) fn is_proxy(&self) -> bool {
+        self.exec.is_none()
+    }
 }
 
 /// One process, distinguished from all others that have or had its id.
@@ -160,16 +174,23 @@ fn remove_dead(state: &Path) {
     }
 }
 
+/// The run files of live proxies in a state folder, newest first; without those of `exec`.
+pub(super) fn proxies(state: &Path) -> Vec<Instance> {
+    let mut proxies = alive(state);
+    proxies.retain(Instance::is_proxy);
+    proxies
+}
+
 /// All run files of live processes in a state folder, newest first.
 pub(super) fn alive(state: &Path) -> Vec<Instance> {
     let all = read_all(state).into_iter().map(|(_, instance)| instance);
     all.filter(|instance| instance.process.liveness() == Liveness::Alive).collect()
 }
 
-/// All run files of processes that may run in another container or on another machine.
+/// The run files of proxies that may run in another container or on another machine.
 pub(super) fn elsewhere(state: &Path) -> Vec<Instance> {
     let all = read_all(state).into_iter().map(|(_, instance)| instance);
-    all.filter(|instance| instance.process.may_run_elsewhere()).collect()
+    all.filter(|instance| instance.is_proxy() && instance.process.may_run_elsewhere()).collect()
 }
 
 /// All run files that are private to this user, newest first.
@@ -195,8 +216,15 @@ mod tests {
     use super::*;
 
     fn instance(process: Process) -> Instance {
-        let (environment, api) = ("sandbox".into(), "http://127.0.0.1:1".into());
-        Instance { process, environment, api, admin: None, store: "/store".into() }
+        Instance {
+            process,
+            environment: "sandbox".into(),
+            api: "http://127.0.0.1:1".into(),
+            admin: None,
+            store: "/store".into(),
+            exec: None,
+            sandbox: None,
+        }
     }
 
     fn names(state: &Path) -> Vec<String> {

@@ -56,6 +56,11 @@ impl State {
         Ok(Self { folder, records, is_temporary, _temporary: None })
     }
 
+    /// The same folder with the records of a process that runs.
+    pub(super) fn with_records(self, records: PathBuf) -> Self {
+        Self { records, ..self }
+    }
+
     /// The records that a running proxy must serve to be the right one; `None`: any proxy of the
     /// state folder is.
     pub(super) fn wanted(&self) -> Option<&Path> {

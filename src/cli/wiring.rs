@@ -42,11 +42,12 @@ pub(super) async fn accounts(
     accounts_in(store, config, outbound, background).await
 }
 
-/// The request log, whose tasks run from here on.
+/// The request log, whose tasks run from here on. `label` stands in every entry.
 pub(super) fn request_log(
     config: &Config,
     state: &State,
     accounts: &Arc<Accounts>,
+    label: Option<String>,
 ) -> Result<Arc<RequestLog>, Failure> {
     let mut run = [0; 4];
     getrandom::fill(&mut run).context("the system gives no random numbers")?;
@@ -57,7 +58,7 @@ pub(super) fn request_log(
     let file = state.records.join(usage::FILE_NAME);
     let usage = Arc::new(usage::Keeper::open(file, &Clock::system()));
     let environment = config.environment().as_str().to_owned();
-    let log = RequestLog::new(settings, recorders, accounts.clone(), usage, environment);
+    let log = RequestLog::new(settings, recorders, accounts.clone(), usage, environment, label);
     let log = log.map_err(|error| Failure::usage(format!("log.requests: {error}")))?;
     let log = Arc::new(log);
     // They run until the process ends: requests go on while it drains.

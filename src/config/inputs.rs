@@ -12,8 +12,11 @@ use crate::diagnostic::one_line;
 pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
 /// Names the file, like `--config`.
 pub(crate) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
+/// What `exec` gives its program: that it runs below one, and the key of its listener. No settings.
+pub(crate) const EXEC_VARIABLE: &str = "PLEO_PROXY_EXEC";
+pub(crate) const KEY_VARIABLE: &str = "PLEO_PROXY_KEY";
 /// The prefix of all our variables.
-pub(super) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
+pub(crate) const VARIABLE_PREFIX: &str = "PLEO_PROXY_";
 
 /// Environment variables by name.
 pub(super) type Variables = BTreeMap<String, String>;

@@ -13,7 +13,8 @@ use toml::{Spanned, Value};
 use super::collector::Diagnostics;
 use super::error::{ConfigError, InvalidValue};
 use super::inputs::{
-    FILE_VARIABLE, Flags, Layer, Origin, SECRET_VARIABLE, Spans, VARIABLE_PREFIX, Variables,
+    EXEC_VARIABLE, FILE_VARIABLE, Flags, KEY_VARIABLE, Layer, Origin, SECRET_VARIABLE, Spans,
+    VARIABLE_PREFIX, Variables,
 };
 use super::kinds::Kind;
 use super::source::Source;
@@ -203,8 +204,9 @@ impl<'a> Reader<'a> {
 
     fn variables(&mut self, environment: &Variables) {
         let is_ours = |name: &str| {
-            let is_no_setting =
-                [SECRET_VARIABLE, FILE_VARIABLE].contains(&name) || VARIABLES.contains(&name);
+            let is_no_setting = [SECRET_VARIABLE, FILE_VARIABLE, EXEC_VARIABLE, KEY_VARIABLE]
+                .contains(&name)
+                || VARIABLES.contains(&name);
             name.starts_with(VARIABLE_PREFIX) && !is_no_setting
         };
         for (variable, raw) in environment.iter().filter(|(name, _)| is_ours(name)) {

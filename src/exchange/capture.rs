@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::store::AccountName;
 
-/// How much of a body is kept, in bytes.
+/// How much of a body is kept unless a window says otherwise, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// What is captured of all requests that run may take so much memory: 32 MiB. What has ended is in
@@ -71,6 +71,8 @@ pub struct Window {
     pub until_wall: i64,
     /// Only exchanges of this account; none = all.
     pub account: Option<AccountName>,
+    /// How much of a body is kept, in bytes.
+    pub max_body: usize,
 }
 
 impl Capturing {
@@ -106,7 +108,10 @@ impl Capturing {
         let window = self.window()?;
         let mut share = Share { budget: self.running.clone(), bytes: 0 };
         share.grow(size(headers)).then(|| {
-            let part = |headers| Part { headers, body: Arc::new(CapturedBody::new(&self.running)) };
+            let part = |headers| Part {
+                headers,
+                body: Arc::new(CapturedBody::new(&self.running, window.max_body)),
+            };
             Box::new(Capture {
                 request: part(compact(headers)),
                 response: part(HeaderMap::new()),
@@ -153,10 +158,11 @@ pub struct Part {
 }
 
 /// The beginning of a body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CapturedBody {
     kept: Mutex<Kept>,
     total: AtomicUsize,
+    max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -166,16 +172,17 @@ struct Kept {
 }
 
 impl CapturedBody {
-    fn new(budget: &Budget) -> Self {
+    fn new(budget: &Budget, max: usize) -> Self {
         let share = Share { budget: budget.clone(), bytes: 0 };
-        Self { kept: Mutex::new(Kept { bytes: Vec::new(), share }), total: AtomicUsize::new(0) }
+        let kept = Mutex::new(Kept { bytes: Vec::new(), share });
+        Self { kept, total: AtomicUsize::new(0), max }
     }
 
     /// More of the body. What there is no room for is left out, and with it the rest.
     pub fn push(&self, data: &[u8]) {
         let before = self.total.fetch_add(data.len(), Ordering::Relaxed);
         let mut kept = self.kept.lock();
-        let data = &data[..data.len().min(MAX_BODY.saturating_sub(kept.bytes.len()))];
+        let data = &data[..data.len().min(self.max.saturating_sub(kept.bytes.len()))];
         if before == kept.bytes.len() && kept.share.grow(data.len()) {
             kept.bytes.extend_from_slice(data);
         }
@@ -201,9 +208,20 @@ impl CapturedBody {
         self.len() == 0
     }
 
+    /// How much of it would be kept, in bytes.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// True if the body is longer than what was kept.
     pub fn is_cut(&self) -> bool {
         self.total() > self.len()
+    }
+}
+
+impl Default for CapturedBody {
+    fn default() -> Self {
+        Self::new(&Budget::default(), MAX_BODY)
     }
 }
 
@@ -264,7 +282,7 @@ mod tests {
     fn capturing() -> Capturing {
         let capturing = Capturing::default();
         let until = Instant::now() + Duration::from_secs(60);
-        capturing.start(Window { until, until_wall: 0, account: None });
+        capturing.start(Window { until, until_wall: 0, account: None, max_body: MAX_BODY });
         capturing
     }
 

@@ -289,7 +289,12 @@ mod tests {
     fn what_waits_to_be_read_is_bounded_in_bytes_too() {
         let recorders = Recorders::new(1, false, Arc::default(), Redactor::default());
         let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-        recorders.capturing.start(Window { until, until_wall: 0, account: None });
+        recorders.capturing.start(Window {
+            until,
+            until_wall: 0,
+            account: None,
+            max_body: MAX_BODY,
+        });
         let worker = recorders.recorder();
         let end = || {
             let recording = worker.begin(&client(), &request());

@@ -12,7 +12,6 @@ use super::reason::explanation;
 use super::ring::Ended;
 use crate::accounts::Accounts;
 use crate::exchange;
-use crate::exchange::capture::MAX_BODY;
 use crate::exchange::record::{Arrival, Record, Responder};
 use crate::exchange::recorder::Recorders;
 use crate::exchange::target::{self, ShownTarget};
@@ -26,6 +25,8 @@ pub(super) struct Renderer {
     accounts: Arc<Accounts>,
     redactor: Redactor,
     environment: String,
+    /// The label of all callers.
+    label: Option<String>,
 }
 
 /// An entry with its texts as they came: they may hold secrets, so it is no [`Entry`] yet.
@@ -47,9 +48,10 @@ impl Renderer {
         recorders: Arc<Recorders>,
         accounts: Arc<Accounts>,
         environment: String,
+        label: Option<String>,
     ) -> Self {
         let redactor = Redactor::new(accounts.known_secrets().clone());
-        Self { recorders, accounts, redactor, environment }
+        Self { recorders, accounts, redactor, environment, label }
     }
 
     /// A text without secrets.
@@ -70,6 +72,7 @@ impl Renderer {
             account: arrival.account().map(ToString::to_string),
             program: program.map(|program| program.name.clone()),
             pid: program.map(|program| program.pid),
+            label: self.label.clone(),
             method: arrival.method.as_ref().map(Method::to_string),
             path: path.to_owned(),
             query: target::names(query).map(str::to_owned).collect(),
@@ -99,8 +102,8 @@ impl Renderer {
             let value = self.redactor.header(name.as_str(), &value).into_owned();
             (self.text(name.as_str()), value)
         };
-        let (body, body_note) = if part.body.total() > MAX_BODY {
-            (None, Some(format!("left out: longer than {} KiB", MAX_BODY / 1024)))
+        let (body, body_note) = if part.body.total() > part.body.max() {
+            (None, Some(format!("left out: longer than {} KiB", part.body.max() / 1024)))
         } else if part.body.is_cut() {
             let total = part.body.total();
             (None, Some(format!("left out: {total} bytes, too many requests ran at a time")))
@@ -160,6 +163,7 @@ impl Renderer {
         for text in [
             &mut entry.method,
             &mut entry.program,
+            &mut entry.label,
             &mut entry.user_agent,
             &mut entry.traceparent,
             &mut entry.error_type,
@@ -226,7 +230,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::exchange::capture;
+    use crate::exchange::capture::{self, MAX_BODY};
     use crate::log::testing::{record, renderer};
     use crate::secret::AccessToken;
 

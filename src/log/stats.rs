@@ -47,15 +47,20 @@ struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     slices: VecDeque<Counts>,
+    /// Since the start.
+    requests: u64,
+    errors: u64,
 }
 
 impl Stats {
     /// Counts an exchange that ended at `now`, in UNIX milliseconds.
     pub(super) fn add(&mut self, record: &Record, now: i64) {
+        let is_error = record.status.is_none_or(|status| status.as_u16() >= 400);
+        self.requests += 1;
+        self.errors += u64::from(is_error || !record.is_complete);
         let slice = self.slice(now - now.rem_euclid(SLICE));
         let shown = &mut slice.shown;
         shown.requests += 1;
-        let is_error = record.status.is_none_or(|status| status.as_u16() >= 400);
         match record.responder {
             Responder::Pleo if is_error => shown.errors_pleo += 1,
             _ if is_error || !record.is_complete => shown.errors_proxy += 1,
@@ -67,6 +72,11 @@ impl Stats {
         if let Some(token) = record.times.token {
             slice.waits.add(token.as_secs_f64() * 1000.0);
         }
+    }
+
+    /// All exchanges, and those of them that failed or broke off.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.requests, self.errors)
     }
 
     fn slice(&mut self, at: i64) -> &mut Counts {

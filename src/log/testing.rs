@@ -61,5 +61,5 @@ pub(super) async fn accounts(folder: &std::path::Path) -> Arc<Accounts> {
 /// Makes entries of the run `3fa9c1`.
 pub(super) async fn renderer(folder: &std::path::Path) -> Renderer {
     let recorders = Recorders::new(0x3f_a9c1, true, Arc::default(), Redactor::default());
-    Renderer::new(recorders, accounts(folder).await, "sandbox".into())
+    Renderer::new(recorders, accounts(folder).await, "sandbox".into(), None)
 }

@@ -23,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use crate::oauth::endpoint::Origin;
 use crate::problem::{Code, Problem};
 use crate::secret::LocalKey;
+use crate::store::AccountName;
 use host::Hosts;
 pub use host::allowed_host;
 pub use operation::{is_disconnect, is_read};
@@ -44,6 +45,7 @@ pub struct Guard {
     local_key: Option<LocalKey>,
     read_only: bool,
     allow_disconnect: bool,
+    account: Option<AccountName>,
 }
 
 /// What the guard found out about an admitted request.
@@ -70,6 +72,7 @@ impl Guard {
             local_key: settings.local_key.clone(),
             read_only: settings.read_only,
             allow_disconnect: settings.allow_disconnect,
+            account: settings.account.clone(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Guard {
             local_key: None,
             read_only: false,
             allow_disconnect: false,
+            account: None,
         }
     }
 
@@ -181,6 +185,24 @@ impl Guard {
         ))
     }
 
+    /// The account of a request that names `named`, if the listener or the request decides it.
+    ///
+    /// # Errors
+    /// `forbidden_account`: the listener serves another one.
+    pub fn account<'a>(
+        &'a self,
+        named: Option<&'a AccountName>,
+    ) -> Result<Option<&'a AccountName>, Problem> {
+        let Some(own) = &self.account else { return Ok(named) };
+        let Some(other) = named.filter(|named| *named != own) else { return Ok(Some(own)) };
+        let detail =
+            format!("this listener serves account {own} only, and the request names {other}");
+        let fix = format!(
+            "Leave the account out of the request, or start `pleo-proxy exec --account {other}`."
+        );
+        Err(Problem::new(Code::ForbiddenAccount, detail, fix).closing())
+    }
+
     /// Checks the operation, by the raw path that would be forwarded.
     ///
     /// # Errors
@@ -193,7 +215,11 @@ impl Guard {
         }
         if self.read_only && !operation::is_read(method, path) {
             let detail = "guard.read_only forwards only operations that change nothing: GET, HEAD, and searches by POST";
-            let fix = "Set guard.read_only = false to allow writes.";
+            let fix = if self.account.is_some() {
+                "Start `pleo-proxy exec` without --read-only, and with guard.read_only = false, to allow writes."
+            } else {
+                "Set guard.read_only = false to allow writes."
+            };
             return Err(Problem::new(Code::ReadOnly, detail, fix).closing());
         }
         Ok(())

@@ -39,12 +39,13 @@ pub(crate) const ASIDE: &str = "sandbox";
 /// parts of `sandbox/`.
 const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "sandbox/")];
 /// Where a secret may leave its type, and as what.
-const EXPOSING: [(&str, &str); 14] = [
+const EXPOSING: [(&str, &str); 15] = [
     ("admin/api.rs", "session cookie and one-time link"),
     ("admin/replay.rs", "local key to our own data listener"),
     ("admin/proof.rs", "the proof that the key is known"),
     ("cli/admin_client.rs", "admin key to our own admin listener"),
     ("cli/data_client.rs", "local key to our own data listener"),
+    ("cli/commands/exec/environment.rs", "key of one exec, to its program"),
     ("cli/commands/serve.rs", "one-time link on a terminal"),
     ("login/register.rs", "hash of the state"),
     ("oauth.rs", "introspection and identity requests"),

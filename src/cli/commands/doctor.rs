@@ -243,7 +243,7 @@ impl Examined {
         let checks: Vec<_> = self.findings.iter().map(Finding::json).collect();
         let bundle = bundle.map(|file| file.display().to_string());
         json!({
-            "version": 1, "outcome": outcome, "exit": exit as u8, "counts": Counts::of(&self.findings),
+            "version": 1, "outcome": outcome, "exit": exit.code(), "counts": Counts::of(&self.findings),
             "checks": checks, "bundle": bundle,
         })
     }

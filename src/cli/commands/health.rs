@@ -89,8 +89,8 @@ impl HealthProbe {
 fn running(config: &Config) -> Option<Instance> {
     let folder = config.state_folder()?;
     let wanted = config.store.path.is_some().then(|| folder.canonicalize().ok()).flatten();
-    let mut alive = run_file::alive(&folder).into_iter();
-    alive.find(|instance| wanted.as_ref().is_none_or(|store| *store == instance.store))
+    let mut proxies = run_file::proxies(&folder).into_iter();
+    proxies.find(|instance| wanted.as_ref().is_none_or(|store| *store == instance.store))
 }
 
 /// The listener of the running proxy; of one without a run file that can be read, the configured

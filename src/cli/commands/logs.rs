@@ -53,7 +53,9 @@ impl Logs {
     /// The program's arguments, with the terms of `logs` that begin with `-` behind all flags and a
     /// `--`: for clap such an argument is a flag, or else every flag after it is a term.
     pub(in crate::cli) fn terms_last(arguments: Vec<OsString>) -> Vec<OsString> {
-        let Some(command) = arguments.iter().position(|argument| argument == "logs") else {
+        // What is behind `--` is no command, such as the arguments of the program of `exec`.
+        let mut ours = arguments.iter().take_while(|argument| *argument != "--");
+        let Some(command) = ours.position(|argument| argument == "logs") else {
             return arguments;
         };
         let (mut ahead, mut terms) = (Vec::new(), Vec::new());
@@ -265,6 +267,7 @@ mod tests {
             ("p logs -a -- -b:c -n", "p logs -- -a -b:c -n"),
             ("p logs -h -V -n=5 -ffn 5", "p logs -h -V -n=5 -ffn 5"),
             ("p why -is:error", "p why -is:error"),
+            ("p exec -- kubectl logs -a x -- y", "p exec -- kubectl logs -a x -- y"),
         ] {
             assert_eq!(moved(typed), expected);
         }

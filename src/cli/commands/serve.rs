@@ -19,6 +19,7 @@ use crate::cli::run_file::{Instance, RunFile};
 use crate::cli::service_manager::ServiceManager;
 use crate::cli::shell::{quoted, with_flags};
 use crate::cli::signals::Signals;
+use crate::cli::state::State;
 use crate::cli::{embedded_sandbox, loosened, output, wiring};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic};
@@ -89,7 +90,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn open(config: Config, program: &str, passed: Passed) -> Result<Opened, Failure> {
-    let data = DataListener::open(config, program, passed).await?;
+    let state = State::create(&config)?;
+    let data = DataListener::open(config, state, program, passed, None).await?;
     let key = key::load_or_create(&data.state.folder.join("admin.key"))?;
     let known = data.accounts().known_secrets().clone();
     let keys = Arc::new(key::Keys::new(key, Clock::system(), known));

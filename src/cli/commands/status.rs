@@ -32,7 +32,7 @@ struct Report {
     #[serde(flatten)]
     process: Process,
     accounts: Vec<AccountStatus>,
-    /// Proxies of this user that run for other environments or other stores.
+    /// Proxies of this user that run for other environments or other stores, and each `exec`.
     others: Vec<Other>,
     /// Proxies that may run on another machine or in another container.
     elsewhere: Vec<Instance>,
@@ -208,11 +208,15 @@ impl Report {
             print_account(account, program)?;
         }
         for Other { instance, ready } in &self.others {
-            let Instance { process, environment, api, store, .. } = instance;
+            let Instance { process, environment, api, store, exec, .. } = instance;
             let (pid, store) = (process.pid, store.display());
             let ready = ready.as_ref().map(|ready| format!(" ({ready})")).unwrap_or_default();
+            let whose = match exec {
+                Some(program) => format!("exec of {program}"),
+                None => "tools".to_owned(),
+            };
             out!(
-                "\nalso running ({environment}, process {pid}): tools {api}{ready}, store {store}"
+                "\nalso running ({environment}, process {pid}): {whose} {api}{ready}, store {store}"
             )?;
         }
         Ok(())

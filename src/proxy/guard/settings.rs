@@ -1,6 +1,7 @@
 //! The settings of a guard, and the marks that the server puts on requests for it.
 
 use crate::secret::LocalKey;
+use crate::store::AccountName;
 
 /// Settings of the guard.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Forward `DELETE /v1/installations/me`.
     pub allow_disconnect: bool,
+    /// Serve this account only; none = all.
+    pub account: Option<AccountName>,
 }
 
 /// The server adds this to a request's extensions if the request line held a `#`.

@@ -56,6 +56,7 @@ impl Setup {
             local_key: self.key.then(|| LocalKey::new(KEY)),
             read_only: self.read_only,
             allow_disconnect: self.disconnect,
+            account: None,
         };
         let own = SocketAddr::from(([127, 0, 0, 1], 8088));
         match self.admin {

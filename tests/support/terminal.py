@@ -1,0 +1,78 @@
+"""Runs a command on a terminal of its own and follows steps; prints what came of it as JSON.
+
+The argument is JSON: {"command": [...], "steps": [[VERB, VALUE], ...]}. Verbs: `expect` waits until the output since the
+last step holds a text, `type` writes to the terminal, `resize` changes its columns, `signal` sends the process a signal.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+
+PATIENCE = 30
+
+
+def resize(terminal, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def read(terminal, until):
+    """More output; none at the end."""
+    while time.monotonic() < until:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                return os.read(terminal, 65536).decode(errors="replace")
+            except OSError:
+                return ""
+    raise TimeoutError
+
+
+def follow(terminal, process, steps):
+    output, at = "", 0
+    for verb, value in steps:
+        if verb == "expect":
+            until = time.monotonic() + PATIENCE
+            while value not in output[at:]:
+                more = read(terminal, until)
+                if not more:
+                    raise EOFError(f"ended before {value!r}: {output!r}")
+                output += more
+            at = output.index(value, at) + len(value)
+        elif verb == "type":
+            os.write(terminal, value.encode())
+        elif verb == "resize":
+            resize(terminal, value)
+        elif verb == "signal":
+            os.kill(process, getattr(signal, "SIG" + value))
+    until = time.monotonic() + PATIENCE
+    while True:
+        more = read(terminal, until)
+        if not more:
+            return output
+        output += more
+
+
+def main():
+    asked = json.loads(sys.argv[1])
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvp(asked["command"][0], asked["command"])
+    resize(terminal, 80)
+    try:
+        output = follow(terminal, process, asked["steps"])
+    except BaseException:
+        os.kill(process, signal.SIGKILL)
+        raise
+    status = os.waitpid(process, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
+    # As a shell reports it.
+    print(json.dumps({"code": code if code >= 0 else 128 - code, "output": output.replace("\r\n", "\n")}))
+
+
+main()
