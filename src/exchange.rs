@@ -67,6 +67,12 @@ impl Exchange {
         Some(self.recording.as_ref()?.record.capture.as_ref()?.request.body.clone())
     }
 
+    /// True if the response is to be readable for those who look at what was captured.
+    pub fn wants_plain_body(&self) -> bool {
+        let capture = self.recording.as_ref().and_then(|it| it.record.capture.as_ref());
+        capture.is_some_and(|capture| capture.is_plain)
+    }
+
     /// The request goes to this account.
     pub fn set_account(&mut self, name: &AccountName) {
         let Some(recording) = &mut self.recording else { return };
@@ -448,7 +454,7 @@ mod tests {
                 until,
                 until_wall: 0,
                 account,
-                max_body: capture::MAX_BODY,
+                bodies: capture::Bodies::BEGINNING,
             });
             drop(Exchange::begin(activity, &request("/v1/x")));
         });
@@ -457,7 +463,12 @@ mod tests {
             let now = Instant::now();
             let until = if ahead { now + std::time::Duration::from_secs(60) } else { now };
             let account = account.map(|account| account.parse().unwrap());
-            Some(capture::Window { until, until_wall: 0, account, max_body: capture::MAX_BODY })
+            Some(capture::Window {
+                until,
+                until_wall: 0,
+                account,
+                bodies: capture::Bodies::BEGINNING,
+            })
         };
         let whole = Some((b"{}".to_vec(), b"done".to_vec()));
         assert_eq!(captured("acme", window(true, None)), whole);

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::clock::{Clock, millis};
-use crate::exchange::capture::Window;
+use crate::exchange::capture::{Bodies, Window};
 use crate::exchange::record::Record;
 use crate::exchange::recorder::{Recorders, Records};
 use crate::private_file::PrivateFileError;
@@ -361,12 +361,11 @@ impl RequestLog {
         sent
     }
 
-    /// Keeps headers and up to `max_body` bytes of bodies from now on, for so long, of this account
-    /// or of all.
-    pub fn start_capture(&self, length: Duration, account: Option<AccountName>, max_body: usize) {
+    /// Keeps headers and bodies from now on, for so long, of this account or of all.
+    pub fn start_capture(&self, length: Duration, account: Option<AccountName>, bodies: Bodies) {
         let until = Instant::now() + length;
         let until_wall = self.now().saturating_add_unsigned(millis(length));
-        self.recorders.capturing.start(Window { until, until_wall, account, max_body });
+        self.recorders.capturing.start(Window { until, until_wall, account, bodies });
     }
 
     /// Seconds since boot: a minute lasts a minute also while the clock is set.

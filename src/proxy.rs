@@ -16,7 +16,7 @@ pub mod upstream;
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use http::header::HeaderValue;
+use http::header::{ACCEPT_ENCODING, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -309,6 +309,9 @@ impl ForwardedRequest<'_> {
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = Uri::from(self.route.target.clone());
         let mut headers = headers::to_upstream(self.parts, &connector.host, &lease.credential);
+        if self.exchange.wants_plain_body() {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         headers::set_framing(&mut headers, self.parts, request.body().size_hint().exact());
         *request.headers_mut() = headers;
         request

@@ -16,7 +16,7 @@ use super::protocol::{CaptureBody, EventsQuery, RequestDetail, Requests, Request
 use super::refusal::refusal;
 use super::state::Shared;
 use super::why::of_entry;
-use crate::exchange::capture::MAX_BODY;
+use crate::exchange::capture::Bodies;
 use crate::log::Detail;
 use crate::log::filter::Filter;
 use crate::store::AccountName;
@@ -122,7 +122,7 @@ pub(super) async fn start_capture(State(admin): Shared, body: Bytes) -> Response
     let Ok(account) = account.map(|name| name.parse::<AccountName>()).transpose() else {
         return invalid("That is no name of an account.");
     };
-    admin.log.start_capture(Duration::from_secs(for_s), account, MAX_BODY);
+    admin.log.start_capture(Duration::from_secs(for_s), account, Bodies::BEGINNING);
     data(capture_state(&admin))
 }
 

@@ -10,8 +10,21 @@ use tokio::time::Instant;
 
 use crate::store::AccountName;
 
-/// How much of a body is kept unless a window says otherwise, in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
+/// What is kept of bodies.
+#[derive(Clone, Copy, Debug)]
+pub struct Bodies {
+    /// How much of each, in bytes.
+    pub max: usize,
+    /// Pleo is asked not to compress responses, so that they can be read.
+    pub is_plain: bool,
+}
+
+impl Bodies {
+    /// The beginning, as it goes over the connection.
+    pub const BEGINNING: Self = Self { max: 64 * 1024, is_plain: false };
+    /// As much as can be replayed.
+    pub const REPLAYABLE: Self = Self { max: 2 * 1024 * 1024, is_plain: true };
+}
 
 /// What is captured of all requests that run may take so much memory: 32 MiB. What has ended is in
 /// the request log, which has a bound of its own.
@@ -71,8 +84,8 @@ pub struct Window {
     pub until_wall: i64,
     /// Only exchanges of this account; none = all.
     pub account: Option<AccountName>,
-    /// How much of a body is kept, in bytes.
-    pub max_body: usize,
+    /// What is kept of their bodies.
+    pub bodies: Bodies,
 }
 
 impl Capturing {
@@ -110,12 +123,13 @@ impl Capturing {
         share.grow(size(headers)).then(|| {
             let part = |headers| Part {
                 headers,
-                body: Arc::new(CapturedBody::new(&self.running, window.max_body)),
+                body: Arc::new(CapturedBody::new(&self.running, window.bodies.max)),
             };
             Box::new(Capture {
                 request: part(compact(headers)),
                 response: part(HeaderMap::new()),
                 account: window.account.clone(),
+                is_plain: window.bodies.is_plain,
                 headers: share,
             })
         })
@@ -145,6 +159,8 @@ pub struct Capture {
     pub response: Part,
     /// It is kept only if the request goes to this account; none = in any case.
     account: Option<AccountName>,
+    /// Its response is to be readable.
+    pub(super) is_plain: bool,
     headers: Share,
 }
 
@@ -221,7 +237,7 @@ impl CapturedBody {
 
 impl Default for CapturedBody {
     fn default() -> Self {
-        Self::new(&Budget::default(), MAX_BODY)
+        Self::new(&Budget::default(), Bodies::BEGINNING.max)
     }
 }
 
@@ -279,10 +295,12 @@ mod tests {
 
     use super::*;
 
+    const MAX_BODY: usize = Bodies::BEGINNING.max;
+
     fn capturing() -> Capturing {
         let capturing = Capturing::default();
         let until = Instant::now() + Duration::from_secs(60);
-        capturing.start(Window { until, until_wall: 0, account: None, max_body: MAX_BODY });
+        capturing.start(Window { until, until_wall: 0, account: None, bodies: Bodies::BEGINNING });
         capturing
     }
 

@@ -237,7 +237,9 @@ impl Recorder {
 mod tests {
     use super::*;
     use crate::exchange::Caller;
-    use crate::exchange::capture::{MAX_BODY, Window};
+    use crate::exchange::capture::{Bodies, Window};
+
+    const MAX_BODY: usize = Bodies::BEGINNING.max;
 
     fn client() -> Arc<Client> {
         Arc::new(Client::new(Caller::Unix { user: None, process: None }))
@@ -293,7 +295,7 @@ mod tests {
             until,
             until_wall: 0,
             account: None,
-            max_body: MAX_BODY,
+            bodies: Bodies::BEGINNING,
         });
         let worker = recorders.recorder();
         let end = || {

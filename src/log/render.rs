@@ -230,7 +230,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::exchange::capture::{self, MAX_BODY};
+    use crate::exchange::capture::{self, Bodies};
     use crate::log::testing::{record, renderer};
     use crate::secret::AccessToken;
 
@@ -314,7 +314,8 @@ mod tests {
         let coded = part(&[json, ("content-encoding", "gzip")], b"\x1f\x8b");
         let note = rendered(folder.path(), coded).await.body_note;
         assert_eq!(note.as_deref(), Some("left out: 2 bytes, gzip"));
-        let long = rendered(folder.path(), part(&[json], &vec![b' '; MAX_BODY + 1])).await;
+        let long =
+            rendered(folder.path(), part(&[json], &vec![b' '; Bodies::BEGINNING.max + 1])).await;
         assert_eq!(
             (long.body, long.body_note),
             (None, Some("left out: longer than 64 KiB".into()))

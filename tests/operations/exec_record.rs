@@ -55,6 +55,21 @@ async fn what_was_recorded_is_replayed_without_credential_and_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_recorded_can_be_read_whatever_the_program_accepts() {
+    let sandbox = sandbox().await;
+    let workspace = connected_store(&sandbox, "").await;
+    let script = "curl -sS -H 'Accept-Encoding: gzip, br' $PLEO_BASE_URL/v1/echo";
+    for (flags, accepted) in [(&[][..], "gzip, br"), (&["--record", "run.har"][..], "identity")] {
+        let ran = workspace.exec_script(flags, script);
+        let received: Value = serde_json::from_str(&stdout(&ran)).unwrap();
+        let told = received["headers"].to_string();
+        assert!(told.contains(&format!("\"{accepted}\"")), "{told}");
+    }
+    let har = fs::read_to_string(workspace.path().join("run.har")).unwrap();
+    assert!(har.contains("identity"), "the response is in it: {har}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recording_is_written_whole_also_if_the_program_fails_and_replaces_nothing() {
     let sandbox = sandbox().await;
     let workspace = connected_store(&sandbox, "").await;

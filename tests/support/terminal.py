@@ -60,10 +60,14 @@ def follow(terminal, process, steps):
 
 def main():
     asked = json.loads(sys.argv[1])
+    sized, size = os.pipe()
     process, terminal = pty.fork()
     if process == 0:
+        # Not before the terminal has its size: a change would be told.
+        os.read(sized, 1)
         os.execvp(asked["command"][0], asked["command"])
     resize(terminal, 80)
+    os.write(size, b"!")
     try:
         output = follow(terminal, process, asked["steps"])
     except BaseException:

@@ -7,14 +7,12 @@ use std::time::Duration;
 use crate::cli::data_listener::DataListener;
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
+use crate::exchange::capture::Bodies;
 use crate::log::filter::Filter;
 use crate::log::har::HarWriter;
 use crate::log::{Detail, MAX_MEMORY};
 use crate::private_file;
 use crate::redaction::Redactor;
-
-/// How much of a body is recorded, in bytes: as much as a replay compares.
-const MAX_BODY: usize = 2 * 1024 * 1024;
 
 /// Longer than any program runs.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -43,7 +41,7 @@ impl Recording {
 
     /// Captures all requests from here on.
     pub(super) fn start(data: &DataListener) {
-        data.log.start_capture(FOREVER, None, MAX_BODY);
+        data.log.start_capture(FOREVER, None, Bodies::REPLAYABLE);
     }
 
     /// Writes the file, whole or not at all.
@@ -82,8 +80,7 @@ fn report_missing(exchanges: &[Detail]) {
     let missing = exchanges.iter().filter(is_missing).count();
     if missing > 0 {
         status!(
-            "pleo-proxy: {missing} of the recorded requests have no body in the file (compressed, not text, or longer \
-             than 2 MiB); a replay answers them with 501"
+            "pleo-proxy: {missing} of the recorded requests have no body in the file (not text, or longer than 2 MiB); a replay answers them with 501"
         );
     }
 }
