@@ -43,13 +43,16 @@ maps() { # maps FLAG TARGET_DIR
     printf '%s ' "$1$PWD=/source" "$1$cargo_home=/cargo" "$1$sysroot=/rust" "$1$2=/target"
 }
 
+# What only the linker of the program needs.
+link=()
+
 # cargo_build TARGET_DIR FLAGS ARGUMENTS...
 cargo_build() {
     local dir=$1 flags=$2
     shift 2
     RUSTFLAGS="$(maps --remap-path-prefix= "$dir")-C strip=symbols $flags" \
         CFLAGS="$(maps -ffile-prefix-map= "$dir")${CFLAGS:-}" CARGO_TARGET_DIR=$dir \
-        cargo build --locked --profile "$profile" --bin pleo-proxy "$@"
+        cargo rustc --locked --profile "$profile" --bin pleo-proxy "$@" -- "${link[@]}"
 }
 folder() { if [ "$profile" = dev ]; then echo debug; else echo "$profile"; fi; }
 
@@ -73,6 +76,8 @@ build_static() {
     say "static ($target)"
     # For the parts in C alone: as the linker it would leave the program to musl's own loader.
     export "CC_${target//-/_}=musl-gcc"
+    # A third of a megabyte less; musl reads this form since 1.2.4, and the program brings its own.
+    local link=(-C link-arg=-Wl,-z,pack-relative-relocs)
     cargo_build "$target_dir" "" --target "$target"
     # One that asks for a loader runs on this machine and not in an empty image.
     if has readelf && readelf -lW "$target_dir/$target/$(folder)/pleo-proxy" | grep -q INTERP; then
