@@ -1,9 +1,9 @@
 //! Hooks: commands of the operator's that run when an account needs a login, when it has recovered,
 //! and when its refresh token is about to expire. Only a process that serves runs them.
 //!
-//! A task looks at the accounts whenever one of them has changed, and once an hour; [`edges`] says
+//! A task looks at the accounts whenever one of them has changed, and once an hour; `edges` says
 //! what is new. The commands run apart from everything else: nothing waits for them, at most one
-//! runs for an account at a time, and [`run`] bounds what each may take.
+//! runs for an account at a time, and `run` bounds what each may take.
 
 mod edges;
 mod queue;

@@ -105,7 +105,8 @@ fn flags_and_credentials_reach_the_service_and_variables_do_not() {
 #[test]
 fn what_cannot_work_as_a_service_is_said_beforehand() {
     let workspace = configured();
-    let hidden = service(&workspace, &["install", "--system"]);
+    let at_home = ["install", "--system", "--program", "/home/somebody/pleo-proxy"];
+    let hidden = service(&workspace, &at_home);
     assert_eq!(code(&hidden), USAGE);
     assert!(stderr(&hidden).contains("sudo install -m 755"), "{}", stderr(&hidden));
     let port = workspace.run(&["service", "print", "--set", "listen.api=127.0.0.1:0"]);

@@ -148,7 +148,7 @@ async fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Other
     let roots = config.state_root.iter().chain(default);
     let folders =
         roots.flat_map(|root| Environment::VARIANTS.iter().map(|it| root.join(it.as_str())));
-    // Those of this store's folder last.
+    // Proxies before programs with a listener of their own, and those of this store's folder last.
     let (own, mut folders): (Vec<_>, Vec<_>) = folders.partition(|folder| *folder == state.folder);
     folders.extend(own);
     let mut others = Vec::new();
@@ -158,6 +158,7 @@ async fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Other
             others.push(Other { instance, ready });
         }
     }
+    others.sort_by_key(|other| !other.instance.is_proxy());
     others
 }
 
