@@ -30,17 +30,14 @@ done
 doc=usr/share/doc/pleo-proxy
 for file in README.md SECURITY.md LICENSE docs/*; do put 644 "$file" "$doc/$file"; done
 gzip -9n <CHANGELOG.md >"$root/$doc/changelog.gz"
-for file in examples/*; do put 644 "$file" "$doc/examples/$(basename "$file")"; done
-# Commands that this version may not have.
-if "$binary" man >/dev/null 2>&1; then
-    print usr/share/man/man1/pleo-proxy.1 man
-    gzip -9n "$root/usr/share/man/man1/pleo-proxy.1"
-fi
-if "$binary" completions bash >/dev/null 2>&1; then
-    print usr/share/bash-completion/completions/pleo-proxy completions bash
-    print usr/share/zsh/vendor-completions/_pleo-proxy completions zsh
-    print usr/share/fish/vendor_completions.d/pleo-proxy.fish completions fish
-fi
+while IFS= read -r file; do put 644 "$file" "$doc/$file"; done < <(find examples -type f ! -path '*/__pycache__/*' ! -name '.*' | sort)
+install -d "$root/usr/share/man/man1"
+"$binary" man --out "$root/usr/share/man/man1" >/dev/null
+chmod 644 "$root"/usr/share/man/man1/*
+gzip -9n "$root"/usr/share/man/man1/*
+print usr/share/bash-completion/completions/pleo-proxy completions bash
+print usr/share/zsh/vendor-completions/_pleo-proxy completions zsh
+print usr/share/fish/vendor_completions.d/pleo-proxy.fish completions fish
 
 # The newest symbols of glibc that it asks for; a static program asks for none.
 glibc=$({ grep -aoE 'GLIBC_[0-9]+\.[0-9]+' "$binary" || true; } | sed 's/GLIBC_//' | sort -Vu | tail -1)
