@@ -22,6 +22,7 @@ mod lease;
 mod limiter;
 mod locked_record;
 mod memory;
+mod moved;
 mod order;
 mod outage;
 mod outcome;

@@ -18,6 +18,7 @@ use super::history::PastRefresh;
 use super::limiter::{RefreshLimiter, RefreshPermit};
 use super::locked_record::LockedRecord;
 use super::memory::LastAttempt;
+use super::moved;
 use super::outage::Outage;
 use super::outcome::{self, Introspection, NextState, Resend, RetryTime, Sent};
 use super::reason::{LoginReason, RetryReason};
@@ -161,6 +162,10 @@ impl RefreshJob {
         }
         let record = match snapshot.record() {
             Some(remembered) if remembered.generation > record.generation => {
+                if moved::has_moved(services, &account.name, remembered, &record).await {
+                    transition::adopt(record, account, services);
+                    return Err(RefreshReport::Adopted);
+                }
                 warn!(account = %account.name, on_disk = record.generation, known, "an older record was put back; the newer one is kept and saved over it");
                 Record::clone(remembered)
             }

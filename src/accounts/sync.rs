@@ -7,6 +7,7 @@ use tracing::{error, warn};
 
 use super::account::Account;
 use super::health::Health;
+use super::moved;
 use super::refresh_reason::RefreshReason;
 use super::refresher::Refresher;
 use super::registry::Registry;
@@ -119,7 +120,11 @@ impl StoreSync {
             Ok(Some((_, version))) if version == before && !was_refused => {}
             Ok(Some((record, version))) => {
                 account.memory().version = version;
-                self.compare(account, record, was_refused || before.is_absent());
+                if self.is_anothers(account, &record).await {
+                    transition::adopt(record, account, &self.services);
+                } else {
+                    self.compare(account, record, was_refused || before.is_absent());
+                }
             }
             Ok(None) if before.is_absent() && !was_refused => {}
             Ok(None) => {
@@ -140,6 +145,14 @@ impl StoreSync {
             }
         }
         true
+    }
+
+    /// True if the name was given to another account meanwhile.
+    async fn is_anothers(&self, account: &Account, record: &Record) -> bool {
+        match account.record() {
+            Some(known) => moved::has_moved(&self.services, &account.name, &known, record).await,
+            None => false,
+        }
     }
 
     /// Adopts a readable record if it is newer. One that has come `back` ends the trouble of its

@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Stdio;
 
 use super::cli::connect;
+use pleo_proxy::sandbox::SECOND_COMPANY_ID;
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::command::{FAILED, LOGIN_REQUIRED, SUCCESS, USAGE, code, json_output, stderr, stdout};
@@ -179,6 +180,70 @@ async fn a_rename_reaches_another_proxy_of_the_store_and_says_what_the_settings_
         assert!(start.elapsed() < support::TIMEOUT, "it never looked at the store: {}", deaf.log());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+    assert_eq!(sandbox.counters().refresh_replays, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_passes_to_another_account_is_not_taken_for_a_backup_by_another_proxy() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let first = workspace.serve();
+    first.login("old").await;
+    for _ in 0..3 {
+        assert_eq!(first.force_refresh("old").await["outcome"], "refreshed");
+    }
+    sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
+    first.login("harbour").await;
+    let second = workspace.serve();
+    assert_eq!(second.get("/@old/v1/companies").await.status(), 200);
+    let of = |name: &str| workspace.stored_json(name)["record"]["subject"].clone();
+    let (coffee, roastery) = (of("old"), of("harbour"));
+    for names in [["old", "coffee"], ["harbour", "old"]] {
+        let path = format!("/api/accounts/{}/rename", names[0]);
+        let renamed = first.admin(Method::POST, &path, Some(json!({"to": names[1]}))).await;
+        assert_eq!(renamed.status(), 200);
+    }
+    // It knows a later generation of the name than is there now.
+    second.force_refresh("old").await;
+    assert_eq!((of("old"), of("coffee")), (roastery.clone(), coffee));
+    let answer = second.get("/@old/v1/introspect").await.text().await.unwrap();
+    assert!(answer.contains(roastery.as_str().unwrap()), "{answer}");
+    for (proxy, account) in
+        [(&first, "coffee"), (&second, "old"), (&first, "old"), (&second, "coffee")]
+    {
+        assert_ne!(proxy.force_refresh(account).await["outcome"], "failed", "{account}");
+        let path = format!("/@{account}/v1/companies");
+        assert_eq!(proxy.get(&path).await.status(), 200, "{}", proxy.log());
+    }
+    assert_eq!(sandbox.counters().refresh_replays, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_under_a_name_that_was_renamed_is_not_overwritten_by_another_proxy() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let first = workspace.serve();
+    first.login("old").await;
+    for _ in 0..3 {
+        assert_eq!(first.force_refresh("old").await["outcome"], "refreshed");
+    }
+    let second = workspace.serve();
+    assert_eq!(second.get("/@old/v1/companies").await.status(), 200);
+    let renamed = first.admin(Method::POST, "/api/accounts/old/rename", Some(json!({"to": "new"})));
+    assert_eq!(renamed.await.status(), 200);
+    // It learns that the record is gone.
+    second.force_refresh("old").await;
+    sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
+    first.login("old").await;
+    let of = |name: &str| workspace.stored_json(name)["record"]["subject"].clone();
+    let (old, new) = (of("old"), of("new"));
+    assert_ne!(old, new);
+    for (proxy, account) in [(&second, "old"), (&first, "new"), (&first, "old"), (&second, "new")] {
+        assert_ne!(proxy.force_refresh(account).await["outcome"], "failed", "{account}");
+        let path = format!("/@{account}/v1/companies");
+        assert_eq!(proxy.get(&path).await.status(), 200, "{}", proxy.log());
+    }
+    assert_eq!((of("old"), of("new")), (old, new));
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
 

@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::error::ChangeError;
 use crate::accounts::account::Account;
+use crate::accounts::moved;
 use crate::accounts::services::Services;
 use crate::accounts::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
 use crate::accounts::transition;
@@ -78,7 +79,12 @@ impl ChangeTicket {
             }
             Err(error) => return Err(error.into()),
         };
-        let remembered = account.record().map(|record| Record::clone(&record));
+        let mut remembered = account.record().map(|record| Record::clone(&record));
+        if let (Some(known), Some(saved)) = (&remembered, &stored)
+            && moved::has_moved(services, &account.name, known, saved).await
+        {
+            remembered = None;
+        }
         let records = [stored, remembered].into_iter().flatten();
         let previous = records.max_by_key(|record| record.generation);
         Ok(LockedChange { refresh_lock, locked, previous, is_corrupt })
