@@ -37,7 +37,7 @@ impl fmt::Display for LoginReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConnected => f.write_str("it is not connected"),
-            Self::RecordGone => f.write_str("its record is gone, so it is logged out"),
+            Self::RecordGone => f.write_str("its record is gone: it was renamed or removed"),
             Self::IssuedElsewhere(Issued { token_endpoint, client_id, api_origin }) => {
                 write!(f, "its login is for {api_origin} at {token_endpoint} (client {client_id})")
             }
