@@ -5,10 +5,15 @@ use super::explanation::{Explanation, Verdict};
 use super::facts::Answer;
 use crate::operations::Operation;
 
+const BAD_REQUEST: u16 = 400;
+
 /// The meaning of an answer by the type in its body; if that was not read, by the only type that
-/// Pleo documents for this status of this operation, which is then a possibility.
+/// Pleo documents for this status of this operation, which is then a possibility. A 400 has always
+/// other reasons: any value or the JSON itself may be wrong.
 pub(super) fn explain(operation: &Operation, answer: &Answer<'_>) -> Option<Explanation> {
-    let known = answer.error_type.or_else(|| operation.documented_type(answer.status))?;
+    let documented =
+        || operation.documented_type(answer.status).filter(|_| answer.status != BAD_REQUEST);
+    let known = answer.error_type.or_else(documented)?;
     let (reason, next) = meaning(known)?;
     let next = match operation.successor {
         Some(successor) if known == "UNSUPPORTED_API_VERSION" => format!("use {successor}"),

@@ -529,3 +529,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_400_whose_body_was_not_read_is_not_put_down_to_one_of_its_reasons() {
+    let granted = strings(&["export-jobs:write", "export-items:read"]);
+    let facts = facts(&granted, &granted);
+    for (method, path) in [(&Method::POST, "/v3/export-jobs"), (&Method::GET, "/v3/export-items")] {
+        let request = Request::new(method, path, Some("job_id=1"));
+        let hint = after(&request, &status(400), &facts).map(|it| it.hint()).unwrap_or_default();
+        assert!(!hint.contains("contra"), "{path}: {hint}");
+    }
+}
