@@ -94,9 +94,30 @@ async fn a_call_prints_the_body_as_it_is_and_ends_by_the_status() {
     assert_eq!(stdout(&from_file), stdout(&searched));
     let from_stdin = workspace.run_with(&["api", &entries(), "-d", "@-"], ALL_ENTRIES);
     assert_eq!(stdout(&from_stdin), stdout(&searched));
-    let log = proxy.admin(reqwest::Method::GET, "/api/requests?limit=1", None).await;
-    let log: Value = log.json().await.unwrap();
-    assert_eq!(log["entries"][0]["program"], "pleo-proxy", "{log}");
+    let entry = proxy.admin_json("/api/requests?limit=1").await["entries"][0].clone();
+    assert!(support::text(&entry["user_agent"]).starts_with("pleo-proxy/"), "{entry}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_known_in_the_log_by_the_program() {
+    let sandbox = sandbox().await;
+    let workspace = Workspace::for_sandbox(&sandbox, "");
+    let proxy = workspace.serve();
+    proxy.login("default").await;
+    // A caller is looked up when it connects: this one stays until that is done.
+    sandbox.set_faults(Faults { latency_ms: 300_000, ..Faults::default() });
+    let mut called = workspace.command(&["api", "/v1/companies"]).spawn().unwrap();
+    let start = std::time::Instant::now();
+    loop {
+        let running = proxy.admin_json("/api/requests?limit=1").await["running"].clone();
+        if running[0]["program"] == "pleo-proxy" {
+            break;
+        }
+        assert!(start.elapsed() < support::TIMEOUT, "never named: {running}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    called.kill().unwrap();
+    called.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
