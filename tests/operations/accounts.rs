@@ -183,15 +183,30 @@ async fn a_rename_reaches_another_proxy_of_the_store_and_says_what_the_settings_
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
 
+/// A proxy whose account `old` has a generation that no new login has.
+async fn serve_with_an_old_login(workspace: &Workspace) -> Proxy {
+    let proxy = workspace.serve();
+    proxy.login("old").await;
+    for _ in 0..3 {
+        assert_eq!(proxy.force_refresh("old").await["outcome"], "refreshed");
+    }
+    proxy
+}
+
+/// Each of two proxies refreshes and serves both accounts, one after another.
+async fn both_serve(first: &Proxy, second: &Proxy, [one, other]: [&str; 2]) {
+    for (proxy, account) in [(second, other), (first, one), (first, other), (second, one)] {
+        assert_ne!(proxy.force_refresh(account).await["outcome"], "failed", "{account}");
+        let path = format!("/@{account}/v1/companies");
+        assert_eq!(proxy.get(&path).await.status(), 200, "{}", proxy.log());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_passes_to_another_account_is_not_taken_for_a_backup_by_another_proxy() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
-    let first = workspace.serve();
-    first.login("old").await;
-    for _ in 0..3 {
-        assert_eq!(first.force_refresh("old").await["outcome"], "refreshed");
-    }
+    let first = serve_with_an_old_login(&workspace).await;
     sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
     first.login("harbour").await;
     let second = workspace.serve();
@@ -208,13 +223,7 @@ async fn a_name_that_passes_to_another_account_is_not_taken_for_a_backup_by_anot
     assert_eq!((of("old"), of("coffee")), (roastery.clone(), coffee));
     let answer = second.get("/@old/v1/introspect").await.text().await.unwrap();
     assert!(answer.contains(roastery.as_str().unwrap()), "{answer}");
-    for (proxy, account) in
-        [(&first, "coffee"), (&second, "old"), (&first, "old"), (&second, "coffee")]
-    {
-        assert_ne!(proxy.force_refresh(account).await["outcome"], "failed", "{account}");
-        let path = format!("/@{account}/v1/companies");
-        assert_eq!(proxy.get(&path).await.status(), 200, "{}", proxy.log());
-    }
+    both_serve(&first, &second, ["coffee", "old"]).await;
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
 
@@ -222,27 +231,22 @@ async fn a_name_that_passes_to_another_account_is_not_taken_for_a_backup_by_anot
 async fn a_login_under_a_name_that_was_renamed_is_not_overwritten_by_another_proxy() {
     let sandbox = sandbox().await;
     let workspace = Workspace::for_sandbox(&sandbox, "");
-    let first = workspace.serve();
-    first.login("old").await;
-    for _ in 0..3 {
-        assert_eq!(first.force_refresh("old").await["outcome"], "refreshed");
-    }
+    let first = serve_with_an_old_login(&workspace).await;
     let second = workspace.serve();
     assert_eq!(second.get("/@old/v1/companies").await.status(), 200);
     let renamed = first.admin(Method::POST, "/api/accounts/old/rename", Some(json!({"to": "new"})));
     assert_eq!(renamed.await.status(), 200);
     // It learns that the record is gone.
     second.force_refresh("old").await;
+    // A process that never knew the name begins its generations anew.
+    first.terminate();
+    let first = workspace.serve();
     sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
     first.login("old").await;
     let of = |name: &str| workspace.stored_json(name)["record"]["subject"].clone();
     let (old, new) = (of("old"), of("new"));
     assert_ne!(old, new);
-    for (proxy, account) in [(&second, "old"), (&first, "new"), (&first, "old"), (&second, "new")] {
-        assert_ne!(proxy.force_refresh(account).await["outcome"], "failed", "{account}");
-        let path = format!("/@{account}/v1/companies");
-        assert_eq!(proxy.get(&path).await.status(), 200, "{}", proxy.log());
-    }
+    both_serve(&first, &second, ["new", "old"]).await;
     assert_eq!((of("old"), of("new")), (old, new));
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
