@@ -9,6 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::call::{Call, Caller};
 use super::connection::ConnectionHandle;
@@ -19,6 +21,7 @@ use super::operations::{Found, find};
 use super::paging::Query;
 use super::response::Problem;
 use super::state::{LiveState, SandboxState};
+use super::subject::Subject;
 use super::test_routes;
 
 const MAX_BODY: usize = 2 << 20;
@@ -51,6 +54,7 @@ async fn answer(
     // The body first: a client that gets its answer in the middle of an upload often sees a broken
     // connection instead of the refusal.
     let body = read(body).await?;
+    caller.ensure_may_use(operation)?;
     caller.ensure(operation.scope)?;
     let query = Query::read(parts.uri.query());
     (operation.handler)(&Call { sandbox: &sandbox, caller, path, ids, query, body: &body })
@@ -127,11 +131,16 @@ fn authorize(state: &mut LiveState, headers: &HeaderMap) -> Result<Caller, Probl
         state.counters.api_double_authorization += 1;
         return Err(Problem::unauthorized("more than one Authorization header"));
     }
-    let token = value.to_str().ok().and_then(bearer);
+    let text = value.to_str().ok();
+    if let Some(key) = text.and_then(api_key) {
+        state.counters.api_key_requests += 1;
+        return of_api_key(state, &key).ok_or_else(|| Problem::unauthorized("API key is invalid"));
+    }
+    let token = text.and_then(bearer);
     let token = token
         .ok_or_else(|| Problem::unauthorized("the Authorization header has the wrong format"))?;
     match state.grants.status(token) {
-        TokenStatus::Active { subject, scope } => Ok(Caller { subject, scope }),
+        TokenStatus::Active { subject, scope } => Ok(Caller { subject, scope, has_api_key: false }),
         TokenStatus::Superseded => {
             state.counters.api_superseded += 1;
             Err(Problem::unauthorized("JWT is invalid"))
@@ -139,6 +148,21 @@ fn authorize(state: &mut LiveState, headers: &HeaderMap) -> Result<Caller, Probl
         TokenStatus::Expired => Err(Problem::unauthorized("JWT is expired")),
         TokenStatus::Invalid => Err(Problem::unauthorized("JWT is invalid")),
     }
+}
+
+/// Whose key it is, and what it allows.
+fn of_api_key(state: &LiveState, key: &str) -> Option<Caller> {
+    let known = state.api_keys.iter().find(|known| known.key == key)?;
+    let subject = Subject::from_urn(&known.subject)?;
+    Some(Caller { subject, scope: known.scope.clone(), has_api_key: true })
+}
+
+/// The user name of `Basic base64("KEY:")`; the password must be empty.
+fn api_key(value: &str) -> Option<String> {
+    let (scheme, encoded) = value.split_once(' ')?;
+    let pair = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    let (user, password) = pair.split_once(':')?;
+    (scheme.eq_ignore_ascii_case("basic") && password.is_empty()).then(|| user.to_owned())
 }
 
 fn bearer(value: &str) -> Option<&str> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::dataset::Dataset;
 use super::fields::{self, Field};
+use super::operations::Operation;
 use super::paging::Query;
 use super::response::Problem;
 use super::state::SandboxState;
@@ -15,9 +16,19 @@ use super::subject::{ORGANISATION_ID, Subject};
 pub(crate) struct Caller {
     pub(crate) subject: Subject,
     pub(crate) scope: String,
+    /// It sent an API key, not the token of a login.
+    pub(crate) has_api_key: bool,
 }
 
 impl Caller {
+    /// Refuses an API key where Pleo takes bearer tokens only.
+    pub(crate) fn ensure_may_use(&self, operation: &Operation) -> Result<(), Problem> {
+        match self.has_api_key && operation.bearer_only() {
+            true => Err(Problem::unauthorized("an API key is not accepted here")),
+            false => Ok(()),
+        }
+    }
+
     /// Refuses a caller whose login lacks the scope.
     pub(crate) fn ensure(&self, scope: Option<&str>) -> Result<(), Problem> {
         let granted = |needed| self.scope.split([' ', '+']).any(|scope| scope == needed);

@@ -9,6 +9,12 @@ use super::paging::page;
 use super::response::{Problem, data};
 
 pub(crate) fn introspect(call: &Call<'_>) -> Result<Response, Problem> {
+    if call.caller.has_api_key {
+        let subject = call.subject().urn();
+        let body =
+            json!({ "authMethod": "API_KEY", "scope": call.caller.scope, "subjectURN": subject });
+        return Ok(data(StatusCode::OK, &body));
+    }
     let body = json!({
         "authMethod": "OAUTH2", "clientId": call.sandbox.options.client_id, "scope": call.caller.scope,
         "applicationName": "Sandbox App", "subjectURN": call.subject().urn(),

@@ -45,6 +45,8 @@ pub struct Counters {
     pub api_rate_limited: u64,
     /// API requests with more than one `Authorization` header.
     pub api_double_authorization: u64,
+    /// API requests with an API key, valid or not.
+    pub api_key_requests: u64,
     /// Whether the last API request had exactly one valid bearer token; unset before the first.
     pub last_authorization_header_ok: Option<bool>,
     /// Files served.

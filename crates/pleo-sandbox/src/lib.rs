@@ -19,7 +19,7 @@
 //! by DNS rebinding.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -102,8 +102,32 @@ pub struct Options {
     pub more_entries: u64,
     /// Answers of the API come from this recording.
     pub recording: Option<Arc<Recording>>,
+    /// API keys that the API takes beside the tokens of logins.
+    pub api_keys: Vec<StaticKey>,
     /// Faults from the start.
     pub faults: Faults,
+}
+
+/// A static API key, as a customer makes it in Pleo's settings.
+#[derive(Clone, Debug)]
+pub struct StaticKey {
+    /// The key, sent as user name with an empty password.
+    pub key: String,
+    /// The company or organisation (a URN) that it is for.
+    pub subject: String,
+    /// Its scopes, separated by spaces.
+    pub scope: String,
+}
+
+impl Default for StaticKey {
+    /// Reads companies and employees of the first company.
+    fn default() -> Self {
+        Self {
+            key: "sandbox-api-key-0001".to_owned(),
+            subject: format!("urn:pleo:company:{COMPANY_ID}"),
+            scope: "companies:read users:read".to_owned(),
+        }
+    }
 }
 
 impl Default for Options {
@@ -120,6 +144,7 @@ impl Default for Options {
             rate_limit: None,
             more_entries: 0,
             recording: None,
+            api_keys: vec![StaticKey::default()],
             faults: Faults::default(),
         }
     }
@@ -128,9 +153,10 @@ impl Default for Options {
 /// A running sandbox. Dropping it stops it: the listeners close, and connections close at their
 /// next write.
 pub struct Sandbox {
-    /// Where the authorization server and the API listen.
+    /// Where the authorization server and the API are called: on loopback, if they listen on all
+    /// addresses.
     pub auth: SocketAddr,
-    /// Where the files are served.
+    /// Where the files are called.
     pub files: SocketAddr,
     state: Arc<SandboxState>,
     stop: watch::Sender<bool>,
@@ -141,7 +167,8 @@ impl Sandbox {
     pub async fn start(options: Options) -> io::Result<Sandbox> {
         let auth_listener = bind(options.auth_addr, options.fallback).await?;
         let files_listener = bind(options.files_addr, options.fallback).await?;
-        let (auth, files) = (auth_listener.local_addr()?, files_listener.local_addr()?);
+        let auth = reachable(auth_listener.local_addr()?);
+        let files = reachable(files_listener.local_addr()?);
         let (stop, stopped) = watch::channel(false);
         let state = Arc::new(SandboxState::new(options, auth, files, stopped.clone()));
         serve(auth_listener, auth_routes(&state), &stopped);
@@ -189,6 +216,11 @@ impl Sandbox {
         self.state.live().revoke_all();
     }
 
+    /// Replaces the API keys: those that are not among them are refused from here on.
+    pub fn set_api_keys(&self, keys: Vec<StaticKey>) {
+        self.state.live().api_keys = keys;
+    }
+
     /// Sets the subject (a URN) of authorizations without a `subject` parameter; `None` means the
     /// first free company. The authorize endpoint refuses an unknown URN, as it does in the
     /// parameter.
@@ -201,6 +233,16 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
+}
+
+/// The address of a listener as programs of this machine call it. Requests that name another host are refused.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
 }
 
 async fn bind(addr: SocketAddr, fallback: bool) -> io::Result<TcpListener> {

@@ -25,6 +25,13 @@ pub(crate) struct Operation {
     pub(crate) handler: Handler,
 }
 
+impl Operation {
+    /// Pleo takes bearer tokens only, no API key.
+    pub(crate) fn bearer_only(&self) -> bool {
+        self.path.starts_with("/v1-beta/")
+    }
+}
+
 /// What a request asks for.
 pub(crate) enum Found<'a> {
     /// An operation, and what stands in the path for its placeholders.

@@ -198,6 +198,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn pages_whose_cursors_were_taken_out_are_answered_in_the_recorded_order() {
+        let recording = recording(vec![
+            exchange("GET", "/v1/x?limit=[redacted]", None, "first"),
+            exchange("GET", "/v1/x?after=[redacted]&limit=[redacted]", None, "second"),
+            exchange("GET", "/v1/x?after=[redacted]&limit=[redacted]", None, "third"),
+        ]);
+        for (target, answer) in [
+            ("/v1/x?limit=2", "first"),
+            ("/v1/x?limit=2&after=A", "second"),
+            ("/v1/x?after=B&limit=2", "third"),
+        ] {
+            assert_eq!(ask(&recording, "GET", target, "").await.1, answer);
+        }
+    }
+
+    #[tokio::test]
     async fn bodies_are_compared_as_json_and_masks_fit_anything() {
         let recording = recording(vec![
             exchange("POST", "/v1/x", Some(r#"{"a": 1, "b": "[redacted]"}"#), "masked"),

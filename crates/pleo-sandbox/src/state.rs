@@ -15,7 +15,7 @@ use super::dataset::Dataset;
 use super::faults::Faults;
 use super::grants::Grants;
 use super::rate_limit::RateLimiter;
-use super::{Options, fixtures};
+use super::{Options, StaticKey, fixtures};
 
 pub(crate) struct SandboxState {
     pub(crate) options: Options,
@@ -35,6 +35,7 @@ pub(crate) struct LiveState {
     pub(crate) faults: Faults,
     pub(crate) counters: Counters,
     pub(crate) rate: RateLimiter,
+    pub(crate) api_keys: Vec<StaticKey>,
     /// Subject of authorization requests that name none.
     pub(crate) next_subject: Option<String>,
 }
@@ -57,6 +58,7 @@ impl SandboxState {
             faults: options.faults.clone(),
             counters: Counters::default(),
             rate: RateLimiter::default(),
+            api_keys: options.api_keys.clone(),
             next_subject: None,
         };
         let dataset = Mutex::new(fixtures::dataset(options.more_entries));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod api;
+mod api_keys;
 mod entries;
 mod exports;
 mod faults;

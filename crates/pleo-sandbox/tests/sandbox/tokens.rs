@@ -36,14 +36,15 @@ async fn a_refresh_ends_the_old_access_token_and_a_replay_revokes_the_family() {
 #[tokio::test]
 async fn tokens_expire() {
     let client = TestClient::new().await;
+    let lasting = client.login().await;
+    assert_eq!(client.get(&lasting.access, "/v1/introspect").await.status(), StatusCode::OK);
     client.sandbox.set_faults(Faults {
-        access_life_ms: Some(150),
+        access_life_ms: Some(20),
         refresh_life_s: Some(0),
         ..Faults::default()
     });
     let tokens = client.login().await;
-    assert_eq!(client.get(&tokens.access, "/v1/introspect").await.status(), StatusCode::OK);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let late: Value = client.json(&tokens.access, "/v1/introspect").await;
     assert_eq!(late, json!({ "type": "UNAUTHORIZED", "message": "JWT is expired" }));
     assert_eq!(error_code(client.refresh(&tokens.refresh).await.unwrap()).await, "invalid_grant");
