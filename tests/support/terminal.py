@@ -1,7 +1,11 @@
 """Runs a command on a terminal of its own and follows steps; prints what came of it as JSON.
 
 The argument is JSON: {"command": [...], "steps": [[VERB, VALUE], ...]}. Verbs: `expect` waits until the output since the
-last step holds a text, `type` writes to the terminal, `resize` changes its columns, `signal` sends the process a signal.
+last step holds a text, `type` writes to the terminal, `resize` changes its columns, `signal` sends the process a signal,
+`close` closes the terminal, after which nothing is read.
+
+Before the process is told something, the newest process of the terminal is waited for to sleep: a shell that is told between
+two commands and then waits in `read` looks at it only when that returns.
 """
 
 import fcntl
@@ -16,6 +20,7 @@ import termios
 import time
 
 PATIENCE = 30
+SLEEP_PATIENCE = 2
 
 
 def resize(terminal, columns):
@@ -33,9 +38,37 @@ def read(terminal, until):
     raise TimeoutError
 
 
+def newest(session):
+    """State and context switches of the newest process of a session, as /proc tells them."""
+    found = (-1, 0, None)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/status") as status:
+                state, *fields = stat.read().rsplit(")", 1)[1].split()
+                switches = [line for line in status if "ctxt_switches" in line]
+        except OSError:
+            continue
+        if int(fields[2]) == session:
+            found = max(found, (int(fields[18]), int(pid), (state, switches)))
+    return found
+
+
+def wait_for_sleep(session):
+    until = time.monotonic() + SLEEP_PATIENCE
+    before = None
+    while time.monotonic() < until:
+        now = newest(session)
+        if now == before and now[2] and now[2][0] == "S":
+            return
+        before = now
+        time.sleep(0.05)
+
+
 def follow(terminal, process, steps):
     output, at = "", 0
     for verb, value in steps:
+        if verb in ("type", "resize", "signal"):
+            wait_for_sleep(process)
         if verb == "expect":
             until = time.monotonic() + PATIENCE
             while value not in output[at:]:
@@ -50,6 +83,9 @@ def follow(terminal, process, steps):
             resize(terminal, value)
         elif verb == "signal":
             os.kill(process, getattr(signal, "SIG" + value))
+        elif verb == "close":
+            os.close(terminal)
+            return output
     until = time.monotonic() + PATIENCE
     while True:
         more = read(terminal, until)
