@@ -6,6 +6,7 @@
 //! logouts. `scheduler` starts what nobody asks for, and `sync` adopts what other processes saved.
 
 mod account;
+mod api_key;
 mod backoff;
 mod change;
 mod credential;
@@ -18,12 +19,14 @@ mod executor;
 mod gate;
 mod health;
 mod history;
+mod key_file;
 mod lease;
 mod limiter;
 mod locked_record;
 mod memory;
 mod moved;
 mod order;
+mod origin;
 mod outage;
 mod outcome;
 pub mod pacer;
@@ -33,6 +36,7 @@ mod refresh_job;
 mod refresh_reason;
 mod refresher;
 mod registry;
+mod rejection;
 mod scheduler;
 mod secret_file;
 mod services;
@@ -63,7 +67,6 @@ use crate::store::{AccountName, EndReason, Issued, Store};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use account::{AccountContext, SchedulerCommand};
-use credential::AfterRejection;
 use default_account::CachedDefault;
 use refresher::Refresher;
 use registry::Registry;
@@ -72,11 +75,13 @@ use services::Services;
 use sync::StoreSync;
 
 pub use account::Account;
+pub use api_key::{KeyCheck, KeyLogin, KeyStatus, key_warning};
 pub use change::{ChangeError, ChangeTicket, Changes, Login};
 pub use credential::{ApiKeyCredential, Credential, CredentialSource, Expiry};
 pub use default_account::DefaultAccount;
-pub use health::{Health, RetryState};
+pub use health::{Health, RetryState, StoreFault};
 pub use history::PastRefresh;
+pub use key_file::{KeyFileError, read as read_key_file};
 pub use lease::Lease;
 pub use reason::{LoginReason, RetryReason};
 pub use refresh_reason::{RefreshReason, RefreshReport};
@@ -98,7 +103,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Loads all records, on the current runtime. With [`Background::Enabled`] the accounts are
+    /// Loads all records, on the current runtime. Unless [`Background::Disabled`], the accounts are
     /// looked after from here on.
     ///
     /// # Errors
@@ -110,10 +115,13 @@ impl Accounts {
         clock: Clock,
         background: Background,
     ) -> std::io::Result<Arc<Self>> {
-        let (accounts, commands) = Self::empty(store, oauth, settings, clock);
+        let (accounts, commands) = Self::empty(store, oauth, settings, clock, background);
         accounts.sync.load_all().await?;
-        if background == Background::Enabled {
+        if background.is_on() {
             tokio::spawn(accounts.scheduler.clone().supervised(commands));
+            if accounts.store().is_shared() {
+                tokio::spawn(accounts.sync.clone().follow_news());
+            }
         }
         Ok(accounts)
     }
@@ -124,11 +132,13 @@ impl Accounts {
         oauth: oauth::Client,
         settings: Settings,
         clock: Clock,
+        background: Background,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<SchedulerCommand>) {
         let (commands, received) = mpsc::unbounded_channel();
         let context = Arc::new(AccountContext::new(settings, clock, commands));
+        store.make_keys_known(&context.known);
         let registry = Arc::new(Registry::new(context.clone()));
-        let services = Arc::new(Services::new(store, oauth, context));
+        let services = Arc::new(Services::new(store, oauth, context, background));
         let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
         let parts = || (services.clone(), registry.clone(), refresher.clone());
         let (a, b, c) = parts();
@@ -205,47 +215,12 @@ impl Accounts {
     ) -> Verdict {
         // A disk that hangs delays no longer than anything else.
         let _ = timeout_at(deadline, self.sync.reload(account)).await;
-        let snapshot = account.snapshot();
-        if snapshot.generation() > generation {
-            return Verdict::Again;
-        }
-        if let AfterRejection::Login(reason) = snapshot.source.after_rejection() {
-            account.set_health(Health::LoginRequired(reason.clone()));
-            return Verdict::Refuse(Refusal::LoginRequired(reason));
-        }
-        if matches!(snapshot.health, Health::Uncertain(_)) {
-            account.forget_credential(generation);
-        }
-        // Counted among the requests that wait, which moves the account up in the queue of
-        // refreshes.
-        let waiting = lease::wait_in_line(account);
-        let refresh = self.refresh(account, RefreshReason::Rejected, generation);
-        let report = timeout_at(deadline, refresh).await;
-        drop(waiting);
-        let snapshot = account.snapshot();
-        let is_newer = snapshot.generation() > generation;
-        if is_newer && !matches!(snapshot.health, Health::LoginRequired(_)) {
-            return Verdict::Again;
-        }
-        match report {
-            Ok(RefreshReport::Limited) => Verdict::Give,
-            Ok(_) => Verdict::Refuse(Refusal::of(&snapshot.health, account.now())),
-            Err(_) => Verdict::Refuse(lease::timed_out(account)),
-        }
+        rejection::judge(&self.services, &self.refresher, account, generation, deadline).await
     }
 
     /// The same for a request that cannot be sent again, so that later ones get another token.
     pub fn rejected_for_good(&self, account: &Arc<Account>, generation: u64) {
-        let snapshot = account.snapshot();
-        if snapshot.generation() != generation || account.was_just_forced(account.now()) {
-            return;
-        }
-        match snapshot.source.after_rejection() {
-            AfterRejection::Refresh => {
-                self.refresher.start(account, RefreshReason::Rejected, generation);
-            }
-            AfterRejection::Login(reason) => account.set_health(Health::LoginRequired(reason)),
-        }
+        rejection::mend(&self.services, &self.refresher, account, generation);
     }
 
     /// Takes a place in the order of logins and logouts, at the moment somebody asks.
@@ -302,6 +277,7 @@ impl Accounts {
     /// pair could not be saved.
     pub async fn close(&self) -> Vec<AccountName> {
         self.services.close().await;
+        self.services.store.finish_releases().await;
         let is_unsaved = |account: &Arc<Account>| account.memory().unsaved.is_some();
         self.all().into_iter().filter(is_unsaved).map(|account| account.name.clone()).collect()
     }

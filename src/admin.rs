@@ -213,8 +213,8 @@ async fn ready(State(admin): Shared) -> Response {
     (status, axum::Json(Health { fix, ..Health::of(state) })).into_response()
 }
 
-async fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "not_found", "There is no such page here.")
+async fn not_found(State(admin): Shared) -> Response {
+    refusal::not_found(&admin.about.api)
 }
 
 async fn wrong_method() -> Response {

@@ -12,12 +12,17 @@ mod data_client;
 mod data_listener;
 mod embedded_sandbox;
 mod exit;
+mod file_advice;
+mod holder;
 mod input;
 mod locate;
 mod loosened;
+mod neighbours;
 mod open_store;
+mod outer_exec;
 mod probe;
 mod progress;
+mod reread;
 mod run_file;
 mod service_manager;
 mod shell;
@@ -42,6 +47,7 @@ use crate::{hardening, telemetry};
 use commands::Command;
 use context::{Context, Global};
 use exit::Failure;
+use shell::with_flags;
 
 pub use exit::Exit;
 
@@ -71,14 +77,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == Mistake::DisplayVersion => {
             let json = words.iter().any(|word| word == "--json");
-            return ended(version::print(json), FailureJson::Nowhere);
+            return ended(version::print(json), FailureJson::Nowhere, "pleo-proxy").end();
         }
         Err(error) => return ExitCode::from(print(&error).code()),
     };
     let command = arguments.command.unwrap_or_default();
-    if let Command::Launch(launch) = command {
+    match command {
         // Nothing that the program would inherit is changed.
-        return ExitCode::from(launch.run().code());
+        Command::Launch(launch) => return launch.run().end(),
+        Command::Revive(revive) => return revive.run().end(),
+        _ => {}
     }
     let json = if !arguments.global.json || command.prints_ready_line() {
         FailureJson::Nowhere
@@ -87,9 +95,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else {
         FailureJson::Stdout
     };
-    let exit = ended(dispatch(command, arguments.global), json);
+    let program = arguments.global.program();
+    let exit = ended(dispatch(command, arguments.global), json, &program);
     telemetry::flush();
-    exit
+    exit.end()
 }
 
 /// Where the JSON of a failure goes.
@@ -100,22 +109,24 @@ enum FailureJson {
     Stderr,
 }
 
-/// Reports a failure, as JSON too if that is wanted.
-fn ended(done: Result<Exit, Failure>, json: FailureJson) -> ExitCode {
+/// Reports a failure, as JSON too if that is wanted. The commands that it names read the same
+/// configuration as `program`.
+fn ended(done: Result<Exit, Failure>, json: FailureJson, program: &str) -> Exit {
     let failure = match done {
-        Ok(exit) => return ExitCode::from(exit.code()),
+        Ok(exit) => return exit,
         Err(failure) => failure,
     };
-    let (exit, why) = (failure.exit.code(), format!("{:#}", failure.error));
+    let why = with_flags(&format!("{:#}", failure.error), program);
+    let exit = failure.exit;
     status!("pleo-proxy: {why}");
-    let line = json!({"version": 1, "outcome": "failed", "exit": exit, "why": why});
+    let line = json!({"version": 1, "outcome": "failed", "exit": exit.code(), "why": why});
     match json {
         FailureJson::Nowhere => {}
         // If stdout cannot be written, the exit code still reports the failure.
         FailureJson::Stdout => drop(output::json(&line)),
         FailureJson::Stderr => status!("{line}"),
     }
-    ExitCode::from(exit)
+    exit
 }
 
 /// Prints clap's message: an error in the arguments, or the output of --help and --version.
@@ -135,8 +146,8 @@ fn dispatch(command: Command, global: Global) -> Result<Exit, Failure> {
         Command::Serve => service_manager::sockets().map_err(Failure::usage)?,
         _ => Passed::default(),
     };
-    // Among what a program of the user's prints, only trouble is worth a line.
-    let usual = if command.runs_program() { Level::WARN } else { Level::INFO };
+    // Beside what a command or a program of the user's prints, only trouble is worth a line.
+    let usual = if command.prints_ready_line() { Level::INFO } else { Level::WARN };
     telemetry::init(global.log.unwrap_or(usual), command.forwards());
     // Libraries that use the process's default provider get the same one as everything else. It
     // fails only if it was called before.
@@ -190,6 +201,14 @@ mod tests {
         words.push(word);
         words.retain(|word| !word.is_empty());
         words
+    }
+
+    #[test]
+    fn texts_name_every_command_with_its_flags() {
+        let command = Arguments::command();
+        let all: Vec<_> = command.get_subcommands().filter(|it| !it.is_hide_set()).collect();
+        let names: Vec<_> = all.into_iter().map(|it| it.get_name().to_owned()).collect();
+        assert_eq!(names, crate::problem::COMMANDS);
     }
 
     #[test]

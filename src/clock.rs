@@ -99,6 +99,31 @@ impl Age {
     }
 }
 
+/// The end of a time by the boot clock, which it looks at itself: whoever it is handed to can ask as
+/// late as possible whether it has come.
+#[derive(Clone, Debug)]
+pub struct TimeLimit {
+    clock: Clock,
+    end: u64,
+}
+
+impl TimeLimit {
+    /// Ends at this reading of the boot clock, in milliseconds.
+    pub fn at(clock: Clock, end: u64) -> Self {
+        Self { clock, end }
+    }
+
+    /// The time left; zero once it is over.
+    pub fn left(&self) -> Duration {
+        Duration::from_millis(self.end.saturating_sub(self.clock.boot()))
+    }
+
+    /// True once it is over.
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+}
+
 /// Milliseconds from `then` to `now`; zero if the clock was set back meanwhile.
 pub fn since(now: i64, then: i64) -> u64 {
     u64::try_from(now.saturating_sub(then)).unwrap_or(0)

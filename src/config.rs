@@ -25,10 +25,12 @@ mod suggest;
 mod table;
 
 pub use crate::diagnostic::{Code, Diagnostic, Place, Severity};
+use crate::hooks::HookCommand;
 pub use crate::oauth::{ClientAuth, SecretSource};
 use crate::outbound::ProxyVariables;
 use crate::private_file::text;
-use crate::secret::ClientSecret;
+use crate::secret::{ClientSecret, DatabaseSecret, StoreKey};
+use crate::store::{KeySource, UrlSource};
 pub use check::{check, oddities};
 use collector::Diagnostics;
 pub use document::document;
@@ -36,7 +38,8 @@ pub use environment::Environment;
 pub use error::ConfigError;
 use file::{ConfigFile, xdg_folder};
 pub(crate) use inputs::{
-    EXEC_VARIABLE, FILE_VARIABLE, KEY_VARIABLE, SECRET_VARIABLE, VARIABLE_PREFIX,
+    ACCOUNT_VARIABLE, BASE_URL_VARIABLE, CREDENTIALS_FOLDER, EXEC_VARIABLE, FILE_VARIABLE,
+    KEY_VARIABLE, SECRET_VARIABLE, STORE_KEY_VARIABLE, STORE_URL_VARIABLE, VARIABLE_PREFIX,
 };
 pub use inputs::{Flags, Origin};
 use inputs::{Layer, Variables};
@@ -44,11 +47,13 @@ pub use kinds::duration;
 use layers::Reader;
 use settings::TABLE;
 pub use settings::{Account, Callers, Config, General, Listen, Login, Store, rows};
-pub use show::{show, show_json};
+pub use show::{of_file, show, show_json, store_key_origin};
 pub use table::{DefaultValue, Row};
 
-/// The variable that names systemd's folder of credentials, and the name of ours in it.
-pub(crate) const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "client-secret");
+/// The names of ours in systemd's folder of credentials.
+const SECRET_CREDENTIAL: &str = "client-secret";
+const STORE_KEY_CREDENTIAL: &str = "store-key";
+const STORE_URL_CREDENTIAL: &str = "store-url";
 /// The endpoints that must be set together in the sandbox.
 const CORE: [&str; 3] = ["endpoints.authorize", "endpoints.token", "endpoints.api"];
 
@@ -78,12 +83,14 @@ fn load_with(
     let embedded_sandbox = endpoint_defaults(&mut reader);
     let mut config = Config::read(&mut reader);
     config.file = source.map(|source| source.path.clone());
+    config.is_usual_file = config.file.is_some() && config.file == file::usual(environment);
     config.embedded_sandbox = embedded_sandbox;
     let names = config.values().into_iter().map(|(name, _)| name);
     config.origins = names.map(|name| (name.clone(), reader.origin(&name))).collect();
     config.outbound.variables = ProxyVariables::of(environment);
     config.warnings = warnings(&reader.service_links);
-    take_secret(&mut config, environment, &mut reader);
+    config.warnings.extend(hook_warnings(&config, &flags.working_dir, environment));
+    take_secrets(&mut config, environment, &mut reader);
     find_state_root(&mut config, environment, &mut reader);
     if reader.diagnostics.is_empty() {
         check::together(&config, &mut reader);
@@ -133,30 +140,110 @@ fn warnings(service_links: &[String]) -> Vec<Diagnostic> {
     (!links.is_empty()).then(warning).into_iter().collect()
 }
 
-/// Takes the secret from a flag's file, the variable, the configured file or a credential, in
-/// that order.
-fn take_secret(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
-    let layer = reader.layers.get("client.secret_file").layer;
-    let is_file = matches!(config.oauth.client_secret, SecretSource::File(_));
-    let came_from = match (environment.get(SECRET_VARIABLE), layer) {
-        (Some(_), Layer::Flag(_)) if is_file => return,
-        (Some(secret), layer) => {
-            if let (true, Layer::Variable(name)) = (is_file, layer) {
-                let title = format!("{SECRET_VARIABLE} and {name} are both set");
-                reader.diagnostics.error(Code::Conflict, title, "set one of them");
-            }
-            config.oauth.client_secret = secret_variable(secret, &mut reader.diagnostics);
-            SECRET_VARIABLE
-        }
-        (None, _) => match credential(environment).filter(|_| !is_file) {
-            Some(path) => {
-                config.oauth.client_secret = SecretSource::File(path);
-                CREDENTIALS.0
-            }
-            None => return,
-        },
+/// Hooks run long after the start, so a program that is missing is said beforehand.
+fn hook_warnings(config: &Config, working_dir: &Path, environment: &Variables) -> Vec<Diagnostic> {
+    let folder = config.file.as_deref().and_then(Path::parent).unwrap_or(working_dir);
+    let path = environment.get("PATH").map(String::as_str);
+    let warning = |(name, hook): (&str, Option<&HookCommand>)| {
+        let why = hook?.problem(folder, path)?;
+        let fix = "correct the command; it runs by `sh -c` in the folder of the configuration file";
+        Some(Diagnostic::warning(Code::Oddity, format!("`{name}` cannot run: {why}"), fix))
     };
-    config.origins.insert("client.secret".to_owned(), Origin::Variable(came_from.to_owned()));
+    config.hooks.all().into_iter().filter_map(warning).collect()
+}
+
+/// A secret that a variable or a service manager gives, in place of the file that a setting names.
+struct Given {
+    /// What it is, as `config show` names it.
+    name: &'static str,
+    variable: &'static str,
+    credential: &'static str,
+    setting: &'static str,
+    is_file: bool,
+}
+
+enum Found<'a> {
+    Variable(&'a str),
+    Credential(PathBuf),
+}
+
+impl Given {
+    /// Puts it in the place of the file, if there is one, and notes where it came from.
+    fn take(
+        self,
+        config: &mut Config,
+        environment: &Variables,
+        reader: &mut Reader<'_>,
+        put: impl FnOnce(&mut Config, Found<'_>, &mut Diagnostics<'_>),
+    ) {
+        let Some(found) = self.find(environment, reader) else { return };
+        let came_from = match &found {
+            Found::Variable(_) => self.variable,
+            Found::Credential(_) => CREDENTIALS_FOLDER,
+        };
+        config.origins.insert(self.name.to_owned(), Origin::Variable(came_from.to_owned()));
+        put(config, found, &mut reader.diagnostics);
+    }
+
+    /// A flag's file comes first, then the variable, the configured file, the credential.
+    fn find<'a>(&self, environment: &'a Variables, reader: &mut Reader<'_>) -> Option<Found<'a>> {
+        let layer = reader.layers.get(self.setting).layer;
+        match (environment.get(self.variable), layer) {
+            (Some(_), Layer::Flag(_)) if self.is_file => None,
+            (Some(secret), layer) => {
+                if let (true, Layer::Variable(name)) = (self.is_file, layer) {
+                    let title = format!("{} and {name} are both set", self.variable);
+                    reader.diagnostics.error(Code::Conflict, title, "set one of them");
+                }
+                Some(Found::Variable(secret))
+            }
+            (None, _) if self.is_file => None,
+            (None, _) => credential(environment, self.credential).map(Found::Credential),
+        }
+    }
+}
+
+/// Secrets that do not come from a file which the settings name.
+fn take_secrets(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
+    let secret = Given {
+        name: "client.secret",
+        variable: SECRET_VARIABLE,
+        credential: SECRET_CREDENTIAL,
+        setting: "client.secret_file",
+        is_file: matches!(config.oauth.client_secret, SecretSource::File(_)),
+    };
+    secret.take(config, environment, reader, |config, found, diagnostics| {
+        config.oauth.client_secret = match found {
+            Found::Variable(secret) => secret_variable(secret, diagnostics),
+            Found::Credential(path) => SecretSource::File(path),
+        };
+    });
+    let keys = Given {
+        name: "store.key",
+        variable: STORE_KEY_VARIABLE,
+        credential: STORE_KEY_CREDENTIAL,
+        setting: "store.key_file",
+        is_file: matches!(config.store.keys, KeySource::File(_)),
+    };
+    keys.take(config, environment, reader, |config, found, _| {
+        config.store.keys = match found {
+            Found::Variable(keys) => KeySource::Value(StoreKey::new(text::without_mark(keys))),
+            Found::Credential(path) => KeySource::Credential(path),
+        };
+    });
+    let url = Given {
+        name: "store.url",
+        variable: STORE_URL_VARIABLE,
+        credential: STORE_URL_CREDENTIAL,
+        setting: "store.url_file",
+        is_file: matches!(config.database.url, UrlSource::File(_)),
+    };
+    url.take(config, environment, reader, |config, found, _| {
+        config.database.url = match found {
+            Found::Variable(url) => UrlSource::Value(DatabaseSecret::new(text::without_mark(url))),
+            Found::Credential(path) => UrlSource::File(path),
+        };
+    });
 }
 
 fn find_state_root(config: &mut Config, environment: &Variables, reader: &mut Reader<'_>) {
@@ -180,9 +267,8 @@ fn secret_variable(secret: &str, diagnostics: &mut Diagnostics<'_>) -> SecretSou
     SecretSource::Value(ClientSecret::new(secret))
 }
 
-fn credential(environment: &Variables) -> Option<PathBuf> {
-    let (variable, name) = CREDENTIALS;
-    let folder = environment.get(variable).filter(|folder| !folder.is_empty())?;
+fn credential(environment: &Variables, name: &str) -> Option<PathBuf> {
+    let folder = environment.get(CREDENTIALS_FOLDER).filter(|folder| !folder.is_empty())?;
     let path = Path::new(folder).join(name);
     fs::symlink_metadata(&path).is_ok().then_some(path)
 }

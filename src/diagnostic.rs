@@ -50,6 +50,14 @@ pub enum Code {
     RedirectUri,
     /// The folder of the store cannot be used.
     StoreFolder,
+    /// The database of the store cannot be used.
+    Database,
+    /// Its tables are missing, or an earlier version's.
+    Tables,
+    /// Its role has too few rights, or all.
+    Role,
+    /// It may lose what was saved.
+    Durability,
     /// The disk of the store is full or cannot be written.
     Disk,
     /// An account's record cannot be used.
@@ -86,12 +94,18 @@ pub enum Code {
     GrantUnknown,
     /// A refresh token is about to expire.
     GrantAge,
+    /// An API key is about to expire.
+    KeyAge,
+    /// Tokens or API keys are kept as they are though there is a key to seal them, or should be.
+    Unsealed,
     /// Several accounts or programs hold one grant.
     SecondOwner,
     /// A login lacks scopes that are asked for.
     ScopesNotGranted,
     /// A login lacks scopes that operations in use need.
     ScopesNeeded,
+    /// A running proxy does not have the settings of its file.
+    Outdated,
     /// Something did not answer in time.
     Hangs,
 }

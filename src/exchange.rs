@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 use tracing::{Level, debug, enabled};
 
 use crate::problem::{Code, Problem};
@@ -60,6 +61,11 @@ impl Exchange {
     /// The connection it came on.
     pub fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// When the request arrived.
+    pub fn arrival(&self) -> Instant {
+        self.recording.as_ref().map_or_else(Instant::now, |recording| recording.record.arrival.at)
     }
 
     /// Where the request body is to be copied to, if it is captured.
@@ -229,7 +235,6 @@ mod tests {
     use std::io::{self, Write};
 
     use parking_lot::Mutex;
-    use tokio::time::Instant;
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::recorder::Recorders;

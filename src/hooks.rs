@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::{Account, Accounts};
+use crate::accounts::{Account, Accounts, Health, LoginReason, key_warning};
 use crate::redaction::Redactor;
 use crate::store::AccountName;
 use crate::supervise::supervise;
@@ -146,11 +146,23 @@ impl Watcher {
         told: &mut Memory,
     ) -> impl Iterator<Item = Occurrence> + use<'_> {
         let (health, now) = (&account.snapshot().health, account.now().wall);
-        let news = told.news(health, account.refreshed_at(), now);
+        let mut news = told.news(&account.name, health, account.refreshed_at(), now);
+        let warning = key_warning(account);
+        let replace = warning.is_some().then(|| LoginReason::KeyRefused.command(&account.name));
+        news.extend(told.key_news(warning));
         let name = account.name.clone();
-        news.into_iter()
-            .filter(|(event, _)| self.settings.of(*event).is_some())
-            .map(move |(event, reason)| Occurrence { account: name.clone(), event, reason })
+        let login = match health {
+            Health::LoginRequired(reason) => Some(reason.command(&name)),
+            _ => replace,
+        };
+        news.into_iter().filter(|(event, _)| self.settings.of(*event).is_some()).map(
+            move |(event, reason)| Occurrence {
+                account: name.clone(),
+                event,
+                reason,
+                login: login.clone(),
+            },
+        )
     }
 
     fn command(&self, occurrence: Occurrence) -> impl Future<Output = ()> + Send + use<> {

@@ -96,7 +96,8 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// An empty log of what the recorders note. `label` stands in every entry.
+    /// An empty log of what the recorders note. `label` stands in every entry; `program` is the
+    /// command line in hints that name a command.
     ///
     /// # Errors
     /// The file of `log.requests` cannot be opened.
@@ -107,6 +108,7 @@ impl RequestLog {
         usage: Arc<Keeper>,
         environment: String,
         label: Option<String>,
+        program: String,
     ) -> Result<Self, PrivateFileError> {
         let mut registry = Registry::with_prefix(telemetry::PREFIX);
         let metrics = Mutex::new(RequestMetrics::new(&mut registry));
@@ -117,7 +119,7 @@ impl RequestLog {
             ring: Mutex::new(Ring::new(settings.requests, settings.memory)),
             stats: Mutex::default(),
             senders: Mutex::default(),
-            renderer: Renderer::new(recorders.clone(), accounts, environment, label),
+            renderer: Renderer::new(recorders.clone(), accounts, environment, label, program),
             recorders,
             usage,
             clock: Clock::system(),
@@ -404,7 +406,16 @@ mod tests {
         let recorders = Recorders::new(1, true, Arc::default(), Redactor::default());
         let accounts = testing::accounts(folder).await;
         let usage = Arc::new(Keeper::open(folder.join("usage"), &Clock::system()));
-        RequestLog::new(&settings, recorders, accounts, usage, "sandbox".into(), None).unwrap()
+        RequestLog::new(
+            &settings,
+            recorders,
+            accounts,
+            usage,
+            "sandbox".into(),
+            None,
+            "pleo-proxy".into(),
+        )
+        .unwrap()
     }
 
     fn begin(log: &RequestLog) -> Exchange {

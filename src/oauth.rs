@@ -5,6 +5,7 @@ pub mod authorize;
 pub mod endpoint;
 mod fields;
 pub mod introspect;
+mod limited_form;
 pub mod pkce;
 mod response;
 pub mod token;
@@ -12,15 +13,18 @@ pub mod token;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header;
+use http::{HeaderValue, header};
 use zeroize::Zeroizing;
 
+use crate::clock::TimeLimit;
 use crate::outbound::{self, Names, Outbound};
 use crate::private_file::{self, PrivateFileError};
-use crate::secret::{AccessToken, ClientSecret, RefreshToken};
+use crate::secret::{AccessToken, ApiKey, ClientSecret, RefreshToken};
 use crate::timeout::while_running;
 use endpoint::{Endpoint, Origin};
-use introspect::IntrospectError;
+use introspect::{Identity, IntrospectError};
+pub use limited_form::HeldUp;
+use limited_form::LimitedForm;
 pub use token::{ClientAuth, Outcome, TokenRequest, Tokens};
 
 /// Time to reach a server, TLS included.
@@ -95,6 +99,20 @@ pub fn client_id(text: &str) -> Result<String, &'static str> {
     } else {
         Err("must be printable ASCII without spaces around it")
     }
+}
+
+/// Reads an API key as a person enters it.
+///
+/// # Errors
+/// What it must consist of.
+pub fn api_key(text: &str) -> Result<ApiKey, &'static str> {
+    let text = text.trim();
+    // It is sent as a user name (RFC 7617), which ends at the first colon.
+    let is_key = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+    if text.is_empty() || !text.bytes().all(is_key) {
+        return Err("must be the key alone, as Pleo shows it, without `Basic` and without a colon");
+    }
+    Ok(ApiKey::new(text))
 }
 
 /// Reads one scope (RFC 6749 section 3.3).
@@ -262,15 +280,28 @@ impl Client {
     }
 
     /// Posts to the token endpoint, once. Where no connection can be made, the next address is
-    /// tried.
+    /// tried. After the limit nothing is sent; it is looked at before each try, and again when the
+    /// connection is there.
     pub async fn request_tokens(
         &self,
         what: &TokenRequest<'_>,
         credentials: &Credentials,
+        limit: Option<&TimeLimit>,
     ) -> Outcome {
         let mut tries = 0;
         loop {
-            let request = self.authenticated(&self.settings.token, token::form(what), credentials);
+            if limit.is_some_and(TimeLimit::is_over) {
+                return Outcome::HeldUp;
+            }
+            let (request, form) =
+                self.authenticated(&self.settings.token, token::form(what), credentials);
+            let request = match limit {
+                Some(limit) => {
+                    let form = LimitedForm::new(form.to_string(), limit.clone());
+                    request.body(reqwest::Body::wrap(form))
+                }
+                None => request.body(form.to_string()),
+            };
             let outcome = token::post(request).await;
             tries += 1;
             // Only a request that certainly was not sent is sent again.
@@ -294,8 +325,8 @@ impl Client {
             "token={}&token_type_hint=refresh_token",
             url::form_urlencoded::byte_serialize(token.expose().as_bytes()).collect::<String>()
         ));
-        let answer =
-            introspect::ask(self.authenticated(endpoint, form, credentials), "active").await?;
+        let (request, form) = self.authenticated(endpoint, form, credentials);
+        let answer = introspect::ask(request.body(form.to_string()), "active").await?;
         introspect::active(&answer.body, answer.end)
     }
 
@@ -304,36 +335,41 @@ impl Client {
     /// # Errors
     /// The API did not answer the question.
     pub async fn subject(&self, token: &AccessToken) -> Result<String, IntrospectError> {
-        let url = format!("{}/v1/introspect", self.settings.api);
-        let request = self
-            .http
-            .get(url)
-            .bearer_auth(token.expose())
-            .header(header::ACCEPT, "application/json");
-        let answer = introspect::ask(request, "data").await?;
+        let header = token.header().ok_or(IntrospectError::Unsendable)?;
+        let answer = introspect::ask(self.api("/v1/introspect", &header), "data").await?;
         introspect::subject(&answer.body, answer.end)
+    }
+
+    /// Asks the API what it knows of a credential, given as the value of its header.
+    ///
+    /// # Errors
+    /// The API did not answer the question.
+    pub async fn identity(&self, credential: &HeaderValue) -> Result<Identity, IntrospectError> {
+        let answer = introspect::ask(self.api("/v1/introspect", credential), "data").await?;
+        introspect::identity(&answer.body, answer.end)
+    }
+
+    fn api(&self, path: &str, credential: &HeaderValue) -> reqwest::RequestBuilder {
+        let request = self.http.get(format!("{}{path}", self.settings.api));
+        request.header(header::AUTHORIZATION, credential).header(header::ACCEPT, "application/json")
     }
 
     /// The name of the company that a subject stands for, to be shown: `GET /v1/companies/{id}`,
     /// which needs `companies:read`. None if the subject is no company, or the API does not say.
-    pub async fn company(&self, token: &AccessToken, subject: &str) -> Option<String> {
+    pub async fn company(&self, credential: &HeaderValue, subject: &str) -> Option<String> {
         let id = introspect::company_id(subject)?;
-        let url = format!("{}/v1/companies/{id}", self.settings.api);
-        let request = self
-            .http
-            .get(url)
-            .bearer_auth(token.expose())
-            .header(header::ACCEPT, "application/json");
+        let request = self.api(&format!("/v1/companies/{id}"), credential);
         let answer = introspect::ask(request, "data").await.ok()?;
         introspect::company_name(&answer.body, answer.end)
     }
 
+    /// A request without its body, and the form that is to be that.
     fn authenticated(
         &self,
         endpoint: &Endpoint,
         mut form: Zeroizing<String>,
         credentials: &Credentials,
-    ) -> reqwest::RequestBuilder {
+    ) -> (reqwest::RequestBuilder, Zeroizing<String>) {
         let basic = token::authenticate(
             self.settings.auth,
             &credentials.id,
@@ -348,15 +384,18 @@ impl Client {
         if let Some(basic) = basic {
             request = request.header(header::AUTHORIZATION, basic);
         }
-        request.body(form.to_string())
+        (request, form)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::net::{IpAddr, TcpListener};
+    use std::sync::LazyLock;
 
     use super::*;
+    use crate::clock::{Clock, Now};
     use crate::secret::RefreshToken;
 
     fn client(names: Names, port: u16) -> Client {
@@ -403,8 +442,86 @@ mod tests {
         let client = client(Names::by(two), port);
         let credentials = client.credentials().unwrap();
         let token = RefreshToken::new("refresh");
-        let outcome = client.request_tokens(&TokenRequest::Refresh(&token), &credentials).await;
+        let outcome =
+            client.request_tokens(&TokenRequest::Refresh(&token), &credentials, None).await;
         assert!(matches!(outcome, Outcome::NotSent(_)), "{outcome:?}");
         assert_eq!(closing.join().unwrap(), (true, true));
+    }
+
+    /// What arrived at a token endpoint whose name takes until the end of the time to look up.
+    async fn sent_after(ends_before: Ends) -> (Outcome, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let arrived = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut arrived = String::new();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            while !arrived.contains("refresh_token=") {
+                let mut part = [0; 4096];
+                match stream.read(&mut part).unwrap() {
+                    0 => break,
+                    read => arrived.push_str(std::str::from_utf8(&part[..read]).unwrap()),
+                }
+            }
+            arrived
+        });
+        let mut client = client(Names::by(slow_name), port);
+        client.settings.token = Endpoint::parse(&format!("http://localhost:{port}/token")).unwrap();
+        let credentials = client.credentials().unwrap();
+        let token = RefreshToken::new("refresh");
+        let end = CLOCK.boot() + if ends_before == Ends::Sending { 1000 } else { 10_000 };
+        let limit = TimeLimit::at(CLOCK.clone(), end);
+        let outcome =
+            client.request_tokens(&TokenRequest::Refresh(&token), &credentials, Some(&limit)).await;
+        drop(client);
+        (outcome, arrived.join().unwrap())
+    }
+
+    #[derive(PartialEq)]
+    enum Ends {
+        Sending,
+        Later,
+    }
+
+    static CLOCK: LazyLock<Clock> =
+        LazyLock::new(|| Clock::manual(Now { wall: 1_800_000_000_000, boot: 1_000_000 }));
+
+    #[expect(clippy::unnecessary_wraps, reason = "as `Names` wants it")]
+    fn slow_name(_: &str) -> Result<Vec<IpAddr>, outbound::NameError> {
+        let now = CLOCK.now();
+        CLOCK.set(Now { boot: now.boot + 5000, ..now });
+        Ok(vec![[127, 0, 0, 1].into()])
+    }
+
+    #[tokio::test]
+    async fn a_token_whose_time_ends_while_it_connects_does_not_leave() {
+        let (outcome, arrived) = sent_after(Ends::Later).await;
+        assert!(matches!(outcome, Outcome::Ambiguous { .. }), "{outcome:?}");
+        assert!(arrived.contains("refresh_token=refresh"), "{arrived}");
+        assert!(arrived.to_lowercase().contains("content-length: 46"), "{arrived}");
+        let (outcome, arrived) = sent_after(Ends::Sending).await;
+        assert!(matches!(outcome, Outcome::HeldUp), "{outcome:?}");
+        assert!(!arrived.contains("refresh_token"), "{arrived}");
+    }
+
+    #[tokio::test]
+    async fn no_address_is_tried_after_the_time_to_send() {
+        fn two(_: &str) -> Result<Vec<IpAddr>, outbound::NameError> {
+            LATE.set(Now { boot: LATE.boot() + 5000, ..LATE.now() });
+            Ok(vec![[127, 0, 0, 2].into(), [127, 0, 0, 1].into()])
+        }
+        static LATE: LazyLock<Clock> = LazyLock::new(|| Clock::manual(Now { wall: 0, boot: 0 }));
+        let port = {
+            let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+            unused.local_addr().unwrap().port()
+        };
+        let client = client(Names::by(two), port);
+        let credentials = client.credentials().unwrap();
+        let token = RefreshToken::new("refresh");
+        let limit = TimeLimit::at(LATE.clone(), 1000);
+        let outcome =
+            client.request_tokens(&TokenRequest::Refresh(&token), &credentials, Some(&limit)).await;
+        assert!(matches!(outcome, Outcome::HeldUp), "{outcome:?}");
+        assert_eq!(LATE.boot(), 5000, "looked up once");
     }
 }

@@ -7,17 +7,23 @@ mod why;
 
 use std::sync::Arc;
 
+use jiff::civil::Date;
+
 use crate::accounts::{
-    Accounts, ChangeError, DefaultAccount, RefreshReason, RefreshReport, Status, UnknownAccount,
+    Accounts, ChangeError, DefaultAccount, KeyCheck, RefreshReason, RefreshReport, Status,
+    UnknownAccount,
 };
 use crate::login::{Begun, LoginError, Logins};
 use crate::oauth::authorize::Callback;
-use crate::secret::RefreshToken;
+use crate::secret::{ApiKey, RefreshToken};
 use crate::store::{AccountName, EndReason};
 
 pub use redirect::{LoginRequest, Redirect, ReturnsBy};
 pub use report::reports;
 pub use why::{Question, WhyError, expectation};
+
+/// Names the programs beside this process that send as an account.
+pub type Users = Arc<dyn Fn(&AccountName) -> Vec<String> + Send + Sync>;
 
 /// Operations on the accounts of a store.
 #[derive(Clone)]
@@ -102,14 +108,25 @@ impl Operator {
         }
     }
 
-    /// Refreshes an account's tokens if they are due, or in any case if `force`.
+    /// Refreshes an account's tokens if they are due, or in any case if `force`. An API key is not
+    /// refreshed; the API is asked whether it takes it.
     ///
     /// # Errors
-    /// [`ChangeError::Unknown`]: there is no such account.
+    /// [`ChangeError::Unknown`]: there is no such account. `KeyUnchecked`: the API did not answer.
     pub async fn refresh(&self, name: &AccountName, force: bool) -> Result<Refreshed, ChangeError> {
         let found = self.accounts.find(name).await;
         let account = found.ok_or_else(|| UnknownAccount::among(name, &self.accounts.all()))?;
-        let generation = account.snapshot().generation();
+        let snapshot = account.snapshot();
+        if snapshot.source.api_key().is_some() || self.accounts.settings().key_file(name).is_some()
+        {
+            let outcome = match self.accounts.changes().check_key(&account).await {
+                KeyCheck::Works => RefreshOutcome::Fresh,
+                KeyCheck::Refused | KeyCheck::NotSent => RefreshOutcome::Failed,
+                KeyCheck::Unknown(why) => return Err(ChangeError::KeyUnchecked(why)),
+            };
+            return Ok(Refreshed { outcome, account: Status::of(&account) });
+        }
+        let generation = snapshot.generation();
         let is_fresh = account.is_well() && !account.is_due();
         let outcome = if is_fresh && !force {
             RefreshOutcome::Fresh
@@ -124,22 +141,31 @@ impl Operator {
     /// # Errors
     /// [`ChangeError`]; on `Save` the grant is out of use in this process, and still on disk.
     pub async fn logout(&self, name: &AccountName) -> Result<(), ChangeError> {
-        self.logins.cancel(name);
+        self.logins.cancel(name).await;
         self.accounts.logout(name, EndReason::LoggedOut).await
     }
 
     /// Gives an account another name, and cancels the pending logins of both. It goes on if the
-    /// caller leaves.
+    /// caller leaves. With `users` it is refused while one of them uses the account.
     ///
     /// # Errors
     /// [`ChangeError`]; the account has the name that it had.
-    pub async fn rename(&self, name: &AccountName, to: &AccountName) -> Result<(), ChangeError> {
-        [name, to].into_iter().for_each(|name| self.logins.cancel(name));
+    pub async fn rename(
+        &self,
+        name: &AccountName,
+        to: &AccountName,
+        users: Option<&Users>,
+    ) -> Result<(), ChangeError> {
+        self.logins.cancel(name).await;
+        self.logins.cancel(to).await;
         let (accounts, name, to) = (self.accounts.clone(), name.clone(), to.clone());
+        let users = users.cloned();
         let work = async move {
             let account = accounts.find(&name).await;
             let account = account.ok_or_else(|| UnknownAccount::among(&name, &accounts.all()))?;
-            accounts.changes().rename(&account, &to).await
+            let asked = name.clone();
+            let users = users.map(|users| move || users(&asked));
+            accounts.changes().rename(&account, &to, users).await
         };
         self.accounts.run_to_completion(work).await.unwrap_or(Err(ChangeError::Closing))
     }
@@ -150,7 +176,7 @@ impl Operator {
     /// # Errors
     /// [`ChangeError`]; the account is still there.
     pub async fn remove(&self, name: &AccountName) -> Result<(), ChangeError> {
-        self.logins.cancel(name);
+        self.logins.cancel(name).await;
         let (accounts, name) = (self.accounts.clone(), name.clone());
         let work = async move {
             let account = accounts.find(&name).await;
@@ -184,6 +210,20 @@ impl Operator {
         let whose =
             format!("that address belongs to a login of account {account}, which is connected now");
         Err(LoginError::Refused(whose))
+    }
+
+    /// Connects an account with an API key; only if it `replaces` it, one that has a login.
+    ///
+    /// # Errors
+    /// [`LoginError`]; nothing was saved.
+    pub async fn add_key(
+        &self,
+        name: &AccountName,
+        key: ApiKey,
+        expires_on: Option<Date>,
+        replaces: bool,
+    ) -> Result<(), LoginError> {
+        self.logins.add_key(name, key, expires_on, replaces).await
     }
 
     /// Connects an account with a refresh token that was issued elsewhere to this client.

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod folder;
+pub mod lock;
 pub mod text;
 
 use std::fs::{File, Metadata, OpenOptions};

@@ -14,6 +14,52 @@ pub const ERROR_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-error")
 /// Methods that are forwarded.
 pub const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/// The commands that a text may name.
+pub const COMMANDS: [&str; 25] = [
+    "serve",
+    "exec",
+    "login",
+    "logout",
+    "status",
+    "accounts",
+    "api",
+    "refresh",
+    "why",
+    "report",
+    "logs",
+    "capture",
+    "har",
+    "open",
+    "stop",
+    "wait",
+    "health",
+    "sandbox",
+    "store",
+    "service",
+    "doctor",
+    "config",
+    "init",
+    "completions",
+    "man",
+];
+/// The program, as texts name it.
+const PROGRAM: &str = "pleo-proxy";
+
+/// The text with its commands as they read the configuration of `program`, such as
+/// `pleo-proxy --config my.toml`.
+pub fn with_program(text: &str, program: &str) -> String {
+    let mut parts = text.split(PROGRAM);
+    let mut changed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let word = part.strip_prefix(' ').unwrap_or_default();
+        let end = word.find(|it: char| !it.is_ascii_lowercase()).unwrap_or(word.len());
+        let is_command = COMMANDS.contains(&&word[..end]);
+        changed.push_str(if is_command { program } else { PROGRAM });
+        changed.push_str(part);
+    }
+    changed
+}
+
 /// What went wrong. Each code has a status and a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Code {
@@ -124,7 +170,7 @@ impl Code {
                 "send it again after Retry-After; pleo-proxy status shows the next attempt"
             }
             Self::TokenRotated => "send it again; a higher upstream.replay_limit avoids it",
-            Self::StoreError => "do what pleo-proxy status says, or log in again",
+            Self::StoreError => "do what pleo-proxy status says",
             Self::StoreUnwritable => "free disk space or give write access to the store",
             Self::Overloaded => "send fewer requests at once, or later",
             Self::ShuttingDown => "start the proxy again, then repeat the request",
@@ -247,6 +293,13 @@ impl Problem {
         &self.fix
     }
 
+    /// The same with commands that read the configuration of `program`.
+    pub fn with_program(self, program: &str) -> Self {
+        let Self { detail, fix, .. } = &self;
+        let (detail, fix) = (with_program(detail, program), with_program(fix, program));
+        Self { detail, fix, ..self }
+    }
+
     /// The connection closes after this response: what follows on it cannot be trusted.
     pub fn closing(self) -> Self {
         Self { closes: true, ..self }
@@ -301,6 +354,19 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_get_the_flags_of_the_configuration_once_and_prose_stays() {
+        let program = "pleo-proxy --config /a/my.toml";
+        let text = "a pleo-proxy runs; `pleo-proxy login acme`, or pleo-proxy status. pleo-proxy";
+        let with_flags = "a pleo-proxy runs; `pleo-proxy --config /a/my.toml login acme`, or \
+                          pleo-proxy --config /a/my.toml status. pleo-proxy";
+        assert_eq!(with_program(text, program), with_flags);
+        assert_eq!(with_program(with_flags, program), with_flags);
+        let problem =
+            Problem::new(Code::LoginRequired, "d", "pleo-proxy login").with_program(program);
+        assert_eq!(problem.fix(), format!("{program} login"));
+    }
 
     #[test]
     fn a_problem_has_its_code_in_body_and_header() {

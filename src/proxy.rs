@@ -27,13 +27,12 @@ use tracing::warn;
 use crate::accounts::{Account, Accounts, DefaultAccount, Lease, Verdict};
 use crate::exchange::Exchange;
 use crate::exchange::incoming_body::IncomingBody;
-use crate::lazy_timer::LazyTimer;
 use crate::problem::Problem;
 use crate::store::EndReason;
 use crate::telemetry::Metrics;
 use body::ResponseBody;
 use guard::Guard;
-use headers::ResponseContext;
+use headers::{ResponseContext, SpareMaps};
 use hint::Refused;
 use replay::{OutgoingBody, ReplayBudget, ReplayableBody};
 use route::Route;
@@ -46,6 +45,9 @@ pub struct Forwarder {
     settings: Settings,
     budget: Arc<ReplayBudget>,
     pool: Pool,
+    /// The command line that reads the configuration of this process from any folder.
+    program: Arc<str>,
+    spare_maps: SpareMaps,
 }
 
 /// A request that was admitted and routed.
@@ -75,8 +77,10 @@ impl Forwarder {
         settings: Settings,
         budget: Arc<ReplayBudget>,
         connector: Connector,
+        program: Arc<str>,
     ) -> Self {
-        Self { accounts, guard, settings, budget, pool: Pool::new(connector) }
+        let (pool, spare_maps) = (Pool::new(connector), SpareMaps::default());
+        Self { accounts, guard, settings, budget, pool, program, spare_maps }
     }
 
     /// The counters of the proxy.
@@ -111,16 +115,16 @@ impl Forwarder {
             return reply::preflight(&parts, &admitted).map(ResponseBody::own);
         }
         let origin = admitted.origin.clone();
-        match self.forward(&parts, body, admitted.origin, exchange).await {
-            Ok(response) => response,
-            Err(problem) => {
-                let mut response = exchange.refuse(problem).map(ResponseBody::own);
-                if let Some(origin) = &origin {
-                    headers::allow(response.headers_mut(), origin);
-                }
-                response
+        let forwarded = self.forward(&parts, body, admitted.origin, exchange).await;
+        self.spare_maps.give_back(parts.headers);
+        forwarded.unwrap_or_else(|problem| {
+            let problem = problem.with_program(&self.program);
+            let mut response = exchange.refuse(problem).map(ResponseBody::own);
+            if let Some(origin) = &origin {
+                headers::allow(response.headers_mut(), origin);
             }
-        }
+            response
+        })
     }
 
     async fn forward(
@@ -138,9 +142,10 @@ impl Forwarder {
         let account = self.account(&route).await?;
         exchange.set_account(&account.name);
         let Settings { replay_limit, idle_timeout, .. } = self.settings;
-        let now = Instant::now();
-        limit::pace(&account, self.settings.pace, (parts, &route), now).await?;
-        let body = ReplayableBody::new(body, replay_limit, self.budget.clone(), idle_timeout, now);
+        let arrival = exchange.arrival();
+        limit::pace(&account, self.settings.pace, (parts, &route), arrival).await?;
+        let budget = self.budget.clone();
+        let body = ReplayableBody::new(body, replay_limit, budget, idle_timeout, arrival);
         let mut request = ForwardedRequest {
             forwarder: self,
             exchange,
@@ -150,12 +155,15 @@ impl Forwarder {
             body,
             has_new_token: false,
         };
-        request.run(&account, now).await
+        request.run(&account, arrival).await
     }
 
     async fn account(&self, route: &Route) -> Result<Arc<Account>, Problem> {
         if let Some(name) = self.guard.account(route.account.as_ref())? {
-            let found = self.accounts.find(name).await;
+            let found = match self.accounts.get(name) {
+                Some(account) => Some(account),
+                None => Box::pin(self.accounts.find(name)).await,
+            };
             return found.ok_or_else(|| reply::account_unknown(name, &self.accounts));
         }
         match &*self.accounts.default_account() {
@@ -180,14 +188,14 @@ impl ForwardedRequest<'_> {
             return self.finish(account, upstream).await;
         }
         if !self.body.is_kept() || !self.body.can_replay(hold).await {
-            if account.snapshot().generation() > generation {
+            if account.snapshot().generation() != generation {
                 return Err(reply::token_rotated());
             }
             accounts.rejected_for_good(account, generation);
             return self.finish(account, upstream).await;
         }
         let deadline = Instant::now() + hold;
-        match accounts.rejected(account, generation, deadline).await {
+        match Box::pin(accounts.rejected(account, generation, deadline)).await {
             Verdict::Give => self.finish(account, upstream).await,
             Verdict::Refuse(refusal) => Err(reply::no_token(refusal, &account.name)),
             Verdict::Again => {
@@ -231,7 +239,8 @@ impl ForwardedRequest<'_> {
         }
         // No refresh should wait for a connection to be made; afterwards the token may be another.
         drop(lease);
-        let connection = pool.connect().await?;
+        // What few requests need stands in a box: every request moves the space for it.
+        let connection = Box::pin(pool.connect()).await?;
         let lease = self.lease(account, deadline).await?;
         match self.send_on(connection, &lease).await? {
             Ok(upstream) => Ok((lease.generation, upstream)),
@@ -243,6 +252,12 @@ impl ForwardedRequest<'_> {
     async fn lease(&mut self, account: &Arc<Account>, deadline: Instant) -> Result<Lease, Problem> {
         let lease = Lease::acquire(account, deadline).await;
         let lease = lease.map_err(|refusal| reply::no_token(refusal, &account.name))?;
+        let forwarder = self.forwarder;
+        if forwarder.guard.is_bound() {
+            // Asked after the credential was taken, so it is no older than that.
+            let subject = forwarder.accounts.bound_subject(&account.name);
+            forwarder.guard.check_subject(&account.name, subject.as_deref())?;
+        }
         self.exchange.token_received(lease.generation, lease.is_held);
         Ok(lease)
     }
@@ -256,14 +271,16 @@ impl ForwardedRequest<'_> {
     ) -> Result<Result<UpstreamResponse, SendError>, Problem> {
         self.exchange.sending(lease.count_send());
         let limit = self.forwarder.settings.response_timeout;
-        let mut timer = LazyTimer::new(Instant::now() + limit);
+        let begun = Instant::now();
+        let mut alarm = self.exchange.activity().take_alarm(begun + limit);
         let sent = tokio::select! {
             biased;
             sent = connection.send(self.request(lease)) => sent,
-            () = poll_fn(|cx| timer.poll(|| self.response_deadline(), cx)) => {
+            () = poll_fn(|cx| alarm.poll(|| self.response_deadline(begun), cx)) => {
                 return Err(reply::response_timeout(limit));
             }
         };
+        self.exchange.activity().give_back_alarm(alarm);
         match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(reply::switched_protocols())
@@ -282,12 +299,13 @@ impl ForwardedRequest<'_> {
         }
     }
 
-    /// When a response is too late: `response_timeout` after the end of the request body, or,
-    /// before that end, once nothing of it was read for longer than a body may stall.
-    fn response_deadline(&self) -> Option<Instant> {
+    /// When a response is too late: `response_timeout` after the request was sent from `begun` to
+    /// the end of its body, or, before that end, once nothing of it was read for longer than a body
+    /// may stall.
+    fn response_deadline(&self, begun: Instant) -> Option<Instant> {
         let Settings { response_timeout, idle_timeout, .. } = self.forwarder.settings;
         match self.body.ended() {
-            Some(ended) => Some(ended + response_timeout),
+            Some(ended) => Some(ended.max(begun) + response_timeout),
             None => idle_timeout.map(|idle| self.body.last_read() + response_timeout.max(idle)),
         }
     }
@@ -308,7 +326,9 @@ impl ForwardedRequest<'_> {
         *request.method_mut() = self.parts.method.clone();
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = Uri::from(self.route.target.clone());
-        let mut headers = headers::to_upstream(self.parts, &connector.host, &lease.credential);
+        let spare = self.forwarder.spare_maps.take();
+        let mut headers =
+            headers::to_upstream(spare, self.parts, &connector.host, &lease.credential);
         if self.exchange.wants_plain_body() {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
@@ -328,7 +348,7 @@ impl ForwardedRequest<'_> {
         if head.status.is_success()
             && guard::is_disconnect(&self.parts.method, self.route.target.path())
         {
-            self.log_out(account).await;
+            Box::pin(self.log_out(account)).await;
         }
         limit::note(account, &head);
         let context = ResponseContext {
@@ -340,8 +360,8 @@ impl ForwardedRequest<'_> {
         head.headers = headers::to_client(head.headers, &context);
         if head.status.is_client_error() && self.exchange.adds_headers() {
             let (method, route) = (&self.parts.method, &self.route);
-            let refused =
-                Refused { method, route, status: head.status, sent_again: self.has_new_token };
+            let (sent_again, program) = (self.has_new_token, &*self.forwarder.program);
+            let refused = Refused { method, route, status: head.status, sent_again, program };
             refused.explain(&mut head.headers, account, &self.forwarder.accounts);
         } else if self.exchange.adds_headers() {
             hint::near_limit(&mut head.headers, account);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::HeaderValue;
@@ -76,6 +76,10 @@ secret! {
     AdminKey;
     /// A static key for Pleo's API, which its customers use in place of a login.
     ApiKey;
+    /// Key that seals the records of the store: base64 of 32 bytes, or several of them in lines.
+    StoreKey;
+    /// URL of the database that keeps the accounts, with its password; or that password.
+    DatabaseSecret;
     /// Key with which Pleo signs what it sends to a webhook (`whsec_...`).
     WebhookSecret;
 }
@@ -126,6 +130,31 @@ impl Secret for AccessToken {
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AccessToken([redacted])")
+    }
+}
+
+impl ApiKey {
+    /// Value of the `Authorization` header, marked sensitive: `Basic base64("KEY:")`, as Pleo wants
+    /// its API keys. None if the key cannot be in a header.
+    pub fn header(&self) -> Option<HeaderValue> {
+        let pair = Zeroizing::new(format!("{}:", self.expose()));
+        let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+        let mut header = HeaderValue::from_str(&text).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+
+    /// True if both are one key.
+    pub fn is(&self, other: &Self) -> bool {
+        self.matches(other.expose())
+    }
+
+    /// Enough to recognise it by: its last four characters, of a key that is long enough.
+    pub fn masked(&self) -> String {
+        let key = self.expose();
+        let tail =
+            key.len().checked_sub(4).filter(|_| key.len() >= 16).and_then(|at| key.get(at..));
+        format!("****{}", tail.unwrap_or_default())
     }
 }
 
@@ -184,6 +213,16 @@ mod tests {
         assert_eq!((token.expose(), header.to_str().unwrap()), ("abc", "Bearer abc"));
         assert_eq!(token.expose().as_ptr(), header.as_bytes()[BEARER.len()..].as_ptr());
         assert_eq!(AccessToken::new("a\nb").header(), None);
+    }
+
+    #[test]
+    fn an_api_key_is_sent_as_user_name_and_shown_by_its_end() {
+        let key = ApiKey::new("key");
+        let header = key.header().unwrap();
+        assert_eq!(header, "Basic a2V5Og==");
+        assert!(header.is_sensitive());
+        assert_eq!(key.masked(), "****");
+        assert_eq!(ApiKey::new("plp_0123456789abcd").masked(), "****abcd");
     }
 
     #[test]

@@ -1,121 +1,85 @@
-//! Where grants are kept: a port with a kind for each place. Lock, load, save, list, changes;
-//! saving needs the [`Locked`] in hand, so that nobody can overwrite what another process is about
-//! to replace. What each kind promises is tested for all of them in `contract.rs`.
+//! Where grants are kept: a port with a kind for each place. Lock, load, list, changes; what writes
+//! belongs to the [`Locked`], so that nobody can overwrite what another process is about to replace. What each kind promises is tested for all of them in `contract.rs`.
 //!
-//! A new kind is a file beside `file.rs`, a variant of each enum here, a row in `contract.rs`, and
-//! its choice by `store.kind` in `cli/wiring.rs` and `cli/open_store.rs`.
+//! A new kind is a file beside `file.rs`, a variant of each enum here and in `locked.rs`,
+//! `changes.rs` and `kind.rs`, a row in `contract.rs`, and its choice by `store.kind` in `cli/wiring.rs`.
 
+mod api_key;
 mod change;
+mod changes;
 #[cfg(test)]
 mod contract;
+mod database;
+mod decode_error;
 mod error;
 mod file;
+mod keys;
+mod kind;
+mod loaded;
 mod lock;
+mod locked;
+mod login;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod name;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(all(test, feature = "postgres"))]
+#[path = "../tests/support/database.rs"]
+pub(crate) mod postgres_server;
 mod record;
+mod seal;
 mod threads;
 
-use std::fmt;
 use std::io;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 
+use crate::redaction::KnownSecrets;
+pub use api_key::StoredKey;
 pub use change::{Change, Version, Watched};
+pub use changes::Changes;
+use changes::ChangesOf;
+pub use database::{Database, UrlSource};
+pub use decode_error::DecodeError;
 pub use error::{LockError, OpenError, RecordError, SaveError};
 use file::FileStore;
+pub use keys::{KeyError, KeyId, KeySource, fresh_key};
+pub use kind::Kind;
+pub use loaded::Loaded;
 use lock::Try;
+use locked::Hold;
+pub use locked::{Locked, LockingPaused};
+pub use login::{LoginId, MAX_PENDING, MAX_PENDING_IN_ALL, SharedLogins, StoredLogin, TakenLogin};
 #[cfg(test)]
 use memory::MemoryStore;
+use metrics::LockMetrics;
+pub use metrics::LockWait;
 pub use name::{AccountName, AccountNameError};
-pub use record::{DecodeError, EndReason, Ended, Grant, Intent, Issued, Record};
+#[cfg(feature = "postgres")]
+pub use postgres::{Durability, HeldClaim, Host, PostgresStore, Server, Tables, examine_database};
+pub use record::{EndReason, Ended, Grant, Intent, Issued, Record};
+pub use seal::{KeysHeld, Protection, Sealing};
 
 /// How often a lock that another process holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(50);
-
-/// A kind of store, as settings name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One file per account, in one folder.
-    File,
-}
-
-impl FromStr for Kind {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "file" => Ok(Self::File),
-            "keyring" | "postgres" => {
-                Err("names a store that comes in a later version; write \"file\"")
-            }
-            _ => Err("must be file"),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File => f.write_str("file"),
-        }
-    }
-}
-
-/// The right to write one account's record. It ends with its last copy, and with the process.
-#[derive(Clone, Debug)]
-pub struct Locked {
-    /// The account.
-    pub account: AccountName,
-    hold: Hold,
-}
-
-/// What each kind holds a lock by.
-#[derive(Clone, Debug)]
-enum Hold {
-    File(Arc<file::Held>),
-    #[cfg(test)]
-    Memory(#[expect(dead_code, reason = "held, not read")] Arc<memory::Held>),
-}
 
 /// A store of one kind or another.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A folder of private files.
     File(Arc<FileStore>),
-    /// Records that end with the process.
+    /// A PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<PostgresStore>),
+    /// Records that end with the process; they count as shared.
     #[cfg(test)]
     Memory(MemoryStore),
-}
-
-/// A reader of a store's changes: see [`Store::changes`].
-#[derive(Debug)]
-pub struct Changes(ChangesOf);
-
-#[derive(Debug)]
-enum ChangesOf {
-    File(file::Changes),
-    #[cfg(test)]
-    Memory(memory::Changes),
-}
-
-impl Changes {
-    /// Changes since the last call, made by any process. The first call reports every record, later
-    /// ones the records that came since. What happens to an existing record is reported for watched
-    /// accounts only, and again at each call until the reader has its version. How soon a change is
-    /// noticed is up to the reader: it is there at the next call.
-    pub async fn poll(&mut self, watched: Vec<Watched>) -> Vec<Change> {
-        match &mut self.0 {
-            ChangesOf::File(changes) => changes.poll(watched).await,
-            #[cfg(test)]
-            ChangesOf::Memory(changes) => changes.poll(&watched),
-        }
-    }
 }
 
 impl Store {
@@ -123,8 +87,8 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`] says what to do.
-    pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        FileStore::open(folder).map(|store| Self::File(Arc::new(store)))
+    pub fn open(folder: &Path, sealing: Sealing) -> Result<Self, OpenError> {
+        FileStore::open(folder, sealing).map(|store| Self::File(Arc::new(store)))
     }
 
     /// Opens the file store in a folder to read from it: nothing is made, changed or removed, and
@@ -132,14 +96,24 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`] says what to do.
-    pub fn inspect(folder: &Path) -> Result<Self, OpenError> {
-        FileStore::inspect(folder).map(|store| Self::File(Arc::new(store)))
+    pub fn inspect(folder: &Path, sealing: Sealing) -> Result<Self, OpenError> {
+        FileStore::inspect(folder, sealing).map(|store| Self::File(Arc::new(store)))
+    }
+
+    /// At the end of a process: waits until dropped locks are free for others, but not for long.
+    pub async fn finish_releases(&self) {
+        #[cfg(feature = "postgres")]
+        if let Self::Postgres(store) = self {
+            store.finish_releases().await;
+        }
     }
 
     /// The kind of store and its place, for people.
     pub fn describe(&self) -> String {
         match self {
             Self::File(store) => format!("files in {}", store.path().display()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.place().to_owned(),
             #[cfg(test)]
             Self::Memory(_) => "memory".into(),
         }
@@ -157,21 +131,90 @@ impl Store {
         // Counted in waits, not by the clock: a process that was stopped for a while still tries as
         // often as it should.
         let mut waits = patience.as_millis() / LOCK_POLL.as_millis();
+        let mut waiting = self.lock_wait();
         loop {
             match self.try_lock(account).await? {
-                Try::Locked(hold) => return Ok(Locked { account: account.clone(), hold }),
+                Try::Locked(hold) => {
+                    self.lock_metrics().taken();
+                    return Ok(Locked { account: account.clone(), hold });
+                }
                 Try::Busy(holder) if waits == 0 => return Err(LockError::Busy(holder)),
-                Try::Busy(_) => sleep(LOCK_POLL).await,
+                Try::Busy(_) => {
+                    waiting.goes_on();
+                    sleep(LOCK_POLL).await;
+                }
             }
             waits = waits.saturating_sub(1);
         }
     }
 
+    /// For who tries a lock again and again without patience: see [`Self::lock`].
+    pub fn lock_wait(&self) -> LockWait {
+        LockWait::new(self.lock_metrics().clone())
+    }
+
+    fn lock_metrics(&self) -> &LockMetrics {
+        match self {
+            Self::File(store) => store.lock_metrics(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.lock_metrics(),
+            #[cfg(test)]
+            Self::Memory(store) => store.lock_metrics(),
+        }
+    }
+
+    /// Adds what is counted, and what can be said of this moment, to a registry of stores.
+    pub fn register(&self, registry: &mut Registry) {
+        self.lock_metrics().register(registry);
+        #[cfg(feature = "postgres")]
+        if let Self::Postgres(store) = self {
+            store.register(registry);
+        }
+    }
+
+    /// Waits until this process holds no lock, and takes none until the result is dropped. For a
+    /// process that is about to be stopped: it would keep what it holds from all others.
+    pub async fn pause_locking(&self) -> LockingPaused {
+        LockingPaused(match self {
+            Self::File(store) => store.pause_locking().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.pause_locking().await,
+            #[cfg(test)]
+            Self::Memory(store) => store.pause_locking().await,
+        })
+    }
+
+    /// The logins that replicas share; none where each process keeps its own.
+    pub fn shared_logins(&self) -> SharedLogins {
+        #[cfg(feature = "postgres")]
+        if let Self::Postgres(store) = self {
+            return SharedLogins::of(store.clone());
+        }
+        SharedLogins::default()
+    }
+
+    /// True if replicas on other machines may share it: one that does not answer may still have a
+    /// pair in hand.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Self::File(_))
+    }
+
     async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Hold>> {
         Ok(match self {
-            Self::File(store) => store.try_lock(account).await?.map(|it| Hold::File(Arc::new(it))),
+            Self::File(store) => {
+                let tried = store.try_lock(account).await?;
+                tried.map(|held| Hold::File(store.clone(), Arc::new(held)))
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => {
+                let tried = store.try_lock(account).await?;
+                tried.map(|held| Hold::Postgres(store.clone(), Arc::new(held)))
+            }
             #[cfg(test)]
-            Self::Memory(store) => store.try_lock(account)?.map(|it| Hold::Memory(Arc::new(it))),
+            Self::Memory(store) => {
+                let tried = store.try_lock(account).await?;
+                tried.map(|held| Hold::Memory(store.clone(), Arc::new(held)))
+            }
         })
     }
 
@@ -183,98 +226,68 @@ impl Store {
         &self,
         account: &AccountName,
     ) -> Result<Option<(Record, Version)>, RecordError> {
+        Ok(self.load_as_kept(account).await?.map(|loaded| (loaded.record, loaded.version)))
+    }
+
+    /// The same, and how the record is kept.
+    ///
+    /// # Errors
+    /// [`RecordError`]; the record is left alone.
+    pub async fn load_as_kept(&self, account: &AccountName) -> Result<Option<Loaded>, RecordError> {
         match self {
             Self::File(store) => store.load(account).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.load(account).await,
             #[cfg(test)]
             Self::Memory(store) => store.load(account),
         }
     }
 
-    /// Reserves the space that the next save needs.
+    /// How a record is kept, which can be told without its key; `None` if there is none.
     ///
     /// # Errors
-    /// [`SaveError`], with the disk's reason.
-    pub async fn prepare(&self, locked: &Locked) -> Result<(), SaveError> {
-        match (self, &locked.hold) {
-            (Self::File(store), Hold::File(held)) => store.prepare(&locked.account, held).await,
-            #[cfg(test)]
-            _ => Ok(()),
-        }
-    }
-
-    /// Replaces a record durably; when this returns its version, it is there. A save that has begun
-    /// ends even if the caller leaves, and the lock is held until then.
-    ///
-    /// # Errors
-    /// [`SaveError`]; the old record is whole.
-    pub async fn save(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
-        match (self, &locked.hold) {
-            (Self::File(store), Hold::File(held)) => {
-                store.save(&locked.account, held, record).await
-            }
-            #[cfg(test)]
-            (Self::Memory(store), Hold::Memory(_)) => Ok(store.save(&locked.account, record)),
-            #[cfg(test)]
-            _ => panic!("the lock is another store's"),
-        }
-    }
-
-    /// The same, and leaves the space that was prepared for the next save.
-    ///
-    /// # Errors
-    /// [`SaveError`]; the old record is whole.
-    pub async fn note(&self, locked: &Locked, record: &Record) -> Result<Version, SaveError> {
-        match (self, &locked.hold) {
-            (Self::File(store), Hold::File(held)) => {
-                store.note(&locked.account, held, record).await
-            }
-            #[cfg(test)]
-            _ => self.save(locked, record).await,
-        }
-    }
-
-    /// Renames a record that cannot be read and returns its new place.
-    ///
-    /// # Errors
-    /// It cannot be moved.
-    pub async fn set_aside(&self, locked: &Locked, unix_time: i64) -> io::Result<String> {
+    /// [`RecordError`]; the record is left alone.
+    pub async fn protection(
+        &self,
+        account: &AccountName,
+    ) -> Result<Option<Protection>, RecordError> {
         match self {
-            Self::File(store) => store.set_aside(&locked.account, unix_time).await,
+            Self::File(store) => store.protection(account).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.protection(account).await,
             #[cfg(test)]
-            Self::Memory(store) => Ok(store.set_aside(&locked.account)),
+            Self::Memory(store) => Ok(store.load(account)?.map(|_| Protection::Plain)),
         }
     }
 
-    /// Removes a record, if there is one.
-    ///
-    /// # Errors
-    /// [`SaveError`]; the record may still be there.
-    pub async fn remove(&self, locked: &Locked) -> Result<(), SaveError> {
+    fn sealing(&self) -> Option<&Sealing> {
         match self {
-            Self::File(store) => store.remove(&locked.account).await,
+            Self::File(store) => Some(store.sealing()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => Some(store.sealing()),
             #[cfg(test)]
-            Self::Memory(store) => {
-                store.remove(&locked.account);
-                Ok(())
-            }
+            Self::Memory(_) => None,
         }
     }
 
-    /// Moves a record to a name that has none, in one step: at no moment is it there twice, or not
-    /// at all. Ends even if the caller leaves, and both locks are held until then.
-    ///
-    /// # Errors
-    /// [`SaveError`], also if the name is taken or there is nothing to move. The record is where it
-    /// was, unless the system could not tell whether the step is durable.
-    pub async fn rename(&self, from: &Locked, to: &Locked) -> Result<Version, SaveError> {
-        match (self, &from.hold, &to.hold) {
-            (Self::File(store), Hold::File(old), Hold::File(new)) => {
-                store.rename((&from.account, old), (&to.account, new)).await
-            }
+    /// Name of the key that seals what is saved; none if it is kept as it is.
+    pub fn key(&self) -> Option<KeyId> {
+        self.sealing()?.key()
+    }
+
+    /// The keys that this process holds.
+    pub fn keys_held(&self) -> KeysHeld {
+        self.sealing().map(Sealing::held).unwrap_or_default()
+    }
+
+    /// Makes its keys known as secrets, wherever they would leave.
+    pub fn make_keys_known(&self, known: &KnownSecrets) {
+        match self {
+            Self::File(store) => store.sealing().make_known(known),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.make_known(known),
             #[cfg(test)]
-            (Self::Memory(store), ..) => store.rename(&from.account, &to.account),
-            #[cfg(test)]
-            _ => panic!("the lock is another store's"),
+            Self::Memory(_) => {}
         }
     }
 
@@ -285,6 +298,8 @@ impl Store {
     pub async fn list(&self) -> io::Result<Vec<AccountName>> {
         match self {
             Self::File(store) => store.list().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.list().await,
             #[cfg(test)]
             Self::Memory(store) => Ok(store.list()),
         }
@@ -294,6 +309,8 @@ impl Store {
     pub fn changes(&self) -> Changes {
         Changes(match self {
             Self::File(store) => ChangesOf::File(file::Changes::of(store.clone())),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => ChangesOf::Postgres(store.changes()),
             #[cfg(test)]
             Self::Memory(store) => ChangesOf::Memory(memory::Changes::of(store)),
         })
@@ -309,6 +326,8 @@ impl Store {
     ) -> io::Result<T> {
         match self {
             Self::File(store) => store.aside(work).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.aside(work).await,
             #[cfg(test)]
             Self::Memory(_) => Ok(work()),
         }

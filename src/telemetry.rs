@@ -140,6 +140,7 @@ pub struct Metrics {
     held: Counter,
     resent: Counter,
     token_resends: Counter,
+    held_up: Counter,
 }
 
 impl Default for Metrics {
@@ -155,6 +156,7 @@ impl Default for Metrics {
             held: Counter::default(),
             resent: Counter::default(),
             token_resends: Counter::default(),
+            held_up: Counter::default(),
         };
         metrics.register();
         metrics
@@ -194,6 +196,9 @@ impl Metrics {
         );
         let help = "Refresh tokens of unknown fate that were sent again";
         registry.register("token_resends", help, self.token_resends.clone());
+        let help =
+            "Refreshes that stood still for more than 5 s after their intent and sent nothing";
+        registry.register("held_up_refreshes", help, self.held_up.clone());
         let help = "Background tasks that had stopped and were started again";
         registry.register("task_restarts", help, self.restarts.clone());
         let dropped = LINES.get().map(Lines::dropped).unwrap_or_default();
@@ -224,6 +229,11 @@ impl Metrics {
     /// A refresh token is sent again because the outcome of its refresh is not known.
     pub fn token_resent(&self) {
         self.token_resends.inc();
+    }
+
+    /// A refresh stood still for so long that it does not send its token any more.
+    pub fn held_up(&self) {
+        self.held_up.inc();
     }
 
     /// Adds all of them to a text, with the current state of each account and the restarts of each

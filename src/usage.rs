@@ -2,7 +2,7 @@
 //!
 //! The counters outlive the process in [`FILE_NAME`], beside the records: names of
 //! accounts and operations, numbers, times; no paths and no values. Proxies of one store add to the
-//! same file; two that save in the same moment may lose the latest counts of one of them.
+//! same file, one after the other: a lock beside it is held from reading to replacing it.
 
 mod counters;
 mod file;

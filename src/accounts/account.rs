@@ -1,5 +1,6 @@
 //! One account: its snapshot for requests, its memory for refreshes, and who may change it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -138,7 +139,7 @@ impl Account {
         self.snapshot.load()
     }
 
-    /// The record that was loaded or saved last, if it is one of a grant.
+    /// The record that was loaded or saved last, if there is one.
     pub(super) fn record(&self) -> Option<Arc<Record>> {
         self.peek().record().cloned()
     }
@@ -146,6 +147,11 @@ impl Account {
     /// What the settings call it, if they do.
     pub(super) fn label(&self) -> Option<String> {
         self.context.settings.named.get(&self.name)?.label.clone()
+    }
+
+    /// The file of its API key, if the settings name one.
+    pub(super) fn key_file(&self) -> Option<&Path> {
+        self.context.settings.key_file(&self.name)
     }
 
     /// True if a request would get a token now, or after a refresh that is likely to succeed.
@@ -158,6 +164,11 @@ impl Account {
     /// True if nothing about the account needs attention.
     pub fn is_well(&self) -> bool {
         self.peek().health == Health::Connected
+    }
+
+    /// True if a request could carry something: a token, once it is refreshed, or an API key.
+    pub(super) fn has_credential(&self) -> bool {
+        self.peek().source.has_credential()
     }
 
     /// When its grant was issued or refreshed last, in UNIX milliseconds; none without one.
@@ -268,12 +279,12 @@ impl Account {
     /// issued.
     pub(super) fn publish(&self, record: Record, health: Health, deadline: Option<Deadline>) {
         let now = self.now();
-        let has_grant = record.grant.is_some();
+        let has_credential = record.has_credential();
         self.remember_secrets(&record);
-        self.memory().age = record.grant.as_ref().map(|grant| Age::of(grant.refreshed_at, now));
-        let source = CredentialSource::Grant(Arc::new(record));
+        self.memory().remember_credential(&record, now);
+        let source = CredentialSource::of(record);
         let old = self.snapshot.swap(Arc::new(Snapshot::of(source, health, deadline, now)));
-        if old.record().is_none_or(|old| old.grant.is_some() != has_grant) {
+        if old.record().is_none_or(|old| old.has_credential() != has_credential) {
             self.default_may_change();
         }
         self.set_known();
@@ -286,12 +297,13 @@ impl Account {
             let access = grant.access.as_ref().map(|access| access as &dyn Secret);
             access.into_iter().chain([&grant.refresh as &dyn Secret])
         });
-        self.context.known.learn_current(self.name.as_str(), tokens);
+        let key = record.api_key.as_ref().map(|key| &key.key as &dyn Secret);
+        self.context.known.learn_current(self.name.as_str(), tokens.chain(key));
     }
 
     /// Changes notes in the record, and nothing that requests see.
     pub(super) fn replace_record(&self, record: Record) {
-        let source = CredentialSource::Grant(Arc::new(record));
+        let source = CredentialSource::of(record);
         self.snapshot.rcu(|old| Snapshot { source: source.clone(), ..(**old).clone() });
     }
 
@@ -316,6 +328,23 @@ impl Account {
             self.default_may_change();
         }
         self.notify();
+    }
+
+    /// The same record in another state, unless it is another one by now, or its state is not
+    /// `from`. True if that was done.
+    pub(super) fn change_health(&self, generation: u64, from: &Health, to: &Health) -> bool {
+        let now = self.now();
+        let is_so = |it: &Snapshot| it.generation() == generation && it.health == *from;
+        let old = self.snapshot.rcu(|old| match is_so(old) {
+            true => Arc::new(Snapshot::of(old.source.clone(), to.clone(), None, now)),
+            false => old.clone(),
+        });
+        let is_done = is_so(&old);
+        if is_done {
+            self.default_may_change();
+            self.notify();
+        }
+        is_done
     }
 
     pub(super) fn set_known(&self) {
@@ -420,6 +449,7 @@ mod tests {
         Record {
             generation,
             grant: Some(grant),
+            api_key: None,
             subject: None,
             company: None,
             subject_unconfirmed: false,
@@ -578,6 +608,22 @@ mod tests {
         let known = &account.context.known;
         assert!((1..=3).all(|generation| known.occur_in(&format!("access-{generation}"))));
         assert!(!known.occur_in("access-4"));
+    }
+
+    #[tokio::test]
+    async fn a_state_changes_only_if_nothing_else_has_changed_meanwhile() {
+        let (account, _commands) = account();
+        let (refused, well) = (Health::LoginRequired(LoginReason::KeyRefused), Health::Connected);
+        publish(&account, 1);
+        account.set_health(refused.clone());
+        publish(&account, 2);
+        assert!(!account.change_health(1, &refused, &well), "there was a login");
+        account.set_health(Health::LoginRequired(LoginReason::LoggedOut));
+        assert!(!account.change_health(2, &refused, &well), "there was a logout");
+        assert!(account.snapshot().credential.is_none());
+        account.set_health(refused.clone());
+        assert!(account.change_health(2, &refused, &well));
+        assert!(account.is_well() && account.snapshot().credential.is_some());
     }
 
     #[tokio::test(start_paused = true)]

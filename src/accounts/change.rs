@@ -4,6 +4,9 @@
 mod error;
 mod locked_change;
 mod name;
+mod new_record;
+mod redeemed;
+mod savable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,9 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::account::Account;
+use super::api_key::{self, KeyCheck, KeyLogin};
 use super::health::Health;
+use super::key_file;
 use super::reason::LoginReason;
 use super::refresh_reason::{RefreshReason, RefreshReport};
 use super::refresher::Refresher;
@@ -20,13 +25,15 @@ use super::services::Services;
 use super::snapshot::Snapshot;
 use super::subject;
 use super::transition;
-use crate::clock::{Deadline, Now, millis};
+use crate::clock::{Deadline, Now};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, EndReason, Grant, Record};
+use crate::store::{AccountName, EndReason, Record};
 pub use error::ChangeError;
 pub use locked_change::ChangeTicket;
-use locked_change::check_saved;
+use locked_change::check_changeable;
+use new_record::{grant_of, record_of, subject_of};
+use redeemed::{Patience, Redeemed};
 
 /// Lifetime in the record of an imported token until its first refresh.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(600);
@@ -67,33 +74,66 @@ impl Changes {
         Self { services, registry, refresher, installing: tokio::sync::Mutex::default() }
     }
 
+    /// Whether a login of an account could be saved, as far as that is known before.
+    ///
+    /// # Errors
+    /// [`ChangeError`] says what to do.
+    pub async fn ensure_savable(&self, name: &AccountName) -> Result<(), ChangeError> {
+        let store = &self.services.store;
+        let stored = store.load(name).await;
+        if let Some(error) = stored.err().filter(|error| !error.is_corrupt()) {
+            return Err(error.into());
+        }
+        savable::ensure_savable(store, name).await
+    }
+
     /// Takes a place in the order of logins and logouts, at the moment somebody asks.
     pub(super) fn begin(&self, name: &AccountName) -> ChangeTicket {
         ChangeTicket::new(self.registry.get_or_insert(name))
     }
 
-    /// Saves a login and lets requests use it.
+    /// Saves a login and lets requests use it. Its code is spent: on a shared store its tokens are
+    /// kept for a while where they cannot be saved at once.
     pub(super) async fn install(
         &self,
         ticket: ChangeTicket,
         login: Login,
     ) -> Result<(), ChangeError> {
         let refresh = login.tokens.refresh.clone().ok_or(ChangeError::NoRefreshToken)?;
+        let deadline = Deadline::after(login.sent, login.tokens.lifetime);
+        let (sent, trusted) = (login.sent, login.introspection_trusted);
+        let grant = grant_of(&self.services, login.tokens, refresh, deadline, sent, trusted);
+        let Login { subject, company, replaces, .. } = login;
+        let mut redeemed = Redeemed { grant, deadline, subject, company, replaces, seen: None };
+        let mut patience = Patience::begin(&self.services);
+        loop {
+            match self.try_install(&ticket, &mut redeemed).await {
+                Err(error) if patience.is_worth(&error, ticket.account()).await => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn try_install(
+        &self,
+        ticket: &ChangeTicket,
+        login: &mut Redeemed,
+    ) -> Result<(), ChangeError> {
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
         let previous = change.previous.as_ref();
+        login.ensure_not_logged_out_since(&account.name, previous)?;
         let bound = previous.and_then(|record| record.subject.clone());
-        let subject = subject_of(&account.name, bound, login.subject)?;
+        let subject = subject_of(&account.name, bound, login.subject.clone())?;
+        login.ensure_not_overtaken(&self.services, &account.name, previous).await?;
         let known = previous.filter(|record| record.subject == subject);
-        let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
+        let company = known.and_then(|record| record.company.clone());
+        let company = login.company.clone().or(company);
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
-        let deadline = Deadline::after(login.sent, login.tokens.lifetime);
-        let grant =
-            self.grant(login.tokens, refresh, deadline, login.sent, login.introspection_trusted);
-        let is_usable = grant.access.is_some();
-        let record = Record { company, ..record_of(grant, subject) };
-        let lock = ticket.save(change, record, Some(deadline), &self.services).await?;
+        let is_usable = login.grant.access.is_some();
+        let record = Record { company, ..record_of(login.grant.clone(), subject) };
+        let lock = ticket.save(change, record, Some(login.deadline), &self.services).await?;
         drop((lock, installing));
         account.memory().remember_success(is_usable);
         if !is_usable {
@@ -107,6 +147,46 @@ impl Changes {
             self.moved(&other, &account.name).await;
         }
         Ok(())
+    }
+
+    /// Saves an API key and lets requests use it. Other accounts may have the same company: an API
+    /// key ends nobody's tokens.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the account is as it was.
+    pub async fn install_key(
+        &self,
+        ticket: ChangeTicket,
+        login: KeyLogin,
+    ) -> Result<(), ChangeError> {
+        let account = ticket.account();
+        let change = ticket.lock(&self.services, true).await?;
+        let previous = change.previous.as_ref();
+        if !login.replaces && previous.is_some_and(|record| record.grant.is_some()) {
+            return Err(ChangeError::ConnectedByLogin(account.name.clone()));
+        }
+        let bound = previous.and_then(|record| record.subject.clone());
+        let subject = subject_of(&account.name, bound, login.subject)?;
+        let known = previous.filter(|record| record.subject == subject);
+        let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
+        let nothing = Record { ended: None, ..Record::tombstone(0, 0, EndReason::LoggedOut) };
+        let record = Record { api_key: Some(login.key), subject, company, ..nothing };
+        drop(ticket.save(change, record, None, &self.services).await?);
+        account.touch(self.services.now());
+        info!(account = %account.name, "connected with an API key");
+        api_key::warn_of_expiry(&self.services, account);
+        Ok(())
+    }
+
+    /// Asks Pleo whether it takes the API key of an account.
+    pub async fn check_key(&self, account: &Arc<Account>) -> KeyCheck {
+        if let Some(path) = account.key_file() {
+            key_file::reload(&self.services, account, path).await;
+            if matches!(account.snapshot().health, Health::StoreError(_)) {
+                return KeyCheck::NotSent;
+            }
+        }
+        api_key::check(&self.services, account).await
     }
 
     /// The other account that holds a login's company, if the login replaces it.
@@ -145,7 +225,7 @@ impl Changes {
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
         let previous = change.previous.as_ref();
-        if previous.is_some_and(|record| record.grant.is_some()) {
+        if previous.is_some_and(Record::has_credential) {
             return Err(ChangeError::Connected(account.name.clone()));
         }
         let had_record = previous.is_some();
@@ -158,7 +238,14 @@ impl Changes {
             scope: None,
             oddities: Vec::new(),
         };
-        let grant = self.grant(nothing, token, Deadline::after(now, Duration::ZERO), now, false);
+        let grant = grant_of(
+            &self.services,
+            nothing,
+            token,
+            Deadline::after(now, Duration::ZERO),
+            now,
+            false,
+        );
         let subject = previous.and_then(|record| record.subject.clone());
         // The first refresh shows whose the token is.
         let company = previous.and_then(|record| record.company.clone());
@@ -185,17 +272,17 @@ impl Changes {
         let account = ticket.account();
         let health = account.snapshot().health.clone();
         let why = health.sentence(&account.name).unwrap_or("no reason is known".into());
-        if !matches!(health, Health::LoginRequired(_)) {
+        let Health::LoginRequired(reason) = &health else {
             return Ok(ChangeError::Import(why));
-        }
+        };
         if !had_record {
             let change = ticket.lock(&self.services, false).await?;
             if change.previous.is_none_or(|record| record.grant.is_none()) {
-                self.services.store.remove(&change.locked).await?;
+                change.locked.remove().await?;
                 account.forget_record();
             }
         }
-        Ok(ChangeError::Refused(why))
+        Ok(ChangeError::Refused(reason.to_string()))
     }
 
     /// Saves what became known about an imported grant after its first refresh.
@@ -235,7 +322,7 @@ impl Changes {
         if let Some(grant) = &mut record.grant {
             grant.introspection_trusted = introspection_trusted;
         }
-        account.memory().version = self.services.store.save(&change.locked, &record).await?;
+        account.memory().version = change.locked.save(&record).await?;
         let health = transition::health_of(&record, account, &self.services);
         account.publish(record, health, None);
         Ok(())
@@ -247,7 +334,7 @@ impl Changes {
         account: &Arc<Account>,
         reason: EndReason,
     ) -> Result<(), ChangeError> {
-        check_saved(account)?;
+        check_changeable(account)?;
         let ticket = ChangeTicket::new(account.clone());
         let before = account.snapshot();
         ticket.logout_began();
@@ -265,7 +352,8 @@ impl Changes {
         Ok(())
     }
 
-    /// Gives an account another name, with its tokens and its company.
+    /// Gives an account another name, with its tokens and its company; not while there are `users`,
+    /// who are asked for under its lock.
     ///
     /// # Errors
     /// [`ChangeError`]; the account has the name that it had.
@@ -273,9 +361,10 @@ impl Changes {
         &self,
         account: &Arc<Account>,
         to: &AccountName,
+        users: Option<impl FnOnce() -> Vec<String> + Send + 'static>,
     ) -> Result<(), ChangeError> {
-        name::rename(&self.services, &self.installing, account, &self.registry.get_or_insert(to))
-            .await
+        let to = self.registry.get_or_insert(to);
+        name::rename(&self.services, &self.installing, account, &to, users).await
     }
 
     /// Removes an account that was logged out, or whose login has ended.
@@ -302,58 +391,6 @@ impl Changes {
             None => transition::health_of(&record, account, &self.services),
         };
         account.publish(Record::clone(&record), health, None);
-    }
-
-    fn grant(
-        &self,
-        tokens: Tokens,
-        refresh: RefreshToken,
-        deadline: Deadline,
-        sent: Now,
-        trusted: bool,
-    ) -> Grant {
-        let asked_for = || self.services.oauth.settings.scopes.clone();
-        Grant {
-            access: tokens.access,
-            refresh,
-            expires_at: deadline.wall,
-            lifetime: millis(tokens.lifetime),
-            scope: tokens.scope.unwrap_or_else(asked_for),
-            issued: self.services.issued(),
-            logged_in_at: sent.wall,
-            refreshed_at: sent.wall,
-            introspection_trusted: trusted,
-        }
-    }
-}
-
-/// The record of a grant; its generation is set when it is saved.
-fn record_of(grant: Grant, subject: Option<String>) -> Record {
-    Record {
-        generation: 0,
-        grant: Some(grant),
-        subject,
-        company: None,
-        subject_unconfirmed: false,
-        intent: None,
-        ended: None,
-    }
-}
-
-/// The subject that an account has after a login. One that is bound takes its own company's login
-/// only, and only if it is known to be that.
-fn subject_of(
-    account: &AccountName,
-    bound: Option<String>,
-    offered: Result<String, String>,
-) -> Result<Option<String>, ChangeError> {
-    let account = account.clone();
-    match (bound, offered) {
-        (Some(bound), Ok(offered)) if bound != offered => {
-            Err(ChangeError::OtherSubject { account, bound, offered })
-        }
-        (Some(bound), Err(why)) => Err(ChangeError::Unconfirmed { account, bound, why }),
-        (_, offered) => Ok(offered.ok()),
     }
 }
 

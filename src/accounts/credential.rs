@@ -3,15 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use zeroize::Zeroizing;
 
-use super::reason::LoginReason;
 use crate::clock::{Deadline, Now, millis};
-use crate::secret::ApiKey;
-use crate::store::{Grant, Record};
+use crate::store::{Grant, Record, StoredKey};
 
 /// Longest margin before expiry at which a token is refreshed.
 const MAX_MARGIN: Duration = Duration::from_secs(60);
@@ -37,10 +32,10 @@ pub enum CredentialSource {
 /// replace it.
 #[derive(Clone, Debug)]
 pub struct ApiKeyCredential {
-    /// Generation of its record.
-    pub generation: u64,
+    /// The record that holds it.
+    record: Arc<Record>,
     /// The key.
-    pub key: ApiKey,
+    pub key: StoredKey,
 }
 
 /// What a 401 of the API means for a credential.
@@ -48,26 +43,56 @@ pub struct ApiKeyCredential {
 pub enum AfterRejection {
     /// A refresh may bring another token.
     Refresh,
-    /// Only a person can replace it.
-    Login(LoginReason),
+    /// Only a person can replace it; whether that is needed, the API has to say once more, because
+    /// some operations refuse every API key.
+    Check,
 }
 
 impl CredentialSource {
+    /// What a record holds.
+    pub fn of(record: Record) -> Self {
+        let record = Arc::new(record);
+        match record.api_key.clone() {
+            Some(key) => Self::ApiKey(ApiKeyCredential { record, key }),
+            None => Self::Grant(record),
+        }
+    }
+
     /// Generation of the record.
     pub fn generation(&self) -> u64 {
         match self {
             Self::Absent { generation } => *generation,
             Self::Grant(record) => record.generation,
-            Self::ApiKey(key) => key.generation,
+            Self::ApiKey(key) => key.record.generation,
         }
     }
 
-    /// The record, if it is one of a grant.
+    /// The record, if there is one.
     pub(super) fn record(&self) -> Option<&Arc<Record>> {
         match self {
             Self::Grant(record) => Some(record),
-            Self::Absent { .. } | Self::ApiKey(_) => None,
+            Self::ApiKey(key) => Some(&key.record),
+            Self::Absent { .. } => None,
         }
+    }
+
+    /// The API key, if it is one.
+    pub fn api_key(&self) -> Option<&StoredKey> {
+        match self {
+            Self::ApiKey(key) => Some(&key.key),
+            Self::Grant(_) | Self::Absent { .. } => None,
+        }
+    }
+
+    /// Scopes as Pleo named them; empty if it did not.
+    pub fn scope(&self) -> &[String] {
+        let granted = self.grant().map(|grant| &grant.scope);
+        granted.or_else(|| self.api_key().map(|key| &key.scope)).map_or(&[], Vec::as_slice)
+    }
+
+    /// True if a request could carry something.
+    pub(super) fn has_credential(&self) -> bool {
+        self.record().is_some_and(|record| record.has_credential())
     }
 
     /// The grant, unless it has ended.
@@ -82,11 +107,7 @@ impl CredentialSource {
 
     /// What to do when the API has refused the credential (401).
     pub fn after_rejection(&self) -> AfterRejection {
-        if self.is_refreshable() {
-            AfterRejection::Refresh
-        } else {
-            AfterRejection::Login(LoginReason::KeyRefused)
-        }
+        if self.is_refreshable() { AfterRejection::Refresh } else { AfterRejection::Check }
     }
 
     /// The credential as requests carry it; none if there is none that may be sent. `deadline` is
@@ -97,7 +118,7 @@ impl CredentialSource {
             Self::Grant(record) if record.subject_unconfirmed => None,
             Self::Grant(record) => bearer(record.grant.as_ref()?, deadline, now),
             Self::ApiKey(key) => {
-                Some(Credential { header: basic(&key.key)?, expiry: None, since: now.boot })
+                Some(Credential { header: key.key.key.header()?, expiry: None, since: now.boot })
             }
         }
     }
@@ -160,13 +181,18 @@ fn bearer(grant: &Grant, deadline: Option<Deadline>, now: Now) -> Option<Credent
     Some(Credential { header: grant.access.as_ref()?.header()?, expiry, since: now.boot })
 }
 
-/// `Basic base64("KEY:")`, as Pleo wants its API keys.
-fn basic(key: &ApiKey) -> Option<HeaderValue> {
-    let pair = Zeroizing::new(format!("{}:", key.expose()));
-    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-    let mut header = HeaderValue::from_str(&text).ok()?;
-    header.set_sensitive(true);
-    Some(header)
+/// The source of an API key, for tests.
+#[cfg(test)]
+pub(super) fn api_key(key: &str, generation: u64) -> CredentialSource {
+    let key = StoredKey {
+        key: crate::secret::ApiKey::new(key),
+        scope: Vec::new(),
+        api_origin: String::new(),
+        added_at: 0,
+        expires_on: None,
+    };
+    let tombstone = Record::tombstone(generation, 0, crate::store::EndReason::LoggedOut);
+    CredentialSource::of(Record { api_key: Some(key), ..tombstone })
 }
 
 #[cfg(test)]
@@ -210,16 +236,13 @@ mod tests {
 
     #[test]
     fn an_api_key_is_sent_as_basic_never_expires_and_is_never_refreshed() {
-        let key = ApiKeyCredential { generation: 3, key: ApiKey::new("key") };
-        let source = CredentialSource::ApiKey(key);
+        let source = api_key("key", 3);
         let credential = source.credential(None, NOON).unwrap();
         assert_eq!(credential.header, "Basic a2V5Og==");
         assert!(credential.header.is_sensitive() && !format!("{source:?}").contains("\"key\""));
         let in_a_century = Now { wall: i64::MAX, boot: u64::MAX };
         assert_eq!(credential.left_before_margin(in_a_century), Duration::MAX);
         assert_eq!((source.generation(), source.is_refreshable()), (3, false));
-        let refused = AfterRejection::Login(LoginReason::KeyRefused);
-        assert_eq!(source.after_rejection(), refused);
-        assert!(LoginReason::KeyRefused.to_string().contains("replace the key"));
+        assert_eq!(source.after_rejection(), AfterRejection::Check);
     }
 }

@@ -27,7 +27,7 @@ impl DefaultAccount {
             return registry.get(name).map_or(Self::None, Self::One);
         }
         let mut connected = registry.sorted();
-        connected.retain(|account| account.age().is_some());
+        connected.retain(|account| account.has_credential());
         if connected.len() == 1 {
             return connected.pop().map_or(Self::None, Self::One);
         }

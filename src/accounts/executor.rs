@@ -33,7 +33,7 @@ impl Executor {
         match consequence {
             Consequence::Save(renewal) => self.save(*renewal, record).await,
             Consequence::TakeIntentBack(next) => {
-                record.take_intent_back(before, &self.account, &self.services).await;
+                record.take_intent_back(before, &self.account).await;
                 self.fail(next)
             }
             Consequence::KeepIntent { answered, next } => {
@@ -49,7 +49,7 @@ impl Executor {
 
     async fn save(&self, renewal: Renewal, old: LockedRecord) -> RefreshReport {
         let (account, now) = (&self.account, || self.services.now());
-        let saved = self.services.store.save(&old.locked, &renewal.record).await;
+        let saved = old.locked.save(&renewal.record).await;
         // Where the lifetime is shorter than the way here, the pause grows as after a failure.
         if !renewal.is_usable || !renewal.is_late(now()) {
             account.memory().remember_success(renewal.is_usable);
@@ -69,7 +69,8 @@ impl Executor {
                 account.memory().unsaved = Some(error.to_string());
                 let health = self.unless_logged_out(Health::Unsaved(error.to_string()));
                 account.publish(renewal.record.clone(), health, deadline);
-                keep_saving(&self.services, account, old.with(renewal.record));
+                let sent = old.record.clone();
+                keep_saving(&self.services, account, old.with(renewal.record), sent);
             }
         }
         if is_usable { RefreshReport::Refreshed } else { RefreshReport::Failed }
@@ -101,7 +102,7 @@ impl Executor {
         let record = outcome::ended(&old.record, reason.clone(), self.services.now());
         let reason = LoginReason::Ended(reason);
         warn!(account = %account.name, "{}", reason.sentence(&account.name));
-        let saved = self.services.store.save(&old.locked, &record).await;
+        let saved = old.locked.save(&record).await;
         account.publish(record.clone(), Health::LoginRequired(reason), None);
         match saved {
             Ok(version) => account.memory().version = version,
@@ -109,7 +110,8 @@ impl Executor {
                 // Until it is saved the record stays locked: another process would send the token
                 // that has ended.
                 error!(account = %account.name, "the end of the login could not be saved: {error}");
-                keep_saving(&self.services, account, old.with(record));
+                let sent = old.record.clone();
+                keep_saving(&self.services, account, old.with(record), sent);
             }
         }
         RefreshReport::Failed

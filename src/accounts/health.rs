@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::reason::{LoginReason, RetryReason};
 use crate::clock::{Deadline, Now, millis};
-use crate::store::AccountName;
+use crate::store::{AccountName, RecordError};
 
 /// Time between the starts of two attempts that requests cause while nothing can be sent.
 pub(super) const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,11 +25,39 @@ pub enum Health {
     /// Another process holds the account's lock.
     Locked(RetryState),
     /// The record cannot be used.
-    StoreError(String),
+    StoreError(StoreFault),
     /// The intent of a refresh cannot be written, so none is sent.
     StoreUnwritable(RetryState),
     /// The new pair is in memory only.
     Unsaved(String),
+}
+
+/// Why an account's record, or the file of its API key, cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFault {
+    /// What is wrong, and what to do.
+    pub why: String,
+    /// A login may take its place. Any other record may be whole, and is never replaced.
+    pub login_helps: bool,
+}
+
+impl StoreFault {
+    /// What to do, beside what is wrong.
+    pub fn fix(&self, account: &AccountName) -> String {
+        if self.login_helps {
+            format!(
+                "Put a copy of the file back (the proxy notices), or run `pleo-proxy login {account}`."
+            )
+        } else {
+            "Do what the detail says; the proxy notices.".to_owned()
+        }
+    }
+}
+
+impl From<&RecordError> for StoreFault {
+    fn from(error: &RecordError) -> Self {
+        Self { why: error.to_string(), login_helps: error.is_corrupt() }
+    }
 }
 
 /// Why an account is tried again, and when.
@@ -82,7 +110,8 @@ impl Health {
     pub fn sentence(&self, account: &AccountName) -> Option<String> {
         match self {
             Self::LoginRequired(reason) => Some(reason.sentence(account)),
-            Self::StoreError(why) | Self::Unsaved(why) => Some(why.clone()),
+            Self::StoreError(fault) => Some(fault.why.clone()),
+            Self::Unsaved(why) => Some(why.clone()),
             health => health.retry().map(|retry| retry.reason.to_string()),
         }
     }

@@ -34,15 +34,15 @@ impl LockedRecord {
         services: &Services,
     ) -> Result<Record, SaveError> {
         let noted = outcome::with_intent(&self.record, services.now().wall);
-        let written = match services.store.prepare(&self.locked).await {
-            Ok(()) => services.store.note(&self.locked, &noted).await,
+        let written = match self.locked.prepare().await {
+            Ok(()) => self.locked.note(&noted).await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
             // Should the intent be on disk all the same: nothing was sent, so nothing has to be
             // waited for.
-            if self.record.open_intent().is_none() {
-                account.memory().answered = noted.intent.as_ref().map(Intent::sending);
+            if let Some(intent) = &noted.intent {
+                account.memory().note_unsent(self.record.open_intent(), intent);
             }
             return Err(error);
         }
@@ -53,13 +53,8 @@ impl LockedRecord {
     }
 
     /// Takes the intent back: the server has not looked at the token. An older open one stays.
-    pub(super) async fn take_intent_back(
-        self,
-        before: &Record,
-        account: &Account,
-        services: &Services,
-    ) {
-        match services.store.note(&self.locked, before).await {
+    pub(super) async fn take_intent_back(self, before: &Record, account: &Account) {
+        match self.locked.note(before).await {
             Ok(version) => account.memory().version = version,
             Err(error) => {
                 warn!(account = %account.name, "the intent of a refresh that was not sent stays in the record: {error}");
@@ -67,5 +62,35 @@ impl LockedRecord {
             }
         }
         account.replace_record(before.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::accounts::registry::Registry;
+    use crate::accounts::testing::{save_expired, services};
+    use crate::store::AccountName;
+
+    #[tokio::test]
+    async fn an_intent_whose_writing_failed_is_this_processs_own_and_was_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _commands) = services(folder.path());
+        let name = AccountName::fallback();
+        save_expired(&services, &name).await;
+        let account = Registry::new(services.context.clone()).get_or_insert(&name);
+        let locked = services.store.lock(&name, Duration::ZERO).await.unwrap();
+        let (record, _) = services.store.load(&name).await.unwrap().unwrap();
+        let lock = account.refresh_lock.clone().lock_owned().await;
+        let mut record = LockedRecord::new(lock, locked, record);
+        std::fs::remove_dir_all(folder.path().join("store")).unwrap();
+        record.write_intent(&account, &services).await.unwrap_err();
+        let memory = account.memory();
+        let (sent_at, resends) = memory.answered.unwrap();
+        let written = outcome::with_intent(&record.record, sent_at).intent.unwrap();
+        assert_eq!(written.resends, resends);
+        assert!(memory.is_own(&written) && memory.was_answered(&written));
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::backoff;
 use super::health::RetryState;
+use super::origin::Origin;
 use super::reason::RetryReason;
 use super::refresh_reason::RefreshReason;
 use crate::clock::{Age, Deadline, Now, since};
 use crate::oauth::SecretVersion;
-use crate::store::{Intent, Version};
+use crate::store::{Intent, Record, Version};
 
 /// Longest time between two refreshes that are forced by a 401.
 const MAX_FORCED_INTERVAL: Duration = Duration::from_secs(10);
@@ -19,18 +20,24 @@ const MAX_FORCED_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Memory {
     /// Version in the store of the record that was loaded or saved last.
     pub(super) version: Version,
+    /// The older record in the store that was told of last.
+    older: Version,
     /// How old the pair is.
     pub(super) age: Option<Age>,
     /// Failed attempts since the last good one.
     attempts: u32,
     /// When a 401 last forced a refresh.
     pub(super) forced_at: Option<Now>,
+    /// When Pleo was last asked whether it takes the API key.
+    pub(super) key_asked_at: Option<Now>,
     /// The sending of an intent that got a complete answer, so that no copy of it is still under
     /// way.
     pub(super) answered: Option<(i64, u32)>,
     /// The last sending of an intent, and when it was by the boot clock in milliseconds; below zero
     /// before the boot.
     sent: Option<((i64, u32), i64)>,
+    /// The last sending by this process itself.
+    own: Option<(i64, u32)>,
     /// Access tokens in a row that could not be used.
     pub(super) unusable: u32,
     /// The last attempt, for `status`.
@@ -41,6 +48,8 @@ pub(super) struct Memory {
     refused: (SecretVersion, Option<Deadline>),
     /// When the last attempt began, if it failed.
     pub(super) failed: Option<Now>,
+    /// The login of the last record that had a credential.
+    pub(super) origin: Option<Origin>,
     /// Why the newest pair is not on disk, while it is not.
     pub(super) unsaved: Option<String>,
 }
@@ -55,6 +64,18 @@ pub(super) struct LastAttempt {
 }
 
 impl Memory {
+    /// True if nobody was told yet that the store has this older record.
+    pub(super) fn is_new_older(&mut self, version: Version) -> bool {
+        std::mem::replace(&mut self.older, version) != version
+    }
+
+    /// How old the pair is, and which login it comes from. Where there is none any more, the login
+    /// stays known.
+    pub(super) fn remember_credential(&mut self, record: &Record, now: Now) {
+        self.age = record.grant.as_ref().map(|grant| Age::of(grant.refreshed_at, now));
+        self.origin = Origin::of(record).or(self.origin.take());
+    }
+
     /// The wait before the next attempt, after one more that failed.
     pub(super) fn next_wait(&mut self, asked_for: Option<Duration>) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
@@ -76,11 +97,47 @@ impl Memory {
     pub(super) fn note_sending(&mut self, intent: &Intent, now: Now) {
         let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
         self.sent = Some((intent.sending(), boot));
+        self.own = Some(intent.sending());
     }
 
-    /// How long ago an unanswered intent was sent, time asleep included. Where another process sent
-    /// it, its date is believed once, when it is first seen; one in the future counts as now.
-    pub(super) fn sent_for(&mut self, intent: &Intent, now: Now) -> Duration {
+    /// True if this process sent it itself.
+    pub(super) fn is_own(&self, intent: &Intent) -> bool {
+        self.own == Some(intent.sending())
+    }
+
+    /// An intent was to be written, and whether it was is not known: nothing was sent under it, so it
+    /// counts for no more than the one that was `open` before.
+    pub(super) fn note_unsent(&mut self, open: Option<&Intent>, intent: &Intent) {
+        let sending = intent.sending();
+        match open {
+            None => (self.own, self.answered) = (Some(sending), Some(sending)),
+            Some(open) if self.is_own(open) => {
+                let (was_answered, sent) = (self.was_answered(open), self.sent);
+                self.own = Some(sending);
+                self.sent = sent.map(|(_, at)| (sending, at));
+                self.answered = Some(sending).filter(|_| was_answered);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// True if no copy of what was sent under an intent can be under way.
+    pub(super) fn was_answered(&self, intent: &Intent) -> bool {
+        self.answered == Some(intent.sending())
+    }
+
+    /// How long ago an unanswered intent was sent, time asleep included. Of another process's the
+    /// store knows it by a `shared` clock. Where there is none, its date is believed once, when it is
+    /// first seen; one in the future counts as now.
+    pub(super) fn sent_for(
+        &mut self,
+        intent: &Intent,
+        shared: Option<Duration>,
+        now: Now,
+    ) -> Duration {
+        if let Some(age) = shared.filter(|_| !self.is_own(intent)) {
+            return age;
+        }
         let sending = intent.sending();
         let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
         let sent = self.sent.filter(|(known, _)| *known == sending).map_or_else(
@@ -134,7 +191,7 @@ mod tests {
             resends: 0,
         };
         let mut memory = Memory::default();
-        let mut seconds = |intent: &Intent, now| memory.sent_for(intent, now).as_secs();
+        let mut seconds = |intent: &Intent, now| memory.sent_for(intent, None, now).as_secs();
         let (ahead, earlier) = (intent(start.wall + 7_200_000), intent(start.wall - 3_000));
         assert_eq!(seconds(&ahead, start), 0);
         let now = after(0, 10_000);
@@ -145,6 +202,55 @@ mod tests {
         assert_eq!(seconds(&earlier, now), 4, "the clock was set ahead since");
         memory.note_sending(&ahead, now);
         let now = after(2 * 86_400_000, 12_000);
-        assert_eq!(memory.sent_for(&ahead, now).as_secs(), 1, "sent by this process");
+        assert_eq!(memory.sent_for(&ahead, None, now).as_secs(), 1, "sent by this process");
+    }
+
+    #[test]
+    fn what_another_replica_sent_is_as_old_as_the_clock_they_share_says() {
+        let now = Now { wall: 1_800_000_000_000, boot: 100_000_000 };
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let sent_at = now.wall - 16 * 60_000;
+        let intent = Intent {
+            generation: 1,
+            token: "t".into(),
+            sent_at,
+            first_sent_at: sent_at,
+            resends: 0,
+        };
+        let mut memory = Memory::default();
+        assert_eq!(memory.sent_for(&intent, Some(minutes(1)), now), minutes(1), "ahead by 15");
+        assert_eq!(memory.sent_for(&intent, Some(minutes(31)), now), minutes(31), "behind by 15");
+        memory.note_sending(&intent, now);
+        let age = memory.sent_for(&intent, Some(minutes(1)), now);
+        assert_eq!(age, Duration::ZERO, "of its own sending it knows better");
+    }
+
+    #[test]
+    fn an_intent_under_which_nothing_was_sent_counts_for_no_more_than_the_one_before() {
+        let now = Now { wall: 1_800_000_000_000, boot: 100_000_000 };
+        let later = Now { wall: now.wall + 5000, boot: now.boot + 5000 };
+        let sent_at = now.wall;
+        let first = Intent {
+            generation: 1,
+            token: "t".into(),
+            sent_at,
+            first_sent_at: sent_at,
+            resends: 0,
+        };
+        let again = Intent { sent_at: later.wall, resends: 1, ..first.clone() };
+        let known = |memory: &Memory, intent| (memory.is_own(intent), memory.was_answered(intent));
+        let mut memory = Memory::default();
+        memory.note_unsent(None, &first);
+        assert_eq!(known(&memory, &first), (true, true));
+        memory.note_unsent(Some(&first), &again);
+        assert_eq!(known(&memory, &again), (true, true));
+        let mut memory = Memory::default();
+        memory.note_sending(&first, now);
+        memory.note_unsent(Some(&first), &again);
+        assert_eq!(known(&memory, &again), (true, false));
+        assert_eq!(memory.sent_for(&again, None, later).as_secs(), 5, "since the first");
+        let mut memory = Memory::default();
+        memory.note_unsent(Some(&first), &again);
+        assert_eq!(known(&memory, &again), (false, false), "another replica sent the first");
     }
 }

@@ -1,28 +1,35 @@
-//! Whether the grant that this process remembers under one name is another account's by now: another
-//! process may have renamed it, and given the name to somebody else.
+//! Whether the credential that this process remembers under a name is no longer that name's: another
+//! process may have removed the account and made it anew, or renamed it and given the name to somebody
+//! else.
 
+use super::account::Account;
+use super::origin::Origin;
 use super::services::Services;
-use crate::store::{AccountName, Record};
+use crate::store::Record;
 
-/// True if another record of the store has the grant that is remembered as that of `name`, or a
-/// later pair of it. What is `saved` under `name` is then another account's, whatever its
-/// generation: to keep what is remembered would overwrite that one, and send a token that the other
-/// name owns.
+/// True if what is `saved` under the account's name is another login's than the one that is
+/// remembered, whatever its generation: somebody has logged in anew since, or another record of the
+/// store has the grant that is remembered, or a later pair of it. To keep what is remembered would
+/// overwrite the other one, and send a token that has ended or that another name owns.
 pub(super) async fn has_moved(
     services: &Services,
-    name: &AccountName,
+    account: &Account,
     known: &Record,
     saved: &Record,
 ) -> bool {
     // The usual case: an earlier or the same pair of the same login.
-    if known.generation < saved.generation || is_same_login(known, saved) {
+    if known.generation < saved.generation || is_same_login(account, known, saved) {
         return false;
     }
+    if Origin::of(saved).is_some_and(|saved| saved.is_later_than(known)) {
+        return true;
+    }
+    let Some(ours) = Origin::of(known) else { return false };
     // What cannot be listed or read proves nothing.
     let Ok(names) = services.store.list().await else { return false };
-    for other in names.iter().filter(|other| *other != name) {
+    for other in names.iter().filter(|other| **other != account.name) {
         if let Ok(Some((record, _))) = services.store.load(other).await
-            && is_same_login(known, &record)
+            && Origin::of(&record).as_ref() == Some(&ours)
             && record.generation >= known.generation
         {
             return true;
@@ -31,9 +38,12 @@ pub(super) async fn has_moved(
     false
 }
 
-/// Both come from one login. Its time, in milliseconds, stays with a grant through every refresh.
-fn is_same_login(known: &Record, other: &Record) -> bool {
-    let (Some(ours), Some(theirs)) = (&known.grant, &other.grant) else { return false };
-    (ours.logged_in_at, &ours.issued) == (theirs.logged_in_at, &theirs.issued)
-        && known.subject == other.subject
+/// True if what is saved comes from the login of the account's record in memory, or from the one
+/// that this record has ended.
+pub(super) fn is_same_login(account: &Account, known: &Record, saved: &Record) -> bool {
+    let Some(theirs) = Origin::of(saved) else { return false };
+    match Origin::of(known) {
+        Some(ours) => ours == theirs,
+        None => account.memory().origin.as_ref() == Some(&theirs),
+    }
 }

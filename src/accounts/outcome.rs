@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::health::StoreFault;
 use super::reason::{LoginReason, RetryReason};
 use crate::clock::{Deadline, Now, millis};
 use crate::oauth::{Outcome, Tokens};
@@ -11,6 +12,10 @@ use crate::store::{EndReason, Ended, Grant, Intent, Record};
 /// Age of an intent at which its token may be sent again if there was no complete answer: the
 /// server would take a late first copy for a replay.
 const RESEND_AGE: Duration = Duration::from_secs(10);
+
+/// The same if another replica sent it and introspection cannot be believed: that replica may be
+/// alive, cut off from the store, with the new pair in hand.
+const RESEND_AGE_ELSEWHERE: Duration = Duration::from_secs(15 * 60);
 
 /// What a refresh has sent.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +69,7 @@ pub(super) enum NextState {
     /// Tried again after minutes, and when the secret file changes.
     Misconfigured(RetryReason),
     Locked(RetryReason),
-    StoreError(String),
+    StoreError(StoreFault),
     StoreUnwritable(RetryReason),
 }
 
@@ -97,6 +102,10 @@ pub(super) fn consequence(outcome: Outcome, sent: Sent<'_>, now: Now) -> Consequ
         Outcome::NotSent(why) => {
             let reason = RetryReason::Unreachable(why);
             Consequence::TakeIntentBack(not_sent(before, reason, sent.at.boot))
+        }
+        Outcome::HeldUp => {
+            let next = retry(before, RetryReason::HeldUp, RetryTime::AtOnce);
+            Consequence::TakeIntentBack(next)
         }
         Outcome::ComeBackLater { why, retry_after } => {
             let time = RetryTime::Backoff { asked_for: retry_after };
@@ -141,6 +150,7 @@ fn renewal(tokens: Tokens, sent: Sent<'_>) -> Renewal {
     let record = Record {
         generation,
         grant: Some(grant),
+        api_key: None,
         subject: sent.noted.subject.clone(),
         company: sent.noted.company.clone(),
         subject_unconfirmed: sent.noted.subject_unconfirmed,
@@ -184,11 +194,36 @@ pub(super) fn is_replaced(sent: &Record, stored: &Record) -> bool {
     stored.generation >= sent.generation && stored_token.is_some() && stored_token != token(sent)
 }
 
+/// What is saved of a record that another replica came before with `stored`; none if that stays.
+/// `sent` is the record whose token was sent, with its intent. A pair or a tombstone replaces an
+/// earlier record of the same login, and a pair the tombstone that was written because its answer
+/// seemed lost; a login, a logout and a later pair stay.
+pub(super) fn over_stored(record: &Record, sent: &Record, stored: &Record) -> Option<Record> {
+    if stored.generation < record.generation {
+        return is_same_login(sent, stored).then(|| record.clone());
+    }
+    let intent = sent.intent.as_ref();
+    let intent = intent.filter(|_| record.grant.is_some() && !stored.has_credential())?;
+    let reason = stored.ended.as_ref().map(|ended| &ended.reason);
+    let is_verdict = matches!(reason, Some(EndReason::Interrupted { .. }));
+    let is_about_it = is_verdict && stored.generation == intent.generation + 1;
+    is_about_it.then(|| Record { generation: stored.generation + 1, ..record.clone() })
+}
+
+/// True if both hold a grant of one login. Generations do not tell: those of an account that was
+/// removed and made anew begin again.
+fn is_same_login(sent: &Record, stored: &Record) -> bool {
+    let (Some(ours), Some(theirs)) = (&sent.grant, &stored.grant) else { return false };
+    let has_origin = (ours.logged_in_at, &ours.issued) == (theirs.logged_in_at, &theirs.issued);
+    has_origin || ours.refresh.fingerprint() == theirs.refresh.fingerprint()
+}
+
 /// The tombstone of a grant that has ended.
 pub(super) fn ended(record: &Record, reason: EndReason, now: Now) -> Record {
     Record {
         generation: record.generation + 1,
         grant: None,
+        api_key: None,
         subject: record.subject.clone(),
         company: record.company.clone(),
         subject_unconfirmed: false,
@@ -218,16 +253,30 @@ pub(super) enum Resend {
     Wait(NextState),
 }
 
-/// What is done about an open intent whose token was last sent `age` ago. `answered` tells that
-/// there was a complete answer.
+/// What is known of the last sending under an open intent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sending {
+    /// A complete answer came.
+    pub(super) answered: bool,
+    /// How long ago it was.
+    pub(super) age: Duration,
+    /// Another replica sent it, and no person asks now.
+    pub(super) is_elsewhere: bool,
+}
+
+/// What is done about an open intent.
 pub(super) fn resend(
     intent: &Intent,
     introspection: Introspection,
-    answered: bool,
-    age: Duration,
+    sending: Sending,
     now: Now,
 ) -> Resend {
+    let Sending { answered, age, is_elsewhere } = sending;
     match introspection {
+        Introspection::Untrusted if is_elsewhere && !answered && age < RESEND_AGE_ELSEWHERE => {
+            let time = RetryTime::After(RESEND_AGE_ELSEWHERE.saturating_sub(age));
+            Resend::Wait(NextState::Uncertain(RetryReason::SentElsewhere, time))
+        }
         Introspection::Inactive => Resend::End(interrupted(intent, now)),
         Introspection::Failed(why) => {
             let reason = RetryReason::IntrospectionFailed(why);
@@ -283,12 +332,22 @@ pub(super) fn with_intent(record: &Record, now: i64) -> Record {
 }
 
 /// The state that a record alone tells: of an account that has no other trouble.
-pub(super) fn state_of(record: &Record, is_issued_here: impl Fn(&Grant) -> bool) -> NextState {
+pub(super) fn state_of(record: &Record, is_issued_here: impl Fn(&Record) -> bool) -> NextState {
+    // Also while its tokens are still here: the other store may have them by now.
+    if let Some(Ended { reason: reason @ EndReason::LeftStore { .. }, .. }) = &record.ended {
+        return NextState::LoginRequired(LoginReason::Ended(reason.clone()));
+    }
+    if let Some(key) = &record.api_key {
+        return match is_issued_here(record) {
+            true => NextState::Connected,
+            false => NextState::LoginRequired(LoginReason::KeyOfAnotherApi(key.api_origin.clone())),
+        };
+    }
     let Some(grant) = &record.grant else {
         let ended = record.ended.as_ref().map(|ended| LoginReason::Ended(ended.reason.clone()));
         return NextState::LoginRequired(ended.unwrap_or(LoginReason::LoggedOut));
     };
-    if !is_issued_here(grant) {
+    if !is_issued_here(record) {
         return NextState::LoginRequired(LoginReason::IssuedElsewhere(grant.issued.clone()));
     }
     match record.open_intent() {

@@ -2,6 +2,7 @@
 //! and nowhere else; the command that helps is added where a sentence is shown.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::store::{AccountName, EndReason, Issued};
 
@@ -21,6 +22,10 @@ pub enum LoginReason {
     LoggedOut,
     /// The API refuses its API key.
     KeyRefused,
+    /// The API refuses the API key in the file that the settings name.
+    KeyInFileRefused(PathBuf),
+    /// Its API key was checked with another API than that of the settings.
+    KeyOfAnotherApi(String),
 }
 
 impl LoginReason {
@@ -33,6 +38,45 @@ impl LoginReason {
     }
 }
 
+impl LoginReason {
+    /// The command that helps. Where a file of the operator's must change, it is the one that makes
+    /// sure of that.
+    pub fn command(&self, account: &AccountName) -> String {
+        match self {
+            Self::KeyInFileRefused(_) => again(account),
+            Self::KeyRefused | Self::KeyOfAnotherApi(_) => {
+                format!("pleo-proxy login {account} --api-key")
+            }
+            _ => format!("pleo-proxy login {account}"),
+        }
+    }
+
+    /// What to do, beside the sentence.
+    pub fn fix(&self, account: &AccountName) -> String {
+        let again = again(account);
+        match self {
+            Self::KeyRefused => {
+                let replace = self.command(account);
+                format!("replace the key with: {replace}; if it is right, run: {again}")
+            }
+            Self::KeyInFileRefused(_) => {
+                format!("replace the key in that file; if it is right, run: {again}")
+            }
+            _ => format!("run: {}", self.command(account)),
+        }
+    }
+
+    /// True if Pleo has refused an API key, which it is asked about again.
+    pub fn is_key_refused(&self) -> bool {
+        matches!(self, Self::KeyRefused | Self::KeyInFileRefused(_))
+    }
+}
+
+/// Asks Pleo once more whether it takes a key.
+fn again(account: &AccountName) -> String {
+    format!("pleo-proxy refresh {account}")
+}
+
 impl fmt::Display for LoginReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -43,7 +87,11 @@ impl fmt::Display for LoginReason {
             }
             Self::Ended(reason) => reason.fmt(f),
             Self::LoggedOut => f.write_str("it is logged out"),
-            Self::KeyRefused => f.write_str("Pleo refuses its API key; replace the key"),
+            Self::KeyRefused => f.write_str("Pleo refuses its API key"),
+            Self::KeyInFileRefused(path) => {
+                write!(f, "Pleo refuses its API key, which is in {}", path.display())
+            }
+            Self::KeyOfAnotherApi(origin) => write!(f, "its API key is for {origin}"),
         }
     }
 }
@@ -64,6 +112,10 @@ pub enum RetryReason {
     IntentOpen,
     /// A token request was sent a moment ago; its first copy may still be under way.
     NoAnswerYet,
+    /// Another replica sent a token request, and may still have its answer.
+    SentElsewhere,
+    /// The moment to send the token passed before it was sent.
+    HeldUp,
     /// The new access token's lifetime is shorter than the time it took to arrive.
     ExpiredOnArrival,
     /// The first access token in a row that cannot be used.
@@ -101,6 +153,12 @@ impl fmt::Display for RetryReason {
             }
             Self::IntentOpen => f.write_str("a refresh was sent and has no known outcome"),
             Self::NoAnswerYet => f.write_str("a refresh was sent and has no answer yet"),
+            Self::SentElsewhere => f.write_str(
+                "another replica sent a refresh and has not saved its outcome; it is sent again 15 minutes after that, or at once by a person's refresh",
+            ),
+            Self::HeldUp => f.write_str(
+                "this process stood still right before it sent a refresh, so it sent nothing",
+            ),
             Self::ExpiredOnArrival => {
                 f.write_str("the new access token expired before it arrived")
             }

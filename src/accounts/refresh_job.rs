@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::credential::Credential;
@@ -20,16 +19,16 @@ use super::locked_record::LockedRecord;
 use super::memory::LastAttempt;
 use super::moved;
 use super::outage::Outage;
-use super::outcome::{self, Introspection, NextState, Resend, RetryTime, Sent};
+use super::outcome::{self, Introspection, NextState, Resend, RetryTime, Sending, Sent};
 use super::reason::{LoginReason, RetryReason};
 use super::refresh_reason::{RefreshReason, RefreshReport};
 use super::services::Services;
 use super::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
 use super::subject::{self, Confirmation};
 use super::transition;
-use crate::clock::{Deadline, Now};
+use crate::clock::{Deadline, Now, TimeLimit};
 use crate::oauth::{Credentials, TokenRequest};
-use crate::store::{LockError, Record, Version};
+use crate::store::{LockError, Record, SaveError, Version};
 use crate::timeout::while_running;
 
 /// Shortest time between the beginnings of an attempt that failed and the next one that no person
@@ -40,6 +39,9 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// First pause before a lock that another process holds is tried again; later ones are an eighth of
 /// the time waited.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is left for sending of the time under an intent when the gate is closed.
+const SENDING: Duration = Duration::from_secs(1);
 
 /// An attempt to replace one generation.
 pub(super) struct RefreshJob {
@@ -99,7 +101,7 @@ impl RefreshJob {
     /// given back: an account that another process is busy with takes no place from others.
     async fn lock(&self) -> Result<(RefreshPermit, LockedRecord), RefreshReport> {
         let (account, services) = (&self.executor.account, self.services());
-        let mut busy_since = None;
+        let mut waiting = services.store.lock_wait();
         loop {
             let admission = self.limiter.admit(account, self.executor.reason);
             let permit = services.unless_closing(admission).await.ok_or(RefreshReport::Failed)?;
@@ -108,7 +110,7 @@ impl RefreshJob {
                 self.refresh_lock_is_free().await?;
                 continue;
             };
-            if account.peek().generation() > self.generation {
+            if account.peek().generation() != self.generation {
                 return Err(RefreshReport::Adopted);
             }
             match services.store.lock(&account.name, Duration::ZERO).await {
@@ -117,7 +119,7 @@ impl RefreshJob {
                     return Ok((permit, LockedRecord::new(refresh_lock, locked, record)));
                 }
                 Err(error @ LockError::Busy(_)) => {
-                    let waited = busy_since.get_or_insert_with(Instant::now).elapsed();
+                    let waited = waiting.goes_on();
                     if waited >= LOCK_PATIENCE {
                         let reason = RetryReason::Locked(error.to_string());
                         return Err(self.executor.fail(NextState::Locked(reason)));
@@ -144,7 +146,7 @@ impl RefreshJob {
         let record = match services.store.load(&account.name).await {
             Err(error) if error.is_passing() => return Err(self.out_of_resources(error)),
             Err(error) => {
-                return Err(self.executor.fail(NextState::StoreError(error.to_string())));
+                return Err(self.executor.fail(NextState::StoreError((&error).into())));
             }
             Ok(None) => {
                 // So that its return is noticed.
@@ -162,7 +164,7 @@ impl RefreshJob {
         }
         let record = match snapshot.record() {
             Some(remembered) if remembered.generation > record.generation => {
-                if moved::has_moved(services, &account.name, remembered, &record).await {
+                if moved::has_moved(services, account, remembered, &record).await {
                     transition::adopt(record, account, services);
                     return Err(RefreshReport::Adopted);
                 }
@@ -171,7 +173,12 @@ impl RefreshJob {
             }
             _ => record,
         };
-        match outcome::state_of(&record, |grant| services.may_use(grant)) {
+        if record.api_key.is_some() {
+            // It is never refreshed, and in use as soon as it is published.
+            transition::adopt(record, account, services);
+            return Err(RefreshReport::Adopted);
+        }
+        match outcome::state_of(&record, |record| services.may_use(record)) {
             login @ NextState::LoginRequired(_) => Err(self.executor.fail(login)),
             _ => Ok(record),
         }
@@ -212,7 +219,7 @@ impl RefreshJob {
         let before = record
             .write_intent(&self.executor.account, self.services())
             .await
-            .map_err(|error| self.not_writable(error.is_passing(), error))?;
+            .map_err(|error| self.no_intent(error))?;
         if is_resend {
             self.services().context.metrics.token_resent();
         }
@@ -268,11 +275,16 @@ impl RefreshJob {
         let Some(intent) = record.record.open_intent().cloned() else { return Ok(record) };
         let introspection = self.introspect(&record.record, credentials).await;
         let now = self.services().now();
-        let (answered, age) = {
+        let sending = {
             let mut memory = self.executor.account.memory();
-            (memory.answered == Some(intent.sending()), memory.sent_for(&intent, now))
+            let is_elsewhere = self.services().store.is_shared()
+                && self.executor.reason != RefreshReason::Asked
+                && !memory.is_own(&intent);
+            let shared = record.locked.intent_age(&record.record);
+            let answered = memory.was_answered(&intent);
+            Sending { answered, age: memory.sent_for(&intent, shared, now), is_elsewhere }
         };
-        match outcome::resend(&intent, introspection, answered, age, now) {
+        match outcome::resend(&intent, introspection, sending, now) {
             Resend::Send => Ok(record),
             Resend::End(reason) => Err(self.executor.end(record, reason).await),
             Resend::Wait(next) => Err(self.executor.wait(record, next)),
@@ -304,24 +316,40 @@ impl RefreshJob {
         let Some(grant) = before.grant.as_ref() else { return RefreshReport::Failed };
         let now = services.now();
         let drain = drain(account.snapshot().credential.as_ref(), services.settings().drain, now);
+        // Whoever stands still for longer may not be the holder any more.
+        let limit = record.locked.sending_limit();
+        let sending = |limit: &TimeLimit| drain.min(limit.left().saturating_sub(SENDING));
+        let drain = limit.as_ref().map_or(drain, sending);
         let gate = account.gate.close(account.epoch(now), drain).await;
         let at = services.now();
         info!(account = %account.name, reason = self.executor.reason.as_str(), generation = before.generation,
               drained = at.boot.saturating_sub(now.boot), "refresh sent");
         let answer = services
             .oauth
-            .request_tokens(&TokenRequest::Refresh(&grant.refresh), credentials)
+            .request_tokens(&TokenRequest::Refresh(&grant.refresh), credentials, limit.as_ref())
             .await;
-        if let crate::oauth::Outcome::Fresh(tokens) = &answer {
-            for oddity in &tokens.oddities {
-                warn!(account = %account.name, "the token endpoint's answer is odd: {oddity}");
+        match &answer {
+            crate::oauth::Outcome::Fresh(tokens) => {
+                for oddity in &tokens.oddities {
+                    warn!(account = %account.name, "the token endpoint's answer is odd: {oddity}");
+                }
             }
+            crate::oauth::Outcome::HeldUp => services.context.metrics.held_up(),
+            _ => {}
         }
         let sent = Sent { grant, before, noted: &record.record, at };
         let consequence = outcome::consequence(answer, sent, services.now());
         let report = self.executor.carry_out(consequence, record, before).await;
         drop(gate);
         report
+    }
+
+    /// The intent is not in the store, so nothing is sent.
+    fn no_intent(&self, error: SaveError) -> RefreshReport {
+        if error.is_superseded() {
+            return self.executor.fail(NextState::Locked(RetryReason::Locked(error.to_string())));
+        }
+        self.not_writable(error.is_passing(), error)
     }
 
     /// The lock or the intent cannot be written, so nothing is sent.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::account::{Account, SchedulerCommand};
+use super::api_key;
 use super::health::{Health, RetryState};
 use super::refresh_reason::RefreshReason;
 use super::refresher::Refresher;
@@ -38,6 +39,8 @@ pub(super) struct Scheduler {
     registry: Arc<Registry>,
     refresher: Arc<Refresher>,
     sync: Arc<StoreSync>,
+    /// Held while Pleo is asked about an API key that it has refused.
+    asking_about_key: Arc<tokio::sync::Mutex<()>>,
     /// When it was last awake; none before the first time.
     last_awake: Mutex<Option<Instant>>,
 }
@@ -49,7 +52,8 @@ impl Scheduler {
         refresher: Arc<Refresher>,
         sync: Arc<StoreSync>,
     ) -> Self {
-        Self { services, registry, refresher, sync, last_awake: Mutex::default() }
+        let (asking_about_key, last_awake) = Default::default();
+        Self { services, registry, refresher, sync, asking_about_key, last_awake }
     }
 
     /// Runs until the end of the process. Commands outlive a scheduler that panics.
@@ -115,8 +119,25 @@ impl Scheduler {
                 Some((_, wait)) => next = next.min(wait),
                 None => {}
             }
+            next = next.min(self.ask_about_key(account, now));
         }
         (next, watched)
+    }
+
+    /// Has Pleo asked once more about an API key that it has refused, if it is time; returns when
+    /// to look again.
+    fn ask_about_key(&self, account: Arc<Account>, now: Now) -> Duration {
+        match api_key::ask_again_in(&account, now) {
+            None => MAX_SLEEP,
+            Some(wait) if wait.is_zero() => {
+                // The end of the one that is asked about now is noticed.
+                if let Ok(turn) = self.asking_about_key.clone().try_lock_owned() {
+                    api_key::ask_again(&self.services, account, turn);
+                }
+                MAX_SLEEP
+            }
+            Some(wait) => wait,
+        }
     }
 
     /// Sleeps until the time is up or something changed, and starts the refreshes that are asked
@@ -175,11 +196,13 @@ mod tests {
     use proptest::prelude::*;
     use tokio::time::{sleep, timeout};
 
-    use super::super::credential::{Credential, CredentialSource, Expiry};
+    use super::super::credential::{self, Credential, CredentialSource, Expiry};
+    use super::super::health::StoreFault;
     use super::super::lease::Lease;
     use super::super::reason::{LoginReason, RetryReason};
     use super::super::testing;
     use super::*;
+    use crate::store::Record;
 
     const NOON: Now = Now { wall: 1_800_000_000_000, boot: 5_000_000 };
     const DAY: u64 = 86_400;
@@ -289,7 +312,7 @@ mod tests {
         }
         for health in [
             Health::LoginRequired(LoginReason::LoggedOut),
-            Health::StoreError(String::new()),
+            Health::StoreError(StoreFault { why: String::new(), login_helps: false }),
             Health::Unsaved(String::new()),
         ] {
             assert_eq!(
@@ -308,13 +331,53 @@ mod tests {
 
     #[test]
     fn an_api_key_is_never_due() {
-        let key = crate::secret::ApiKey::new("key");
-        let key = super::super::credential::ApiKeyCredential { generation: 1, key };
-        let source = CredentialSource::ApiKey(key);
+        let source = super::super::credential::api_key("key", 1);
         let snapshot = Snapshot::of(source, Health::Connected, None, NOON);
         let long_after = later(3600 * DAY as i64, 3600 * DAY);
         assert!(snapshot.usable(long_after).is_some());
         assert_eq!(due(&snapshot, None, true, true, long_after, &settings()), None);
+    }
+
+    #[tokio::test]
+    async fn a_refused_key_is_asked_about_every_five_minutes_and_used_once_pleo_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let api = testing::api_answering(&[503, 401, 200, 200]);
+        let (scheduler, _commands) = testing::scheduler_with(folder.path(), &api);
+        let refused = Health::LoginRequired(LoginReason::KeyRefused);
+        let is_refused = |account: &Account| account.peek().health == refused;
+        let add = |name: &str| {
+            let account = scheduler.registry.get_or_insert(&name.parse().unwrap());
+            let mut record = Record::clone(credential::api_key("key", 1).record().unwrap());
+            let issued = scheduler.services.issued();
+            record.api_key.as_mut().unwrap().api_origin = issued.api_origin;
+            account.publish(record, refused.clone(), None);
+            account.memory().key_asked_at = Some(scheduler.services.now());
+            account
+        };
+        let look = |seconds: u64| {
+            let now = scheduler.services.now();
+            scheduler.refresh_due(Now { boot: now.boot + seconds * 1000, ..now });
+            scheduler.asking_about_key.try_lock().is_err()
+        };
+        let answered = || async {
+            let answered = scheduler.asking_about_key.lock();
+            drop(timeout(Duration::from_secs(20), answered).await.unwrap());
+        };
+        let acme = add("acme");
+        for why in ["no answer that says anything", "refused once more"] {
+            assert!(!look(298), "{why}: it was asked about a moment ago");
+            assert!(look(300), "{why}");
+            answered().await;
+            assert!(is_refused(&acme), "{why}");
+        }
+        let beta = add("beta");
+        assert!(look(300));
+        answered().await;
+        assert_ne!(is_refused(&acme), is_refused(&beta), "one after the other");
+        assert!(look(300));
+        answered().await;
+        assert!(acme.is_well() && beta.is_well());
+        assert!(!look(9999), "a key in use is not asked about");
     }
 
     #[tokio::test(start_paused = true)]

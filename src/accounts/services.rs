@@ -12,10 +12,10 @@ use tracing::error;
 
 use super::account::AccountContext;
 use super::secret_file::SecretFile;
-use super::settings::{CLOSE_PATIENCE, Settings};
+use super::settings::{Background, CLOSE_PATIENCE, Settings};
 use crate::clock::Now;
 use crate::oauth;
-use crate::store::{Grant, Issued, Store};
+use crate::store::{Issued, Record, Store};
 use crate::supervise::Supervisor;
 use crate::timeout::while_running;
 
@@ -27,6 +27,8 @@ pub(super) struct Services {
     pub(super) context: Arc<AccountContext>,
     pub(super) supervisor: Supervisor,
     pub(super) closing: CancellationToken,
+    /// Whether this process asks servers without being asked to.
+    pub(super) background: Background,
     /// Runs all tasks, whatever thread asks for them.
     control: Handle,
     /// Tasks that the end of the process waits for.
@@ -35,7 +37,12 @@ pub(super) struct Services {
 
 impl Services {
     /// On the current runtime.
-    pub(super) fn new(store: Store, oauth: oauth::Client, context: Arc<AccountContext>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        oauth: oauth::Client,
+        context: Arc<AccountContext>,
+        background: Background,
+    ) -> Self {
         let oauth = Arc::new(oauth);
         Self {
             secret_file: SecretFile::new(oauth.clone(), store.clone(), context.known.clone()),
@@ -44,6 +51,7 @@ impl Services {
             context,
             supervisor: Supervisor::default(),
             closing: CancellationToken::new(),
+            background,
             control: Handle::current(),
             tasks: TaskTracker::new(),
         }
@@ -67,10 +75,15 @@ impl Services {
         }
     }
 
-    /// True if the grant may be used with the settings of this process. Without a client id nothing
-    /// can be refreshed anyway; commands that only look still show what is there.
-    pub(super) fn may_use(&self, grant: &Grant) -> bool {
-        grant.issued == self.issued() || self.oauth.settings.client_id.is_none()
+    /// True if the record's grant or API key may be used with the settings of this process. Without
+    /// a client id nothing can be refreshed anyway; commands that only look still show what is there.
+    pub(super) fn may_use(&self, record: &Record) -> bool {
+        let issued = self.issued();
+        let (grant, key) = (record.grant.as_ref(), record.api_key.as_ref());
+        key.is_none_or(|key| key.api_origin == issued.api_origin)
+            && grant.is_none_or(|grant| {
+                grant.issued == issued || self.oauth.settings.client_id.is_none()
+            })
     }
 
     /// Runs a task that the end of the process waits for.

@@ -1,6 +1,7 @@
 //! How accounts are looked after.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::oauth;
@@ -34,11 +35,20 @@ pub struct Settings {
     pub named: BTreeMap<AccountName, NamedAccount>,
 }
 
+impl Settings {
+    /// The file of an account's API key, if there is one.
+    pub fn key_file(&self, account: &AccountName) -> Option<&Path> {
+        self.named.get(account)?.api_key_file.as_deref()
+    }
+}
+
 /// What the settings say about one account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedAccount {
     /// Shown beside its name; none: the company's name.
     pub label: Option<String>,
+    /// A file with the API key that it sends; its record in the store is left alone.
+    pub api_key_file: Option<PathBuf>,
 }
 
 /// Reads a label: one line of text.
@@ -58,8 +68,18 @@ pub fn label(text: &str) -> Result<String, &'static str> {
 /// Whether this process does what no request and no person asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
-    /// Tokens are refreshed ahead of need, and changed records are noticed: a proxy.
+    /// Tokens are refreshed ahead of need, changed records are noticed, and what people should look
+    /// after is said: a proxy.
     Enabled,
+    /// The same, and nothing is said but what goes wrong: for the time of one program.
+    Quiet,
     /// Nothing happens by itself: one command, then the end.
     Disabled,
+}
+
+impl Background {
+    /// True if anything happens by itself.
+    pub(super) fn is_on(self) -> bool {
+        self != Self::Disabled
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::{Credential, CredentialSource};
-use super::health::{Health, RetryState};
+use super::health::{Health, RetryState, StoreFault};
 use super::reason::{LoginReason, RetryReason};
 use crate::clock::{Deadline, Now};
 use crate::explain::{CredentialKind, Facts, SubjectKind};
@@ -43,7 +43,7 @@ pub enum Refusal {
     /// A setting must change.
     Misconfigured(RetryReason),
     /// The record cannot be used.
-    StoreError(String),
+    StoreError(StoreFault),
     /// The store cannot be written.
     StoreUnwritable(String, Duration),
     /// Too many requests wait already.
@@ -93,7 +93,7 @@ impl Snapshot {
         self.source.generation()
     }
 
-    /// The record, if there is one of a grant.
+    /// The record, if there is one.
     pub(super) fn record(&self) -> Option<&Arc<Record>> {
         self.source.record()
     }
@@ -102,7 +102,7 @@ impl Snapshot {
     pub fn facts<'a>(&'a self, account: &'a AccountName, asked: &'a [String]) -> Facts<'a> {
         let grant = self.source.grant();
         // No scope in the record means that nobody said which there are.
-        let granted = grant.map(|grant| grant.scope.as_slice()).filter(|scope| !scope.is_empty());
+        let granted = Some(self.source.scope()).filter(|scope| !scope.is_empty());
         let subject = self.record().and_then(|record| record.subject.as_deref());
         Facts {
             account: account.as_str(),
@@ -224,14 +224,16 @@ mod tests {
         ] {
             assert_eq!(snapshot(health, alive).decide(NOON, HOLD, NOON.boot), Decision::Serve);
         }
-        for health in
-            [Health::LoginRequired(LoginReason::LoggedOut), Health::StoreError("why".into())]
-        {
+        for health in [Health::LoginRequired(LoginReason::LoggedOut), Health::StoreError(fault())] {
             assert!(matches!(
                 snapshot(health, alive).decide(NOON, HOLD, NOON.boot),
                 Decision::Refuse(_)
             ));
         }
+    }
+
+    fn fault() -> StoreFault {
+        StoreFault { why: "why".into(), login_helps: false }
     }
 
     #[test]
@@ -254,7 +256,7 @@ mod tests {
         assert_eq!(refused(Health::StoreUnwritable(retry(1))), unwritable);
         let unsaved = Refusal::StoreUnwritable("why".into(), UNSAVED_WAIT);
         assert_eq!(refused(Health::Unsaved("why".into())), unsaved);
-        assert_eq!(refused(Health::StoreError("why".into())), Refusal::StoreError("why".into()));
+        assert_eq!(refused(Health::StoreError(fault())), Refusal::StoreError(fault()));
         let login = LoginReason::LoggedOut;
         assert_eq!(refused(Health::LoginRequired(login.clone())), Refusal::LoginRequired(login));
     }

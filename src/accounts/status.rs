@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::account::Account;
+use super::api_key::{self, KeyStatus};
 use super::credential::Credential;
 use super::health::Health;
 use crate::clock::{Deadline, Now, millis, rfc3339, since};
@@ -31,6 +32,8 @@ pub struct Status {
     pub access_expires_at: Option<String>,
     /// Seconds until then; 0 once expired.
     pub access_expires_in: Option<u64>,
+    /// The API key, if it has one in place of tokens.
+    pub api_key: Option<KeyStatus>,
     /// When this pair was issued.
     pub refreshed_at: Option<String>,
     /// Age of the refresh token in seconds; at Pleo it expires 60 days after the last refresh.
@@ -75,18 +78,24 @@ impl Status {
             generation: snapshot.generation(),
             subject: record.and_then(|record| record.subject.clone()),
             company: record.and_then(|record| record.company.clone()),
-            scope: grant.map(|grant| grant.scope.clone()).unwrap_or_default(),
+            scope: snapshot.source.scope().to_vec(),
+            api_key: snapshot.source.api_key().map(|key| KeyStatus::of(key, now)),
             access_expires_at: credential.and_then(|credential| expiry(credential, now)),
             access_expires_in: credential
                 .filter(|credential| credential.expiry.is_some())
                 .map(|credential| credential.left(now).as_secs()),
             refreshed_at: grant.map(|grant| past(grant.refreshed_at, now)),
             refresh_token_age: grant.map(|grant| since(now.wall, grant.refreshed_at) / 1000),
-            logged_in_at: grant.map(|grant| past(grant.logged_in_at, now)),
+            logged_in_at: grant
+                .map(|grant| grant.logged_in_at)
+                .or_else(|| snapshot.source.api_key().map(|key| key.added_at))
+                .map(|at| past(at, now)),
             next_try: snapshot
                 .health
                 .retry()
-                .map(|retry| future(retry.next_try.boot_left(now), now)),
+                .map(|retry| retry.next_try.boot_left(now))
+                .or_else(|| api_key::ask_again_in(account, now))
+                .map(|wait| future(wait, now)),
             resends: record.and_then(|it| it.open_intent()).map_or(0, |intent| intent.resends),
             last_refresh: last.map(|last| LastRefresh {
                 at: past(last.at, now),

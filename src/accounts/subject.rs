@@ -70,7 +70,7 @@ fn is_renewable(account: &Account) -> bool {
 async fn confirmed(executor: &Executor, old: LockedRecord, subject: String) -> RefreshReport {
     let (account, services) = (&executor.account, &executor.services);
     let record = Record { subject: Some(subject), subject_unconfirmed: false, ..old.record };
-    match services.store.save(&old.locked, &record).await {
+    match old.locked.save(&record).await {
         Ok(version) => account.memory().version = version,
         Err(error) => {
             let reason = RetryReason::Unwritable(error.to_string());
@@ -110,7 +110,7 @@ async fn ask(services: &Services, registry: &Registry, account: &Account) -> Opt
         warn!(account = %account.name, %other, "both accounts hold {subject}, and each refresh of one ends the other's tokens; log one of them out");
     }
     let record = Record { subject: Some(subject), ..record };
-    let version = services.store.save(&locked, &record).await.ok()?;
+    let version = locked.save(&record).await.ok()?;
     account.memory().version = version;
     account.replace_record(record);
     Some(())

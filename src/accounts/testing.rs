@@ -1,5 +1,7 @@
 //! Accounts for tests, whose token endpoint does not exist.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +13,14 @@ use super::refresher::Refresher;
 use super::registry::Registry;
 use super::scheduler::Scheduler;
 use super::services::Services;
-use super::settings::Settings;
+use super::settings::{Background, Settings};
 use super::sync::StoreSync;
 use crate::clock::Clock;
 use crate::oauth::endpoint::{Endpoint, Origin};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, Outbound};
 use crate::secret::{ClientSecret, RefreshToken};
-use crate::store::{AccountName, Grant, Record, Store};
+use crate::store::{AccountName, Grant, Record, Sealing, Store};
 
 const NOWHERE: &str = "http://127.0.0.1:9";
 
@@ -35,7 +37,7 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-fn client() -> oauth::Client {
+fn client(api: &str) -> oauth::Client {
     let settings = oauth::Settings {
         client_id: Some("client".into()),
         client_secret: SecretSource::Value(ClientSecret::new("secret")),
@@ -44,7 +46,7 @@ fn client() -> oauth::Client {
         authorize: Endpoint::parse(NOWHERE).unwrap(),
         token: Endpoint::parse(NOWHERE).unwrap(),
         introspect: None,
-        api: Origin::parse(NOWHERE).unwrap(),
+        api: Origin::parse(api).unwrap(),
     };
     let outbound = outbound::Settings { plain_only: true, ..outbound::Settings::default() };
     oauth::Client::new(settings, &Outbound::new(&outbound).unwrap()).unwrap()
@@ -57,17 +59,48 @@ pub(super) fn context(clock: Clock) -> (Arc<AccountContext>, Commands) {
 }
 
 pub(super) fn services(folder: &Path) -> (Arc<Services>, Commands) {
+    services_with(folder, NOWHERE)
+}
+
+/// With a store that replicas could share.
+pub(super) fn shared_services() -> (Arc<Services>, Commands) {
+    services_on(Store::Memory(Default::default()), NOWHERE)
+}
+
+fn services_with(folder: &Path, api: &str) -> (Arc<Services>, Commands) {
+    services_on(Store::open(&folder.join("store"), Sealing::none()).unwrap(), api)
+}
+
+pub(super) fn services_on(store: Store, api: &str) -> (Arc<Services>, Commands) {
     let (context, commands) = context(Clock::system());
-    let store = Store::open(&folder.join("store")).unwrap();
-    (Arc::new(Services::new(store, client(), context)), commands)
+    (Arc::new(Services::new(store, client(api), context, Background::Disabled)), commands)
 }
 
 pub(super) fn scheduler(folder: &Path) -> (Arc<Scheduler>, Commands) {
-    let (services, commands) = services(folder);
+    scheduler_with(folder, NOWHERE)
+}
+
+pub(super) fn scheduler_with(folder: &Path, api: &str) -> (Arc<Scheduler>, Commands) {
+    let (services, commands) = services_with(folder, api);
     let registry = Arc::new(Registry::new(services.context.clone()));
     let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
     let sync = StoreSync::new(services.clone(), registry.clone(), refresher.clone());
     (Arc::new(Scheduler::new(services, registry, refresher, Arc::new(sync))), commands)
+}
+
+/// An API whose answers have these statuses, one after the other, and no more.
+pub(super) fn api_answering(statuses: &'static [u16]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for status in statuses {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let head = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: 11");
+            stream.write_all(format!("{head}\r\n\r\n{{\"data\":{{}}}}").as_bytes()).unwrap();
+        }
+    });
+    origin
 }
 
 /// A record whose token has expired, on disk.
@@ -87,6 +120,7 @@ pub(super) async fn save_expired(services: &Services, name: &AccountName) {
     let record = Record {
         generation: 1,
         grant: Some(grant),
+        api_key: None,
         subject: None,
         company: None,
         subject_unconfirmed: false,
@@ -94,5 +128,5 @@ pub(super) async fn save_expired(services: &Services, name: &AccountName) {
         ended: None,
     };
     let locked = services.store.lock(name, Duration::ZERO).await.unwrap();
-    services.store.save(&locked, &record).await.unwrap();
+    locked.save(&record).await.unwrap();
 }

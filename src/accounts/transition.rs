@@ -4,6 +4,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::account::Account;
+use super::api_key;
 use super::backoff::{MAX_DISK_WAIT, MAX_RESOURCE_WAIT};
 use super::health::{Health, RetryState};
 use super::outcome::{self, NextState, RetryTime};
@@ -28,7 +29,7 @@ pub(super) fn health(next: NextState, account: &Account, services: &Services) ->
             let time = RetryTime::Backoff { asked_for: None };
             Health::Locked(retry(reason, time, account))
         }
-        NextState::StoreError(why) => Health::StoreError(why),
+        NextState::StoreError(fault) => Health::StoreError(fault),
         NextState::StoreUnwritable(reason) => {
             let wait = account.next_wait(None).min(MAX_DISK_WAIT);
             let next_try = Deadline::after(account.now(), wait);
@@ -51,7 +52,7 @@ fn retry(reason: RetryReason, time: RetryTime, account: &Account) -> RetryState 
 
 /// The health that a record alone tells.
 pub(super) fn health_of(record: &Record, account: &Account, services: &Services) -> Health {
-    health(outcome::state_of(record, |grant| services.may_use(grant)), account, services)
+    health(outcome::state_of(record, |record| services.may_use(record)), account, services)
 }
 
 /// An attempt came to this state; it is logged unless it is the same as before.
@@ -77,7 +78,7 @@ fn log(next: &NextState, account: &Account) {
             error!(account = %name, "no refresh is sent, because its intent cannot be written: {reason}");
         }
         NextState::LoginRequired(reason) => warn!(account = %name, "{}", reason.sentence(name)),
-        NextState::StoreError(why) => error!(account = %name, "{why}"),
+        NextState::StoreError(fault) => error!(account = %name, "{}", fault.why),
         NextState::Connected | NextState::Locked(_) => {}
     }
 }
@@ -88,7 +89,7 @@ pub(super) fn adopt(record: Record, account: &Account, services: &Services) {
     let is_usable = record.grant.as_ref().is_none_or(|grant| grant.access.is_some());
     account.memory().remember_success(is_usable);
     let unusable = account.memory().unusable;
-    let next = match outcome::state_of(&record, |grant| services.may_use(grant)) {
+    let next = match outcome::state_of(&record, |record| services.may_use(record)) {
         // Else two processes that adopt each other's pairs would go on for ever.
         NextState::Connected if unusable > 1 => {
             NextState::Misconfigured(RetryReason::UnusableTokenAgain)
@@ -96,6 +97,7 @@ pub(super) fn adopt(record: Record, account: &Account, services: &Services) {
         next => next,
     };
     account.publish(record, health(next, account, services), None);
+    api_key::warn_of_expiry(services, account);
 }
 
 /// The record is gone from the store.

@@ -13,7 +13,12 @@ pub struct UnknownAccount {
     name: String,
     /// The known name that was probably meant.
     meant: Option<String>,
+    /// The first of the known names.
+    known: Vec<String>,
 }
+
+/// Most known names that a text lists.
+const MAX_LISTED: usize = 5;
 
 impl UnknownAccount {
     /// The name, and the nearest one of these accounts.
@@ -23,13 +28,35 @@ impl UnknownAccount {
 
     /// The name, and the nearest one of these names.
     pub fn beside<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Self {
-        let meant = nearest(name, known);
-        Self { name: name.to_owned(), meant: meant.map(str::to_owned) }
+        let known: Vec<_> = known.collect();
+        let meant = nearest(name, known.iter().copied()).map(str::to_owned);
+        let known = known.into_iter().take(MAX_LISTED).map(str::to_owned).collect();
+        Self { name: name.to_owned(), meant, known }
     }
 
-    /// The known name that was probably meant.
-    pub fn meant(&self) -> Option<&str> {
-        self.meant.as_deref()
+    /// What is wrong, and which name was probably meant.
+    pub fn detail(&self) -> String {
+        let hint = self.meant.as_ref().map(|meant| format!("; did you mean {meant}?"));
+        format!("there is no account {}{}", self.name, hint.unwrap_or_default())
+    }
+
+    /// What to do. It creates no account if another name was probably meant.
+    pub fn fix(&self) -> String {
+        let name = &self.name;
+        match (&self.meant, self.known.is_empty()) {
+            (Some(meant), _) => {
+                format!("Name {meant} instead; `pleo-proxy status` lists all accounts.")
+            }
+            (None, true) => {
+                format!(
+                    "Connect it with `pleo-proxy login {name}`; `pleo-proxy status` lists the accounts."
+                )
+            }
+            (None, false) => format!(
+                "Name one that `pleo-proxy status` lists, such as {}; `pleo-proxy login {name}` adds this one.",
+                self.known.join(", ")
+            ),
+        }
     }
 }
 
@@ -40,5 +67,20 @@ impl fmt::Display for UnknownAccount {
             Some(meant) => write!(f, "did you mean {meant}?"),
             None => f.write_str("`pleo-proxy status` lists them"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_name_is_corrected_and_not_connected() {
+        let fix = |name, known: &[&str]| UnknownAccount::beside(name, known.iter().copied()).fix();
+        let mistyped = fix("harbuor", &["acme", "harbour"]);
+        assert!(mistyped.contains("harbour") && !mistyped.contains("login"), "{mistyped}");
+        let other = fix("elsewhere", &["acme", "harbour"]);
+        assert!(other.contains("acme, harbour") && other.contains("login elsewhere"), "{other}");
+        assert!(fix("first", &[]).contains("`pleo-proxy login first`"));
     }
 }

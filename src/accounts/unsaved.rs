@@ -8,20 +8,28 @@ use tracing::{error, info, warn};
 
 use super::account::Account;
 use super::backoff::MAX_DISK_WAIT;
+use super::health::{Health, StoreFault};
 use super::locked_record::LockedRecord;
+use super::outcome;
 use super::services::Services;
 use super::transition;
-use crate::store::Record;
+use crate::store::{Locked, Record, Version};
 use crate::supervise::supervise;
 
 /// Goes on trying to save a record that is in memory only, on a task of its own that survives
 /// panics. The locks stay taken: a process that read the old record would send a spent token.
-pub(super) fn keep_saving(services: &Arc<Services>, account: &Arc<Account>, unsaved: LockedRecord) {
+/// `sent` is the record that it is to replace, with the intent whose outcome it is.
+pub(super) fn keep_saving(
+    services: &Arc<Services>,
+    account: &Arc<Account>,
+    unsaved: LockedRecord,
+    sent: Record,
+) {
     let (saver, account) = (services.clone(), account.clone());
     services.spawn(async move {
         let done = CancellationToken::new();
         let start = || async {
-            save(&saver, &account, &unsaved).await;
+            save(&saver, &account, &unsaved, &sent).await;
             done.cancel();
             // The supervisor sees the cancellation first.
             std::future::pending().await
@@ -31,19 +39,65 @@ pub(super) fn keep_saving(services: &Arc<Services>, account: &Arc<Account>, unsa
 }
 
 /// Tries until it is saved, or for the last time when the process ends.
-async fn save(services: &Services, account: &Account, unsaved: &LockedRecord) {
+async fn save(services: &Services, account: &Account, unsaved: &LockedRecord, sent: &Record) {
+    let mut record = unsaved.record.clone();
     loop {
         let wait = account.next_wait(None).min(MAX_DISK_WAIT);
         let is_last = services.unless_closing(tokio::time::sleep(wait)).await.is_none();
-        match services.store.save(&unsaved.locked, &unsaved.record).await {
+        match unsaved.locked.save(&record).await {
             Ok(version) => {
                 account.memory().version = version;
-                return saved(services, account, &unsaved.record);
+                if record.generation != unsaved.record.generation {
+                    account.replace_record(record.clone());
+                }
+                return saved(services, account, &record);
+            }
+            Err(problem) if problem.is_superseded() => {
+                match over_stored(services, &unsaved.locked, &record, sent).await {
+                    Ok(Some(next)) => record = next,
+                    Ok(None) => return give_way(services, account).await,
+                    Err(why) if is_last => {
+                        return error!(account = %account.name, "not saved before the end of the process: {why}");
+                    }
+                    Err(why) => warn!(account = %account.name, "still unsaved: {why}"),
+                }
             }
             Err(problem) if is_last => {
                 return error!(account = %account.name, "not saved before the end of the process: {problem}");
             }
             Err(problem) => warn!(account = %account.name, "still unsaved: {problem}"),
+        }
+    }
+}
+
+/// The record as it is to be saved over what another replica has stored meanwhile; none if that is
+/// to stay. The error tells why nothing is known yet.
+async fn over_stored(
+    services: &Services,
+    locked: &Locked,
+    record: &Record,
+    sent: &Record,
+) -> Result<Option<Record>, String> {
+    locked.retake().await.map_err(|error| error.to_string())?;
+    let stored = services.store.load(&locked.account).await.map_err(|error| error.to_string())?;
+    let Some((stored, _)) = stored else { return Ok(None) };
+    Ok(outcome::over_stored(record, sent, &stored))
+}
+
+/// What another replica has stored counts: it is newer than what could not be saved.
+async fn give_way(services: &Services, account: &Account) {
+    warn!(account = %account.name, "another replica has changed the account; what could not be saved is dropped");
+    account.memory().unsaved = None;
+    match services.store.load(&account.name).await {
+        Ok(Some((record, version))) => {
+            account.memory().version = version;
+            transition::adopt(record, account, services);
+        }
+        Ok(None) => transition::record_gone(account),
+        Err(error) => {
+            // Noticed again at the next poll.
+            account.memory().version = Version::default();
+            account.set_health(Health::StoreError(StoreFault::from(&error)));
         }
     }
 }

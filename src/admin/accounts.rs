@@ -19,10 +19,10 @@ pub(super) async fn rename(
     body: Bytes,
 ) -> Response {
     let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
-    let new = serde_json::from_slice::<RenameBody>(&body).map(|body| body.to.parse());
-    let to: AccountName = match new {
-        Ok(Ok(to)) => to,
-        Ok(Err(error)) => {
+    let new = serde_json::from_slice::<RenameBody>(&body).map(|it| (it.to.parse(), it.force));
+    let (to, force): (AccountName, _) = match new {
+        Ok((Ok(to), force)) => (to, force),
+        Ok((Err(error), _)) => {
             let why = format!("The new name {error}.");
             return refusal(StatusCode::BAD_REQUEST, "bad_request", &why);
         }
@@ -31,8 +31,9 @@ pub(super) async fn rename(
             return refusal(StatusCode::BAD_REQUEST, "bad_request", why);
         }
     };
-    if let Err(error) = admin.operator.rename(&name, &to).await {
-        return change_failed(&error);
+    let users = (!force).then_some(&admin.users);
+    if let Err(error) = admin.operator.rename(&name, &to, users).await {
+        return change_failed(&name, &error);
     }
     move_counters(&admin, &name, Some(&to)).await;
     data(Done { outcome: Outcome::Renamed, account: Some(to.to_string()) })
@@ -42,7 +43,7 @@ pub(super) async fn rename(
 pub(super) async fn remove(State(admin): Shared, Path(name): Path<String>) -> Response {
     let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
     if let Err(error) = admin.operator.remove(&name).await {
-        return change_failed(&error);
+        return change_failed(&name, &error);
     }
     move_counters(&admin, &name, None).await;
     data(Done { outcome: Outcome::Removed, account: Some(name.to_string()) })

@@ -13,11 +13,12 @@ use super::protocol::{
     Done, LoginBegun, LoginBody, LoginQuery, LoginState, Outcome, RefreshOutcome, RefreshQuery,
     Refreshed, Session, SessionBody, SessionLink, Status, Versioned,
 };
-use super::refusal::{invalid_name, refusal, too_many, unauthorized};
+use super::refusal::{invalid_name, refusal, too_many, unauthorized, with_fix};
 use super::state::{Admin, Shared};
-use crate::accounts::ChangeError;
+use crate::accounts::{ChangeError, StoreFault};
 use crate::clock::rfc3339;
 use crate::login::LoginError;
+use crate::oauth;
 use crate::operate::{LoginRequest, ReturnsBy};
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, LockError};
@@ -73,7 +74,7 @@ pub(super) async fn refresh(
             let status = if has_failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
             (status, data(refreshed)).into_response()
         }
-        Err(error) => change_failed(&error),
+        Err(error) => change_failed(&name, &error),
     }
 }
 
@@ -82,12 +83,12 @@ pub(super) async fn logout(State(admin): Shared, Path(name): Path<String>) -> Re
     let Ok(name) = name.parse::<AccountName>() else { return invalid_name() };
     match admin.operator.logout(&name).await {
         Ok(()) => data(Done::from(Outcome::LoggedOut)),
-        Err(error) => change_failed(&error),
+        Err(error) => change_failed(&name, &error),
     }
 }
 
 /// `POST /api/accounts/NAME/login`: an empty body starts a login, `redirected_url` finishes one,
-/// `refresh_token` imports a token.
+/// `refresh_token` imports a token, `api_key` takes a key in place of tokens.
 pub(super) async fn login(
     State(admin): Shared,
     Path(name): Path<String>,
@@ -100,29 +101,36 @@ pub(super) async fn login(
         body => serde_json::from_slice(body),
     };
     let Ok(body) = read else {
-        return bad_request("The body is not JSON with redirected_url or refresh_token.");
+        let detail = "The body is not JSON with redirected_url, refresh_token or api_key.";
+        return bad_request(detail);
     };
-    let done = match body {
-        LoginBody { redirected_url: Some(address), refresh_token: None } => {
-            admin.operator.finish_login(&name, &address).await
-        }
-        LoginBody { refresh_token: Some(token), redirected_url: None } => {
+    let LoginBody { redirected_url, refresh_token, api_key, expires_on } = body;
+    let done = match (redirected_url, refresh_token, api_key) {
+        (Some(address), None, None) => admin.operator.finish_login(&name, &address).await,
+        (None, Some(token), None) => {
             admin.operator.import(&name, RefreshToken::new(token.trim())).await
         }
-        LoginBody { redirected_url: None, refresh_token: None } => {
-            return begin(&admin, &name, &query).await;
+        (None, None, Some(key)) => {
+            let Ok(expires_on) = expires_on.map(|date| date.parse()).transpose() else {
+                return bad_request("expires_on is not a date such as 2027-01-31.");
+            };
+            match oauth::api_key(&key) {
+                Ok(key) => admin.operator.add_key(&name, key, expires_on, query.replace).await,
+                Err(_) => Err(LoginError::NoKey),
+            }
         }
-        _ => return bad_request("Send either redirected_url or refresh_token."),
+        (None, None, None) => return begin(&admin, &name, &query).await,
+        _ => return bad_request("Send one of redirected_url, refresh_token and api_key."),
     };
     match done {
         Ok(()) => data(Done { outcome: Outcome::Connected, account: Some(name.to_string()) }),
-        Err(error) => login_failed(&error),
+        Err(error) => login_failed(&name, &error),
     }
 }
 
 /// `GET /api/logins/ID`: the state of a login.
 pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) -> Response {
-    match admin.operator.logins().outcome(&id) {
+    match admin.operator.logins().outcome(&id).await {
         Some(end) => data(LoginState::from(end)),
         None => unknown_login(),
     }
@@ -130,7 +138,7 @@ pub(super) async fn login_state(State(admin): Shared, Path(id): Path<String>) ->
 
 /// `DELETE /api/logins/ID`: cancels a pending login.
 pub(super) async fn abandon(State(admin): Shared, Path(id): Path<String>) -> Response {
-    if admin.operator.logins().abandon(&id) {
+    if admin.operator.logins().abandon(&id).await {
         data(Done::from(Outcome::Abandoned))
     } else {
         unknown_login()
@@ -147,7 +155,7 @@ async fn begin(admin: &Admin, account: &AccountName, query: &LoginQuery) -> Resp
     let request = LoginRequest { account, returns_by, replaces: query.replace };
     match admin.operator.begin_login(request, &admin.redirect).await {
         Ok(begun) => data(LoginBegun::from(begun)),
-        Err(error) => login_failed(&error),
+        Err(error) => login_failed(account, &error),
     }
 }
 
@@ -195,37 +203,45 @@ fn bad_request(detail: &str) -> Response {
     refusal(StatusCode::BAD_REQUEST, "bad_request", detail)
 }
 
-fn login_failed(error: &LoginError) -> Response {
+fn login_failed(account: &AccountName, error: &LoginError) -> Response {
     let (status, code) = match error {
-        LoginError::Change(change) => return change_failed(change),
+        LoginError::Change(change) => return change_failed(account, change),
         LoginError::Listener(_) => (StatusCode::CONFLICT, "redirect_taken"),
         LoginError::Credentials(_) => (StatusCode::INTERNAL_SERVER_ERROR, "misconfigured"),
         LoginError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-        LoginError::Callback(_) | LoginError::UnknownState | LoginError::NoToken => {
-            (StatusCode::BAD_REQUEST, "bad_request")
-        }
+        LoginError::Callback(_)
+        | LoginError::UnknownState
+        | LoginError::NoToken
+        | LoginError::NoKey => (StatusCode::BAD_REQUEST, "bad_request"),
         LoginError::Refused(_)
         | LoginError::Issuer
         | LoginError::Exchange(_)
+        | LoginError::KeyRefused
+        | LoginError::KeyUnchecked(_)
+        | LoginError::Store(_)
         | LoginError::Repeated(_) => (StatusCode::BAD_GATEWAY, "login_failed"),
     };
     refusal(status, code, &error.to_string())
 }
 
-pub(super) fn change_failed(error: &ChangeError) -> Response {
+pub(super) fn change_failed(account: &AccountName, error: &ChangeError) -> Response {
     let (status, code) = match error {
         ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, "account_unknown"),
-        ChangeError::NameTaken(_) | ChangeError::StillConnected(_) => {
-            (StatusCode::CONFLICT, "account_conflict")
-        }
+        ChangeError::NameTaken(_)
+        | ChangeError::StillConnected(_)
+        | ChangeError::InUse { .. }
+        | ChangeError::KeyFile(..) => (StatusCode::CONFLICT, "account_conflict"),
         ChangeError::Superseded(_)
+        | ChangeError::Overtaken(_)
         | ChangeError::OtherSubject { .. }
         | ChangeError::ConnectedElsewhere { .. }
-        | ChangeError::Connected(_) => (StatusCode::CONFLICT, "login_conflict"),
+        | ChangeError::Connected(_)
+        | ChangeError::ConnectedByLogin(_) => (StatusCode::CONFLICT, "login_conflict"),
         ChangeError::NoRefreshToken
         | ChangeError::Import(_)
         | ChangeError::Refused(_)
         | ChangeError::ImportUnconfirmed(_)
+        | ChangeError::KeyUnchecked(_)
         | ChangeError::Unconfirmed { .. } => (StatusCode::BAD_GATEWAY, "login_failed"),
         ChangeError::Lock(LockError::Busy(_)) | ChangeError::Busy(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "refresh_timeout")
@@ -236,8 +252,21 @@ pub(super) fn change_failed(error: &ChangeError) -> Response {
         ChangeError::Record(_) | ChangeError::SetAside(..) => {
             (StatusCode::SERVICE_UNAVAILABLE, "store_error")
         }
-        ChangeError::Save(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable"),
+        ChangeError::Save(_) | ChangeError::NoStoreKey { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "store_unwritable")
+        }
         ChangeError::Closing => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
     };
-    refusal(status, code, &error.to_string())
+    with_fix(status, code, &error.to_string(), fix_of(account, error))
+}
+
+/// What to do where the error itself does not say it, as the data listener says it.
+fn fix_of(account: &AccountName, error: &ChangeError) -> Option<String> {
+    match error {
+        ChangeError::Record(error) => Some(StoreFault::from(error).fix(account)),
+        ChangeError::SetAside(..) => Some(format!(
+            "Give write access to the folder of the store, then run `pleo-proxy login {account}`."
+        )),
+        _ => None,
+    }
 }

@@ -50,6 +50,7 @@ fn text(admin: &Admin) -> Result<String, fmt::Error> {
     accounts.metrics().write(&mut text, states, restarts)?;
     encode_registry(&mut text, admin.log.registry())?;
     encode_registry(&mut text, &of_this_moment(admin))?;
+    encode_registry(&mut text, &of_the_store(admin))?;
     encode_registry(&mut text, &of_the_process())?;
     encode_eof(&mut text)?;
     Ok(text)
@@ -90,6 +91,12 @@ fn of_this_moment(admin: &Admin) -> Registry {
     registry.register("dropped_exchanges", help, ConstCounter::new(admin.log.dropped()));
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The release that runs", version);
+    registry
+}
+
+fn of_the_store(admin: &Admin) -> Registry {
+    let mut registry = Registry::with_prefix(format!("{}_store", telemetry::PREFIX));
+    admin.operator.accounts().store().register(&mut registry);
     registry
 }
 

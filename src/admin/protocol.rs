@@ -10,6 +10,7 @@ mod login;
 mod report;
 mod why;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,9 @@ use crate::operate;
 use crate::store::AccountName;
 
 pub use crate::log::entry::{By, Capture, Entry, Kind, Part};
-pub use account::{AccountStatus, LastRefresh, RenameBody, State, account_problem};
+pub use account::{
+    AccountStatus, ApiKeyStatus, LastRefresh, RenameBody, State, account_problem, beside_name,
+};
 pub use done::{Done, Outcome};
 pub use exchanges::{
     AccountRate, CaptureBody, CaptureState, EventsQuery, HarQuery, Hello, Impatient, Lost,
@@ -65,6 +68,9 @@ pub struct Problem {
     /// What went wrong, for users.
     #[serde(default)]
     pub detail: String,
+    /// What to do, where the detail does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Box<str>>,
 }
 
 /// `GET /health` and `GET /ready`.
@@ -117,13 +123,22 @@ pub struct About {
     pub api: String,
     /// Where logins and commands connect.
     pub admin: Option<String>,
-    /// The folder of the store.
+    /// The folder of the store, or its database.
     pub store: String,
+    /// What replicas that share the store call this one; none if nobody on another machine does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
     /// The API's origin.
     pub upstream: String,
     /// Protections that are off or loosened, and problems of the process.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The release.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub release: String,
+    /// The settings that its file and the defaults have set, as `config show` shows them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// The query of `POST /api/accounts/NAME/refresh`.

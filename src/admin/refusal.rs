@@ -46,8 +46,24 @@ pub(super) fn invalid_name() -> Response {
     refusal(StatusCode::NOT_FOUND, "account_unknown", "This is not a valid account name.")
 }
 
+/// The refusal of a path that is none of this listener; `tools` is where tools call Pleo's API.
+pub(super) fn not_found(tools: &str) -> Response {
+    let fix = format!("Pleo's API is at {tools}; this address is for logins and commands.");
+    with_fix(StatusCode::NOT_FOUND, "not_found", "There is no such page here.", Some(fix))
+}
+
 /// A refusal with this code, and this text for the user.
 pub(super) fn refusal(status: StatusCode, code: &'static str, detail: &str) -> Response {
+    with_fix(status, code, detail, None)
+}
+
+/// The same with what to do, where the detail does not say it.
+pub(super) fn with_fix(
+    status: StatusCode,
+    code: &'static str,
+    detail: &str,
+    fix: Option<String>,
+) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = Problem {
         kind: "about:blank".into(),
@@ -55,6 +71,7 @@ pub(super) fn refusal(status: StatusCode, code: &'static str, detail: &str) -> R
         status: status.as_u16(),
         code: code.into(),
         detail: detail.into(),
+        fix: fix.map(Into::into),
     };
     let mut response = (status, axum::Json(body)).into_response();
     let headers = response.headers_mut();

@@ -9,7 +9,7 @@ use super::key::Keys;
 use super::protocol::About;
 use crate::log::RequestLog;
 use crate::log::curl::Target;
-use crate::operate::{Operator, Redirect};
+use crate::operate::{Operator, Redirect, Users};
 use crate::proxy::guard::Guard;
 use crate::proxy::peer::Peers;
 use crate::secret::LocalKey;
@@ -18,6 +18,8 @@ use crate::secret::LocalKey;
 pub struct Admin {
     /// Operations on accounts.
     pub operator: Operator,
+    /// The programs that send as an account beside this process.
+    pub users: Users,
     /// The latest exchanges, and the counters.
     pub log: Arc<RequestLog>,
     /// Checks every request.

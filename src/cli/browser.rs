@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::config::SECRET_VARIABLE;
+use crate::config::{SECRET_VARIABLE, STORE_KEY_VARIABLE, STORE_URL_VARIABLE};
 
 /// A launcher that has not failed by then counts as successful.
 const LAUNCH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -15,9 +15,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) fn open(url: &str) -> bool {
     open::commands(url).iter_mut().any(|launcher| {
         launcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(mut child) = launcher.env_remove(SECRET_VARIABLE).process_group(0).spawn() else {
-            return false;
-        };
+        for secret in [SECRET_VARIABLE, STORE_KEY_VARIABLE, STORE_URL_VARIABLE] {
+            launcher.env_remove(secret);
+        }
+        let Ok(mut child) = launcher.process_group(0).spawn() else { return false };
         let deadline = Instant::now() + LAUNCH_TIMEOUT;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {

@@ -19,11 +19,13 @@ mod man;
 mod open;
 mod refresh;
 mod report;
+mod revive;
 mod sandbox;
 mod serve;
 mod service;
 mod status;
 mod stop;
+mod store;
 mod wait;
 mod why;
 
@@ -51,6 +53,9 @@ pub(super) enum Command {
     /// Become the program of an exec
     #[command(hide = true)]
     Launch(launch::Launch),
+    /// Wake an exec that was stopped with its program
+    #[command(hide = true)]
+    Revive(revive::Revive),
     /// Connect an account to Pleo
     Login(login::Login),
     /// Forget an account's tokens
@@ -87,6 +92,9 @@ pub(super) enum Command {
     Health(health::HealthProbe),
     /// Run the fake Pleo alone
     Sandbox(sandbox::SandboxCommand),
+    /// Seal the records of the store, and look after the keys
+    #[command(subcommand, after_help = store::EXAMPLES)]
+    Store(store::StoreCommand),
     /// Run the proxy as a service of systemd
     #[command(subcommand, after_help = service::EXAMPLES)]
     Service(service::ServiceCommand),
@@ -114,6 +122,7 @@ impl Command {
             Self::Serve => serve::run(context).await,
             Self::Exec(exec) => exec.run(context).await,
             Self::Launch(launch) => Ok(launch.run()),
+            Self::Revive(revive) => Ok(revive.run()),
             Self::Login(login) => login.run(context).await,
             Self::Logout(logout) => logout.run(context).await,
             Self::Status => status::run(context).await,
@@ -130,6 +139,7 @@ impl Command {
             Self::Wait(wait) => wait.run(context).await,
             Self::Health(health) => health.run(context).await,
             Self::Sandbox(sandbox) => sandbox.run(context).await,
+            Self::Store(store) => store.run(context).await,
             Self::Service(service) => service.run(context),
             Self::Doctor(doctor) => doctor.run(context).await,
             Self::Config(config) => config.run(context),

@@ -26,7 +26,7 @@ pub(super) struct Global {
     /// Set one key, such as listen.api=127.0.0.1:0 (never a secret)
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// error, warn, info, debug or trace [default: info; of exec: warn]
+    /// error, warn, info, debug or trace [default: warn; of serve: info]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = levels(), hide_possible_values = true)]
     pub(super) log: Option<Level>,
     /// Machine-readable output on stdout
@@ -45,23 +45,30 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 
 impl Global {
     /// The program with the flags that select this configuration, quoted for a shell.
-    fn program(&self) -> String {
-        let mut words = vec!["pleo-proxy".to_owned()];
-        if let Some(file) = &self.config {
-            words.extend(["--config".to_owned(), quoted(&file.display().to_string())]);
-        }
-        if let Some(environment) = &self.environment {
-            words.extend(["--environment".to_owned(), quoted(environment)]);
-        }
-        // The addresses of one process do not matter to the next command, and a proxy URL may hold
-        // a password.
-        let left_out = |set: &str| {
-            ["listen.", "upstream.proxy"].iter().any(|name| set.trim_start().starts_with(name))
-        };
-        let sets = self.set.iter().filter(|set| !left_out(set));
-        words.extend(sets.flat_map(|set| ["--set".to_owned(), quoted(set)]));
-        words.join(" ")
+    pub(super) fn program(&self) -> String {
+        program(self.config.as_deref(), self.environment.as_deref(), &self.set)
     }
+}
+
+/// The program with flags that select a configuration, quoted for a shell.
+fn program(config: Option<&Path>, environment: Option<&str>, set: &[String]) -> String {
+    let mut words = vec!["pleo-proxy".to_owned()];
+    if let Some(file) = config {
+        words.extend(["--config".to_owned(), quoted(&file.display().to_string())]);
+    }
+    if let Some(environment) = environment {
+        words.extend(["--environment".to_owned(), quoted(environment)]);
+    }
+    // The addresses of one process do not matter to the next command, and a proxy URL or a hook may
+    // hold a secret: responses name this program, also to web pages that may call.
+    let left_out = |set: &str| {
+        ["listen.", "upstream.proxy", "hooks."]
+            .iter()
+            .any(|name| set.trim_start().starts_with(name))
+    };
+    let sets = set.iter().filter(|set| !left_out(set));
+    words.extend(sets.flat_map(|set| ["--set".to_owned(), quoted(set)]));
+    words.join(" ")
 }
 
 /// What every command needs to run.
@@ -95,6 +102,11 @@ impl Context {
     pub(super) fn environment(&self) -> Option<Environment> {
         let named = self.flags.environment.as_deref()?;
         Environment::VARIANTS.iter().find(|environment| environment.as_str() == named).copied()
+    }
+
+    /// True if a flag sets a key that begins like this.
+    pub(super) fn sets(&self, key: &str) -> bool {
+        self.flags.set.iter().any(|set| set.trim_start().starts_with(key))
     }
 
     /// The configuration file that the flags or a variable name, whether it exists or not; else the
@@ -162,7 +174,11 @@ impl Context {
 
     /// The configuration, or every mistake in it.
     pub(super) fn load(&self) -> Result<Config, ConfigError> {
-        config::load(&self.flags, &variables())
+        let mut config = config::load(&self.flags, &variables())?;
+        // Whoever reads a response or a hook's message may stand in another folder.
+        let file = config.file.as_deref().filter(|_| !config.is_usual_file);
+        config.program = program(file, self.flags.environment.as_deref(), &self.flags.set);
+        Ok(config)
     }
 
     /// The configuration, or the failure that ends the command.
@@ -176,4 +192,24 @@ pub(super) fn variables() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_hold_a_secret_is_not_named_to_others() {
+        let set = [
+            "hooks.on_login_required=curl -H 'X-Api-Key: canary' https://hook.example",
+            " upstream.proxy=http://u:canary@h",
+            "listen.api=127.0.0.1:0",
+            "client.id=a b",
+        ]
+        .map(str::to_owned);
+        assert_eq!(
+            program(Some(Path::new("/etc/my.toml")), None, &set),
+            "pleo-proxy --config /etc/my.toml --set 'client.id=a b'"
+        );
+    }
 }

@@ -12,7 +12,7 @@ use super::embedded_sandbox::Addresses;
 use super::exit::{Exit, Failure};
 use super::run_file::{self, Instance, Process};
 use super::state::State;
-use super::{embedded_sandbox, wiring};
+use super::{embedded_sandbox, holder, wiring};
 use crate::accounts::{Accounts, Background};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
@@ -76,7 +76,8 @@ impl DataListener {
             None
         };
         let outbound = wiring::outbound(&config)?;
-        let accounts = wiring::accounts(&config, &state, &outbound, Background::Enabled).await?;
+        let background = if label.is_none() { Background::Enabled } else { Background::Quiet };
+        let accounts = wiring::accounts(&config, &state, &outbound, background).await?;
         guard.local_key.iter().for_each(|key| accounts.known_secrets().learn_lasting(key));
         let log = wiring::request_log(&config, &state, &accounts, label.clone())?;
         let operator = Operator::new(accounts);
@@ -107,6 +108,7 @@ impl DataListener {
             .map_err(Failure::usage)?
             .counting(&accounts.metrics().upstream_connections);
         let budget = Arc::new(ReplayBudget::default());
+        let program: Arc<str> = self.config.program.as_str().into();
         let forwarder = || {
             Forwarder::new(
                 accounts.clone(),
@@ -114,6 +116,7 @@ impl DataListener {
                 settings.clone(),
                 budget.clone(),
                 connector.clone(),
+                program.clone(),
             )
         };
         let bound = self.bound.take().context("the listeners are in use already")?;
@@ -148,7 +151,9 @@ impl DataListener {
             api: self.api.origin(),
             admin: self.admin_origin(),
             store: self.state.records.clone(),
+            store_keys: self.accounts().store().keys_held(),
             exec: self.label.clone(),
+            account: self.guard.account.as_ref().map(ToString::to_string),
             sandbox: self.sandbox.as_ref().map(Addresses::of),
         }
     }
@@ -227,7 +232,10 @@ fn bind_failure(error: &server::BindError, config: &Config, program: &str) -> Fa
                 "pleo-proxy (process {pid}, {environment}) is running there; stop it with `kill {pid}`"
             )
         }
-        None if is_taken => "stop the program that listens there".to_owned(),
+        None if is_taken => match error.address.tcp().and_then(holder::login_at) {
+            Some(pid) => holder::waiting_login(pid),
+            None => "stop the program that listens there".to_owned(),
+        },
         _ => {
             return Failure::new(
                 Exit::Failed,

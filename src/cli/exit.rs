@@ -1,6 +1,10 @@
 //! How a command ends: named exit codes, and the error that goes with one.
 
 use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Added to the number of the signal that ended a program, as shells do.
+const ENDED_BY_SIGNAL: i32 = 128;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +23,12 @@ pub enum Exit {
     Degraded,
     /// As the program of `exec` ended.
     Program(u8),
+    /// By the signal with this number, as the program of `exec` was ended.
+    Signal(i32),
 }
 
 impl Exit {
-    /// The exit code of the process.
+    /// The exit code of the process; for a signal the one that shells report.
     pub fn code(self) -> u8 {
         match self {
             Self::Fine => 0,
@@ -32,7 +38,19 @@ impl Exit {
             Self::NotRunning => 4,
             Self::Degraded => 5,
             Self::Program(code) => code,
+            Self::Signal(signal) => u8::try_from(ENDED_BY_SIGNAL + signal).unwrap_or(u8::MAX),
         }
+    }
+
+    /// What `main` returns. For a signal it does not return: a shell that runs a script ends the
+    /// script, too, if Ctrl-C has ended its program, and goes on after any exit code.
+    pub(super) fn end(self) -> ExitCode {
+        if let Self::Signal(signal) = self {
+            // Writes no core: the process was made undumpable at its start. It fails for a signal
+            // that it does not know.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+        ExitCode::from(self.code())
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::anyhow;
 
 use super::admin_client::{AdminClient, PROOF_TIMEOUT};
 use super::exit::{Exit, Failure};
+use super::neighbours::{self, Neighbour};
 use super::probe;
 use super::run_file::{self, Instance, Liveness};
 use super::state::State;
@@ -60,8 +61,11 @@ pub(super) async fn running(state: &State) -> Result<Option<AdminClient>, Failur
     }
 }
 
+/// Most other processes that a failure names.
+const MAX_NAMED: usize = 50;
+
 /// The message of commands about requests if no proxy runs.
-pub(super) const NO_LOG: &str = "no pleo-proxy is running for this store, and only a running one knows its requests; start it with: pleo-proxy";
+pub(super) const NO_LOG: &str = "no pleo-proxy is running for this store, and only a running one knows its requests; start it with: pleo-proxy serve";
 
 /// The proxy that runs for this store, for a command that needs one. `none` is the message if there
 /// is none.
@@ -74,13 +78,7 @@ pub(super) async fn required(state: &State, none: &str) -> Result<AdminClient, F
             let off = format!("the admin listener of process {pid} is off (listen.admin)");
             Err(anyhow!("{off}; stop the process with: kill {pid}").into())
         }
-        Found::Nothing => {
-            let elsewhere = run_file::elsewhere(&state.folder).into_iter().next();
-            let note = elsewhere.map(|other| {
-                format!("; process {} of {} may be one", other.process.pid, other.process.host)
-            });
-            Err(Failure::new(Exit::NotRunning, format!("{none}{}", note.unwrap_or_default())))
-        }
+        Found::Nothing => Err(not_running(state, none)),
     }
 }
 
@@ -90,11 +88,30 @@ pub(super) async fn serving(state: &State, program: &str) -> Result<Instance, Fa
         Found::Running(client) => Ok(client.instance),
         Found::AdminOff(instance) => Ok(instance),
         Found::Unresponsive(instance, why) => Err(unresponsive(&instance, &why)),
-        Found::Nothing => Err(Failure::new(
-            Exit::NotRunning,
-            format!("no pleo-proxy is running for this store; start it with: {program}"),
+        Found::Nothing => Err(not_running(
+            state,
+            &format!("no pleo-proxy is running for this store; start it with: {program} serve"),
         )),
     }
+}
+
+/// The failure that no proxy runs for this store, with those that a user may have meant: others of
+/// this user, or one of another machine.
+pub(super) fn not_running(state: &State, none: &str) -> Failure {
+    let elsewhere = run_file::elsewhere(&state.folder)
+        .into_iter()
+        .map(|other| format!("process {} of {} may be one", other.process.pid, other.process.host));
+    let here: Vec<_> =
+        state.all_folders.iter().flat_map(|folder| run_file::proxies(folder)).collect();
+    let is_known = |pid: u32| here.iter().any(|other| other.process.pid == pid);
+    let mut neighbours = neighbours::all();
+    neighbours.retain(|other| !is_known(other.pid));
+    let here = here.iter().map(Instance::named);
+    let here = here.chain(neighbours.iter().map(Neighbour::named));
+    let here = here.map(|named| format!("{named} runs with other settings"));
+    let notes: Vec<_> = elsewhere.chain(here).take(MAX_NAMED).collect();
+    let notes = if notes.is_empty() { String::new() } else { format!("; {}", notes.join(", ")) };
+    Failure::new(Exit::NotRunning, format!("{none}{notes}"))
 }
 
 /// The error for a proxy that runs but cannot be used.

@@ -9,7 +9,7 @@ use crate::accounts::Background;
 use crate::admin::protocol::AccountStatus;
 use crate::config::Config;
 use crate::operate::Operator;
-use crate::store::{AccountName, Store};
+use crate::store::AccountName;
 
 /// The accounts of this store, to show them: nothing on disk is created or changed, and no server
 /// is contacted.
@@ -19,7 +19,7 @@ pub(super) async fn inspect(config: &Config, state: &State) -> Result<Operator, 
 
 /// The same with the records of a folder.
 pub(super) async fn inspect_at(config: &Config, records: &Path) -> Result<Operator, Failure> {
-    let store = Store::inspect(records).map_err(Failure::usage)?;
+    let store = wiring::store_to_inspect(config, records).await?;
     let accounts =
         wiring::accounts_in(store, config, &wiring::loopback_only()?, Background::Disabled).await?;
     Ok(Operator::new(accounts))
@@ -39,7 +39,7 @@ pub(super) async fn stored(config: &Config, state: &State) -> Result<Vec<Account
 pub(super) async fn writable(config: &Config, state: &State) -> Result<Operator, Failure> {
     if config.embedded_sandbox {
         let hint =
-            "the embedded sandbox exists only while the proxy runs; start `pleo-proxy` first";
+            "the embedded sandbox exists only while the proxy runs; start `pleo-proxy serve` first";
         return Err(Failure::new(Exit::NotRunning, hint));
     }
     let accounts =

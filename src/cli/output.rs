@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
@@ -40,6 +41,16 @@ pub(super) enum Pipe {
     Open,
     /// Nobody does (`| head`): a command that would print more can end.
     Closed,
+}
+
+/// True if nobody reads stdout any more, which a command that waits for more to print would learn
+/// only by its next line.
+pub(super) fn is_closed() -> bool {
+    let stdout = io::stdout();
+    // What a reader that has gone leaves is reported whether it is asked for or not.
+    let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+    let polled = rustix::event::poll(&mut asked, Some(&Timespec::default()));
+    polled.is_ok() && asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Writes data to stdout as it is.

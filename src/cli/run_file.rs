@@ -8,11 +8,17 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use strum::VariantArray as _;
+
 use super::embedded_sandbox::Addresses;
+use crate::config::{Config, Environment};
+use crate::operate::Users;
 use crate::private_file::{self, access::Access};
+use crate::store::{AccountName, KeysHeld};
 
 /// Larger than any run file, in bytes.
 const LIMIT: u64 = 64 * 1024;
@@ -28,15 +34,27 @@ pub(super) struct Instance {
     pub(super) admin: Option<String>,
     /// The folder of the records.
     pub(super) store: PathBuf,
+    /// The keys of the store that it holds.
+    #[serde(default)]
+    pub(super) store_keys: KeysHeld,
     /// The program of an `exec`, which serves that program alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) exec: Option<String>,
+    /// The account of an `exec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) account: Option<String>,
     /// The sandbox of this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sandbox: Option<Addresses>,
 }
 
 impl Instance {
+    /// Names it for users.
+    pub(super) fn named(&self) -> String {
+        let Self { process, environment, api, store, .. } = self;
+        format!("process {} ({environment}, tools {api}, store {})", process.pid, store.display())
+    }
+
     /// True if it serves everybody, as `serve` does.
     pub(super) fn is_proxy(&self) -> bool {
         self.exec.is_none()
@@ -70,6 +88,11 @@ pub(super) enum Liveness {
 }
 
 impl Process {
+    /// As replicas name it to each other.
+    pub(super) fn replica(&self) -> String {
+        format!("process {} on {}", self.pid, self.host)
+    }
+
     /// This process.
     pub(super) fn own() -> Self {
         let pid = std::process::id();
@@ -133,6 +156,11 @@ fn stat(pid: u32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// True if a process is stopped, as by Ctrl-Z; none if it is gone, or the system does not say.
+pub(super) fn is_stopped(pid: u32) -> Option<bool> {
+    stat(pid).map(|(state, _)| matches!(state, 'T' | 't'))
+}
+
 /// The run file of this process, removed when dropped.
 #[derive(Debug)]
 pub(super) struct RunFile(PathBuf);
@@ -187,6 +215,32 @@ pub(super) fn alive(state: &Path) -> Vec<Instance> {
     all.filter(|instance| instance.process.liveness() == Liveness::Alive).collect()
 }
 
+/// The programs of `exec` that are bound to an account of a store.
+pub(super) fn users(folder: &Path, records: &Path) -> Users {
+    let (folder, records) = (folder.to_owned(), records.to_owned());
+    Arc::new(move |account: &AccountName| {
+        let uses = |it: &Instance| {
+            !it.is_proxy()
+                && it.store == records
+                && it.account.as_ref().is_none_or(|name| name == account.as_str())
+        };
+        let users = alive(&folder).into_iter().filter(uses);
+        let named = |it: Instance| {
+            let program = it.exec.unwrap_or_default();
+            format!("pleo-proxy exec of {program} (process {})", it.process.pid)
+        };
+        users.map(named).collect()
+    })
+}
+
+/// The state folders of all environments: those of the configured place of stores, and of the usual
+/// one, which no `store.path` names.
+pub(super) fn folders(config: &Config) -> Vec<PathBuf> {
+    let usual = config.default_root.iter().filter(|root| config.state_root.as_ref() != Some(root));
+    let roots = config.state_root.iter().chain(usual);
+    roots.flat_map(|root| Environment::VARIANTS.iter().map(|it| root.join(it.as_str()))).collect()
+}
+
 /// The run files of proxies that may run in another container or on another machine.
 pub(super) fn elsewhere(state: &Path) -> Vec<Instance> {
     let all = read_all(state).into_iter().map(|(_, instance)| instance);
@@ -222,7 +276,9 @@ mod tests {
             api: "http://127.0.0.1:1".into(),
             admin: None,
             store: "/store".into(),
+            store_keys: KeysHeld::default(),
             exec: None,
+            account: None,
             sandbox: None,
         }
     }

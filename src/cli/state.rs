@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::exit::Failure;
+use super::run_file;
 use crate::config::Config;
 use crate::private_file::access::{current_user, parent_of_another_user};
 use crate::private_file::folder::{self, FolderError};
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) records: PathBuf,
     /// True if the records are deleted with the process: the embedded sandbox without `store.path`.
     pub(super) is_temporary: bool,
+    /// The folders in which other proxies of this user may have their run files.
+    pub(super) all_folders: Vec<PathBuf>,
     /// Removed with everything in it when dropped.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -39,7 +42,8 @@ impl State {
         // Canonical, because two paths to one folder are one store.
         let records =
             own.unwrap_or_else(|| folder.clone()).canonicalize().context("the state folder")?;
-        Ok(Self { folder, records, is_temporary, _temporary: temporary })
+        let all_folders = run_file::folders(config);
+        Ok(Self { folder, records, is_temporary, all_folders, _temporary: temporary })
     }
 
     /// The folders as they are; nothing is created.
@@ -53,7 +57,8 @@ impl State {
             checked => checked.map_err(|error| unusable(&folder, error))?,
         }
         let records = folder.canonicalize().unwrap_or_else(|_| folder.clone());
-        Ok(Self { folder, records, is_temporary, _temporary: None })
+        let all_folders = run_file::folders(config);
+        Ok(Self { folder, records, is_temporary, all_folders, _temporary: None })
     }
 
     /// The same folder with the records of a process that runs.

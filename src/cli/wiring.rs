@@ -7,17 +7,20 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Failure;
+use super::run_file::{self, Instance};
 use super::state::State;
 use crate::accounts::{Accounts, Background};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, store_key_origin};
 use crate::exchange::recorder::Recorders;
 use crate::hooks::{Hooks, Surroundings};
 use crate::log::RequestLog;
 use crate::oauth;
 use crate::outbound::{self, Outbound};
 use crate::redaction::Redactor;
-use crate::store::Store;
+#[cfg(feature = "postgres")]
+use crate::store::PostgresStore;
+use crate::store::{Kind, Sealing, Store};
 use crate::supervise::supervise;
 use crate::usage;
 
@@ -31,6 +34,72 @@ pub(super) fn loopback_only() -> Result<Outbound, Failure> {
     Ok(Outbound::new(&outbound::Settings { plain_only: true, ..outbound::Settings::default() })?)
 }
 
+/// How this store keeps its records.
+pub(super) fn sealing(config: &Config) -> Result<Sealing, Failure> {
+    config
+        .sealing()
+        .map_err(|error| Failure::usage(format!("{}: {error}", store_key_origin(config))))
+}
+
+/// The store that the settings name; one of files has its records in this folder.
+pub(super) async fn store(config: &Config, records: &Path) -> Result<Store, Failure> {
+    let sealing = sealing(config)?;
+    let opened = match config.store.kind {
+        Kind::File => Store::open(records, sealing),
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => {
+            let environment = config.environment().as_str();
+            let opened = PostgresStore::open(&config.database, environment, sealing).await;
+            opened.map(|store| Store::Postgres(Arc::new(store)))
+        }
+    };
+    opened.map_err(Failure::usage)
+}
+
+/// The same, to read from it: nothing is created or changed.
+pub(super) async fn store_to_inspect(config: &Config, records: &Path) -> Result<Store, Failure> {
+    let sealing = sealing(config)?;
+    let opened = match config.store.kind {
+        Kind::File => Store::inspect(records, sealing),
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => {
+            let environment = config.environment().as_str();
+            let opened = PostgresStore::inspect(&config.database, environment, sealing).await;
+            opened.map(|store| Store::Postgres(Arc::new(store)))
+        }
+    };
+    opened.map_err(Failure::usage)
+}
+
+/// Where the records are, for people, if that is not a folder: nobody is asked.
+pub(super) fn database(config: &Config) -> Option<Result<String, Failure>> {
+    match config.store.kind {
+        Kind::File => None,
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => Some(PostgresStore::place_of(&config.database).map_err(Failure::usage)),
+    }
+}
+
+/// Refuses to seal beside a process that could not open what is sealed, which would stop serving,
+/// and to save as it is what others of the store seal.
+pub(super) fn refuse_if_not_held(store: &Store, state: &State) -> Result<(), Failure> {
+    let (key, own) = (store.key(), store.keys_held());
+    let running = run_file::alive(&state.folder).into_iter();
+    let mut beside = running.filter(|it| it.store == state.records);
+    let pid = |it: Instance| it.process.pid;
+    let why = match &key {
+        Some(key) => beside.find(|it| !it.store_keys.open(key, &own)).map(|it| format!(
+            "process {} runs on this store and was started without key {key}; restart it with that key, then run this again",
+            pid(it)
+        )),
+        None => beside.find(|it| !it.store_keys.keys.is_empty()).map(|it| format!(
+            "process {} seals this store, and there is no key here; name its file of keys in store.key_file, or give the keys as the variable PLEO_PROXY_STORE_KEY or the credential store-key",
+            pid(it)
+        )),
+    };
+    why.map_or(Ok(()), |why| Err(Failure::usage(why)))
+}
+
 /// All accounts of this process's store.
 pub(super) async fn accounts(
     config: &Config,
@@ -38,7 +107,8 @@ pub(super) async fn accounts(
     outbound: &Outbound,
     background: Background,
 ) -> Result<Arc<Accounts>, Failure> {
-    let store = Store::open(&state.records).map_err(Failure::usage)?;
+    let store = store(config, &state.records).await?;
+    refuse_if_not_held(&store, state)?;
     accounts_in(store, config, outbound, background).await
 }
 
@@ -58,7 +128,9 @@ pub(super) fn request_log(
     let file = state.records.join(usage::FILE_NAME);
     let usage = Arc::new(usage::Keeper::open(file, &Clock::system()));
     let environment = config.environment().as_str().to_owned();
-    let log = RequestLog::new(settings, recorders, accounts.clone(), usage, environment, label);
+    let program = config.program.clone();
+    let log =
+        RequestLog::new(settings, recorders, accounts.clone(), usage, environment, label, program);
     let log = log.map_err(|error| Failure::usage(format!("log.requests: {error}")))?;
     let log = Arc::new(log);
     // They run until the process ends: requests go on while it drains.
@@ -77,13 +149,13 @@ pub(super) fn request_log(
 }
 
 /// The hooks, which run from here on; none if none is set.
-pub(super) fn hooks(config: &Config, accounts: &Arc<Accounts>, program: &str) -> Option<Hooks> {
+pub(super) fn hooks(config: &Config, accounts: &Arc<Accounts>) -> Option<Hooks> {
     let file = config.file.as_ref().and_then(|file| file.canonicalize().ok());
     let surroundings = Surroundings {
         folder: file.as_ref().and_then(|file| file.parent()).map(Path::to_owned),
         config: file,
         environment: config.environment().as_str(),
-        program: program.to_owned(),
+        program: config.program.clone(),
     };
     Hooks::start(&config.hooks, accounts, surroundings)
 }

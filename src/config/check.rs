@@ -10,10 +10,14 @@ use super::error::ConfigError;
 use super::inputs::SECRET_VARIABLE;
 use super::layers::Reader;
 use super::settings::Config;
+use super::show::store_key_origin;
+use crate::accounts;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::oauth::endpoint::Origin;
 use crate::oauth::{CredentialsError, SecretSource};
 use crate::server::Address;
+#[cfg(feature = "postgres")]
+use crate::store::{self, PostgresStore};
 
 /// The client id of `examples/` and of the README.
 const EXAMPLE_ID: &str = "your-client-id";
@@ -47,6 +51,12 @@ pub(super) fn together(config: &Config, reader: &mut Reader<'_>) {
         let problem = "uses the port of the other listener: listen.api and listen.admin must differ; give each a port \
                        of its own; port 0 takes any free one";
         reader.invalid(given(reader, ["listen.admin", "listen.api"]), problem);
+    }
+    #[cfg(feature = "postgres")]
+    if config.embedded_sandbox && config.store.kind == store::Kind::Postgres {
+        let problem = "is not for the embedded sandbox, whose accounts end with its process; set endpoints.authorize, \
+                       endpoints.token and endpoints.api, or another environment";
+        reader.invalid("store.kind", problem);
     }
     if config.tokens.drain > config.tokens.hold {
         let setting = given(reader, ["tokens.drain", "tokens.hold"]);
@@ -98,6 +108,22 @@ pub fn check(config: &Config) -> Result<Vec<Diagnostic>, ConfigError> {
             .err()
             .map(|error| Diagnostic::of(Code::File, format!("`guard.local_key_file`: {error}"))),
     );
+    for (name, account) in &config.accounts {
+        let read = account.api_key_file.as_ref().map(|path| accounts::read_key_file(path));
+        found.extend(read.and_then(Result::err).map(|error| {
+            Diagnostic::of(Code::File, format!("`accounts.{name}.api_key_file`: {error}"))
+        }));
+    }
+    match config.sealing() {
+        Err(error) => found
+            .push(Diagnostic::of(Code::File, format!("`{}`: {error}", store_key_origin(config)))),
+        #[cfg(feature = "postgres")]
+        Ok(sealing) if config.store.kind == store::Kind::Postgres => {
+            let checked = PostgresStore::check(&config.database, &sealing);
+            found.extend(checked.err().map(|error| Diagnostic::of(Code::File, error)));
+        }
+        Ok(_) => {}
+    }
     found.extend(config.outbound.ca_file.as_ref().and_then(|path| certificate_problem(path)));
     if found.is_empty() { Ok(oddities(config)) } else { Err(ConfigError(found)) }
 }
@@ -113,7 +139,9 @@ pub fn oddities(config: &Config) -> Vec<Diagnostic> {
 
 /// What is missing for a login. The embedded sandbox provides everything.
 fn missing(config: &Config) -> Vec<Diagnostic> {
-    if config.embedded_sandbox {
+    let mut with_key = config.accounts.values().filter(|account| account.api_key_file.is_some());
+    let needs_no_client = config.oauth.client_id.is_none() && with_key.next().is_some();
+    if config.embedded_sandbox || needs_no_client {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -123,7 +151,7 @@ fn missing(config: &Config) -> Vec<Diagnostic> {
         None => report(
             Code::Missing,
             "`client.id` is not set",
-            "write, below [client], the id that Pleo gave you: id = \"...\"",
+            "write, below [client], the id that Pleo gave you: id = \"...\"; without a client, use an API key: accounts.NAME.api_key_file",
         ),
         Some(EXAMPLE_ID) => report(
             Code::Placeholder,

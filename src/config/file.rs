@@ -46,17 +46,23 @@ pub(super) fn find(
     let named = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = flags.config.clone().or(named) {
         let path = flags.working_dir.join(path);
-        let missing =
-            || file_error(format!("{} does not exist", path.display()), "name an existing file");
+        let missing = || {
+            file_error(
+                format!("{} does not exist", path.display()),
+                "name an existing file, or write one with `pleo-proxy init --config FILE`",
+            )
+        };
         return read(&path, flags)?.ok_or_else(missing).map(Some);
     }
     match read(&flags.working_dir.join(NAME), flags)? {
         Some(file) => Ok(Some(file)),
-        None => match xdg_folder(environment, "XDG_CONFIG_HOME", ".config") {
-            Some(folder) => read(&folder.join(NAME), flags),
-            None => Ok(None),
-        },
+        None => usual(environment).map_or(Ok(None), |file| read(&file, flags)),
     }
+}
+
+/// The file of the user's configuration folder, if a home is known.
+pub(super) fn usual(environment: &Variables) -> Option<PathBuf> {
+    Some(xdg_folder(environment, "XDG_CONFIG_HOME", ".config")?.join(NAME))
 }
 
 /// Our folder below an XDG base folder. Relative values are ignored (XDG Base Directory

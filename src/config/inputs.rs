@@ -10,9 +10,18 @@ use crate::diagnostic::one_line;
 
 /// Holds the client secret, for use without a file.
 pub(crate) const SECRET_VARIABLE: &str = "PLEO_PROXY_CLIENT_SECRET";
+/// Holds the keys of the store, for use without a file.
+pub(crate) const STORE_KEY_VARIABLE: &str = "PLEO_PROXY_STORE_KEY";
+/// Holds the URL of the store's database, for use without a file.
+pub(crate) const STORE_URL_VARIABLE: &str = "PLEO_PROXY_STORE_URL";
+/// Names systemd's folder of credentials.
+pub(crate) const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 /// Names the file, like `--config`.
 pub(crate) const FILE_VARIABLE: &str = "PLEO_PROXY_CONFIG";
-/// What `exec` gives its program: that it runs below one, and the key of its listener. No settings.
+/// What `exec` gives its program: where its listener is, that it runs below one (its process id),
+/// its account, and the key of its listener. No settings.
+pub(crate) const BASE_URL_VARIABLE: &str = "PLEO_BASE_URL";
+pub(crate) const ACCOUNT_VARIABLE: &str = "PLEO_PROXY_ACCOUNT";
 pub(crate) const EXEC_VARIABLE: &str = "PLEO_PROXY_EXEC";
 pub(crate) const KEY_VARIABLE: &str = "PLEO_PROXY_KEY";
 /// The prefix of all our variables.

@@ -15,6 +15,7 @@ use super::shape::{Shape, bare};
 use crate::nearest::nearest;
 use crate::oauth::SecretSource;
 use crate::server::Address;
+use crate::store::{KeySource, UrlSource};
 
 /// How a setting of type `T` is read and shown.
 pub(super) trait Kind<T> {
@@ -235,6 +236,38 @@ impl Kind<SecretSource> for SecretFile {
         match value {
             SecretSource::File(path) => FilePath.show(path),
             SecretSource::None | SecretSource::Value(_) => "".into(),
+        }
+    }
+}
+
+/// The file of the keys of the store. Other sources of keys are applied when all rows are read.
+pub(super) struct StoreKeys;
+
+impl Kind<KeySource> for StoreKeys {
+    fn read(&self, value: &Value, base: &Path) -> Result<KeySource, InvalidValue> {
+        Ok(Or("", FilePath).read(value, base)?.map_or(KeySource::None, KeySource::File))
+    }
+
+    fn show(&self, value: &KeySource) -> Value {
+        match value {
+            KeySource::File(path) => FilePath.show(path),
+            KeySource::None | KeySource::Value(_) | KeySource::Credential(_) => "".into(),
+        }
+    }
+}
+
+/// The file of the database's URL. Another source of it is applied when all rows are read.
+pub(super) struct DatabaseUrl;
+
+impl Kind<UrlSource> for DatabaseUrl {
+    fn read(&self, value: &Value, base: &Path) -> Result<UrlSource, InvalidValue> {
+        Ok(Or("", FilePath).read(value, base)?.map_or(UrlSource::None, UrlSource::File))
+    }
+
+    fn show(&self, value: &UrlSource) -> Value {
+        match value {
+            UrlSource::File(path) => FilePath.show(path),
+            UrlSource::None | UrlSource::Value(_) => "".into(),
         }
     }
 }

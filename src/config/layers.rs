@@ -13,8 +13,8 @@ use toml::{Spanned, Value};
 use super::collector::Diagnostics;
 use super::error::{ConfigError, InvalidValue};
 use super::inputs::{
-    EXEC_VARIABLE, FILE_VARIABLE, Flags, KEY_VARIABLE, Layer, Origin, SECRET_VARIABLE, Spans,
-    VARIABLE_PREFIX, Variables,
+    EXEC_VARIABLE, FILE_VARIABLE, Flags, KEY_VARIABLE, Layer, Origin, SECRET_VARIABLE,
+    STORE_KEY_VARIABLE, STORE_URL_VARIABLE, Spans, VARIABLE_PREFIX, Variables,
 };
 use super::kinds::Kind;
 use super::source::Source;
@@ -22,6 +22,16 @@ use super::suggest;
 use super::table::{Row, Table};
 // What a hook was told: it may run this program.
 use crate::hooks::VARIABLES;
+
+/// Variables of ours that are no settings.
+const OTHER_VARIABLES: [&str; 6] = [
+    SECRET_VARIABLE,
+    STORE_KEY_VARIABLE,
+    STORE_URL_VARIABLE,
+    FILE_VARIABLE,
+    EXEC_VARIABLE,
+    KEY_VARIABLE,
+];
 
 /// A raw value and its layer. No `Debug`: a proxy URL may hold a password.
 #[derive(Clone)]
@@ -204,9 +214,7 @@ impl<'a> Reader<'a> {
 
     fn variables(&mut self, environment: &Variables) {
         let is_ours = |name: &str| {
-            let is_no_setting = [SECRET_VARIABLE, FILE_VARIABLE, EXEC_VARIABLE, KEY_VARIABLE]
-                .contains(&name)
-                || VARIABLES.contains(&name);
+            let is_no_setting = OTHER_VARIABLES.contains(&name) || VARIABLES.contains(&name);
             name.starts_with(VARIABLE_PREFIX) && !is_no_setting
         };
         for (variable, raw) in environment.iter().filter(|(name, _)| is_ours(name)) {

@@ -23,7 +23,8 @@ use url::Url;
 use super::environment::Environment;
 use super::inputs::Origin;
 use super::kinds::{
-    By, Bytes, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile, Span, Word,
+    By, Bytes, DatabaseUrl, Each, FilePath, Hidden, Kind, Listener, NoneAtZero, Or, SecretFile,
+    Span, StoreKeys, Word,
 };
 use super::layers::Reader;
 use super::shape::Shape::{Boolean, Integer, Text, WordOrIds};
@@ -42,7 +43,7 @@ use crate::proxy::peer::{PeerCheck, Peers};
 use crate::proxy::{replay, upstream};
 use crate::secret::LocalKey;
 use crate::server::{self, Address};
-use crate::store::{self, AccountName};
+use crate::store::{self, AccountName, Database, KeyError, KeySource, Sealing, UrlSource};
 
 /// Keys that were renamed.
 const RENAMED: [(&str, &str); 1] = [("tokens.keep_alive", "tokens.idle_refresh")];
@@ -75,8 +76,13 @@ macro_rules! settings {
             )+
             /// The one file that was read.
             pub file: Option<PathBuf>,
-            /// The folder of the store in effect. `None` only in the sandbox, when neither
-            /// `store.path` nor a home is known.
+            /// True if that file is the one of the user's configuration folder, which the program
+            /// finds from anywhere.
+            pub is_usual_file: bool,
+            /// The command line that reads this configuration from any folder, as
+            /// `pleo-proxy --config /etc/pleo.toml`. Whoever knows the flags sets it.
+            pub program: String,
+            /// The folder of the store. `None`: no `store.path` and no home is known (sandbox only).
             pub state_root: Option<PathBuf>,
             /// The folder of the stores that no `store.path` names, if a home is known.
             pub default_root: Option<PathBuf>,
@@ -101,6 +107,8 @@ macro_rules! settings {
                         }),
                     )+
                     file: None,
+                    is_usual_file: false,
+                    program: "pleo-proxy".to_owned(),
                     state_root: None,
                     default_root: None,
                     embedded_sandbox: false,
@@ -175,6 +183,8 @@ settings! {
     pub accounts: each Account by AccountName {
         "accounts.*.label" label: Option<String> = Or("", By(Text, accounts::label)), Unset(r#""Acme, Denmark""#),
             "shown beside the account's name instead of the company's name";
+        "accounts.*.api_key_file" api_key_file: Option<PathBuf> = Hidden(Or("", FilePath)), Unset(r#""acme-api-key""#),
+            "file with an API key of Pleo's that the account sends in place of a login, mode 600";
     }
     pub listen: new Listen {
         "listen.api" api: Address = Listener, Is(r#""127.0.0.1:8088""#),
@@ -212,7 +222,7 @@ settings! {
             Like(r#""""#, r#""http://127.0.0.1:8089/callback""#),
             "redirect URI registered at Pleo; empty: the admin listener's address and `/callback`";
     }
-    // Complete only with what is said about single accounts: `Config::accounts`.
+    // Single accounts are added by `Config::accounts`.
     pub tokens: of accounts::Settings {
         "default_account" default_account: Option<AccountName> = Or("", By(Text, AccountName::from_str)),
             Like(r#""""#, r#""acme""#),
@@ -229,9 +239,19 @@ settings! {
     }
     pub store: new Store {
         "store.kind" kind: store::Kind = By(Text, store::Kind::from_str), Is(r#""file""#),
-            "kind of store; `file` is the only one";
+            "`file`, or `postgres`: a PostgreSQL database, for replicas that share their accounts";
         "store.path" path: Option<PathBuf> = Or("", FilePath), Like(r#""""#, r#""/var/lib/pleo-proxy""#),
             "folder of the tokens; empty: `~/.local/state/pleo-proxy` (or below `XDG_STATE_HOME`)";
+        "store.key_file" keys: KeySource = Hidden(StoreKeys), Unset(r#""store-key""#),
+            "file with the keys that seal tokens and API keys, one a line, mode 600: the first one seals, the others only open; make one with `pleo-proxy store key`";
+    }
+    pub database: of Database {
+        "store.url_file" url: UrlSource = Hidden(DatabaseUrl), Unset(r#""database-url""#),
+            "file with the URL of the database, mode 600: unix socket, or TLS with a verified certificate";
+        "store.ca_file" ca_file: Option<PathBuf> = Or("", FilePath), Unset(r#""database-ca.pem""#),
+            "file with additional trust roots (PEM) for the database";
+        "store.allow_plain" allow_plain: bool = By(Boolean, bool::from_str), Is("false"),
+            "keep tokens in the database without a key that seals them";
     }
     pub callers: new Callers {
         "guard.peer_check" peer_check: PeerCheck = By(WordOrIds, PeerCheck::from_str), Is(r#""same-user""#),
@@ -293,7 +313,7 @@ settings! {
             "the same, once when that account works again";
         "hooks.on_grant_age" on_grant_age: Option<HookCommand> =
             Hidden(Or("", By(Text, HookCommand::from_str))), Like(r#""""#, r#""./tell-somebody.sh""#),
-            "the same, once a day while a refresh token has not been renewed for 50 days; Pleo ends it after 60";
+            "the same, once a day while a refresh token has not been renewed for 50 days (Pleo ends it after 60), or an API key expires within 14 days";
     }
     // Shows that a section may hold tables with free names.
     #[cfg(test)]
@@ -316,8 +336,9 @@ impl Config {
 
     /// Settings of all accounts, with those that have a table of their own.
     pub fn accounts(&self) -> accounts::Settings {
-        let named = self.accounts.iter().map(|(name, Account { label })| {
-            (name.clone(), accounts::NamedAccount { label: label.clone() })
+        let named = self.accounts.iter().map(|(name, Account { label, api_key_file })| {
+            let (label, api_key_file) = (label.clone(), api_key_file.clone());
+            (name.clone(), accounts::NamedAccount { label, api_key_file })
         });
         accounts::Settings { named: named.collect(), ..self.tokens.clone() }
     }
@@ -344,6 +365,14 @@ impl Config {
         let key =
             path.map(|path| Ok(LocalKey::new(private_file::read_text(path, SECRET_LIMIT)?.trim())));
         Ok(guard::Settings { local_key: key.transpose()?, ..self.guard.clone() })
+    }
+
+    /// How the store keeps its records, with the keys from their file.
+    ///
+    /// # Errors
+    /// The keys cannot be read.
+    pub fn sealing(&self) -> Result<Sealing, KeyError> {
+        Sealing::new(self.environment().as_str(), self.store.keys.clone())
     }
 
     /// Settings of the server.

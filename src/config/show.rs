@@ -1,15 +1,18 @@
 //! `config show`: the configuration in effect, as TOML.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use toml::Value;
 
-use super::inputs::Origin;
+use super::inputs::{CREDENTIALS_FOLDER, Origin, STORE_KEY_VARIABLE, STORE_URL_VARIABLE};
 use super::settings::{Config, TABLE};
 use super::table::{DefaultValue, Row};
 use crate::diagnostic::{Diagnostic, one_line};
 use crate::oauth::SecretSource;
 use crate::outbound::ProxyChoice;
 use crate::redaction::Redactor;
+use crate::store::{KeySource, UrlSource};
 
 /// How a setting is shown.
 enum Shown {
@@ -55,6 +58,25 @@ pub fn show_json(config: &Config) -> serde_json::Value {
     json!({"version": 1, "file": file, "settings": settings, "warnings": warnings})
 }
 
+/// The settings that the file and the defaults have set, as they are shown. Whoever reads the same
+/// file again can tell what has changed in it since.
+pub fn of_file(config: &Config) -> BTreeMap<String, String> {
+    let has_file_secret = !config.origins.contains_key("client.secret");
+    let is_of_file = |(name, ..): &(String, &Row, Value)| match config.origins.get(name) {
+        _ if name == "client.secret_file" => has_file_secret,
+        Some(Origin::Default | Origin::File { .. }) => true,
+        Some(Origin::Variable(_) | Origin::Flag) | None => false,
+    };
+    let shown = |(name, row, value): (String, &Row, Value)| {
+        let text = match shown(config, &name, row, value) {
+            Shown::Value(value) => value.to_string(),
+            Shown::Comment(text) => text,
+        };
+        (name, text)
+    };
+    settings(config).into_iter().filter(is_of_file).map(shown).collect()
+}
+
 /// All settings by their full names, in the order of `proxy.toml`.
 pub(super) fn settings(config: &Config) -> Vec<(String, &'static Row, Value)> {
     let with_row = |(name, value): (String, Value)| (name.clone(), TABLE.row(&name), value);
@@ -88,6 +110,8 @@ fn shown(config: &Config, name: &str, row: &Row, value: Value) -> Shown {
     let is_unset = value.as_str() == Some("");
     match row.default {
         _ if name == "client.secret_file" => shown_secret(config, value),
+        _ if name == "store.key_file" => shown_store_keys(config, value),
+        _ if name == "store.url_file" => shown_store_url(config, value),
         _ if name == "store.path" => {
             let folder = config.state_root.as_ref().map(|folder| folder.display().to_string());
             Shown::Value(folder.unwrap_or_default().into())
@@ -120,6 +144,44 @@ fn shown_secret(config: &Config, file: Value) -> Shown {
         }
         (SecretSource::File(_), None) => return Shown::Value(file),
     })
+}
+
+/// What the keys of the store come from: a setting or a variable.
+pub fn store_key_origin(config: &Config) -> &'static str {
+    match config.store.keys {
+        KeySource::Value(_) => STORE_KEY_VARIABLE,
+        KeySource::File(_) | KeySource::Credential(_) | KeySource::None => "store.key_file",
+    }
+}
+
+fn shown_store_keys(config: &Config, file: Value) -> Shown {
+    match &config.store.keys {
+        KeySource::None => Shown::Comment("not set".to_owned()),
+        KeySource::Credential(path) => {
+            let path = one_line(&path.display().to_string());
+            Shown::Comment(format!(
+                "the keys are set by the credential {path} ({CREDENTIALS_FOLDER})"
+            ))
+        }
+        KeySource::File(_) => Shown::Value(file),
+        KeySource::Value(_) => {
+            Shown::Comment(format!("the keys are set by variable {STORE_KEY_VARIABLE}"))
+        }
+    }
+}
+
+fn shown_store_url(config: &Config, file: Value) -> Shown {
+    match (&config.database.url, config.origins.get("store.url")) {
+        (UrlSource::None, _) => Shown::Comment("not set".to_owned()),
+        (UrlSource::Value(_), _) => {
+            Shown::Comment(format!("the URL is set by variable {STORE_URL_VARIABLE}"))
+        }
+        (UrlSource::File(path), Some(origin)) => {
+            let path = one_line(&path.display().to_string());
+            Shown::Comment(format!("the URL is set by the credential {path} ({origin})"))
+        }
+        (UrlSource::File(_), None) => Shown::Value(file),
+    }
 }
 
 /// Settings outside the file that affect where credentials go.

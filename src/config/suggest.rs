@@ -1,6 +1,8 @@
 //! Suggestions for unknown names.
 
-use super::inputs::{FILE_VARIABLE, SECRET_VARIABLE, VARIABLE_PREFIX};
+use super::inputs::{
+    FILE_VARIABLE, SECRET_VARIABLE, STORE_KEY_VARIABLE, STORE_URL_VARIABLE, VARIABLE_PREFIX,
+};
 use super::table::{Row, Table};
 use crate::nearest::nearest;
 
@@ -48,7 +50,9 @@ pub(super) fn variable(name: &str, table: &Table) -> String {
         return format!("`{name}` is called `{}` now", variable(new));
     }
     let mut names: Vec<String> = table.rows().map(Row::variable).collect();
-    names.extend([SECRET_VARIABLE.to_owned(), FILE_VARIABLE.to_owned()]);
+    names.extend(
+        [SECRET_VARIABLE, STORE_KEY_VARIABLE, STORE_URL_VARIABLE, FILE_VARIABLE].map(str::to_owned),
+    );
     match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!(

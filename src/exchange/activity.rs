@@ -11,12 +11,14 @@ use http::Response;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::caller::{Caller, Client};
 use super::incoming_body::UnreadBody;
 use super::recorder::Recorder;
+use crate::lazy_timer::LazyTimer;
 
 /// Time for a request head, from its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +62,8 @@ pub struct Activity {
     has_requested: AtomicBool,
     /// Tells the connection to close to make room for others.
     pub evicted: Notify,
+    /// The alarm of the last request, for the next one.
+    alarm: Mutex<Option<LazyTimer>>,
     start: Instant,
 }
 
@@ -98,6 +102,7 @@ impl Activity {
             is_closing: AtomicBool::new(false),
             has_requested: AtomicBool::new(false),
             evicted: Notify::new(),
+            alarm: Mutex::default(),
             start,
         };
         activity.enter(Phase::Idle);
@@ -271,6 +276,19 @@ impl Activity {
         self.is_closing.store(is_closing, Ordering::Relaxed);
     }
 
+    /// An alarm that checks its deadline at `first`, or before. It is that of the last request, if
+    /// that gave it back: to make one takes longer than to move it.
+    pub fn take_alarm(&self, first: Instant) -> LazyTimer {
+        let Some(mut alarm) = self.alarm.lock().take() else { return LazyTimer::new(first) };
+        alarm.bring_forward(first);
+        alarm
+    }
+
+    /// Takes an alarm back that has not rung.
+    pub fn give_back_alarm(&self, alarm: LazyTimer) {
+        *self.alarm.lock() = Some(alarm);
+    }
+
     /// Reads and discards the rest of the request body, which `rest` holds from the first call on.
     /// True if the connection becomes idle with it.
     pub fn poll_discard(&self, rest: &mut Option<Incoming>, cx: &mut Context<'_>) -> bool {
@@ -300,5 +318,27 @@ impl Activity {
             self.enter(Phase::Idle);
         }
         becomes_idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_alarm_of_one_request_rings_in_time_for_the_next() {
+        let caller = Caller::Unix { user: None, process: None };
+        let start = Instant::now();
+        let activity = Activity::new(caller, start, None);
+        activity.give_back_alarm(activity.take_alarm(start + Duration::from_secs(60)));
+        for seconds in [5, 90] {
+            let due = start + Duration::from_secs(seconds);
+            let mut alarm = activity.take_alarm(due);
+            poll_fn(|cx| alarm.poll(|| Some(due), cx)).await;
+            assert_eq!(start.elapsed().as_secs(), seconds);
+            activity.give_back_alarm(alarm);
+        }
     }
 }

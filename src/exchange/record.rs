@@ -16,6 +16,7 @@ use super::capture::Capture;
 use crate::problem::Code;
 use crate::store::AccountName;
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest target that is kept, in bytes. A longer one is cut.
 const MAX_TARGET: usize = 4096;
 /// Longest header value that is kept, in bytes. Of a longer one nothing is: the beginning of a
@@ -64,7 +65,7 @@ impl Arrival {
         let headers = request.headers();
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
         let (target, agent) = (cut(target, MAX_TARGET), value(headers, &USER_AGENT));
-        let trace = value(headers, &HeaderName::from_static("traceparent"));
+        let trace = value(headers, &TRACEPARENT);
         let mut text = SmallVec::with_capacity(target.len() + agent.len() + trace.len());
         for part in [target, &agent, &trace] {
             text.extend_from_slice(part.as_bytes());

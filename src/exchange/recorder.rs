@@ -2,13 +2,13 @@
 //! so that no two wait for each other; whoever reads them is woken once a batch, not once a
 //! request. Nobody ever waits for the reader: what it does not take in time is dropped, and counted.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderValue, Request};
 use parking_lot::Mutex;
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::caller::Client;
@@ -22,6 +22,8 @@ use crate::telemetry::Metrics;
 const MAX_ENDED: usize = 16 * 1024;
 /// The same in bytes, with what was captured: 16 MiB.
 const MAX_ENDED_BYTES: usize = 16 * 1024 * 1024;
+/// Room for an id: six digits, a hyphen, and the longest number. In bytes.
+const MAX_ID: usize = 32;
 /// Callers of one worker whose programs are to be looked up, at most. Programs of more are unknown.
 const MAX_CLIENTS: usize = 256;
 
@@ -34,6 +36,8 @@ pub type Records = Vec<Record>;
 pub struct Recorders {
     /// Tells the runs of the process apart in the ids of requests.
     pub run: u32,
+    /// The beginning of ids.
+    prefix: String,
     /// Adds the id of the request, and hints, to responses.
     adds_headers: bool,
     next: AtomicU64,
@@ -76,8 +80,10 @@ impl Recorders {
         metrics: Arc<Metrics>,
         redactor: Redactor,
     ) -> Arc<Self> {
+        let run = run & 0x00ff_ffff;
         Arc::new(Self {
-            run: run & 0x00ff_ffff,
+            run,
+            prefix: format!("{run:06x}-"),
             adds_headers,
             next: AtomicU64::new(1),
             dropped: AtomicU64::new(0),
@@ -139,7 +145,7 @@ impl Recorders {
 
     /// The id of a request: six hexadecimal digits for the run, and its number.
     pub fn id(&self, number: u64) -> String {
-        format!("{:06x}-{number}", self.run)
+        format!("{}{number}", self.prefix)
     }
 }
 
@@ -225,11 +231,11 @@ impl Recorder {
         if !self.shared.adds_headers {
             return None;
         }
-        let mut id = [0; 32];
-        let mut rest = &mut id[..];
-        write!(rest, "{:06x}-{}", self.shared.run, recording.record.arrival.number).ok()?;
-        let length = 32 - rest.len();
-        HeaderValue::from_bytes(&id[..length]).ok()
+        // Not by `format!`, which takes ten times as long.
+        let (mut number, mut id) = (itoa::Buffer::new(), SmallVec::<[u8; MAX_ID]>::new());
+        id.extend_from_slice(self.shared.prefix.as_bytes());
+        id.extend_from_slice(number.format(recording.record.arrival.number).as_bytes());
+        HeaderValue::from_bytes(&id).ok()
     }
 }
 

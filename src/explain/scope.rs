@@ -100,7 +100,7 @@ fn named(operation: &Operation, scope: &str, facts: &Facts<'_>) -> Explanation {
         Standing::OtherSpelling(other) => {
             let reason =
                 format!("{needs} {scope}; {holder} has {other}, which may be the same scope");
-            let next = format!("if Pleo refuses it, ask for {scope} in client.scopes");
+            let next = format!("if Pleo refuses it, {}", add(scope, facts));
             Explanation::new(Verdict::Unknown, reason).next(next)
         }
         Standing::Unknown => {
@@ -157,7 +157,7 @@ fn add(scope: &str, facts: &Facts<'_>) -> String {
     }
     let login = format!("pleo-proxy login {}", facts.account);
     if !facts.asked.iter().any(|asked| asked == scope) {
-        return format!("add {scope} to client.scopes, then: {login}");
+        return format!("add {scope} to client.scopes, restart the proxy, then: {login}");
     }
     let place = match facts.environment {
         Some(environment @ ("staging" | "production")) => format!(" in {environment}"),

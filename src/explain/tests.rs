@@ -185,7 +185,7 @@ fn wrong_scopes_and_keys() -> Vec<Failure> {
             "/v1/vendors",
             status(403),
             "needs vendors:write; this login has vendors:read users:read",
-            "add vendors:write to client.scopes, then: pleo-proxy login acme",
+            "add vendors:write to client.scopes, restart the proxy, then: pleo-proxy login acme",
         ),
         failed(
             GET,
@@ -201,7 +201,7 @@ fn wrong_scopes_and_keys() -> Vec<Failure> {
                 "/v0/tag-groups",
                 status(403),
                 "probably needs tag-groups:read; this login has tag-group:read, which may be the same scope",
-                "ask for tag-groups:read",
+                "add tag-groups:read",
             )
         },
         failed(

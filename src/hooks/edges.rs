@@ -31,6 +31,8 @@ impl Event {
 /// Something that happened to an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Occurrence {
+    /// The command that helps, if an account needs a login.
+    pub(super) login: Option<String>,
     pub(super) account: AccountName,
     pub(super) event: Event,
     /// Why, as a sentence.
@@ -43,13 +45,22 @@ pub(super) struct Memory {
     needs_login: bool,
     /// Of the age: when the grant was refreshed, and how many days that was ago.
     age: Option<(i64, i64)>,
+    /// Days that an API key had left.
+    key_days: Option<i64>,
 }
 
 impl Memory {
+    /// That an API key must be replaced soon, once a day; `warning` has the days that are left.
+    pub(super) fn key_news(&mut self, warning: Option<(i64, String)>) -> Option<(Event, String)> {
+        let (days, reason) = warning?;
+        (self.key_days.replace(days) != Some(days)).then_some((Event::GrantAge, reason))
+    }
+
     /// The events of this look, each with its reason. `refreshed_at` and `now` are UNIX
     /// milliseconds.
     pub(super) fn news(
         &mut self,
+        account: &AccountName,
         health: &Health,
         refreshed_at: Option<i64>,
         now: i64,
@@ -58,7 +69,9 @@ impl Memory {
         match health {
             Health::LoginRequired(reason) if is_alarm(reason) && !self.needs_login => {
                 self.needs_login = true;
-                news.push((Event::LoginRequired, reason.to_string()));
+                // Another command may be what helps than the one that is told beside it.
+                let fix = reason.is_key_refused().then(|| format!("; {}", reason.fix(account)));
+                news.push((Event::LoginRequired, format!("{reason}{}", fix.unwrap_or_default())));
             }
             Health::Connected | Health::Unsaved(_) if self.needs_login => {
                 self.needs_login = false;
@@ -86,7 +99,9 @@ fn is_alarm(reason: &LoginReason) -> bool {
         reason,
         LoginReason::NotConnected
             | LoginReason::LoggedOut
-            | LoginReason::Ended(EndReason::LoggedOut | EndReason::Moved { .. })
+            | LoginReason::Ended(
+                EndReason::LoggedOut | EndReason::Moved { .. } | EndReason::LeftStore { .. }
+            )
     )
 }
 
@@ -118,9 +133,18 @@ mod tests {
             (Health::Unsaved("disk full".into()), Some(Event::Recovered)),
         ];
         for (step, (health, expected)) in steps.into_iter().enumerate() {
-            let news = memory.news(&health, None, 0);
+            let news = memory.news(&AccountName::fallback(), &health, None, 0);
             assert_eq!(news.first().map(|it| it.0), expected, "step {step}");
         }
+    }
+
+    #[test]
+    fn a_key_that_expires_soon_is_told_of_once_a_day() {
+        let mut memory = Memory::default();
+        let mut told = |days: i64| memory.key_news(Some((days, "soon".into()))).is_some();
+        let days = [14, 14, 13, 13, 0, -1, -1].map(&mut told);
+        assert_eq!(days, [true, false, true, false, true, true, false]);
+        assert_eq!(memory.key_news(None), None);
     }
 
     #[test]
@@ -128,28 +152,37 @@ mod tests {
         let mut memory = Memory::default();
         let never = Health::LoginRequired(LoginReason::NotConnected);
         for health in [never, Health::Connected, logged_out(), Health::Connected] {
-            assert_eq!(memory.news(&health, None, 0), []);
+            assert_eq!(memory.news(&AccountName::fallback(), &health, None, 0), []);
         }
     }
 
     #[test]
     fn an_alarm_that_a_logout_silenced_still_ends() {
         let mut memory = Memory::default();
-        assert_eq!(memory.news(&refused(), None, 0).len(), 1);
-        assert_eq!(memory.news(&logged_out(), None, 0), []);
-        assert_eq!(memory.news(&Health::Connected, None, 0)[0].0, Event::Recovered);
+        assert_eq!(memory.news(&AccountName::fallback(), &refused(), None, 0).len(), 1);
+        assert_eq!(memory.news(&AccountName::fallback(), &logged_out(), None, 0), []);
+        assert_eq!(
+            memory.news(&AccountName::fallback(), &Health::Connected, None, 0)[0].0,
+            Event::Recovered
+        );
     }
 
     #[test]
     fn an_old_grant_is_told_of_once_a_day_until_it_is_renewed() {
         let mut memory = Memory::default();
-        let mut told = |at: i64, now: i64| memory.news(&Health::Connected, Some(at), now).len();
+        let mut told = |at: i64, now: i64| {
+            memory.news(&AccountName::fallback(), &Health::Connected, Some(at), now).len()
+        };
         assert_eq!(told(0, OLD * DAY - 1), 0);
         assert_eq!(told(0, OLD * DAY), 1);
         assert_eq!(told(0, OLD * DAY + 1), 0);
         assert_eq!(told(0, (OLD + 1) * DAY), 1);
         assert_eq!(told((OLD + 1) * DAY, (OLD + 1) * DAY), 0, "renewed");
         let mut memory = Memory::default();
-        assert_eq!(memory.news(&logged_out(), Some(0), OLD * DAY), [], "its end is known already");
+        assert_eq!(
+            memory.news(&AccountName::fallback(), &logged_out(), Some(0), OLD * DAY),
+            [],
+            "its end is known already"
+        );
     }
 }

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn occurrence(account: &str, event: Event) -> Occurrence {
-        Occurrence { account: account.parse().unwrap(), event, reason: String::new() }
+        Occurrence { account: account.parse().unwrap(), event, reason: String::new(), login: None }
     }
 
     #[tokio::test]

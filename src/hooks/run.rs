@@ -79,6 +79,7 @@ impl Runner {
         let mut output = Output::default();
         let ended = self.ended(hook, occurrence, &mut output).await;
         let took = format!("{:.1} s", began.elapsed().as_secs_f64());
+        let has_failed = !matches!(&ended, Ok(Some(status)) if status.success());
         match ended {
             Ok(Some(status)) if status.success() => {
                 info!(%account, event, took, "the hook has run");
@@ -89,7 +90,13 @@ impl Runner {
         }
         let text = String::from_utf8_lossy(&output.kept);
         for line in self.redactor.text(&text).lines() {
-            info!(%account, event, "hook: {}", printable(line));
+            let line = printable(line);
+            // The cause of a failure is as loud as the failure.
+            if has_failed {
+                warn!(%account, event, "hook: {line}");
+            } else {
+                info!(%account, event, "hook: {line}");
+            }
         }
         if output.dropped > 0 {
             info!(%account, event, "hook: [{} more bytes]", output.dropped);
@@ -140,11 +147,15 @@ impl Runner {
 
     fn variables(&self, occurrence: &Occurrence) -> Vec<(&'static str, OsString)> {
         let Surroundings { config, environment, program, .. } = &self.surroundings;
-        let Occurrence { account, event, reason } = occurrence;
+        let Occurrence { account, event, reason, login } = occurrence;
         let reason: String = self.redactor.text(reason).chars().take(MAX_REASON).collect();
+        let login = login.as_ref().and_then(|login| login.strip_prefix("pleo-proxy"));
+        let login = login.map(|rest| format!("{program}{rest}"));
         let fix = match event {
-            Event::LoginRequired => format!("{program} login {account}"),
-            Event::GrantAge => format!("{program} refresh {account} --force"),
+            Event::LoginRequired => login.unwrap_or_default(),
+            Event::GrantAge => {
+                login.unwrap_or_else(|| format!("{program} refresh {account} --force"))
+            }
             Event::Recovered => String::new(),
         };
         let told = [account.to_string(), event.as_str().to_owned(), printable(&reason), fix];
@@ -233,6 +244,7 @@ mod tests {
             account: "acme".parse().unwrap(),
             event: Event::LoginRequired,
             reason: "it is gone".into(),
+            login: None,
         };
         let mut output = Output::default();
         let ended = runner.ended(&hook.parse().unwrap(), &occurrence, &mut output).await;

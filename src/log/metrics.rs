@@ -2,6 +2,7 @@
 //! costs no look-up of labels.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use http::Method;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -53,6 +54,12 @@ struct Key {
     operation: Option<usize>,
     class: usize,
     problem: Option<Code>,
+}
+
+/// Counts by key. One that comes many times in a row is looked up once.
+struct Tally<K> {
+    latest: Option<(K, u64)>,
+    earlier: HashMap<K, u64>,
 }
 
 /// An exchange, and the operation that it asked for.
@@ -108,18 +115,17 @@ impl RequestMetrics {
 
     /// Counts exchanges that have ended.
     pub(super) fn add(&mut self, records: &[Asked<'_>]) {
-        let (mut counts, mut of_accounts) = (HashMap::new(), HashMap::new());
+        let (mut counts, mut of_accounts) = (Tally::default(), Tally::default());
         for (record, operation) in records {
             let key = Key::of(record, *operation);
-            let account = record.arrival.account();
-            *of_accounts.entry((account, key.class)).or_insert(0) += 1;
-            *counts.entry(key).or_insert(0) += 1;
+            of_accounts.add((record.arrival.account(), key.class));
+            counts.add(key);
             self.add_times(record);
         }
-        for (key, count) in counts {
+        for (key, count) in counts.finish() {
             self.requests.get_or_create(&key.labels()).inc_by(count);
         }
-        for ((account, class), count) in of_accounts {
+        for ((account, class), count) in of_accounts.finish() {
             let account = self.label(account);
             self.of_accounts
                 .get_or_create(&OfAccount { account, class: CLASSES[class] })
@@ -153,6 +159,35 @@ impl RequestMetrics {
             self.accounts.push(name.clone());
         }
         name.to_string()
+    }
+}
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self { latest: None, earlier: HashMap::new() }
+    }
+}
+
+impl<K: Eq + Hash> Tally<K> {
+    fn add(&mut self, key: K) {
+        match &mut self.latest {
+            Some((latest, count)) if *latest == key => *count += 1,
+            _ => {
+                self.keep_latest();
+                self.latest = Some((key, 1));
+            }
+        }
+    }
+
+    fn keep_latest(&mut self) {
+        if let Some((key, count)) = self.latest.take() {
+            *self.earlier.entry(key).or_insert(0) += count;
+        }
+    }
+
+    fn finish(mut self) -> HashMap<K, u64> {
+        self.keep_latest();
+        self.earlier
     }
 }
 
@@ -231,12 +266,13 @@ mod tests {
         let mut cut = record(5, "/v3/export-jobs");
         cut.is_complete = false;
         let jobs = || record(1, "/@acme/v3/export-jobs?statuses=x");
-        let text = text(&[jobs(), jobs(), limited, refused, cut]);
+        // One that comes again after others counts on.
+        let text = text(&[jobs(), jobs(), limited, refused, cut, jobs()]);
         let of = "pleo_proxy_requests_total{method=\"GET\",operation=";
         assert_has(
             &text,
             &[
-                &format!("{of}\"/v3/export-jobs\",class=\"2xx\",code=\"\"}} 2"),
+                &format!("{of}\"/v3/export-jobs\",class=\"2xx\",code=\"\"}} 3"),
                 &format!("{of}\"/v3/export-jobs\",class=\"4xx\",code=\"\"}} 1"),
                 &format!("{of}\"/v3/export-jobs\",class=\"broken\",code=\"\"}} 1"),
                 &format!("{of}\"other\",class=\"4xx\",code=\"read_only\"}} 1"),

@@ -134,25 +134,26 @@ impl Senders {
         at: i64,
         (sends, impatient): (u32, u32),
     ) {
-        let program = client.program().map(|program| program.name.as_str());
-        let sender = self.sender(account, program.unwrap_or_default(), at);
-        sender.sent.add(at, sends);
-        if impatient > 0 {
-            sender.impatient.add(at, impatient);
+        let program = client.program().map_or("", |program| &program.name);
+        match self.known(account, program) {
+            Some(sender) => sender.add(at, sends, impatient),
+            None => self.new_sender(account, program, at).add(at, sends, impatient),
         }
     }
 
-    fn sender(&mut self, account: &AccountName, program: &str, now: i64) -> &mut Sender {
-        let find = |senders: &[Sender], program: &str| {
-            senders.iter().position(|sender| sender.program == program)
-        };
-        let known = self.accounts.get(account).and_then(|senders| find(senders, program));
-        if known.is_none() && self.count >= MAX_PROGRAMS {
+    fn known(&mut self, account: &AccountName, program: &str) -> Option<&mut Sender> {
+        self.accounts.get_mut(account)?.iter_mut().find(|sender| sender.program == program)
+    }
+
+    /// A place for a program that has none: that of unknown ones if there are too many.
+    fn new_sender(&mut self, account: &AccountName, program: &str, now: i64) -> &mut Sender {
+        if self.count >= MAX_PROGRAMS {
             self.forget_silent(now);
         }
-        let program = if known.is_none() && self.count >= MAX_PROGRAMS { "" } else { program };
+        let program = if self.count >= MAX_PROGRAMS { "" } else { program };
         let senders = self.accounts.entry(account.clone()).or_default();
-        let place = find(senders, program).unwrap_or_else(|| {
+        let known = senders.iter().position(|sender| sender.program == program);
+        let place = known.unwrap_or_else(|| {
             self.count += 1;
             senders.push(Sender::new(program));
             senders.len() - 1
@@ -196,6 +197,13 @@ impl Senders {
 impl Sender {
     fn new(program: &str) -> Self {
         Self { program: program.to_owned(), sent: Window::default(), impatient: Window::default() }
+    }
+
+    fn add(&mut self, at: i64, sends: u32, impatient: u32) {
+        self.sent.add(at, sends);
+        if impatient > 0 {
+            self.impatient.add(at, impatient);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::exchange::record::{Arrival, Record, Responder};
 use crate::exchange::recorder::Recorders;
 use crate::exchange::target::{self, ShownTarget};
 use crate::operations::{self, Operation};
+use crate::problem::with_program;
 use crate::redaction::{Body, Redactor};
 
 /// Makes entries.
@@ -27,6 +28,8 @@ pub(super) struct Renderer {
     environment: String,
     /// The label of all callers.
     label: Option<String>,
+    /// The command line in hints that name a command.
+    program: String,
 }
 
 /// An entry with its texts as they came: they may hold secrets, so it is no [`Entry`] yet.
@@ -49,9 +52,10 @@ impl Renderer {
         accounts: Arc<Accounts>,
         environment: String,
         label: Option<String>,
+        program: String,
     ) -> Self {
         let redactor = Redactor::new(accounts.known_secrets().clone());
-        Self { recorders, accounts, redactor, environment, label }
+        Self { recorders, accounts, redactor, environment, label, program }
     }
 
     /// A text without secrets.
@@ -152,7 +156,7 @@ impl Renderer {
     /// Says why Pleo answered as it did.
     pub(super) fn explain(&self, draft: &mut Draft<'_>) {
         let why = explanation(&self.accounts, &draft.entry, &self.environment);
-        draft.entry.hint = why.map(|why| why.hint());
+        draft.entry.hint = why.map(|why| with_program(&why.hint(), &self.program));
     }
 
     /// Takes secrets out of all texts, after saying why Pleo answered as it did: nothing else may

@@ -13,7 +13,7 @@ use crate::exchange::{Caller, Client};
 use crate::oauth::{self, ClientAuth, SecretSource};
 use crate::outbound::{self, Outbound};
 use crate::redaction::Redactor;
-use crate::store::{AccountName, Store};
+use crate::store::{AccountName, Sealing, Store};
 
 /// A record of a GET that was answered with 200.
 pub(super) fn record(number: u64, target: &str) -> Record {
@@ -51,7 +51,8 @@ pub(super) async fn accounts(folder: &std::path::Path) -> Arc<Accounts> {
         default_account: None,
         ..Settings::default()
     };
-    let (store, clock) = (Store::open(&folder.join("store")).unwrap(), Clock::system());
+    let (store, clock) =
+        (Store::open(&folder.join("store"), Sealing::none()).unwrap(), Clock::system());
     let accounts =
         Accounts::open(store, client, settings, clock, Background::Disabled).await.unwrap();
     accounts.find(&AccountName::fallback()).await.unwrap();
@@ -61,5 +62,5 @@ pub(super) async fn accounts(folder: &std::path::Path) -> Arc<Accounts> {
 /// Makes entries of the run `3fa9c1`.
 pub(super) async fn renderer(folder: &std::path::Path) -> Renderer {
     let recorders = Recorders::new(0x3f_a9c1, true, Arc::default(), Redactor::default());
-    Renderer::new(recorders, accounts(folder).await, "sandbox".into(), None)
+    Renderer::new(recorders, accounts(folder).await, "sandbox".into(), None, "pleo-proxy".into())
 }

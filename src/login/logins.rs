@@ -4,27 +4,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use jiff::civil::Date;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 use url::Url;
 
 use super::error::LoginError;
 use super::page::Page;
 use super::redeem;
-use super::register::{Claim, End, PendingLogin, Register};
+use super::register::{self, Claim, End, Finished, PendingLogin, Register};
 use crate::accounts::{Accounts, ChangeError, ChangeTicket, Status};
 use crate::clock::Deadline;
 use crate::oauth;
 use crate::oauth::authorize::{Callback, Request, issuer_matches};
-use crate::secret::{self, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
-use crate::store::AccountName;
+use crate::secret::{self, ApiKey, AuthorizationCode, CodeVerifier, LoginState, RefreshToken};
+use crate::store::{AccountName, LoginId, SharedLogins, StoredLogin, TakenLogin};
 
 /// How long a person has to consent.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How long a page that is loaded a second time waits for the end of its login: as long as a token
 /// request may take.
 const REPEATED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is asked how a login ended that another replica finishes.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Why a login ended that a logout has cancelled.
+const CANCELLED: &str = "a logout cancelled the login";
+
+/// Why a login ended whose row another replica has deleted.
+const GONE: &str = "a logout cancelled the login, or later ones took its place; begin again";
+
+/// What a browser is told that does not want to wait longer.
+const NOT_ENDED: &str = "this login is still being finished; see `pleo-proxy status`";
 
 /// A login that was begun.
 #[derive(Debug)]
@@ -41,6 +54,8 @@ pub struct Begun {
 pub struct Logins {
     accounts: Arc<Accounts>,
     register: Register,
+    /// The same for other replicas.
+    shared: SharedLogins,
     /// How the last login of each account ended, for `status`.
     latest: DashMap<AccountName, Result<(), String>>,
 }
@@ -48,20 +63,26 @@ pub struct Logins {
 impl Logins {
     /// No login yet.
     pub fn new(accounts: Arc<Accounts>) -> Arc<Self> {
-        Arc::new(Self { accounts, register: Register::default(), latest: DashMap::new() })
+        let shared = accounts.store().shared_logins();
+        Arc::new(Self { accounts, register: Register::default(), shared, latest: DashMap::new() })
     }
 
     /// Begins a login. An account has at most five pending logins; a sixth ends the oldest. With
     /// `replaces`, another account that holds the company is logged out once this login is saved.
     ///
     /// # Errors
-    /// No client id or secret, or no randomness.
+    /// No client id or secret, no randomness, or a record that a login does not replace.
     pub async fn begin(
         &self,
         account: &AccountName,
         redirect_uri: &str,
         replaces: bool,
     ) -> Result<Begun, LoginError> {
+        if let Some(path) = self.accounts.settings().key_file(account) {
+            return Err(ChangeError::KeyFile(account.clone(), path.into()).into());
+        }
+        // Before a person consents: a grant that is refused only then is lost.
+        self.accounts.changes().ensure_savable(account).await?;
         let oauth = self.accounts.oauth();
         let credentials = self.accounts.credentials().await?;
         let now = self.accounts.clock().now();
@@ -82,10 +103,25 @@ impl Logins {
         let url = request.url();
         let expires = Deadline::after(now, PATIENCE);
         let (owner, redirect) = (account.clone(), redirect_uri.into());
-        let pending =
-            PendingLogin { account: owner, verifier, redirect_uri: redirect, replaces, expires };
+        let mut pending = PendingLogin {
+            account: owner,
+            verifier,
+            redirect_uri: redirect,
+            replaces,
+            expires,
+            is_shared: false,
+        };
         self.latest.remove(account);
-        let id = self.register.add(&state, pending, now);
+        match self.shared.put(&register::key(&state), &pending.stored()).await {
+            Ok(is_shared) => pending.is_shared = is_shared,
+            Err(error) => {
+                warn!(%account, "the login can be finished on this replica only: {error}");
+            }
+        }
+        let (id, removed) = self.register.add(&state, pending, now);
+        for key in removed {
+            self.shared.forget(&key).await;
+        }
         Ok(Begun { id, url, redirect_uri: redirect_uri.into() })
     }
 
@@ -100,34 +136,117 @@ impl Logins {
         if self.accounts.is_closing() {
             return Err(ChangeError::Closing.into());
         }
-        let state = callback.state().clone();
-        let pending = match self.register.claim(&state, self.accounts.clock().now()) {
-            Claim::First(pending) => pending,
-            Claim::Repeated(account, end) => return repeated(end).await.map(|()| account),
-            Claim::Unknown => return Err(LoginError::UnknownState),
+        let key = register::key(callback.state());
+        let logins = self.clone();
+        // On a task of its own from the first step: a login that was taken from the other replicas
+        // and not finished would be lost.
+        let work = async move { logins.finish_here(&key, callback).await };
+        match self.accounts.run_to_completion(work).await {
+            Some(Finished::Here(finished)) => finished,
+            Some(Finished::Before(account, end)) => repeated(end).await.map(|()| account),
+            Some(Finished::Elsewhere(account)) => {
+                self.ended_elsewhere(&key, &account).await.map(|()| account)
+            }
+            None => {
+                let closing = LoginError::from(ChangeError::Closing);
+                if let Some((key, account)) = self.register.unfinished(&register::id(&key)) {
+                    self.conclude(&key, &account, Err(&closing)).await;
+                }
+                Err(closing)
+            }
+        }
+    }
+
+    async fn finish_here(&self, key: &LoginId, callback: Callback) -> Finished {
+        let pending = match self.take(key, callback.state()).await {
+            Ok(pending) => pending,
+            Err(finished) => return finished,
         };
         let account = pending.account.clone();
-        let code =
-            self.code(callback).inspect_err(|error| self.conclude(&state, &account, Err(error)))?;
-        let ticket = self.accounts.begin_change(&account);
-        let (logins, key) = (self.clone(), state.clone());
-        let work = async move {
-            let finished = logins.redeem(ticket, &pending, &code).await;
-            logins.conclude(&key, &pending.account, finished.as_ref().copied());
-            finished
+        let finished = match self.code(callback) {
+            Ok(code) => {
+                let ticket = self.accounts.begin_change(&account);
+                self.redeem(ticket, &pending, &code).await
+            }
+            Err(error) => Err(error),
         };
-        let finished = self.accounts.run_to_completion(work).await.unwrap_or_else(|| {
-            let closing = Err(ChangeError::Closing.into());
-            self.conclude(&state, &account, closing.as_ref().copied());
-            closing
-        });
-        finished.map(|()| account)
+        self.conclude(key, &account, finished.as_ref().copied()).await;
+        Finished::Here(finished.map(|()| account))
+    }
+
+    /// Takes the login that a callback's state belongs to; whoever gets it must finish and end it.
+    async fn take(&self, key: &LoginId, state: &LoginState) -> Result<PendingLogin, Finished> {
+        let _taking = self.register.taking(*key).await;
+        let claim = self.register.claim(state, self.accounts.clock().now());
+        if let Claim::Repeated(account, end) = claim {
+            return Err(Finished::Before(account, end));
+        }
+        match self.shared.take(key).await {
+            Ok(TakenLogin::Elsewhere(account)) => Err(Finished::Elsewhere(account)),
+            Ok(TakenLogin::First(login)) => Ok(self.take_over(*key, login)),
+            Ok(TakenLogin::Unknown) => match claim {
+                Claim::First(pending) if pending.is_shared => {
+                    let cancelled = Err(GONE.to_owned());
+                    let cancelled = self.learn_end(key, &pending.account, cancelled);
+                    Err(Finished::Here(cancelled.map(|()| pending.account)))
+                }
+                Claim::First(pending) => Ok(pending),
+                _ => Err(Finished::Here(Err(LoginError::UnknownState))),
+            },
+            Err(error) => {
+                if let Claim::First(pending) = claim {
+                    self.register.give_back(key, pending);
+                }
+                Err(Finished::Here(Err(LoginError::Store(error))))
+            }
+        }
+    }
+
+    /// A login that is finished here, wherever it began.
+    fn take_over(&self, key: LoginId, login: StoredLogin) -> PendingLogin {
+        let expires = Deadline::after(self.accounts.clock().now(), PATIENCE);
+        self.accounts.known_secrets().learn(&login.verifier);
+        self.register.take_over(key, &login.account, expires);
+        let StoredLogin { account, verifier, redirect_uri, replaces } = login;
+        PendingLogin { account, verifier, redirect_uri, replaces, expires, is_shared: true }
+    }
+
+    /// How a login ended that another replica finishes.
+    async fn ended_elsewhere(
+        &self,
+        key: &LoginId,
+        account: &AccountName,
+    ) -> Result<(), LoginError> {
+        let asking = async {
+            loop {
+                match self.shared.ended(key).await {
+                    Some(end) => return end,
+                    None => sleep(ASK_AGAIN).await,
+                }
+            }
+        };
+        match timeout(REPEATED_PATIENCE, asking).await {
+            Ok(end) => self.learn_end(key, account, end),
+            Err(_) => Err(LoginError::Repeated(NOT_ENDED.into())),
+        }
+    }
+
+    /// Another replica has finished a login.
+    fn learn_end(
+        &self,
+        key: &LoginId,
+        account: &AccountName,
+        end: Result<(), String>,
+    ) -> Result<(), LoginError> {
+        self.latest.insert(account.clone(), end.clone());
+        self.register.end(key, end.clone(), self.accounts.clock().now());
+        end.map_err(LoginError::Repeated)
     }
 
     /// Records how a login ended, and tells everyone who waits for it.
-    fn conclude(
+    async fn conclude(
         &self,
-        state: &LoginState,
+        key: &LoginId,
         account: &AccountName,
         finished: Result<(), &LoginError>,
     ) {
@@ -136,7 +255,8 @@ impl Logins {
         }
         let end = finished.map_err(ToString::to_string);
         self.latest.insert(account.clone(), end.clone());
-        self.register.end(state, end, self.accounts.clock().now());
+        self.register.end(key, end.clone(), self.accounts.clock().now());
+        self.shared.end(key, end.as_ref().copied().map_err(String::as_str)).await;
     }
 
     /// The code of a callback, if it has one and comes from the configured server.
@@ -191,17 +311,44 @@ impl Logins {
             .unwrap_or_else(|| Err(ChangeError::Closing.into()))
     }
 
+    /// Connects an account with an API key, once the API has said that it takes it and whose it is.
+    ///
+    /// # Errors
+    /// [`LoginError`]; nothing was saved.
+    pub async fn add_key(
+        self: &Arc<Self>,
+        account: &AccountName,
+        key: ApiKey,
+        expires_on: Option<Date>,
+        replaces: bool,
+    ) -> Result<(), LoginError> {
+        self.accounts.known_secrets().learn(&key);
+        let ticket = self.accounts.begin_change(account);
+        let accounts = self.accounts.clone();
+        let work = async move {
+            let login = redeem::check_key(&accounts, key, expires_on, replaces).await?;
+            Ok(accounts.changes().install_key(ticket, login).await?)
+        };
+        self.accounts
+            .run_to_completion(work)
+            .await
+            .unwrap_or_else(|| Err(ChangeError::Closing.into()))
+    }
+
     /// Ends the pending logins of an account: it is being logged out.
-    pub fn cancel(&self, account: &AccountName) {
-        let why = "a logout cancelled the login";
-        if self.register.cancel(account, why) {
-            self.latest.insert(account.clone(), Err(why.into()));
+    pub async fn cancel(&self, account: &AccountName) {
+        self.shared.forget_all(account).await;
+        if self.register.cancel(account, CANCELLED) {
+            self.latest.insert(account.clone(), Err(CANCELLED.into()));
         }
     }
 
     /// Forgets a pending login by its [`Begun::id`], because the person gave up. False if it is not
     /// pending any more.
-    pub fn abandon(&self, login: &str) -> bool {
+    pub async fn abandon(&self, login: &str) -> bool {
+        if let Some((key, _)) = self.register.unfinished(login) {
+            self.shared.forget(&key).await;
+        }
         self.register.abandon(login)
     }
 
@@ -212,7 +359,13 @@ impl Logins {
 
     /// How a login ended, by its [`Begun::id`]; the inner none while it is in progress. None if it
     /// is not known: later logins replaced it, or it is too old.
-    pub fn outcome(&self, login: &str) -> Option<End> {
+    pub async fn outcome(&self, login: &str) -> Option<End> {
+        if let Some((key, account)) = self.register.unfinished(login)
+            && let Some(end) = self.shared.ended(&key).await
+        {
+            // Its callback came to another replica.
+            drop(self.learn_end(&key, &account, end));
+        }
         self.register.outcome(login, self.accounts.clock().now())
     }
 
@@ -241,8 +394,7 @@ impl Logins {
 
 /// The result of a login whose callback came before.
 async fn repeated(mut end: watch::Receiver<End>) -> Result<(), LoginError> {
-    let unknown = "this login is still being finished; see `pleo-proxy status`";
     let ended = timeout(REPEATED_PATIENCE, end.wait_for(Option::is_some)).await;
     let end = ended.ok().and_then(Result::ok).and_then(|end| end.clone());
-    end.unwrap_or_else(|| Err(unknown.into())).map_err(LoginError::Repeated)
+    end.unwrap_or_else(|| Err(NOT_ENDED.into())).map_err(LoginError::Repeated)
 }

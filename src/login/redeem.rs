@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use jiff::civil::Date;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::error::LoginError;
 use super::register::PendingLogin;
-use crate::accounts::{Accounts, ChangeTicket, Login};
-use crate::oauth::{Credentials, Outcome, TokenRequest};
-use crate::secret::{AccessToken, AuthorizationCode};
-use crate::store::AccountName;
+use crate::accounts::{Accounts, ChangeTicket, KeyLogin, Login};
+use crate::oauth::{Credentials, HeldUp, Outcome, TokenRequest};
+use crate::secret::{AccessToken, ApiKey, AuthorizationCode};
+use crate::store::{AccountName, StoredKey};
 use crate::timeout::while_running;
 
 /// Time to ask the authorization server whether a new refresh token is active.
@@ -38,10 +40,13 @@ pub(super) async fn redeem(
         verifier: &pending.verifier,
         redirect_uri: &pending.redirect_uri,
     };
-    let tokens = match accounts.oauth().request_tokens(&request, credentials).await {
+    let tokens = match accounts.oauth().request_tokens(&request, credentials, None).await {
         Outcome::Fresh(tokens) => tokens,
         Outcome::NotSent(why) | Outcome::Misconfigured(why) => {
             return Err(LoginError::Exchange(why));
+        }
+        Outcome::HeldUp => {
+            return Err(LoginError::Exchange(HeldUp.to_string()));
         }
         Outcome::ComeBackLater { why, .. } | Outcome::Ambiguous { why, .. } => {
             return Err(LoginError::Exchange(format!(
@@ -82,7 +87,8 @@ pub(super) async fn redeem(
     };
     // The tokens are saved only after these, so the waits are short.
     let introspection_trusted = is_active.await;
-    let company = company(accounts, tokens.access.as_ref(), &subject).await;
+    let access = tokens.access.as_ref().and_then(AccessToken::header);
+    let company = company(accounts, access.as_ref(), subject.as_ref().ok()).await;
     let replaces = pending.replaces;
     Ok(Login { tokens, sent, subject, company, introspection_trusted, replaces })
 }
@@ -90,11 +96,41 @@ pub(super) async fn redeem(
 /// The name of the company, if the API gives it at once: it is only shown.
 async fn company(
     accounts: &Accounts,
-    access: Option<&AccessToken>,
-    subject: &Result<String, String>,
+    credential: Option<&HeaderValue>,
+    subject: Option<&String>,
 ) -> Option<String> {
-    let (access, subject) = (access?, subject.as_ref().ok()?);
-    while_running(COMPANY_TIME, accounts.oauth().company(access, subject)).await.flatten()
+    let asked = accounts.oauth().company(credential?, subject?);
+    while_running(COMPANY_TIME, asked).await.flatten()
+}
+
+/// Asks the API whether it takes a key, and whose it is.
+pub(super) async fn check_key(
+    accounts: &Accounts,
+    key: ApiKey,
+    expires_on: Option<Date>,
+    replaces: bool,
+) -> Result<KeyLogin, LoginError> {
+    let header = key.header().ok_or(LoginError::NoKey)?;
+    let asked = while_running(SUBJECT_TIME, accounts.oauth().identity(&header)).await;
+    let identity = match asked {
+        Some(Ok(identity)) => identity,
+        Some(Err(error)) if error.is_unauthorized() => return Err(LoginError::KeyRefused),
+        Some(Err(error)) => return Err(LoginError::KeyUnchecked(error.to_string())),
+        None => {
+            let why = format!("the API did not answer within {SUBJECT_TIME:?}");
+            return Err(LoginError::KeyUnchecked(why));
+        }
+    };
+    let company = company(accounts, Some(&header), identity.subject.as_ref()).await;
+    let key = StoredKey {
+        key,
+        scope: identity.scope.unwrap_or_default(),
+        api_origin: accounts.issued().api_origin,
+        added_at: accounts.clock().now().wall,
+        expires_on,
+    };
+    let subject = identity.subject.ok_or_else(|| "the API named no company for it".to_owned());
+    Ok(KeyLogin { key, subject, company, replaces })
 }
 
 /// Whose token this is. Asked up to three times, because the login of an account that is bound to a
@@ -134,6 +170,7 @@ pub(super) async fn describe_import(
         None => Err("there is no access token to ask with".into()),
     };
     let trusted = accounts.oauth().is_active(&grant.refresh, &credentials).await.unwrap_or(false);
-    let company = company(accounts, grant.access.as_ref(), &subject).await;
+    let access = grant.access.as_ref().and_then(AccessToken::header);
+    let company = company(accounts, access.as_ref(), subject.as_ref().ok()).await;
     Ok(accounts.changes().describe(ticket, subject, company, trusted).await?)
 }

@@ -6,24 +6,20 @@ use data_encoding::HEXLOWER;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
+use super::error::LoginError;
 use crate::clock::{Deadline, Now};
 use crate::secret::{CodeVerifier, LoginState};
-use crate::store::AccountName;
-
-/// Logins of one account that may be pending; one more ends the oldest.
-const MAX_PENDING: usize = 5;
-/// Pending logins of all accounts together: `/connect` needs no key, and takes any name.
-const MAX_PENDING_IN_ALL: usize = 100;
+use crate::store::{AccountName, LoginId, MAX_PENDING, MAX_PENDING_IN_ALL, StoredLogin};
 
 /// How long the result of a login is kept at least.
 const RESULT_TIME: Duration = Duration::from_secs(60);
-
-/// SHA-256 of a state, so that the time of a look-up does not depend on the state.
-type Key = [u8; 32];
+/// How often a callback looks whether the one before it has taken its login.
+const TAKING_POLL: Duration = Duration::from_millis(20);
 
 /// How a login ended; none while it is pending or being finished.
 pub type End = Option<Result<(), String>>;
@@ -36,13 +32,42 @@ pub(super) struct PendingLogin {
     /// Once this login is saved, another account that holds the company is logged out.
     pub(super) replaces: bool,
     pub(super) expires: Deadline,
+    /// Other replicas may finish or cancel it.
+    pub(super) is_shared: bool,
+}
+
+impl PendingLogin {
+    /// What other replicas need to finish it.
+    pub(super) fn stored(&self) -> StoredLogin {
+        let Self { account, verifier, redirect_uri, replaces, .. } = self;
+        StoredLogin {
+            account: account.clone(),
+            verifier: verifier.clone(),
+            redirect_uri: redirect_uri.clone(),
+            replaces: *replaces,
+        }
+    }
 }
 
 /// All logins of this process.
 #[derive(Default)]
 pub(super) struct Register {
-    entries: DashMap<Key, Entry>,
+    entries: DashMap<LoginId, Entry>,
+    /// The logins that a callback is taking right now.
+    taking: DashSet<LoginId>,
     begun: AtomicU64,
+}
+
+/// One callback is taking a login; the next one waits until this is dropped.
+pub(super) struct Taking<'a> {
+    register: &'a Register,
+    key: LoginId,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.register.taking.remove(&self.key);
+    }
 }
 
 struct Entry {
@@ -63,6 +88,16 @@ impl Entry {
     }
 }
 
+/// Who finishes a login, and how it ended if that is known.
+pub(super) enum Finished {
+    /// This process, and this is its result.
+    Here(Result<AccountName, LoginError>),
+    /// Its callback came before.
+    Before(AccountName, watch::Receiver<End>),
+    /// Its callback came to another replica.
+    Elsewhere(AccountName),
+}
+
 /// The login that a callback's state belongs to.
 pub(super) enum Claim {
     /// A pending login, which the caller must finish and end.
@@ -74,28 +109,50 @@ pub(super) enum Claim {
 }
 
 impl Register {
-    /// Adds a pending login and returns its id, which is not secret. The oldest ones over the limit
-    /// are removed.
-    pub(super) fn add(&self, state: &LoginState, pending: PendingLogin, now: Now) -> String {
+    /// Adds a pending login and returns its id, which is not secret. The oldest ones over the limits
+    /// are removed, and their keys returned.
+    pub(super) fn add(
+        &self,
+        state: &LoginState,
+        pending: PendingLogin,
+        now: Now,
+    ) -> (String, Vec<LoginId>) {
         self.entries.retain(|_, entry| !entry.is_over(now));
-        self.remove_oldest(MAX_PENDING, |entry| entry.account == pending.account);
-        self.remove_oldest(MAX_PENDING_IN_ALL, |_| true);
+        let mut removed = self.remove_oldest(MAX_PENDING, |entry| entry.account == pending.account);
+        removed.extend(self.remove_oldest(MAX_PENDING_IN_ALL, |_| true));
         let (key, end) = (key(state), watch::Sender::default());
         let (account, expires) = (pending.account.clone(), pending.expires);
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         self.entries.insert(key, Entry { number, account, pending: Some(pending), expires, end });
-        id(&key)
+        (id(&key), removed)
     }
 
     /// Removes the oldest of the counted pending logins until one more is within the limit.
-    fn remove_oldest(&self, limit: usize, is_counted: impl Fn(&Entry) -> bool) {
+    fn remove_oldest(&self, limit: i64, is_counted: impl Fn(&Entry) -> bool) -> Vec<LoginId> {
         let counted =
             self.entries.iter().filter(|entry| entry.pending.is_some() && is_counted(entry));
         let mut oldest: Vec<_> = counted.map(|entry| (entry.number, *entry.key())).collect();
         oldest.sort_unstable();
-        let excess = (oldest.len() + 1).saturating_sub(limit);
-        for (_, key) in oldest.iter().take(excess) {
+        let excess = (oldest.len() + 1).saturating_sub(usize::try_from(limit).unwrap_or_default());
+        let oldest: Vec<_> = oldest.into_iter().take(excess).map(|(_, key)| key).collect();
+        for key in &oldest {
             self.entries.remove(key);
+        }
+        oldest
+    }
+
+    /// Waits until no other callback is taking this login: to the store all of this process are one.
+    pub(super) async fn taking(&self, key: LoginId) -> Taking<'_> {
+        while !self.taking.insert(key) {
+            sleep(TAKING_POLL).await;
+        }
+        Taking { register: self, key }
+    }
+
+    /// A login that was claimed is pending again.
+    pub(super) fn give_back(&self, key: &LoginId, pending: PendingLogin) {
+        if let Some(mut entry) = self.entries.get_mut(key) {
+            entry.pending = Some(pending);
         }
     }
 
@@ -111,9 +168,25 @@ impl Register {
         }
     }
 
+    /// Takes over a login that another replica began, to be finished here.
+    pub(super) fn take_over(&self, key: LoginId, account: &AccountName, expires: Deadline) {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let (account, end) = (account.clone(), watch::Sender::default());
+        self.entries.insert(key, Entry { number, account, pending: None, expires, end });
+    }
+
+    /// The key of a login by its id, while it is pending or being finished.
+    pub(super) fn unfinished(&self, login: &str) -> Option<(LoginId, AccountName)> {
+        let mut entries = self.entries.iter();
+        let found =
+            entries.find(|entry| id(entry.key()) == login && entry.end.borrow().is_none())?;
+        Some((*found.key(), found.account.clone()))
+    }
+
     /// Records how a claimed login ended, and wakes everyone who waits for it.
-    pub(super) fn end(&self, state: &LoginState, end: Result<(), String>, now: Now) {
-        if let Some(mut entry) = self.entries.get_mut(&key(state)) {
+    pub(super) fn end(&self, key: &LoginId, end: Result<(), String>, now: Now) {
+        if let Some(mut entry) = self.entries.get_mut(key) {
+            entry.pending = None;
             let known_until = Deadline::after(now, RESULT_TIME);
             entry.expires =
                 if entry.expires.boot < known_until.boot { known_until } else { entry.expires };
@@ -157,11 +230,11 @@ impl Register {
     }
 }
 
-fn key(state: &LoginState) -> Key {
+pub(super) fn key(state: &LoginState) -> LoginId {
     Sha256::digest(state.expose().as_bytes()).into()
 }
 
 /// A part of the key: it tells logins apart and does not reveal the state.
-fn id(key: &Key) -> String {
+pub(super) fn id(key: &LoginId) -> String {
     HEXLOWER.encode(&key[..8])
 }

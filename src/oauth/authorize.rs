@@ -90,9 +90,11 @@ pub enum CallbackError {
     /// Neither code nor error, or no state.
     #[error("the parameter {0} is missing")]
     Missing(&'static str),
-    /// Not an address that was redirected to.
-    #[error("this is not a redirected address: it has no query")]
-    NoQuery,
+    /// Not an address that was redirected to, as it lacks a parameter or all of them.
+    #[error(
+        "this is not the address that the browser was sent to: it has no {0}; paste the whole address that the browser shows after the login, which has ?code=... and &state=..."
+    )]
+    NotRedirected(&'static str),
 }
 
 impl Callback {
@@ -117,8 +119,11 @@ impl Callback {
     pub fn from_address(address: &str) -> Result<Self, CallbackError> {
         let address = address.trim().trim_matches(['"', '\'', '<', '>']);
         let address = address.split('#').next().unwrap_or_default();
-        let (_, query) = address.split_once('?').ok_or(CallbackError::NoQuery)?;
-        Self::from_query(query)
+        let (_, query) = address.split_once('?').ok_or(CallbackError::NotRedirected("query"))?;
+        Self::from_query(query).map_err(|error| match error {
+            CallbackError::Missing(name) => CallbackError::NotRedirected(name),
+            other => other,
+        })
     }
 
     /// What ties the answer to a login.
@@ -232,7 +237,14 @@ mod tests {
         ] {
             assert_eq!(Callback::from_query(query).unwrap_err(), expected, "{query}");
         }
-        assert_eq!(Callback::from_address("hello").unwrap_err(), CallbackError::NoQuery);
+        assert_eq!(
+            Callback::from_address("hello").unwrap_err(),
+            CallbackError::NotRedirected("query")
+        );
+        assert_eq!(
+            Callback::from_address("http://127.0.0.1/callback?a=b").unwrap_err(),
+            CallbackError::NotRedirected("state")
+        );
     }
 
     #[test]

@@ -10,12 +10,18 @@ use super::response::{self, End, Response, SendError};
 /// Longest name of a company that is shown, in characters.
 const MAX_NAME: usize = 100;
 
+/// Scopes that are kept, at most.
+const MAX_SCOPES: usize = 100;
+
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum IntrospectError {
     /// There is no endpoint to ask.
     #[error("no introspection endpoint is set")]
     Absent,
+    /// The credential cannot be in a header.
+    #[error("the credential cannot be sent")]
+    Unsendable,
     /// The response's status is not a success.
     #[error("it answered {0}")]
     Status(http::StatusCode),
@@ -63,17 +69,37 @@ pub fn active(body: &[u8], end: End) -> Result<bool, IntrospectError> {
     }
 }
 
-/// The subject URN, such as `urn:pleo:company:<uuid>` (pleo.md 1.7).
+/// What the API says of a credential (pleo.md 1.7).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The subject URN, such as `urn:pleo:company:<uuid>`, if it is named.
+    pub subject: Option<String>,
+    /// The scopes; none if they are not named.
+    pub scope: Option<Vec<String>>,
+}
+
+/// Reads what the API says of a credential.
+///
+/// # Errors
+/// It is in no known form.
+pub fn identity(body: &[u8], end: End) -> Result<Identity, IntrospectError> {
+    let fields = fields(body, end, "data")?;
+    let text = |name: &str| fields.get("data").and_then(|data| data.get(name)?.as_str());
+    let subject = text("subjectURN").map(|subject| printable(subject, 200));
+    let scope = text("scope").map(|scope| {
+        let words = scope.split([' ', '+']).filter(|word| !word.is_empty());
+        words.take(MAX_SCOPES).map(|word| printable(word, 100)).collect()
+    });
+    Ok(Identity { subject: subject.filter(|subject| !subject.is_empty()), scope })
+}
+
+/// The subject that it names.
 ///
 /// # Errors
 /// It is missing.
 pub fn subject(body: &[u8], end: End) -> Result<String, IntrospectError> {
-    let fields = fields(body, end, "data")?;
-    let subject = fields.get("data").and_then(|data| data.get("subjectURN")?.as_str());
-    let subject = subject.map(|subject| printable(subject, 200));
-    subject
-        .filter(|subject| !subject.is_empty())
-        .ok_or_else(|| IntrospectError::Failed("it named no subjectURN".into()))
+    let named = identity(body, end)?.subject;
+    named.ok_or_else(|| IntrospectError::Failed("it named no subjectURN".into()))
 }
 
 /// The id in the subject of a company, as it may stand in a path.
@@ -130,6 +156,12 @@ mod tests {
             "urn:pleo:company:1"
         );
         assert!(subject("{\"data\": {\"subjectURN\": \"\u{200e}\"}}").is_err());
+        let whole = r#"{"data": {"authMethod": "API_KEY", "scope": "a:read+b:read  c:read"}}"#;
+        let Identity { subject: none, scope } = identity(whole.as_bytes(), End::Whole).unwrap();
+        assert_eq!(
+            (none, scope.unwrap()),
+            (None, vec!["a:read".into(), "b:read".into(), "c:read".into()])
+        );
         assert!(subject(r#"{"data": {}}"#).is_err() && subject("null").is_err());
     }
 

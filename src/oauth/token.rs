@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::authorize::printable;
 use super::fields::Fields;
+use super::limited_form::HeldUp;
 use super::response::{self, SendError};
 use crate::secret::{AccessToken, AuthorizationCode, ClientSecret, CodeVerifier, RefreshToken};
 
@@ -68,6 +69,8 @@ pub enum Outcome {
     Fresh(Tokens),
     /// The request was not sent: try again later, no token is spent.
     NotSent(String),
+    /// The time in which it may be sent was over before it was: no token is spent.
+    HeldUp,
     /// The server asks to try again later and has not used the token.
     ComeBackLater {
         /// Its response.
@@ -165,6 +168,9 @@ fn failure(error: &reqwest::Error) -> Outcome {
     let why = response::explain(error);
     if error.is_builder() {
         return Outcome::Misconfigured(format!("the token request cannot be built: {why}"));
+    }
+    if HeldUp::is_cause_of(error) {
+        return Outcome::HeldUp;
     }
     if error.is_connect() {
         return Outcome::NotSent(why);
@@ -285,7 +291,7 @@ fn tokens(fields: &Fields) -> Option<Tokens> {
 }
 
 /// A refresh token as a person enters it, without the blanks, byte order mark and quotes around it;
-/// none if no valid token is left.
+/// none if no valid token is left, or the whole document around it was entered.
 pub fn entered(text: &RefreshToken) -> Option<RefreshToken> {
     let is_blank =
         |it: char| it.is_whitespace() || it.is_control() || matches!(it, '\u{feff}' | '\u{200b}');
@@ -293,7 +299,8 @@ pub fn entered(text: &RefreshToken) -> Option<RefreshToken> {
     let quoted =
         ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
     let token = quoted.unwrap_or(text).trim_matches(is_blank);
-    is_refresh_token(token).then(|| RefreshToken::new(token))
+    let is_document = token.starts_with(['{', '[', '<']) || token.contains("refresh_token");
+    (is_refresh_token(token) && !is_document).then(|| RefreshToken::new(token))
 }
 
 /// `b64token` (RFC 6750 section 2.1), the only thing that may follow `Bearer ` in a header.
@@ -613,6 +620,10 @@ mod tests {
             "caf\u{e9}",
             "a\0b",
             "a\u{200b}b",
+            r#"{"refresh_token":"r-1","expires_in":600}"#,
+            "{",
+            "<html>",
+            "refresh_token=r-1",
         ] {
             assert_eq!(bare(text), None, "{text:?}");
         }

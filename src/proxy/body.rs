@@ -67,7 +67,13 @@ impl UpstreamBody {
         if let Some(error) = self.error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        match ready!(self.stall.poll_data(&mut self.body, cx)) {
+        let (body, stall) = (&mut self.body, &mut self.stall);
+        let mut read = || stall.poll_data(body, cx);
+        let data = match &self.connection {
+            Some(connection) => connection.read_body(read),
+            None => read(),
+        };
+        match ready!(data) {
             Some(Err(error)) => {
                 self.error = Some(error);
                 cx.waker().wake_by_ref();

@@ -15,6 +15,7 @@ mod target;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use http::header::{CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -46,6 +47,8 @@ pub struct Guard {
     read_only: bool,
     allow_disconnect: bool,
     account: Option<AccountName>,
+    /// The company of that account, once it is known.
+    subject: OnceLock<String>,
 }
 
 /// What the guard found out about an admitted request.
@@ -73,6 +76,7 @@ impl Guard {
             read_only: settings.read_only,
             allow_disconnect: settings.allow_disconnect,
             account: settings.account.clone(),
+            subject: settings.subject.clone().map(OnceLock::from).unwrap_or_default(),
         }
     }
 
@@ -91,6 +95,7 @@ impl Guard {
             read_only: false,
             allow_disconnect: false,
             account: None,
+            subject: OnceLock::new(),
         }
     }
 
@@ -200,6 +205,35 @@ impl Guard {
         let fix = format!(
             "Leave the account out of the request, or start `pleo-proxy exec --account {other}`."
         );
+        Err(Problem::new(Code::ForbiddenAccount, detail, fix).closing())
+    }
+
+    /// True if the account's company matters to the listener.
+    pub fn is_bound(&self) -> bool {
+        self.account.is_some()
+    }
+
+    /// Checks the company of the account whose credential is about to be used.
+    ///
+    /// # Errors
+    /// `forbidden_account`: it is another one than when the listener was opened.
+    pub fn check_subject(&self, account: &AccountName, now: Option<&str>) -> Result<(), Problem> {
+        let bound = match now {
+            Some(now) => self.subject.get_or_init(|| now.to_owned()),
+            None => match self.subject.get() {
+                Some(bound) => bound,
+                None => return Ok(()),
+            },
+        };
+        if now == Some(bound) {
+            return Ok(());
+        }
+        let now = now.unwrap_or("a company that is not known yet");
+        let detail = format!(
+            "account {account} was logged in as another company since this listener was opened: it is {now} now, and was {bound}"
+        );
+        let fix =
+            "If the program is to work for that company, end it and start `pleo-proxy exec` again.";
         Err(Problem::new(Code::ForbiddenAccount, detail, fix).closing())
     }
 

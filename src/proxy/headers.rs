@@ -4,9 +4,43 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::route::Route;
 use crate::oauth::endpoint::Origin;
+
+/// Room for fields in a new map: hyper reads the response into it, and makes it no larger for most.
+const USUAL_FIELDS: usize = 12;
+/// Maps with room for more fields than this are not kept.
+const MAX_SPARE_FIELDS: usize = 64;
+/// Empty maps that are kept, at most.
+const MAX_SPARE: usize = 64;
+
+/// Empty maps for the next requests. hyper uses each map again for what arrives on the same
+/// connection, so that one a request goes around and none is made.
+#[derive(Debug, Default)]
+pub(super) struct SpareMaps(Mutex<Vec<HeaderMap>>);
+
+impl SpareMaps {
+    /// An empty map.
+    pub(super) fn take(&self) -> HeaderMap {
+        let kept = self.0.lock().pop();
+        kept.unwrap_or_else(|| HeaderMap::with_capacity(USUAL_FIELDS))
+    }
+
+    /// Empties a map, and keeps it.
+    pub(super) fn give_back(&self, mut map: HeaderMap) {
+        map.clear();
+        if !(USUAL_FIELDS..=MAX_SPARE_FIELDS).contains(&map.capacity()) {
+            return;
+        }
+        let mut kept = self.0.lock();
+        if kept.len() < MAX_SPARE {
+            kept.push(map);
+        }
+    }
+}
 
 /// Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which is set anew for each side.
 fn is_hop_by_hop(name: &str) -> bool {
@@ -73,12 +107,18 @@ const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
 const CROSS_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// The fields of the request to the API: the caller's end-to-end fields, the API's Host, then the
-/// credential.
-pub fn to_upstream(from: &Parts, host: &HeaderValue, credential: &HeaderValue) -> HeaderMap {
+/// The fields of the request to the API, in the empty map `to`: the caller's end-to-end fields, the
+/// API's Host, then the credential.
+pub fn to_upstream(
+    mut to: HeaderMap,
+    from: &Parts,
+    host: &HeaderValue,
+    credential: &HeaderValue,
+) -> HeaderMap {
     let nominated = Nominated::of(&from.headers);
-    let mut to = HeaderMap::with_capacity(from.headers.len() + 2);
+    to.reserve(from.headers.len() + 2);
     to.insert(header::HOST, host.clone());
     for (name, value) in &from.headers {
         if !is_dropped(name.as_str(), is_for_proxy) && !nominated.has(name.as_str()) {
@@ -120,7 +160,7 @@ pub fn to_client(mut headers: HeaderMap, context: &ResponseContext<'_>) -> Heade
     headers
 }
 
-fn not_for_client(headers: &HeaderMap) -> Vec<HeaderName> {
+fn not_for_client(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
     let nominated = Nominated::of(headers);
     // If there are both, the length is not reliable (RFC 9112 section 6.3).
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
@@ -188,7 +228,7 @@ impl ResponseContext<'_> {
 fn protect(to: &mut HeaderMap, context: &ResponseContext<'_>) {
     to.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     to.insert(RESOURCE_POLICY, if context.origin.is_some() { CROSS_ORIGIN } else { SAME_ORIGIN });
-    let is_shown = context.request.headers.get("sec-fetch-dest");
+    let is_shown = context.request.headers.get(SEC_FETCH_DEST);
     if is_shown.is_some_and(|dest| dest == "document" || dest == "iframe" || dest == "frame") {
         to.insert(header::CONTENT_SECURITY_POLICY, SANDBOX);
     }
@@ -223,13 +263,14 @@ impl<'a> Nominated<'a> {
         // Bytes, not text: a byte beyond ASCII must not protect the names beside it. No name has
         // quotes or spaces.
         let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
-        let names =
-            lines.flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
         // The two usual words name nothing that is not dropped anyway.
-        let is_usual = |name: &[u8]| {
-            name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
+        let is_unusual = |name: &&[u8]| {
+            !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close")
         };
-        Self(names.filter(|name| !name.is_empty() && !is_usual(name)).collect())
+        let names = lines
+            .filter(is_unusual)
+            .flat_map(|line| line.split(|byte| matches!(byte, b',' | b'"' | b' ' | b'\t')));
+        Self(names.filter(|name| !name.is_empty() && is_unusual(name)).collect())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -256,7 +297,8 @@ mod tests {
     }
 
     fn up(headers: &[(&str, &str)]) -> HeaderMap {
-        to_upstream(&request(headers), &HeaderValue::from_static("external.pleo.io"), &CREDENTIAL)
+        let host = HeaderValue::from_static("external.pleo.io");
+        to_upstream(HeaderMap::new(), &request(headers), &host, &CREDENTIAL)
     }
 
     fn down(headers: &[(&'static str, &str)], asked: &[(&str, &str)], prefixed: bool) -> HeaderMap {
@@ -308,7 +350,8 @@ mod tests {
             assert!(got.get("x-a").is_none() && got.get("x-b").is_some(), "{line}");
             let mut asks = request(&[("x-a", "1"), ("x-b", "1")]);
             asks.headers.insert("connection", HeaderValue::from_bytes(line.as_bytes()).unwrap());
-            let sent = to_upstream(&asks, &HeaderValue::from_static("h"), &CREDENTIAL);
+            let sent =
+                to_upstream(HeaderMap::new(), &asks, &HeaderValue::from_static("h"), &CREDENTIAL);
             assert!(sent.get("x-a").is_none() && sent.get("x-b").is_some(), "{line}");
         }
     }
@@ -467,5 +510,23 @@ mod tests {
             prop_assert_eq!(sent.get_all("authorization").iter().collect::<Vec<_>>(), [&CREDENTIAL]);
             prop_assert_eq!(sent.get_all("host").iter().count(), 1);
         }
+    }
+
+    #[test]
+    fn a_map_that_is_used_again_is_empty_and_of_usual_size() {
+        let spare = SpareMaps::default();
+        let mut map = spare.take();
+        let room = map.capacity();
+        map.insert("pleo-proxy-key", HeaderValue::from_static("of another caller"));
+        map.append("x-a", HeaderValue::from_static("1"));
+        map.append("x-a", HeaderValue::from_static("2"));
+        spare.give_back(map);
+        let map = spare.take();
+        assert!(map.is_empty() && map.capacity() == room, "{map:?}");
+        spare.give_back(HeaderMap::with_capacity(1000));
+        spare.give_back(HeaderMap::new());
+        assert_eq!(spare.0.lock().len(), 0, "too large, and too small");
+        (0..2 * MAX_SPARE).for_each(|_| spare.give_back(HeaderMap::with_capacity(USUAL_FIELDS)));
+        assert_eq!(spare.0.lock().len(), MAX_SPARE);
     }
 }

@@ -6,6 +6,7 @@ use super::route::Route;
 use crate::accounts::{Account, Accounts, rate};
 use crate::explain::{self, Answer, Request};
 use crate::oauth::token::retry_after;
+use crate::problem::with_program;
 
 /// Says in one line why Pleo refused a request and what to do.
 pub const HINT_HEADER: HeaderName = HeaderName::from_static("pleo-proxy-hint");
@@ -22,6 +23,8 @@ pub(super) struct Refused<'a> {
     pub(super) status: StatusCode,
     /// It was sent again after a refresh.
     pub(super) sent_again: bool,
+    /// The command line that reads the configuration of this process from any folder.
+    pub(super) program: &'a str,
 }
 
 /// Says that the account comes near Pleo's limit of requests a minute (600, recommended 500).
@@ -45,7 +48,8 @@ impl Refused<'_> {
         let request = Request::new(self.method, target.path(), target.query());
         let snapshot = account.snapshot();
         let facts = snapshot.facts(&account.name, &accounts.oauth().settings.scopes);
-        let hint = explain::after(&request, &answer, &facts).map(|explanation| explanation.hint());
+        let explanation = explain::after(&request, &answer, &facts);
+        let hint = explanation.map(|it| with_program(&it.hint(), self.program));
         if let Some(hint) = hint.and_then(|hint| HeaderValue::try_from(hint).ok()) {
             headers.insert(HINT_HEADER, hint);
         }

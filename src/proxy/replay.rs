@@ -44,8 +44,11 @@ impl ReplayBudget {
 /// A request body that may be sent more than once.
 #[derive(Debug)]
 pub struct ReplayableBody {
-    shared: Arc<Shared>,
+    /// None for a request without a body.
+    shared: Option<Arc<Shared>>,
     limit: usize,
+    /// When the request arrived.
+    arrival: Instant,
 }
 
 /// Shared by the body and the [`OutgoingBody`] that is being sent.
@@ -80,46 +83,50 @@ impl ReplayableBody {
         limit: usize,
         budget: Arc<ReplayBudget>,
         stall_limit: Option<Duration>,
-        now: Instant,
+        arrival: Instant,
     ) -> Self {
-        let state = State {
-            kept: ReplayBuffer::default(),
-            is_kept: body.size_hint().lower() <= limit as u64,
-            ended: body.is_end_stream().then_some(now),
-            unread: Some(body),
-            last_read: now,
-            failed: false,
-        };
-        let (state, released) = (Mutex::new(state), Notify::new());
-        Self { shared: Arc::new(Shared { state, budget, stall_limit, released }), limit }
+        let shared = (!body.is_end_stream()).then(|| {
+            let state = Mutex::new(State {
+                kept: ReplayBuffer::default(),
+                is_kept: body.size_hint().lower() <= limit as u64,
+                ended: None,
+                unread: Some(body),
+                last_read: arrival,
+                failed: false,
+            });
+            Arc::new(Shared { state, budget, stall_limit, released: Notify::new() })
+        });
+        Self { shared, limit, arrival }
     }
 
     /// The body from its first byte. A second time only if [`can_replay`](Self::can_replay).
     pub fn outgoing(&self) -> OutgoingBody {
-        let mut state = self.shared.lock();
+        let Some(shared) = &self.shared else { return OutgoingBody::default() };
+        let mut state = shared.lock();
         let unread = state.unread.take();
         let replay = if state.is_kept { state.kept.copy() } else { VecDeque::new() };
         let unread_length = unread.as_ref().map_or(Some(0), |unread| unread.size_hint().exact());
         let length = unread_length.map(|unread| state.kept.bytes as u64 + unread);
         drop(state);
-        OutgoingBody {
-            shared: self.shared.clone(),
+        OutgoingBody(Some(Box::new(Sending {
+            shared: shared.clone(),
             replay,
             unread,
             limit: self.limit,
             length,
-            stall: StallTimer::new(self.shared.stall_limit),
-        }
+            stall: StallTimer::new(shared.stall_limit),
+        })))
     }
 
     /// Waits, for `limit` at most, until the body that was being sent is released. True if it can
     /// be sent again.
     pub async fn can_replay(&self, limit: Duration) -> bool {
+        let Some(shared) = &self.shared else { return true };
         let deadline = Instant::now() + limit;
         loop {
-            let released = self.shared.released.notified();
+            let released = shared.released.notified();
             {
-                let state = self.shared.lock();
+                let state = shared.lock();
                 if !state.is_kept || state.failed {
                     return false;
                 }
@@ -135,22 +142,22 @@ impl ReplayableBody {
 
     /// True if the body has been short enough to be kept so far.
     pub fn is_kept(&self) -> bool {
-        self.shared.lock().is_kept
+        self.shared.as_ref().is_none_or(|shared| shared.lock().is_kept)
     }
 
     /// When the latest bytes were read, or when the request arrived.
     pub fn last_read(&self) -> Instant {
-        self.shared.lock().last_read
+        self.shared.as_ref().map_or(self.arrival, |shared| shared.lock().last_read)
     }
 
     /// When the end was read; none if it was not.
     pub fn ended(&self) -> Option<Instant> {
-        self.shared.lock().ended
+        self.shared.as_ref().map_or(Some(self.arrival), |shared| shared.lock().ended)
     }
 
     /// True if the caller broke off or stalled.
     pub fn failed(&self) -> bool {
-        self.shared.lock().failed
+        self.shared.as_ref().is_some_and(|shared| shared.lock().failed)
     }
 }
 
@@ -190,9 +197,14 @@ impl Drop for Shared {
     }
 }
 
-/// A request body that is being sent: what was kept of it, then the rest as it arrives.
+/// A request body that is being sent; none if there is nothing to send. In a box, because a request
+/// is moved often on its way to the connection.
+#[derive(Debug, Default)]
+pub struct OutgoingBody(Option<Box<Sending>>);
+
+/// What was kept of a body, then the rest as it arrives.
 #[derive(Debug)]
-pub struct OutgoingBody {
+struct Sending {
     shared: Arc<Shared>,
     replay: VecDeque<Bytes>,
     unread: Option<IncomingBody>,
@@ -202,7 +214,7 @@ pub struct OutgoingBody {
     stall: StallTimer,
 }
 
-impl OutgoingBody {
+impl Sending {
     fn count(&mut self, data: &Bytes) {
         self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
     }
@@ -216,7 +228,7 @@ impl Body for OutgoingBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
+        let Some(this) = self.0.as_deref_mut() else { return Poll::Ready(None) };
         if let Some(data) = this.replay.pop_front() {
             this.count(&data);
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -238,15 +250,19 @@ impl Body for OutgoingBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.replay.is_empty() && self.unread.as_ref().is_none_or(Body::is_end_stream)
+        let is_at_end = |sending: &Sending| {
+            sending.replay.is_empty() && sending.unread.as_ref().is_none_or(Body::is_end_stream)
+        };
+        self.0.as_deref().is_none_or(is_at_end)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+        let length = self.0.as_ref().map_or(Some(0), |sending| sending.length);
+        length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-impl Drop for OutgoingBody {
+impl Drop for Sending {
     fn drop(&mut self) {
         let Some(unread) = self.unread.take() else { return };
         // hyper does not poll a body again after its last byte.

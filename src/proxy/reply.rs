@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 
 use super::guard::{Admitted, Tunnelled};
 use super::{headers, upstream};
-use crate::accounts::{Accounts, Refusal, UnknownAccount};
+use crate::accounts::{Accounts, LoginReason, Refusal, UnknownAccount};
 use crate::problem::{Code, METHODS, Problem};
 use crate::store::AccountName;
 
@@ -44,14 +44,8 @@ pub(super) fn account_unknown(name: &AccountName, accounts: &Accounts) -> Proble
     // Anybody can ask for any name, so little time is spent on it.
     let known = accounts.all();
     let known = if known.len() <= MAX_COMPARED { known.as_slice() } else { &[] };
-    let detail = match UnknownAccount::among(name, known).meant() {
-        Some(meant) => format!("there is no account {name}; did you mean {meant}?"),
-        None => format!("there is no account {name}"),
-    };
-    let fix = format!(
-        "Connect it with `pleo-proxy login {name}`; `pleo-proxy status` lists the accounts."
-    );
-    Problem::new(Code::AccountUnknown, detail, fix)
+    let unknown = UnknownAccount::among(name, known);
+    Problem::new(Code::AccountUnknown, unknown.detail(), unknown.fix())
 }
 
 pub(super) fn account_required(names: &[AccountName]) -> Problem {
@@ -124,9 +118,20 @@ pub(super) fn no_token(refusal: Refusal, account: &AccountName) -> Problem {
     let second = Duration::from_secs(1);
     match refusal {
         Refusal::LoginRequired(reason) => {
-            let fix = format!(
-                "Run `pleo-proxy login {account}`, or open /connect?account={account} on the admin listener."
-            );
+            const NEW_KEY: &str = "Make a new key in Pleo (Settings, API Keys)";
+            let command = reason.command(account);
+            let fix = match &reason {
+                LoginReason::KeyInFileRefused(_) => format!(
+                    "{NEW_KEY}, and put it there; the proxy notices. If the key is right, run `{command}`."
+                ),
+                LoginReason::KeyRefused => format!(
+                    "{NEW_KEY}, then run `{command}`. If the key is right, run `pleo-proxy refresh {account}`."
+                ),
+                LoginReason::KeyOfAnotherApi(_) => format!("{NEW_KEY}, then run `{command}`."),
+                _ => format!(
+                    "Run `{command}`, or open /connect?account={account} on the admin listener."
+                ),
+            };
             Problem::new(Code::LoginRequired, reason.sentence(account), fix)
         }
         Refusal::AuthUnreachable(why, wait) => {
@@ -144,11 +149,9 @@ pub(super) fn no_token(refusal: Refusal, account: &AccountName) -> Problem {
             );
             Problem::new(Code::Misconfigured, why.to_string(), fix)
         }
-        Refusal::StoreError(why) => {
-            let fix = format!(
-                "Fix the file as described (the proxy notices), or run `pleo-proxy login {account}`."
-            );
-            Problem::new(Code::StoreError, why, fix)
+        Refusal::StoreError(fault) => {
+            let fix = fault.fix(account);
+            Problem::new(Code::StoreError, fault.why, fix)
         }
         Refusal::StoreUnwritable(why, wait) => {
             let fix = "Make room or give write access; the proxy tries again.";
@@ -164,7 +167,7 @@ pub(super) fn no_token(refusal: Refusal, account: &AccountName) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounts::{LoginReason, RetryReason};
+    use crate::accounts::{RetryReason, StoreFault};
 
     #[test]
     fn an_account_without_a_token_is_never_401() {
@@ -174,7 +177,7 @@ mod tests {
             Refusal::AuthUnreachable(RetryReason::Failed, Duration::ZERO),
             Refusal::RefreshTimeout { hold: Duration::ZERO, reason: None },
             Refusal::Locked(RetryReason::Failed),
-            Refusal::StoreError("w".into()),
+            Refusal::StoreError(fault(false)),
             Refusal::StoreUnwritable("w".into(), Duration::ZERO),
             Refusal::Overloaded,
         ] {
@@ -183,13 +186,25 @@ mod tests {
         assert_eq!(no_token(Refusal::Misconfigured(RetryReason::Failed), &acme).code.status(), 500);
     }
 
+    fn fault(login_helps: bool) -> StoreFault {
+        StoreFault { why: "w".into(), login_helps }
+    }
+
+    #[test]
+    fn a_login_that_would_be_refused_is_not_advised() {
+        let problem = no_token(Refusal::StoreError(fault(false)), &"acme".parse().unwrap());
+        assert!(!problem.fix().contains("login"), "{}", problem.fix());
+    }
+
     #[test]
     fn commands_in_a_fix_name_the_account() {
         let acme: AccountName = "acme".parse().unwrap();
         for (refusal, command) in [
             (Refusal::LoginRequired(LoginReason::LoggedOut), "`pleo-proxy login acme`"),
             (Refusal::LoginRequired(LoginReason::LoggedOut), "/connect?account=acme "),
-            (Refusal::StoreError("w".into()), "`pleo-proxy login acme`"),
+            (Refusal::LoginRequired(LoginReason::KeyRefused), "`pleo-proxy login acme --api-key`"),
+            (Refusal::LoginRequired(LoginReason::KeyRefused), "`pleo-proxy refresh acme`"),
+            (Refusal::StoreError(fault(true)), "`pleo-proxy login acme`"),
             (Refusal::Misconfigured(RetryReason::Failed), "`pleo-proxy refresh acme`"),
         ] {
             let problem = no_token(refusal, &acme);

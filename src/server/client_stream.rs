@@ -3,12 +3,14 @@
 //! one.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
@@ -26,6 +28,11 @@ const DISCARD_BUFFER: usize = 16 * 1024;
 /// Bytes behind the current request that are read ahead: enough to reach the end of what a caller
 /// sent before it left.
 const MAX_PIPELINED: usize = 16 * 1024;
+/// Size of the buffer for what is read ahead at once, in bytes: hardly ever is there anything.
+const READ_AHEAD_BUFFER: usize = 512;
+/// Pieces of at most this many bytes in all, a head and a small body, are written as one: `writev`
+/// costs the kernel more than the copy.
+const MAX_JOINED: usize = 2048;
 /// Time until a caller that sends no more is checked again; doubled each time, up to a second.
 const FIRST_GONE_CHECK: Duration = Duration::from_millis(10);
 
@@ -160,23 +167,15 @@ impl<T: Stream> ClientStream<T> {
         }
     }
 
-    /// Reads behind the current request, only to notice when the caller leaves.
-    fn poll_read_ahead(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    /// Reads behind the current request, only to notice when the caller leaves. Ready once it has.
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [MaybeUninit::uninit(); READ_AHEAD_BUFFER];
         while !self.is_eof && self.pipelined.len() < MAX_PIPELINED {
-            let before = buf.filled().len();
-            ready!(self.poll_stream(cx, buf))?;
-            self.pipelined.extend_from_slice(&buf.filled()[before..]);
-            buf.set_filled(before);
+            let mut buf = ReadBuf::uninit(&mut space);
+            ready!(self.poll_stream(cx, &mut buf))?;
+            self.pipelined.extend_from_slice(buf.filled());
         }
-        match self.activity.phase() {
-            Phase::Serving => self.poll_gone(cx).map(Ok),
-            // hyper reads again once the response is written.
-            _ => Poll::Pending,
-        }
+        self.poll_gone(cx).map(Ok)
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -249,7 +248,8 @@ impl<T: Stream> AsyncRead for ClientStream<T> {
         let this = &mut *self;
         if this.framing.is_over() {
             if this.activity.phase() != Phase::Idle {
-                return this.poll_read_ahead(cx, buf);
+                // hyper reads again once the response is written.
+                return Poll::Pending;
             }
             this.framing.next();
         }
@@ -292,9 +292,15 @@ impl<T: Stream> AsyncWrite for ClientStream<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if length <= MAX_JOINED {
+            let mut joined = SmallVec::<[u8; MAX_JOINED]>::new();
+            bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
+            return self.poll_write(cx, &joined);
+        }
         let written = if self.is_refusal() {
             let first = bufs.first().map_or(&[][..], |first| first);
-            self.poll_refuse(cx, first).map_ok(|()| bufs.iter().map(|buf| buf.len()).sum())
+            self.poll_refuse(cx, first).map_ok(|()| length)
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
         };
@@ -311,6 +317,14 @@ impl<T: Stream> AsyncWrite for ClientStream<T> {
         if self.activity.note_flushed() && (self.is_eof || !self.pipelined.is_empty()) {
             // What has arrived already causes no event of the socket that would wake hyper.
             cx.waker().wake_by_ref();
+        }
+        // hyper flushes whenever it is polled. It could read ahead itself, but would make a buffer
+        // of 8 KiB for it each time.
+        if self.activity.phase() == Phase::Serving
+            && self.framing.is_over()
+            && self.poll_read_ahead(cx)?.is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Poll::Ready(Ok(()))
     }

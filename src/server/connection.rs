@@ -74,8 +74,9 @@ pub(super) async fn serve<T, H, F, B>(
     // At most 100 fields, which is hyper's default: to set it again makes hyper fill its tables
     // twice a request. The size of the buffer alone does not limit a head that arrives at once.
     builder.max_header_size(MAX_HEAD);
-    // The stream tells a caller that only shut its sending half from one that is gone.
-    builder.half_close(false);
+    // The stream reads ahead, and tells a caller that only shut its sending half from one that is
+    // gone.
+    builder.half_close(true);
     let mut is_evicted = false;
     loop {
         let mut connection = builder.serve_connection(io, service);

@@ -3,14 +3,27 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+#[cfg(feature = "postgres")]
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{LocalBoxFuture, ready};
+use tokio::time::sleep;
+
 use super::memory::MAX_UNREAD;
+#[cfg(feature = "postgres")]
+use super::postgres_server::Database as Server;
 use super::{
-    AccountName, Change, Changes, DecodeError, EndReason, Grant, Issued, LockError, MemoryStore,
-    Record, RecordError, Store, Version, Watched,
+    AccountName, Change, Changes, DecodeError, EndReason, Grant, Issued, KeySource, LockError,
+    MemoryStore, Record, RecordError, Sealing, Store, Version, Watched,
 };
-use crate::secret::{AccessToken, RefreshToken};
+#[cfg(feature = "postgres")]
+use super::{Database, PostgresStore, UrlSource};
+#[cfg(feature = "postgres")]
+use crate::secret::DatabaseSecret;
+use crate::secret::{AccessToken, RefreshToken, StoreKey};
 
 /// Puts bytes into a record's place that a fault may leave there.
 type Damage = Box<dyn Fn(&AccountName, &[u8])>;
@@ -19,7 +32,7 @@ struct Kind {
     store: Store,
     damage: Damage,
     /// The same store, opened to read from it.
-    inspect: Box<dyn Fn() -> Store>,
+    inspect: Box<dyn Fn() -> LocalBoxFuture<'static, Store>>,
     /// All that a reader could find different, its files and locks included.
     fingerprint: Box<dyn Fn() -> String>,
     /// Takes the store out of sight, as a disk or connection that is lost.
@@ -28,14 +41,23 @@ struct Kind {
     restore: Box<dyn Fn()>,
 }
 
-fn kinds() -> [Kind; 2] {
-    [file(), memory()]
+async fn kinds() -> Vec<Kind> {
+    let kinds = vec![file(Sealing::none), file(sealed), memory()];
+    #[cfg(feature = "postgres")]
+    let kinds = kinds.into_iter().chain(postgres().await).collect();
+    kinds
 }
 
-fn file() -> Kind {
+/// Always with the same key.
+fn sealed() -> Sealing {
+    let key = StoreKey::new("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    Sealing::new("sandbox", KeySource::Value(key)).unwrap()
+}
+
+fn file(sealing: fn() -> Sealing) -> Kind {
     let folder = tempfile::tempdir().unwrap();
     let (records, lost) = (folder.path().join("records"), folder.path().join("lost"));
-    let store = Store::open(&records).unwrap();
+    let store = Store::open(&records, sealing()).unwrap();
     let in_place = {
         let records = records.clone();
         move |file: String| records.join(file)
@@ -44,7 +66,7 @@ fn file() -> Kind {
         store,
         inspect: Box::new({
             let records = records.clone();
-            move || Store::inspect(&records).unwrap()
+            move || ready(Store::inspect(&records, sealing()).unwrap()).boxed_local()
         }),
         fingerprint: Box::new({
             let records = records.clone();
@@ -82,7 +104,7 @@ fn memory() -> Kind {
         damage: Box::new(move |account, bytes| {
             damaged.put(account, bytes.to_vec().into());
         }),
-        inspect: Box::new(move || Store::Memory(inspected.inspect())),
+        inspect: Box::new(move || ready(Store::Memory(inspected.inspect())).boxed_local()),
         fingerprint: Box::new(move || memory.fingerprint()),
         lose: Box::new(move || {
             for _ in 0..=MAX_UNREAD {
@@ -91,6 +113,41 @@ fn memory() -> Kind {
         }),
         restore: Box::new(|| {}),
     }
+}
+
+/// Sealed, in a database of its own; none without a server.
+#[cfg(feature = "postgres")]
+async fn postgres() -> Option<Kind> {
+    let place = Server::create()?;
+    let url = UrlSource::Value(DatabaseSecret::new(&place.url));
+    let database = Database { url, ..Database::default() };
+    let store = PostgresStore::open(&database, "sandbox", sealed()).await.unwrap();
+    let store = Store::Postgres(Arc::new(store));
+    let [damaged, shown, lost, restored] = [(); 4].map(|()| place.clone());
+    Some(Kind {
+        store,
+        damage: Box::new(move |account, bytes| {
+            let bytes = data_encoding::HEXLOWER.encode(bytes);
+            damaged.run(&format!(
+                "UPDATE pleo_proxy.account SET record = '\\x{bytes}', \
+                 version = nextval('pleo_proxy.version') WHERE account = '{account}'"
+            ));
+        }),
+        inspect: Box::new(move || {
+            let database = database.clone();
+            async move {
+                let store = PostgresStore::inspect(&database, "sandbox", sealed()).await;
+                Store::Postgres(Arc::new(store.unwrap()))
+            }
+            .boxed_local()
+        }),
+        fingerprint: Box::new(move || {
+            let tables = ["account", "set_aside", "login", "migration", "version"];
+            tables.map(|table| shown.run(&format!("SELECT * FROM pleo_proxy.{table}"))).join("\n")
+        }),
+        lose: Box::new(move || lost.lose()),
+        restore: Box::new(move || restored.restore()),
+    })
 }
 
 fn name(text: &str) -> AccountName {
@@ -118,7 +175,7 @@ fn record(generation: u64) -> Record {
 
 async fn save(store: &Store, account: &AccountName, record: &Record) -> Version {
     let locked = store.lock(account, Duration::from_secs(5)).await.unwrap();
-    store.save(&locked, record).await.unwrap()
+    locked.save(record).await.unwrap()
 }
 
 async fn load(store: &Store, account: &AccountName) -> Option<Record> {
@@ -148,7 +205,7 @@ async fn poll(
 
 #[tokio::test]
 async fn a_saved_record_is_loaded_and_listed_and_there_is_no_other() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let (acme, beta) = (name("acme"), name("beta"));
         assert!(load(&store, &acme).await.is_none() && store.list().await.unwrap().is_empty());
         assert!(version(&store, &acme).await.is_absent());
@@ -163,7 +220,7 @@ async fn a_saved_record_is_loaded_and_listed_and_there_is_no_other() {
 
 #[tokio::test]
 async fn each_save_has_its_own_version_and_returns_it() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let acme = name("acme");
         let first = save(&store, &acme, &record(1)).await;
         assert_eq!(first, version(&store, &acme).await);
@@ -176,7 +233,7 @@ async fn each_save_has_its_own_version_and_returns_it() {
 
 #[tokio::test]
 async fn a_lock_excludes_others_until_its_last_copy_is_dropped_and_reading_needs_none() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
         let locked = store.lock(&acme, Duration::ZERO).await.unwrap();
@@ -195,18 +252,44 @@ async fn a_lock_excludes_others_until_its_last_copy_is_dropped_and_reading_needs
 }
 
 #[tokio::test]
+async fn a_pause_of_locking_waits_for_the_lock_that_is_held_and_keeps_others_from_one() {
+    for Kind { store, .. } in kinds().await {
+        let (acme, beta) = (name("acme"), name("beta"));
+        let locked = store.lock(&acme, Duration::ZERO).await.unwrap();
+        let mut pausing = pin!(store.pause_locking());
+        assert!(pausing.as_mut().now_or_never().is_none(), "a lock is held");
+        drop(locked);
+        let paused = pausing.await;
+        let mut locking = pin!(store.lock(&beta, Duration::ZERO));
+        for _ in 0..3 {
+            assert!(locking.as_mut().now_or_never().is_none(), "no lock is taken");
+            sleep(Duration::from_millis(1)).await;
+        }
+        drop(paused);
+        drop(locking.await.unwrap());
+        // Who wants no pause any more leaves others alone.
+        let locked = store.lock(&acme, Duration::ZERO).await.unwrap();
+        {
+            let mut abandoned = pin!(store.pause_locking());
+            assert!(abandoned.as_mut().now_or_never().is_none());
+        }
+        drop((store.lock(&beta, Duration::ZERO).await.unwrap(), locked));
+    }
+}
+
+#[tokio::test]
 async fn a_note_leaves_the_prepared_space_to_the_next_save() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let acme = name("acme");
         let locked = store.lock(&acme, Duration::ZERO).await.unwrap();
-        store.prepare(&locked).await.unwrap();
-        store.prepare(&locked).await.unwrap();
-        let noted = store.note(&locked, &record(1)).await.unwrap();
+        locked.prepare().await.unwrap();
+        locked.prepare().await.unwrap();
+        let noted = locked.note(&record(1)).await.unwrap();
         assert_eq!(
             (generation(&store, &acme).await, version(&store, &acme).await),
             (Some(1), noted)
         );
-        let saved = store.save(&locked, &record(2)).await.unwrap();
+        let saved = locked.save(&record(2)).await.unwrap();
         assert_eq!(
             (generation(&store, &acme).await, version(&store, &acme).await),
             (Some(2), saved)
@@ -218,7 +301,7 @@ async fn a_note_leaves_the_prepared_space_to_the_next_save() {
 
 #[tokio::test]
 async fn a_damaged_record_is_refused_and_left_alone_until_it_is_put_aside() {
-    for Kind { store, damage, .. } in kinds() {
+    for Kind { store, damage, .. } in kinds().await {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
         damage(&acme, b"{damaged");
@@ -231,21 +314,25 @@ async fn a_damaged_record_is_refused_and_left_alone_until_it_is_put_aside() {
             assert!(!refused.is_passing());
         }
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
-        assert!(store.set_aside(&locked, 1_800_000_000).await.unwrap().contains("acme"));
+        let first = locked.set_aside(1_800_000_000).await.unwrap();
+        assert!(first.contains("acme"));
+        damage(&acme, b"{damaged again");
+        let second = locked.set_aside(1_800_000_000).await.unwrap();
+        assert_ne!(first, second, "within one second, and both are kept");
         assert!(load(&store, &acme).await.is_none() && store.list().await.unwrap().is_empty());
-        store.save(&locked, &record(3)).await.unwrap();
+        locked.save(&record(3)).await.unwrap();
         assert_eq!(generation(&store, &acme).await, Some(3));
     }
 }
 
 #[tokio::test]
 async fn a_removed_record_is_gone_and_can_be_removed_again() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let acme = name("acme");
         save(&store, &acme, &record(1)).await;
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
         for _ in 0..2 {
-            store.remove(&locked).await.unwrap();
+            locked.remove().await.unwrap();
             assert!(
                 load(&store, &acme).await.is_none() && version(&store, &acme).await.is_absent()
             );
@@ -255,7 +342,7 @@ async fn a_removed_record_is_gone_and_can_be_removed_again() {
 
 #[tokio::test]
 async fn a_renamed_record_is_there_once_and_whole_and_replaces_no_other() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let (acme, beta, gamma) = (name("acme"), name("beta"), name("gamma"));
         let first = save(&store, &acme, &record(3)).await;
         save(&store, &gamma, &record(1)).await;
@@ -265,7 +352,7 @@ async fn a_renamed_record_is_there_once_and_whole_and_replaces_no_other() {
             store.lock(&acme, Duration::from_secs(5)).await.unwrap(),
             store.lock(&beta, Duration::from_secs(5)).await.unwrap(),
         );
-        let moved = store.rename(&old, &new).await.unwrap();
+        let moved = old.rename(&new).await.unwrap();
         assert_eq!(store.list().await.unwrap(), [beta.clone(), gamma.clone()]);
         assert_eq!(load(&store, &beta).await.unwrap().encode(), record(3).encode());
         assert_eq!(version(&store, &beta).await, moved);
@@ -273,9 +360,9 @@ async fn a_renamed_record_is_there_once_and_whole_and_replaces_no_other() {
         let reported = poll(&mut changes, &acme, Some(first)).await;
         assert!(reported.contains(&changed(&acme)) && reported.contains(&changed(&beta)));
 
-        assert!(store.rename(&old, &new).await.is_err(), "there is nothing to move");
+        assert!(old.rename(&new).await.is_err(), "there is nothing to move");
         let taken = store.lock(&gamma, Duration::from_secs(5)).await.unwrap();
-        let refused = store.rename(&new, &taken).await.unwrap_err();
+        let refused = new.rename(&taken).await.unwrap_err();
         assert!(refused.to_string().contains("gamma"), "{refused}");
         assert_eq!(generation(&store, &beta).await, Some(3));
         assert_eq!(generation(&store, &gamma).await, Some(1));
@@ -284,14 +371,14 @@ async fn a_renamed_record_is_there_once_and_whole_and_replaces_no_other() {
 
 #[tokio::test]
 async fn other_file_work_is_done() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         assert_eq!(store.aside(|| 7).await.unwrap(), 7);
     }
 }
 
 #[tokio::test]
 async fn all_records_are_reported_first_and_new_ones_later() {
-    for Kind { store, .. } in kinds() {
+    for Kind { store, .. } in kinds().await {
         let (acme, beta) = (name("acme"), name("beta"));
         save(&store, &acme, &record(1)).await;
         let mut changes = store.changes();
@@ -307,7 +394,7 @@ async fn all_records_are_reported_first_and_new_ones_later() {
 
 #[tokio::test]
 async fn a_watched_record_is_reported_until_its_reader_has_its_version() {
-    for Kind { store, damage, .. } in kinds() {
+    for Kind { store, damage, .. } in kinds().await {
         let acme = name("acme");
         let first = save(&store, &acme, &record(1)).await;
         let mut changes = store.changes();
@@ -322,7 +409,7 @@ async fn a_watched_record_is_reported_until_its_reader_has_its_version() {
         damage(&acme, b"{damaged");
         assert_eq!(poll(&mut changes, &acme, Some(second)).await, [changed(&acme)]);
         let locked = store.lock(&acme, Duration::from_secs(5)).await.unwrap();
-        store.remove(&locked).await.unwrap();
+        locked.remove().await.unwrap();
         assert_eq!(poll(&mut changes, &acme, Some(second)).await, [changed(&acme)]);
         assert_eq!(poll(&mut changes, &acme, Some(Version::default())).await, []);
     }
@@ -330,7 +417,7 @@ async fn a_watched_record_is_reported_until_its_reader_has_its_version() {
 
 #[tokio::test]
 async fn a_store_that_comes_back_is_resynced_and_its_records_never_count_as_removed() {
-    for Kind { store, lose, restore, .. } in kinds() {
+    for Kind { store, lose, restore, .. } in kinds().await {
         let acme = name("acme");
         let version = save(&store, &acme, &record(1)).await;
         let mut changes = store.changes();
@@ -352,13 +439,14 @@ async fn a_store_that_comes_back_is_resynced_and_its_records_never_count_as_remo
 
 #[tokio::test]
 async fn inspecting_reads_everything_and_changes_nothing() {
-    for Kind { store, damage, inspect, fingerprint, .. } in kinds() {
+    for Kind { store, damage, inspect, fingerprint, .. } in kinds().await {
         let (acme, beta) = (name("acme"), name("beta"));
         save(&store, &acme, &record(1)).await;
         save(&store, &beta, &record(7)).await;
         damage(&beta, b"{damaged");
+        store.finish_releases().await;
         let before = fingerprint();
-        let inspected = inspect();
+        let inspected = inspect().await;
         assert_eq!(generation(&inspected, &acme).await, Some(1));
         assert!(inspected.load(&beta).await.is_err());
         assert_eq!(inspected.list().await.unwrap(), [acme.clone(), beta.clone()]);

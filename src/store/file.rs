@@ -14,12 +14,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::change::{Change, Version, Watched};
 use super::error::{OpenError, RecordError, SaveError};
+use super::loaded::Loaded;
 use super::lock::Try;
+use super::metrics::LockMetrics;
 use super::name::AccountName;
 use super::record::Record;
+use super::seal::{Protection, Sealing};
 use super::threads::Threads;
 use crate::private_file::PrivateFileError;
 use crate::private_file::folder::{self as private_folder, FolderError};
@@ -32,49 +36,69 @@ use folder::{Folder, Space};
 pub struct FileStore {
     folder: Arc<Folder>,
     threads: Threads,
+    /// Read by each lock that is held, written while none is to be.
+    locking: Arc<RwLock<()>>,
+    lock_metrics: LockMetrics,
 }
 
 impl FileStore {
     /// Opens the folder, or makes it with mode 0700.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, sealing: Sealing) -> Result<Self, OpenError> {
         private_folder::make_or_check(path)?;
-        let folder =
-            Folder::open(path).map_err(|error| FolderError::Unreadable(path.to_owned(), error))?;
+        let folder = Folder::open(path, sealing)
+            .map_err(|error| FolderError::Unreadable(path.to_owned(), error))?;
         Self::new(folder)
     }
 
     /// Opens the folder to read from it. One that does not exist has no records.
-    pub(super) fn inspect(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn inspect(path: &Path, sealing: Sealing) -> Result<Self, OpenError> {
         match private_folder::check(path) {
             Err(FolderError::Unreadable(_, error)) if error.kind() == io::ErrorKind::NotFound => {}
             checked => checked?,
         }
-        Self::new(Folder::inspect(path))
+        Self::new(Folder::inspect(path, sealing))
     }
 
     fn new(folder: Folder) -> Result<Self, OpenError> {
         let threads = Threads::start().map_err(OpenError::NoThread)?;
-        Ok(Self { folder: Arc::new(folder), threads })
+        let (folder, locking) = (Arc::new(folder), Arc::default());
+        Ok(Self { folder, threads, locking, lock_metrics: LockMetrics::default() })
     }
 
     pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(super) async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
-        let account = account.clone();
-        self.run(move |folder| folder.try_lock(&account)).await?
+    pub(super) fn lock_metrics(&self) -> &LockMetrics {
+        &self.lock_metrics
     }
 
-    pub(super) async fn load(
+    pub(super) fn sealing(&self) -> &Sealing {
+        self.folder.sealing()
+    }
+
+    pub(super) async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
+        let account = account.clone();
+        let allowed = self.locking.clone().read_owned().await;
+        self.run(move |folder| folder.try_lock(&account, allowed)).await?
+    }
+
+    /// Waits until this process holds no lock, and takes none until the result is dropped.
+    pub(super) async fn pause_locking(&self) -> OwnedRwLockWriteGuard<()> {
+        self.locking.clone().write_owned().await
+    }
+
+    pub(super) async fn load(&self, account: &AccountName) -> Result<Option<Loaded>, RecordError> {
+        let name = account.clone();
+        self.read(account, move |folder| folder.load(&name)).await
+    }
+
+    pub(super) async fn protection(
         &self,
         account: &AccountName,
-    ) -> Result<Option<(Record, Version)>, RecordError> {
+    ) -> Result<Option<Protection>, RecordError> {
         let name = account.clone();
-        let loaded = self.run(move |folder| folder.load(&name)).await;
-        loaded.unwrap_or_else(|error| {
-            Err(PrivateFileError::Unreadable(self.folder.record(account), error).into())
-        })
+        self.read(account, move |folder| folder.protection(&name)).await
     }
 
     /// Creates the next record's file and reserves its space.
@@ -114,8 +138,8 @@ impl FileStore {
         record: &Record,
         space: Space,
     ) -> Result<Version, SaveError> {
-        let (name, held, bytes) = (account.clone(), held.clone(), record.encode());
-        self.write(account, move |folder| folder.replace(&name, &held, &bytes, space)).await
+        let (name, held, record) = (account.clone(), held.clone(), record.clone());
+        self.write(account, move |folder| folder.save(&name, &held, &record, space)).await
     }
 
     /// Renames a record that cannot be read, so that a login can save a new one.
@@ -140,12 +164,8 @@ impl FileStore {
         (from, old): (&AccountName, &Arc<Held>),
         (to, new): (&AccountName, &Arc<Held>),
     ) -> Result<Version, SaveError> {
-        let (old_name, new_name, held) = (from.clone(), to.clone(), (old.clone(), new.clone()));
-        let work = move |folder: &Folder| {
-            let _held = held;
-            folder.rename(&old_name, &new_name)
-        };
-        self.write(to, work).await
+        let (from, old, name, new) = (from.clone(), old.clone(), to.clone(), new.clone());
+        self.write(to, move |folder| folder.rename((&from, &old), (&name, &new))).await
     }
 
     pub(super) async fn list(&self) -> io::Result<Vec<AccountName>> {
@@ -157,6 +177,17 @@ impl FileStore {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         self.threads.run(work).await
+    }
+
+    /// Runs work that reads a record; its error names the record.
+    async fn read<T: Send + 'static>(
+        &self,
+        account: &AccountName,
+        work: impl FnOnce(&Folder) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, RecordError> {
+        self.run(work).await.unwrap_or_else(|error| {
+            Err(PrivateFileError::Unreadable(self.folder.record(account), error).into())
+        })
     }
 
     /// Runs work that changes a record; its error names the record.

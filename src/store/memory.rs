@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::broadcast::{self, error::TryRecvError};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use zeroize::Zeroizing;
 
 use super::change::{Change, Version, Watched};
 use super::error::{RecordError, SaveError};
+use super::loaded::Loaded;
 use super::lock::Try;
+use super::metrics::LockMetrics;
 use super::name::AccountName;
 use super::record::Record;
+use super::seal::Protection;
 
 /// Changes that a reader may leave unread before it has to resync.
 pub(super) const MAX_UNREAD: usize = 16;
@@ -23,6 +27,8 @@ pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     news: broadcast::Sender<AccountName>,
     is_read_only: bool,
+    locking: Arc<RwLock<()>>,
+    lock_metrics: LockMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +44,7 @@ struct State {
 pub(super) struct Held {
     store: MemoryStore,
     account: AccountName,
+    _allowed: OwnedRwLockReadGuard<()>,
 }
 
 impl Drop for Held {
@@ -49,7 +56,13 @@ impl Drop for Held {
 impl Default for MemoryStore {
     fn default() -> Self {
         let (news, _) = broadcast::channel(MAX_UNREAD);
-        Self { state: Arc::default(), news, is_read_only: false }
+        Self {
+            state: Arc::default(),
+            news,
+            is_read_only: false,
+            locking: Arc::default(),
+            lock_metrics: LockMetrics::default(),
+        }
     }
 }
 
@@ -58,29 +71,36 @@ impl MemoryStore {
         Self { is_read_only: true, ..self.clone() }
     }
 
+    pub(super) fn lock_metrics(&self) -> &LockMetrics {
+        &self.lock_metrics
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    pub(super) fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
+    pub(super) async fn pause_locking(&self) -> OwnedRwLockWriteGuard<()> {
+        self.locking.clone().write_owned().await
+    }
+
+    pub(super) async fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
+        let allowed = self.locking.clone().read_owned().await;
         if self.is_read_only {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         if !self.state().locks.insert(account.clone()) {
             return Ok(Try::Busy(None));
         }
-        Ok(Try::Locked(Held { store: self.clone(), account: account.clone() }))
+        Ok(Try::Locked(Held { store: self.clone(), account: account.clone(), _allowed: allowed }))
     }
 
-    pub(super) fn load(
-        &self,
-        account: &AccountName,
-    ) -> Result<Option<(Record, Version)>, RecordError> {
+    pub(super) fn load(&self, account: &AccountName) -> Result<Option<Loaded>, RecordError> {
         let state = self.state();
         let Some((version, bytes)) = state.records.get(account) else { return Ok(None) };
         let record = Record::decode(bytes)
             .map_err(|error| RecordError::Undecodable(account.to_string(), error))?;
-        Ok(Some((record, Version::of(version))))
+        let protection = Protection::Plain;
+        Ok(Some(Loaded { record, version: Version::of(version), protection }))
     }
 
     pub(super) fn save(&self, account: &AccountName, record: &Record) -> Version {
@@ -99,7 +119,7 @@ impl MemoryStore {
 
     pub(super) fn set_aside(&self, account: &AccountName) -> String {
         self.remove(account);
-        format!("{account} (gone)")
+        format!("{account} (gone by change {})", self.state().changes)
     }
 
     pub(super) fn remove(&self, account: &AccountName) {

@@ -11,11 +11,14 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::api_key::{KeyContent, StoredKey};
+use super::decode_error::{DecodeError, VERSION};
 use crate::clock::rfc3339;
 use crate::secret::{AccessToken, RefreshToken};
 
-/// Version of the format on disk. Version 1 had a sentence instead of the code why a grant ended.
-const VERSION: u32 = 2;
+/// Version of a record that is neither sealed nor holds an API key, as older programs write it.
+const PLAIN_VERSION: u32 = 2;
+/// Had a sentence instead of the code why a grant ended.
 const OLDEST_VERSION: u32 = 1;
 
 /// Everything that is stored of an account, replaced as a whole.
@@ -25,6 +28,8 @@ pub struct Record {
     pub generation: u64,
     /// The grant; none after a logout or once it has ended.
     pub grant: Option<Grant>,
+    /// A static API key in place of a grant.
+    pub api_key: Option<StoredKey>,
     /// The company or organisation that this account is bound to, if known.
     pub subject: Option<String>,
     /// The company's name as the API gave it at the login, to be shown; none if it did not.
@@ -121,6 +126,11 @@ pub enum EndReason {
         /// The account that holds it now.
         to: String,
     },
+    /// It was moved to another store, or is on its way there while the grant is still here.
+    LeftStore {
+        /// Kind and place of that store.
+        target: String,
+    },
     /// The authorization server refuses the refresh token.
     Refused {
         /// Its error code.
@@ -158,6 +168,7 @@ impl fmt::Display for EndReason {
             Self::LoggedOut => f.write_str("it was logged out"),
             Self::Disconnected => f.write_str("it was disconnected through the proxy"),
             Self::Moved { to } => write!(f, "its company was moved to account {to}"),
+            Self::LeftStore { target } => write!(f, "it was moved to {target}"),
             Self::Refused { code } => {
                 write!(f, "the authorization server ended the login ({code})")
             }
@@ -198,17 +209,6 @@ fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EndReason, D::Er
     })
 }
 
-/// Why bytes are not a record.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum DecodeError {
-    /// Damaged, with the check that failed.
-    #[error("it is corrupt ({0})")]
-    Corrupt(&'static str),
-    /// Written by another version of this program.
-    #[error("it has version {0}, this program knows versions up to {VERSION}")]
-    Version(u32),
-}
-
 #[derive(Serialize, Deserialize)]
 struct Envelope<'a> {
     version: u32,
@@ -227,6 +227,8 @@ struct Version {
 struct Content {
     generation: u64,
     grant: Option<GrantContent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api_key: Option<KeyContent>,
     subject: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     company: Option<String>,
@@ -258,12 +260,18 @@ impl Record {
         Self {
             generation,
             grant: None,
+            api_key: None,
             subject: None,
             company: None,
             subject_unconfirmed: false,
             intent: None,
             ended,
         }
+    }
+
+    /// True if there is something to send: a grant or an API key.
+    pub fn has_credential(&self) -> bool {
+        self.grant.is_some() || self.api_key.is_some()
     }
 
     /// The intent, if it is about the grant that is stored beside it.
@@ -275,18 +283,26 @@ impl Record {
 
     /// The bytes on disk.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let content = Zeroizing::new(
-            serde_json::to_string(&self.content())
-                .expect("numbers, strings and lists always have a JSON form"),
-        );
-        let sum = sum(content.as_bytes());
+        let content = self.encode_content();
+        let sum = sum(&content);
+        let version = if self.api_key.is_some() { VERSION } else { PLAIN_VERSION };
+        let head = format!("{{\"version\":{version},\"sha256\":\"{sum}\",\"record\":");
+        Zeroizing::new([head.as_bytes(), &content, b"}\n"].concat())
+    }
+
+    /// What a sealed record encloses.
+    pub(super) fn encode_content(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(
-            format!(
-                "{{\"version\":{VERSION},\"sha256\":\"{sum}\",\"record\":{}}}\n",
-                content.as_str()
-            )
-            .into_bytes(),
+            serde_json::to_vec(&self.content())
+                .expect("numbers, strings and lists always have a JSON form"),
         )
+    }
+
+    /// Reads it.
+    pub(super) fn decode_content(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let content: Content =
+            serde_json::from_slice(bytes).map_err(|_| DecodeError::Corrupt("unknown fields"))?;
+        content.into_record()
     }
 
     /// Reads the bytes on disk.
@@ -305,15 +321,14 @@ impl Record {
         if sum(envelope.record.get().as_bytes()) != envelope.sha256 {
             return Err(DecodeError::Corrupt("its checksum differs"));
         }
-        let content: Content = serde_json::from_str(envelope.record.get())
-            .map_err(|_| DecodeError::Corrupt("unknown fields"))?;
-        Ok(content.into_record())
+        Self::decode_content(envelope.record.get().as_bytes())
     }
 
     fn content(&self) -> Content {
         Content {
             generation: self.generation,
             grant: self.grant.as_ref().map(Grant::content),
+            api_key: self.api_key.as_ref().map(StoredKey::content),
             subject: self.subject.clone(),
             company: self.company.clone(),
             subject_unconfirmed: self.subject_unconfirmed,
@@ -324,16 +339,17 @@ impl Record {
 }
 
 impl Content {
-    fn into_record(self) -> Record {
-        Record {
+    fn into_record(self) -> Result<Record, DecodeError> {
+        Ok(Record {
             generation: self.generation,
             grant: self.grant.map(GrantContent::into_grant),
+            api_key: self.api_key.map(KeyContent::into_key).transpose()?,
             subject: self.subject,
             company: self.company,
             subject_unconfirmed: self.subject_unconfirmed,
             intent: self.intent,
             ended: self.ended,
-        }
+        })
     }
 }
 
@@ -381,6 +397,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::secret::ApiKey;
 
     fn record() -> Record {
         let issued =
@@ -398,6 +415,7 @@ mod tests {
                 refreshed_at: 2,
                 introspection_trusted: true,
             }),
+            api_key: None,
             subject: Some("urn:pleo:company:1".into()),
             company: Some("Harbour \"Coffee\"".into()),
             subject_unconfirmed: false,
@@ -420,6 +438,24 @@ mod tests {
         assert_eq!(back.grant.unwrap().refresh.expose(), "refresh \"quoted\"");
         assert_eq!(back.intent.unwrap().generation, 7);
         assert_eq!(back.company.as_deref(), Some("Harbour \"Coffee\""));
+    }
+
+    #[test]
+    fn an_api_key_survives_the_disk_and_older_programs_leave_its_record_alone() {
+        let key = StoredKey {
+            key: ApiKey::new("plp-key"),
+            scope: vec!["users:read".into()],
+            api_origin: "https://api".into(),
+            added_at: 9,
+            expires_on: Some("2027-01-31".parse().unwrap()),
+        };
+        let record = Record { grant: None, intent: None, api_key: Some(key), ..record() };
+        let bytes = record.encode();
+        let back = Record::decode(&bytes).unwrap();
+        assert_eq!(back.encode(), bytes);
+        assert!(back.has_credential() && !format!("{back:?}").contains("plp-key"));
+        assert_eq!(back.api_key.unwrap().expires_on.unwrap().to_string(), "2027-01-31");
+        assert!(bytes.starts_with(b"{\"version\":3,"), "which version 2 refuses to read");
     }
 
     #[test]
@@ -479,6 +515,7 @@ mod tests {
             EndReason::LoggedOut,
             EndReason::Disconnected,
             EndReason::Moved { to: text("acme") },
+            EndReason::LeftStore { target: text("files in /var/lib") },
             EndReason::Refused { code: text("invalid_grant") },
             EndReason::Interrupted { sent_at: 1_800_000_000_000 },
             EndReason::OtherCompany { subject: text("a"), bound: text("b") },

@@ -3,17 +3,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::counters::{Account, Counter, Counters};
 use crate::operations;
+use crate::private_file::lock::{self, Attempt, FileLock};
 use crate::private_file::{self, PrivateFileError};
 
 /// Version of the format.
 const VERSION: u32 = 1;
 /// Larger than the file of a thousand accounts that use every operation, in bytes.
 const LIMIT: u64 = 32 * 1024 * 1024;
+
+/// How often its lock is tried, and the pause between two attempts: two seconds.
+const LOCK_TRIES: u32 = 100;
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the file of the counters cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +31,9 @@ pub enum UsageError {
     /// Its content is none of ours.
     #[error("{} holds no counters that this release can read; it is replaced at the next save", .0.display())]
     Damaged(PathBuf),
+    /// Another process has held its lock for longer than a save takes.
+    #[error("{} is locked{}; the latest counts are not saved", .0.display(), .1.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
+    Busy(PathBuf, Option<String>),
     /// It cannot be written.
     #[error("{} cannot be written: {}", .0.display(), .1)]
     Unwritable(PathBuf, io::Error),
@@ -42,6 +52,24 @@ struct Used {
     operations: BTreeMap<String, Counter>,
     other_reads: Counter,
     other_writes: Counter,
+}
+
+/// Takes the lock of the file: for those that replace it by what they have read and more. One that a
+/// process holds for longer than a moment (it was stopped) is not waited for.
+pub(super) fn lock(path: &Path) -> Result<FileLock, UsageError> {
+    let path = path.with_extension("lock");
+    let mut tries = 0;
+    loop {
+        let attempt = lock::attempt(&path);
+        match attempt.map_err(|error| UsageError::Unwritable(path.clone(), error))? {
+            Attempt::Locked(lock) => return Ok(lock),
+            Attempt::Busy(holder) if tries == LOCK_TRIES => {
+                return Err(UsageError::Busy(path, holder));
+            }
+            Attempt::Busy(_) => sleep(LOCK_POLL),
+        }
+        tries += 1;
+    }
 }
 
 /// When counting began, and the counters; none if there is no file.

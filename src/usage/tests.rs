@@ -249,3 +249,40 @@ async fn counters_follow_an_account_to_its_new_name_and_end_with_it_in_the_file_
     assert!(Usage::load(&path, NOON).unwrap().accounts().is_empty());
     assert!(keeper.with(|usage| usage.accounts()).is_empty());
 }
+
+#[test]
+fn those_that_save_in_the_same_moment_lose_no_counts() {
+    const ROUNDS: u64 = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE_NAME);
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut usage = Usage::new(NOON);
+                for _ in 0..ROUNDS {
+                    count(&mut usage, &[("GET /v2/employees", 200)]);
+                    barrier.wait();
+                    usage.save(&path).unwrap();
+                }
+            });
+        }
+    });
+    let (_, counters) = file::read(&path).unwrap().unwrap();
+    let requests: u64 = counters.accounts["acme"].used().map(|(_, it)| it.requests).sum();
+    assert_eq!(requests, 2 * ROUNDS);
+}
+
+#[test]
+fn a_process_that_keeps_the_lock_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE_NAME);
+    let held = file::lock(&path).unwrap();
+    let mut usage = used(&[("GET /v2/employees", 200)]);
+    let why = usage.save(&path).unwrap_err().to_string();
+    assert!(why.contains(&format!("locked by process {}", std::process::id())), "{why}");
+    assert!(usage.is_changed(), "kept for the next save");
+    drop(held);
+    usage.save(&path).unwrap();
+    assert!(!usage.is_changed());
+}

@@ -40,6 +40,7 @@ impl Usage {
         if !self.is_changed() {
             return Ok(());
         }
+        let _lock = file::lock(path)?;
         if let Ok(Some((since, saved))) = file::read(path) {
             (self.since, self.saved) = (self.since.min(since), saved);
         }
@@ -61,6 +62,7 @@ impl Usage {
         from: &str,
         to: Option<&str>,
     ) -> Result<(), UsageError> {
+        let _lock = file::lock(path)?;
         if let Ok(Some((since, saved))) = file::read(path) {
             (self.since, self.saved) = (self.since.min(since), saved);
         }

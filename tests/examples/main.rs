@@ -9,3 +9,4 @@ mod ci;
 mod clients;
 mod collections;
 mod export;
+mod replicas;

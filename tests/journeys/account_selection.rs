@@ -103,7 +103,8 @@ async fn without_a_login_the_response_says_how_to_log_in() {
     {
         let response = setup.caller().request("GET", target, lines, b"");
         assert_problem(&response, 503, "login_required");
-        assert!(response.problem_field("fix").contains("pleo-proxy login"), "{}", response.text());
+        let login = format!("`{} login", setup.workspace.program());
+        assert!(response.problem_field("fix").contains(&login), "{}", response.text());
     }
     assert!(upstream.requests().is_empty());
     assert_eq!(setup.sandbox.counters().token_posts, 0);

@@ -22,7 +22,7 @@ use support::{
 };
 
 use super::evidence_search::{SLICE, Search};
-use super::leak_search::{LOCAL_KEY, Relay};
+use super::leak_search::{API_KEY, LOCAL_KEY, Relay};
 
 /// Every character that some writing treats in its own way.
 const CLIENT_SECRET: &str = "cl1ent+s3cret/with?every% kind&of=char\"9Zk4'Tq<Wb>";
@@ -448,7 +448,7 @@ fn files(run: &mut Run) -> String {
             let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{}", path.display());
             let is_record = ["default.json", "acme.json"].contains(&&*name);
-            if !is_record && !["admin.key", "local-key"].contains(&&*name) {
+            if !is_record && !["admin.key", "local-key", "api-key"].contains(&&*name) {
                 run.tell(format!("file {name}"), fs::read(&path).unwrap());
             }
             writeln!(names, "{name}").unwrap();
@@ -461,13 +461,15 @@ async fn start(upstream: &Upstream) -> (Run, Relay, pleo_proxy::sandbox::Sandbox
     let options = Options { client_secret: CLIENT_SECRET.into(), ..Options::default() };
     let sandbox = sandbox_with(options).await;
     let relay = Relay::before(sandbox.auth);
-    let more = "[guard]\nlocal_key_file = \"local-key\"\n[log]\nrequests = \"requests.jsonl\"\n\
+    let more = "[accounts.keyed]\napi_key_file = \"api-key\"\n\
+                [guard]\nlocal_key_file = \"local-key\"\n[log]\nrequests = \"requests.jsonl\"\n\
                 [inspect]\nrequests = 20000\nmemory = \"256MiB\"\n";
     let config = config_with_api(&sandbox, &upstream.origin, more);
     let through =
         sandbox.token_url().replace(&sandbox.auth.to_string(), &relay.address.to_string());
     let workspace = Workspace::new(&config.replace(&sandbox.token_url(), &through));
     write_private(&workspace.path().join("local-key"), LOCAL_KEY);
+    write_private(&workspace.path().join("api-key"), API_KEY);
     let mut serve = workspace.command(&["--json", "--log", "trace"]);
     serve.env("PLEO_PROXY_CLIENT_SECRET", CLIENT_SECRET).env("RUST_LOG", "trace");
     let proxy = Proxy::launch(serve, &workspace.state());
@@ -479,6 +481,7 @@ async fn start(upstream: &Upstream) -> (Run, Relay, pleo_proxy::sandbox::Sandbox
     let mut run = Run { workspace, proxy, secrets: planted.into(), told: Vec::new() };
     run.keep("client secret", CLIENT_SECRET);
     run.keep("local key", LOCAL_KEY);
+    run.keep("API key", API_KEY);
     run.keep("admin key", &run.proxy.key.clone());
     run.login("default").await;
     for _ in 0..2 {

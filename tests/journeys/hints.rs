@@ -26,12 +26,12 @@ async fn a_refusal_of_pleo_says_why_and_what_to_do_and_its_body_is_untouched() {
     let upstream = answering();
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
-    let login = "pleo-proxy login default";
+    let login = format!("{} login default", setup.workspace.program());
     for (method, target, hint) in [
         (
             "POST",
             "/v1/chart-of-accounts?to=403",
-            format!("needs accounts:write; this login has companies:read; add accounts:write to client.scopes, then: {login}"),
+            format!("needs accounts:write; this login has companies:read; add accounts:write to client.scopes, restart the proxy, then: {login}"),
         ),
         (
             "GET",

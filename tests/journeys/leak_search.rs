@@ -20,6 +20,12 @@ pub(super) const CLIENT_SECRET: &str = "cl1ent+s3cret/with=every%25 kind&of<char
 
 pub(super) const LOCAL_KEY: &str = "l0cal-key-Vt83nQpX27bLw5RzYh6JcKd9";
 
+/// Of the store: 32 bytes in base64.
+pub(super) const STORE_KEY: &str = "6xblTJu4XJDU5O1enxZ3VpQb6WN/BSItjUmmGZ/tMZc=";
+
+/// In place of a login.
+pub(super) const API_KEY: &str = "plp+ap1/key=with%odd&chars<Qz7-Wm3";
+
 /// What callers say that is none of a log's business.
 pub(super) const CALLERS: [&str; 4] = [
     "callers-own-credential-8fQ2LmZx7V",

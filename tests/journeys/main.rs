@@ -37,6 +37,10 @@ mod processes;
 mod refresh;
 mod refresh_responses;
 mod refused_requests;
+#[cfg(feature = "postgres")]
+mod replica_stores;
+#[cfg(feature = "postgres")]
+mod replicas;
 mod request;
 mod request_fidelity;
 mod response_fidelity;

@@ -117,13 +117,14 @@ async fn the_first_request_after_an_outage_is_served() {
     let sandbox = sandbox().await;
     let line = Line::to(&sandbox).await;
     let (_place, proxy) = in_a_long_outage(&sandbox, &line).await;
+    let before = sandbox.counters().token_posts;
     let refused = proxy.get("/v1/companies").await;
     assert_eq!(refused.headers()["retry-after"], "1", "a later request may start a try");
     assert_eq!(problem(refused).await, (503, "auth_unreachable".into()));
     line.set_down(false).await;
     let served = proxy.get("/v1/companies").await;
     assert_eq!(served.status(), 200, "{}\n{}", served.text().await.unwrap(), proxy.log());
-    assert_eq!(sandbox.counters().token_posts, 2);
+    assert_eq!(sandbox.counters().token_posts - before, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,11 +238,14 @@ async fn many_accounts_that_expired_take_turns_at_the_token_endpoint_and_all_are
     connect(&proxy, &names).await;
     expire().await;
     sandbox.set_faults(Faults { token_latency_after_ms: 200, ..Faults::default() });
+    let before = sandbox.counters().token_posts;
     let responses = ask_all(&proxy, &names).await;
     assert!(responses.iter().all(|status| *status == 200), "{responses:?}");
     let most = line.most_open.load(Ordering::SeqCst);
     assert!((8..=40).contains(&most), "{most} connections to the token endpoint at a time");
-    assert_eq!(sandbox.counters().token_posts, 200);
+    // On a busy machine a token may have been refreshed as soon as its login had ended.
+    let refreshes = sandbox.counters().token_posts - before;
+    assert!((90..=100).contains(&refreshes), "{refreshes} for 100 accounts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use pleo_proxy::oauth::{self, ClientAuth, SecretSource};
 use pleo_proxy::outbound::{self, Outbound};
 use pleo_proxy::sandbox::{Faults, Sandbox, TokenFaultKind};
 use pleo_proxy::secret::ClientSecret;
-use pleo_proxy::store::{AccountName, Store};
+use pleo_proxy::store::{AccountName, Sealing, Store};
 use reqwest::Method;
 use serde_json::Value;
 use support::{Workspace, begin_login, client, consent, sandbox, visit};
@@ -121,7 +121,7 @@ async fn accounts(
         default_account: None,
         ..accounts::Settings::default()
     };
-    let store = Store::open(&folder.join("records")).unwrap();
+    let store = Store::open(&folder.join("records"), Sealing::none()).unwrap();
     let client = oauth::Client::new(settings, &outbound).unwrap();
     let opened =
         Accounts::open(store, client, account_settings, clock.clone(), Background::Disabled);
@@ -202,21 +202,28 @@ async fn a_sixth_login_of_an_account_ends_the_oldest_and_touches_no_other_accoun
         begun.push(logins.begin(&name, uri, false).await.unwrap());
     }
 
-    assert_eq!(logins.outcome(&begun[0].id), None, "the oldest is gone");
+    assert_eq!(logins.outcome(&begun[0].id).await, None, "the oldest is gone");
     for login in begun[1..].iter().chain([&other]) {
-        assert_eq!(logins.outcome(&login.id), Some(None), "it is pending still");
+        assert_eq!(logins.outcome(&login.id).await, Some(None), "it is pending still");
     }
     let back = consent(&begun[0].url).await;
     let refused = logins.finish(Callback::from_address(back.as_str()).unwrap()).await;
     assert!(matches!(refused, Err(LoginError::UnknownState)), "{refused:?}");
 
-    assert!(logins.abandon(&begun[5].id) && !logins.abandon(&begun[5].id), "given back once");
+    assert!(
+        logins.abandon(&begun[5].id).await && !logins.abandon(&begun[5].id).await,
+        "given back once"
+    );
     logins.begin(&name, uri, false).await.unwrap();
-    assert_eq!(logins.outcome(&begun[1].id), Some(None), "a login that was given back makes room");
+    assert_eq!(
+        logins.outcome(&begun[1].id).await,
+        Some(None),
+        "a login that was given back makes room"
+    );
     let back = consent(&begun[1].url).await;
     logins.finish(Callback::from_address(back.as_str()).unwrap()).await.unwrap();
-    assert_eq!(logins.outcome(&begun[1].id), Some(Some(Ok(()))));
-    assert!(!logins.abandon(&begun[1].id), "what has ended is not given back");
+    assert_eq!(logins.outcome(&begun[1].id).await, Some(Some(Ok(()))));
+    assert!(!logins.abandon(&begun[1].id).await, "what has ended is not given back");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,6 +237,9 @@ async fn pending_logins_of_many_names_stay_bounded() {
         let name = format!("a{number}").parse().unwrap();
         begun.push(logins.begin(&name, "http://127.0.0.1:9/callback", false).await.unwrap().id);
     }
-    let pending = begun.iter().filter(|id| logins.outcome(id) == Some(None)).count();
-    assert_eq!((pending, logins.outcome(&begun[149])), (100, Some(None)));
+    let mut pending = 0;
+    for id in &begun {
+        pending += usize::from(logins.outcome(id).await == Some(None));
+    }
+    assert_eq!((pending, logins.outcome(&begun[149]).await), (100, Some(None)));
 }

@@ -9,11 +9,15 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
-use super::leak_search::{CALLERS, CLIENT_SECRET, LOCAL_KEY, Relay, Vault};
+use super::leak_search::{API_KEY, CALLERS, CLIENT_SECRET, LOCAL_KEY, Relay, STORE_KEY, Vault};
 use pleo_proxy::sandbox::{Faults, GrantType, Options, Sandbox, TokenFault, TokenFaultKind};
+use pleo_proxy::secret::StoreKey;
+use pleo_proxy::store::{KeySource, Sealing, Store};
 use reqwest::{Method, Response};
 use serde_json::Value;
 use support::{Proxy, Workspace, client, sandbox_config, sandbox_with, write_private};
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
 use url::Url;
 
 /// A proxy, all that was heard of it, and all that nobody may hear.
@@ -48,6 +52,23 @@ pub(super) fn after(shell: &str, inner: &Command) -> Command {
     command.current_dir(inner.get_current_dir().unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// The tokens in a sealed store.
+pub(super) fn tokens_in(workspace: &Workspace) -> Vec<(&'static str, String)> {
+    let sealing = Sealing::new("sandbox", KeySource::Value(StoreKey::new(STORE_KEY))).unwrap();
+    let store = Store::inspect(&workspace.state(), sealing).unwrap();
+    let read = async {
+        let mut tokens = Vec::new();
+        for name in store.list().await.unwrap() {
+            let Ok(Some((record, _))) = store.load(&name).await else { continue };
+            let Some(grant) = record.grant else { continue };
+            tokens.extend(grant.access.map(|token| ("access_token", token.expose().to_owned())));
+            tokens.push(("refresh_token", grant.refresh.expose().to_owned()));
+        }
+        tokens
+    };
+    block_in_place(|| Handle::current().block_on(read))
 }
 
 fn browser_that_writes_down(workspace: &Workspace) {
@@ -96,16 +117,22 @@ impl Run {
                 ),
             )
         };
-        let config = sandbox_config(&sandbox, "[guard]\nlocal_key_file = \"local-key\"\n");
+        let config = sandbox_config(
+            &sandbox,
+            "key_file = \"store-key\"\n[guard]\nlocal_key_file = \"local-key\"\n",
+        );
         let config = through(through(config, sandbox.token_url()), sandbox.introspect_url());
         let workspace = Workspace::new(&config);
         write_private(&workspace.path().join("local-key"), LOCAL_KEY);
+        write_private(&workspace.path().join("store-key"), STORE_KEY);
         browser_that_writes_down(&workspace);
         let serve = after("umask 000", &command(&workspace, &["--json"]));
         let proxy = Proxy::launch(serve, &workspace.state());
         let mut vault = Vault::default();
         vault.keep("client secret", CLIENT_SECRET);
         vault.keep("local key", LOCAL_KEY);
+        vault.keep("store key", STORE_KEY);
+        vault.keep("API key", API_KEY);
         vault.keep("admin key", &proxy.key);
         CALLERS.iter().for_each(|secret| vault.keep("caller's secret", secret));
         Self { sandbox, relay, workspace, proxy, vault, said: Vec::new() }
@@ -197,17 +224,8 @@ impl Run {
 
     /// The tokens that the store holds now.
     pub(super) fn harvest(&mut self) {
-        for entry in fs::read_dir(self.workspace.state()).unwrap().flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-            for kind in ["access_token", "refresh_token"] {
-                if let Some(token) = record["record"]["grant"][kind].as_str() {
-                    self.vault.keep(kind, token);
-                }
-            }
+        for (kind, token) in tokens_in(&self.workspace) {
+            self.vault.keep(kind, &token);
         }
     }
 

@@ -9,9 +9,11 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
-use super::leak_search::{CALLERS, CLIENT_SECRET, LOCAL_KEY, SLICE, leaks, writings};
-use super::secret_run::{Run, command, faulty, parameter, refresh_fault};
-use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, Faults, TokenFault, TokenFaultKind};
+use super::leak_search::{
+    API_KEY, CALLERS, CLIENT_SECRET, LOCAL_KEY, SLICE, STORE_KEY, leaks, writings,
+};
+use super::secret_run::{Run, command, faulty, parameter, refresh_fault, tokens_in};
+use pleo_proxy::sandbox::{ApiFault, ApiFaultKind, Faults, StaticKey, TokenFault, TokenFaultKind};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Proxy, Workspace, client, text, wait_until, write_private};
@@ -92,6 +94,7 @@ async fn imports(run: &mut Run) {
     let config = fs::read_to_string(run.workspace.path().join("proxy.toml")).unwrap();
     donor.configure(&config);
     write_private(&donor.path().join("local-key"), LOCAL_KEY);
+    write_private(&donor.path().join("store-key"), STORE_KEY);
     let mut lender = Proxy::launch(command(&donor, &["--json"]), &donor.state());
     lender.login("default").await;
     run.vault.keep("admin key", &lender.key);
@@ -99,9 +102,8 @@ async fn imports(run: &mut Run) {
     assert_eq!(run.answer("/api/shutdown", ended, &[]).await.0, 202);
     assert!(lender.child.wait().unwrap().success());
     run.hear("log of one that was told to end", &lender.log(), &[]);
-    let record: Value =
-        serde_json::from_slice(&fs::read(donor.record("default")).unwrap()).unwrap();
-    let token = text(&record["record"]["grant"]["refresh_token"]);
+    let tokens = tokens_in(&donor);
+    let token = tokens.into_iter().find(|(kind, _)| *kind == "refresh_token").unwrap().1;
     run.vault.keep("refresh_token", &token);
     let done = run.command(&["login", "imported", "--import-refresh-token"], &format!("{token}\n"));
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
@@ -120,6 +122,36 @@ async fn imports(run: &mut Run) {
         400
     );
     assert_eq!(run.admin(Method::POST, path, Some(json!({"refreshtoken": bad}))).await.0, 400);
+}
+
+/// API keys that Pleo takes and refuses, and what looks after the store's key.
+async fn keys(run: &mut Run) {
+    let key = StaticKey { key: API_KEY.into(), ..StaticKey::default() };
+    run.sandbox.set_api_keys(vec![key.clone()]);
+    let login = ["login", "keyed", "--api-key", "--expires", "2027-01-31"];
+    assert_eq!(run.command(&login, API_KEY).status.code(), Some(0));
+    assert_eq!(run.served("/@keyed/v1/companies").await, 200);
+    run.sandbox.set_api_keys(Vec::new());
+    assert_eq!(run.command(&["login", "other", "--api-key"], API_KEY).status.code(), Some(1));
+    let path = "/api/accounts/other/login";
+    assert_eq!(run.admin(Method::POST, path, Some(json!({"api_key": API_KEY}))).await.0, 502);
+    let wrong = json!({"api_key": format!("Basic {API_KEY}")});
+    assert_eq!(run.admin(Method::POST, path, Some(wrong)).await.0, 400);
+    assert_eq!(run.served("/@keyed/v1/companies").await, 401);
+    run.proxy.wait_for_account("keyed", |account| account["state"] == "login_required").await;
+    assert_eq!(run.served("/@keyed/v1/companies").await, 503);
+    assert_eq!(run.command(&["refresh", "keyed"], "").status.code(), Some(3));
+    run.sandbox.set_api_keys(vec![key]);
+    assert_eq!(run.force("keyed").await, 200);
+    assert_eq!(run.served("/@keyed/v1/companies").await, 200);
+    for command in ["check", "seal", "rekey"] {
+        assert_eq!(run.command(&["store", command], "").status.code(), Some(0), "{command}");
+    }
+    let bad = run.workspace.path().join("bad-secret");
+    write_private(&bad, &format!("{STORE_KEY}{STORE_KEY}"));
+    let set = ["store", "check", "--set", "store.key_file=bad-secret"];
+    assert_eq!(run.command(&set, "").status.code(), Some(2));
+    run.command(&["doctor"], "");
 }
 
 /// Refreshes with every outcome.
@@ -319,6 +351,7 @@ fn files_and_process(run: &mut Run, when: &str) {
         "proxy.toml",
         "admin.key",
         "local-key",
+        "store-key",
         "bad-secret",
         "xdg-open",
         "gio",
@@ -333,10 +366,10 @@ fn files_and_process(run: &mut Run, when: &str) {
                 let wanted = if metadata.is_dir() { 0o700 } else { 0o600 };
                 assert_eq!(metadata.mode() & 0o7777, wanted, "{} {when}", path.display());
             }
-            let is_record = folder == run.workspace.state() && name.ends_with(".json");
             match metadata.is_dir() {
                 true => folders.push(path),
-                false if is_record || own.contains(&&*name) => {}
+                // Records are sealed, so they are searched like any other file.
+                false if own.contains(&&*name) => {}
                 false => {
                     let content = fs::read(&path).unwrap();
                     run.hear(
@@ -368,6 +401,7 @@ async fn no_secret_is_in_anything_that_the_process_wrote() {
     let capture = Some(json!({"for_s": 3600}));
     assert_eq!(run.admin(Method::POST, "/api/capture", capture).await.0, 200);
     requests(&mut run).await;
+    keys(&mut run).await;
     admin_routes(&mut run).await;
     evidence(&mut run).await;
     login_by_command(&mut run).await;
@@ -428,6 +462,8 @@ fn assert_clean(mut run: Run) {
     for what in [
         "client secret",
         "local key",
+        "store key",
+        "API key",
         "admin key",
         "link key",
         "session cookie",

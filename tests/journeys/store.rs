@@ -15,7 +15,7 @@ use pleo_proxy::private_file::folder::FolderError;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
 use pleo_proxy::store::{
     AccountName, Change, DecodeError, EndReason, Grant, Intent, Issued, LockError, Locked,
-    OpenError, Record, RecordError, Store, Watched,
+    OpenError, Record, RecordError, Sealing, Store, Watched,
 };
 
 /// Enough for a lock that nobody holds.
@@ -46,6 +46,7 @@ fn record(generation: u64) -> Record {
             refreshed_at: 2,
             introspection_trusted: true,
         }),
+        api_key: None,
         subject: Some("urn:pleo:company:1".into()),
         company: None,
         subject_unconfirmed: false,
@@ -63,7 +64,7 @@ struct Workspace {
 fn workspace() -> Workspace {
     let folder = tempfile::tempdir().unwrap();
     let records = folder.path().join("state/sandbox");
-    let store = Store::open(&records).unwrap();
+    let store = Store::open(&records, Sealing::none()).unwrap();
     Workspace { _folder: folder, records, store }
 }
 
@@ -72,7 +73,7 @@ async fn lock(store: &Store, account: &str) -> Locked {
 }
 
 async fn save(store: &Store, account: &str, record: Record) {
-    store.save(&lock(store, account).await, &record).await.unwrap();
+    lock(store, account).await.save(&record).await.unwrap();
 }
 
 /// All file names of a folder, sorted.
@@ -106,7 +107,7 @@ async fn what_is_saved_is_loaded_listed_and_private() {
     assert_eq!(mode(records), 0o700);
     assert_eq!(mode(records.parent().unwrap()), 0o700, "folders above are made as private");
     // Another handle, as after a restart.
-    let again = Store::open(records).unwrap();
+    let again = Store::open(records, Sealing::none()).unwrap();
     assert_eq!(again.load(&name("beta")).await.unwrap().unwrap().0.generation, 7);
 }
 
@@ -141,7 +142,7 @@ async fn a_record_whose_mode_was_changed_is_reported_to_its_watcher() {
 async fn inspecting_makes_no_folder_and_removes_no_leftovers() {
     let Workspace { store, records, .. } = &workspace();
     let missing = records.join("missing");
-    let inspected = Store::inspect(&missing).unwrap();
+    let inspected = Store::inspect(&missing, Sealing::none()).unwrap();
     assert!(inspected.list().await.unwrap().is_empty());
     assert!(inspected.load(&name("acme")).await.unwrap().is_none());
     assert_eq!(inspected.changes().poll(Vec::new()).await, []);
@@ -152,20 +153,20 @@ async fn inspecting_makes_no_folder_and_removes_no_leftovers() {
     fs::remove_file(records.join("acme.lock")).unwrap();
     fs::write(records.join(".acme.abc123.tmp"), "half a record").unwrap();
     let before = listing(records);
-    let inspected = Store::inspect(records).unwrap();
+    let inspected = Store::inspect(records, Sealing::none()).unwrap();
     assert_eq!(inspected.list().await.unwrap(), [name("acme")]);
     assert!(inspected.lock(&name("acme"), Duration::ZERO).await.is_err());
     assert_eq!(listing(records), before);
 
     fs::set_permissions(records, fs::Permissions::from_mode(0o750)).unwrap();
-    let refused = Store::inspect(records).unwrap_err();
+    let refused = Store::inspect(records, Sealing::none()).unwrap_err();
     assert!(refused.to_string().contains("chmod 700"), "{refused}");
 }
 
 #[tokio::test]
 async fn the_lock_excludes_other_handles_and_names_the_holder() {
     let Workspace { store, records, .. } = &workspace();
-    let other = Store::open(records).unwrap();
+    let other = Store::open(records, Sealing::none()).unwrap();
     let held = lock(store, "acme").await;
     for handle in [store, &other] {
         match handle.lock(&name("acme"), Duration::ZERO).await {
@@ -220,7 +221,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
     write("empty", b"", 0o600);
     write("binary", b"\xff\xfe\0\0", 0o600);
     write("flipped", text.replace("access-1", "access-2").as_bytes(), 0o600);
-    write("newer", text.replacen("\"version\":2", "\"version\":3", 1).as_bytes(), 0o600);
+    write("newer", text.replacen("\"version\":2", "\"version\":4", 1).as_bytes(), 0o600);
     write("large", &vec![b' '; 300 * 1024], 0o600);
     write("lax", &good, 0o644);
     write("group", &good, 0o620);
@@ -247,7 +248,7 @@ async fn records_that_cannot_be_trusted_are_refused_each_in_its_words_and_left_a
             (
                 "cut" | "empty" | "binary" | "flipped",
                 RecordError::Undecodable(_, DecodeError::Corrupt(_))
-            ) | ("newer", RecordError::Undecodable(_, DecodeError::Version(3)))
+            ) | ("newer", RecordError::Undecodable(_, DecodeError::Version(4)))
                 | ("large", RecordError::Refused(PrivateFileError::TooLarge(..)))
                 | ("lax", RecordError::Refused(PrivateFileError::TooPermissive(_, 0o644)))
                 | ("group", RecordError::Refused(PrivateFileError::TooPermissive(..)))
@@ -290,7 +291,7 @@ async fn only_a_call_for_it_puts_a_record_aside() {
     fs::write(records.join("acme.json"), "{").unwrap();
     fs::set_permissions(records.join("acme.json"), fs::Permissions::from_mode(0o600)).unwrap();
     let locked = lock(store, "acme").await;
-    let aside = store.set_aside(&locked, 1_800_000_000).await.unwrap();
+    let aside = locked.set_aside(1_800_000_000).await.unwrap();
     assert_eq!(aside, records.join("acme.json.corrupt-1800000000"));
     assert_eq!(fs::read_to_string(&aside).unwrap(), "{");
     assert!(store.load(&name("acme")).await.unwrap().is_none());
@@ -305,12 +306,12 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
     {
         fs::write(records.join(file), "half a record").unwrap();
     }
-    let store = Store::open(records).unwrap();
+    let store = Store::open(records, Sealing::none()).unwrap();
     store.load(&name("acme")).await.unwrap();
     store.list().await.unwrap();
     assert!(records.join(".acme.abc123.tmp").exists(), "reading removes nothing");
     let held = lock(&store, "acme").await;
-    let other = Store::open(records).unwrap();
+    let other = Store::open(records, Sealing::none()).unwrap();
     assert!(other.lock(&name("acme"), Duration::ZERO).await.is_err());
     assert_eq!(
         names(records),
@@ -319,10 +320,10 @@ async fn leftovers_of_the_dead_are_removed_under_the_lock_of_their_account_only(
 
     // The file under way of whoever has the lock is no leftover, not even for one who looks
     // meanwhile.
-    store.prepare(&held).await.unwrap();
-    let looking = Store::open(records).unwrap();
+    held.prepare().await.unwrap();
+    let looking = Store::open(records, Sealing::none()).unwrap();
     assert!(looking.lock(&name("acme"), Duration::ZERO).await.is_err());
-    store.save(&held, &record(1)).await.unwrap();
+    held.save(&record(1)).await.unwrap();
     drop(held);
     drop(lock(&looking, "acme").await);
     assert_eq!(looking.load(&name("acme")).await.unwrap().unwrap().0.generation, 1);
@@ -333,7 +334,7 @@ async fn a_prepared_file_becomes_the_record() {
     let Workspace { store, records, .. } = &workspace();
     save(store, "acme", record(1)).await;
     let locked = lock(store, "acme").await;
-    store.prepare(&locked).await.unwrap();
+    locked.prepare().await.unwrap();
     let temp = names(records).into_iter().find(|file| file.ends_with(".tmp")).unwrap();
     let inode = fs::metadata(records.join(&temp)).unwrap().ino();
     assert_eq!(mode(&records.join(&temp)), 0o600);
@@ -343,14 +344,14 @@ async fn a_prepared_file_becomes_the_record() {
     let intent =
         Intent { generation: 1, token: "abc".into(), sent_at: 1, first_sent_at: 1, resends: 0 };
     let noted = Record { intent: Some(intent.clone()), ..record(1) };
-    store.note(&locked, &noted).await.unwrap();
+    locked.note(&noted).await.unwrap();
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.open_intent(), Some(&intent));
     assert!(records.join(&temp).exists());
 
-    store.save(&locked, &record(2)).await.unwrap();
+    locked.save(&record(2)).await.unwrap();
     assert_eq!(fs::metadata(records.join("acme.json")).unwrap().ino(), inode);
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.encode(), record(2).encode());
-    store.prepare(&locked).await.unwrap();
+    locked.prepare().await.unwrap();
     drop(locked);
     assert_eq!(
         names(records),
@@ -367,9 +368,9 @@ async fn a_save_that_fails_leaves_the_old_record_whole() {
     // A folder that is gone cannot be written to, not even by root.
     let elsewhere = records.with_file_name("moved");
     fs::rename(records, &elsewhere).unwrap();
-    let unsaved = store.save(&locked, &record(2)).await.unwrap_err();
+    let unsaved = locked.save(&record(2)).await.unwrap_err();
     assert!(unsaved.to_string().contains("acme.json"));
-    store.prepare(&locked).await.unwrap_err();
+    locked.prepare().await.unwrap_err();
     drop(locked);
     fs::rename(&elsewhere, records).unwrap();
     assert_eq!(store.load(&name("acme")).await.unwrap().unwrap().0.generation, 1);
@@ -380,10 +381,10 @@ async fn a_save_that_fails_leaves_the_old_record_whole() {
 fn a_folder_that_others_may_enter_or_that_is_none_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
-    Store::open(&path).unwrap();
+    Store::open(&path, Sealing::none()).unwrap();
     for lax in [0o755, 0o770, 0o701] {
         fs::set_permissions(&path, fs::Permissions::from_mode(lax)).unwrap();
-        let refused = Store::open(&path).unwrap_err();
+        let refused = Store::open(&path, Sealing::none()).unwrap_err();
         assert!(
             matches!(refused, OpenError::Folder(FolderError::TooPermissive(_, found)) if found == lax),
             "{refused:?}"
@@ -394,12 +395,15 @@ fn a_folder_that_others_may_enter_or_that_is_none_is_refused() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     let link = folder.path().join("link");
     symlink(&path, &link).unwrap();
-    assert!(matches!(Store::open(&link), Err(OpenError::Folder(FolderError::NotFolder(_)))));
+    assert!(matches!(
+        Store::open(&link, Sealing::none()),
+        Err(OpenError::Folder(FolderError::NotFolder(_)))
+    ));
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(Store::open(&file).is_err());
+    assert!(Store::open(&file, Sealing::none()).is_err());
     assert!(matches!(
-        Store::open(&file.join("below")),
+        Store::open(&file.join("below"), Sealing::none()),
         Err(OpenError::Folder(FolderError::Uncreatable(..)))
     ));
 }
@@ -434,7 +438,7 @@ async fn killed_between_any_two_saves_it_leaves_a_record_that_loads() {
         );
         last = loaded.generation;
     }
-    let fresh = Store::open(records).unwrap();
+    let fresh = Store::open(records, Sealing::none()).unwrap();
     drop(lock(&fresh, "acme").await);
     assert_eq!(names(records), ["acme.json", "acme.lock"], "and nothing else");
 }
@@ -458,7 +462,7 @@ fn wait_for(word: &str, child: &mut Child) {
 #[tokio::test]
 async fn child() {
     let (Ok(part), Some(records)) = (std::env::var(PART), std::env::var_os(FOLDER)) else { return };
-    let store = Store::open(Path::new(&records)).unwrap();
+    let store = Store::open(Path::new(&records), Sealing::none()).unwrap();
     let locked = lock(&store, "acme").await;
     match part.as_str() {
         "hold" => {
@@ -474,8 +478,8 @@ async fn child() {
                 .map_or(1, |(record, _)| record.generation + 1);
             // Bounded, should nobody kill it.
             for generation in first..first + 20_000 {
-                store.prepare(&locked).await.unwrap();
-                store.save(&locked, &record(generation)).await.unwrap();
+                locked.prepare().await.unwrap();
+                locked.save(&record(generation)).await.unwrap();
                 if generation == first {
                     eprintln!("writing");
                 }

@@ -214,12 +214,13 @@ async fn a_too_permissive_folder_stops_the_start_and_a_record_only_its_account()
     assert_eq!(code(&status), DEGRADED);
     assert!(text(&proxy.account("default").await["why"]).contains("chmod 600"));
     let before = fs::read(workspace.record("default")).unwrap();
+    // A record that may be somebody else's doing is not replaced: nobody is asked to consent.
     let login = proxy.admin(Method::POST, "/api/accounts/default/login", None).await;
-    let begun: Value = login.json().await.unwrap();
-    let consent = proxy.http.get(text(&begun["authorize_url"])).send().await.unwrap();
-    let page =
-        proxy.http.get(consent.headers()["location"].to_str().unwrap()).send().await.unwrap();
-    assert_eq!(page.status(), 400, "a record that may be somebody else's doing is not replaced");
+    assert_eq!(login.status(), 503);
+    let refused: Value = login.json().await.unwrap();
+    assert!(refused["code"] == "store_error" && text(&refused["detail"]).contains("chmod 600"));
+    let on_data: Value = proxy.get("/@default/v1/companies").await.json().await.unwrap();
+    assert_eq!((&refused["fix"], refused["fix"].is_string()), (&on_data["fix"], true));
     assert_eq!(fs::read(workspace.record("default")).unwrap(), before);
     set_mode(&workspace.record("default"), 0o600);
     proxy.wait_for_account("default", |account| account["state"] == "connected").await;

@@ -349,32 +349,18 @@ async fn a_rename_killed_at_any_moment_leaves_the_tokens_under_one_name() {
     let workspace = Workspace::for_sandbox(&sandbox, "");
     connect(&workspace, "acme").await;
     let tokens = workspace.stored_json("acme")["record"]["grant"].clone();
-    let (mut here, mut there) = ("acme", "beta");
-    let mut fates = [0, 0];
     // Before and after the step itself, at the folder's fsync, and at the end.
-    for moment in [
+    let moments = [
         "/^rename:when=1",
         "/^unlink:when=1",
         "fsync:when=1",
         "flock:when=1",
         "flock:when=2",
         "exit_group:when=1",
-    ] {
-        let (call, when) = moment.split_once(':').unwrap();
-        let (trace, inject) =
-            (format!("trace={call}"), format!("inject={call}:signal=KILL:{when}"));
-        let command = workspace.command(&["accounts", "rename", here, there]);
-        let deadly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-        strace::wrapped(&command, &deadly).output().unwrap();
-        let is_moved = workspace.record(there).exists();
-        assert_ne!(is_moved, workspace.record(here).exists(), "{moment}: under one name");
-        fates[usize::from(is_moved)] += 1;
-        if is_moved {
-            (here, there) = (there, here);
-        }
+    ];
+    let here = strace::kill_renames(&workspace, &moments, |here, moment| {
         assert_eq!(workspace.stored_json(here)["record"]["grant"], tokens, "{moment}");
-    }
-    assert!(fates[0] > 0 && fates[1] > 0, "before and after: {fates:?}");
+    });
     let proxy = workspace.serve();
     assert_eq!(proxy.force_refresh(here).await["outcome"], "refreshed");
     assert_eq!(sandbox.counters().refresh_replays, 0);

@@ -734,6 +734,9 @@ async fn an_older_record_that_was_put_back_is_named_while_the_proxy_knows_the_ne
     proxy.login("default").await;
     let old = fs::read_to_string(workspace.record("default")).unwrap();
     proxy.force_refresh("default").await;
+    // The proxy saves the newer one over it as soon as it gets the lock.
+    let lock = fs::File::open(workspace.record("default").with_extension("lock")).unwrap();
+    lock.lock().unwrap();
     write_private(&workspace.record("default"), &old);
     let mut scene = Scene::new(workspace, Some(external)).holding(proxy);
     let expected = expect("owner", "second_owner", "never restore the store", FAILED);

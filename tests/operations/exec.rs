@@ -4,11 +4,12 @@
 use crate::support;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use pleo_proxy::sandbox::{COMPANY_ID, SECOND_COMPANY_ID};
+use reqwest::Method;
 use serde_json::{Value, json};
 use support::command::{
     DEGRADED, LOGIN_REQUIRED, NOT_RUNNING, SUCCESS, USAGE, code, json_output, stderr, stdout,
@@ -300,4 +301,140 @@ async fn the_built_in_sandbox_is_started_or_shared_with_the_proxy_that_runs() {
         .output()
         .unwrap();
     assert_eq!(code(&other), LOGIN_REQUIRED, "{}", stderr(&other));
+}
+
+/// An `exec` that waits for a line before its script goes on, with its first line.
+fn waiting(workspace: &Workspace, flags: &[&str], script: &str) -> KilledOnDrop {
+    let script = format!("echo ready; read line; {script}");
+    let mut command = workspace.exec(flags, &["sh", "-c", &script]);
+    let mut child = KilledOnDrop(command.stdin(Stdio::piped()).spawn().unwrap());
+    assert_eq!(support::running_exec::line(&mut child.0), "ready");
+    child
+}
+
+/// Lets it go on; what it prints, as JSON.
+fn go_on(mut child: KilledOnDrop) -> Value {
+    child.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut out = String::new();
+    child.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_passes_to_another_company_is_not_served() {
+    let sandbox = sandbox().await;
+    let (workspace, proxy) = connected(&sandbox, "").await;
+    sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
+    proxy.login("acme").await;
+    proxy.terminate();
+    // Until it notices, it goes on with the token that it has, or has none for a moment.
+    let ask = "for i in $(seq 300); do
+            out=$(curl -sS $PLEO_BASE_URL/v1/introspect)
+            case $out in *forbidden_account*|*subjectURN*COMPANY*) break;; esac
+            sleep 0.1
+        done; echo $out"
+        .replace("COMPANY", SECOND_COMPANY_ID);
+    let child = waiting(&workspace, &["--account", "default"], &ask);
+    let other = waiting(&workspace, &["--account", "acme"], "");
+
+    // A rename would take the account from its program.
+    let refused = workspace.run(&["accounts", "rename", "default", "old"]);
+    assert_eq!(code(&refused), 1);
+    let why = stderr(&refused);
+    let user = format!("in use by pleo-proxy exec of sh (process {}),", child.0.id());
+    assert!(why.contains(&user) && why.contains("--force"), "{why}");
+    assert!(!why.contains(&other.0.id().to_string()), "{why}");
+    let proxy = workspace.serve();
+    let api = |body| proxy.admin(Method::POST, "/api/accounts/default/rename", Some(body));
+    let refused = api(json!({"to": "old"})).await;
+    assert_eq!(refused.status(), 409);
+    let refused: Value = refused.json().await.unwrap();
+    assert!(refused["detail"].as_str().unwrap().contains(&user), "{refused}");
+    let through_proxy = workspace.run(&["accounts", "rename", "default", "old"]);
+    assert!(stderr(&through_proxy).contains(&user), "{}", stderr(&through_proxy));
+    for (there, back) in [("default", "old"), ("old", "default")] {
+        let path = format!("/api/accounts/{there}/rename");
+        let forced = json!({"to": back, "force": true});
+        assert_eq!(proxy.admin(Method::POST, &path, Some(forced)).await.status(), 200);
+    }
+    proxy.terminate();
+    drop(other);
+    for (from, to) in [("default", "old"), ("acme", "default")] {
+        let renamed = workspace.run(&["accounts", "rename", from, to, "--force"]);
+        assert_eq!(code(&renamed), SUCCESS, "{}", stderr(&renamed));
+    }
+    let problem = go_on(child);
+    assert_eq!(problem["code"], "forbidden_account", "the other company was served: {problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("another company"), "{detail}");
+    assert!(detail.contains(COMPANY_ID) && detail.contains(SECOND_COMPANY_ID), "{detail}");
+
+    let renamed = workspace.run(&["accounts", "rename", "old", "acme"]);
+    assert_eq!(code(&renamed), SUCCESS, "nobody uses it: {}", stderr(&renamed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_renamed_while_exec_begins_starts_no_program() {
+    let sandbox = sandbox().await;
+    let workspace = connected_store(&sandbox, "").await;
+    let lock =
+        fs::File::options().write(true).open(workspace.record("default").with_extension("lock"));
+    let lock = lock.unwrap();
+    lock.lock().unwrap();
+    let mut exec = workspace.exec(&[], &["sh", "-c", "touch started"]);
+    let exec = exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let run = workspace.state().join("run");
+    support::wait_until("its run file is there", || {
+        fs::read_dir(&run).is_ok_and(|files| {
+            files.flatten().any(|file| {
+                fs::read_to_string(file.path()).is_ok_and(|text| text.contains("\"exec\":\"sh\""))
+            })
+        })
+    });
+    // As a rename does that had looked for users before.
+    fs::rename(workspace.record("default"), workspace.record("old")).unwrap();
+    lock.unlock().unwrap();
+    let ended = exec.wait_with_output().unwrap();
+    assert_eq!(code(&ended), LOGIN_REQUIRED, "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("pleo-proxy accounts list"), "{}", stderr(&ended));
+    assert!(!workspace.path().join("started").exists());
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 0, "its run file is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_below_exec_use_its_listener() {
+    let sandbox = sandbox().await;
+    let (workspace, proxy) = connected(&sandbox, "").await;
+    sandbox.set_next_subject(Some(format!("urn:pleo:company:{SECOND_COMPANY_ID}")));
+    proxy.login("acme").await;
+    support::write_private(&workspace.path().join("key"), "a-key-of-some-length");
+    let keyed = ["--set", "guard.local_key_file=key", "--account", "acme", "--read-only"];
+    let own = env!("CARGO_BIN_EXE_pleo-proxy");
+    // The proxy that runs would serve another account, and writes.
+    let run = |flags: &[&str], arguments: &[&str]| {
+        let program = [&[own], arguments].concat();
+        workspace.exec(flags, &program).output().unwrap()
+    };
+    for flags in [&keyed[..], &keyed[2..]] {
+        let called = run(flags, &["api", "/v1/introspect"]);
+        assert!(stdout(&called).contains(SECOND_COMPANY_ID), "{flags:?}: {}", stdout(&called));
+        let write = run(flags, &["api", "/v1/vendors", "-d", "{}"]);
+        assert!(stdout(&write).contains("\"read_only\""), "{}{}", stdout(&write), stderr(&write));
+        let other = run(flags, &["api", "/v1/introspect", "--account", "default"]);
+        assert!(stdout(&other).contains("forbidden_account"), "{}", stdout(&other));
+    }
+    let ready = json_output(&run(&keyed, &["wait", "--json"]));
+    assert_eq!((&ready["outcome"], &ready["account"]), (&json!("ready"), &json!("acme")));
+    assert_ne!(ready["api"], format!("http://{}", proxy.address()));
+    let other = run(&keyed, &["wait", "--account", "default"]);
+    assert_eq!(code(&other), USAGE);
+    assert!(stderr(&other).contains("serves account acme only, not default"), "{}", stderr(&other));
+    proxy.terminate();
+    let health = run(&keyed, &["health"]);
+    assert_eq!((code(&health), &*stdout(&health)), (SUCCESS, "ok\n"), "{}", stderr(&health));
+
+    let script = format!("unset PLEO_BASE_URL; {own} api /v1/companies");
+    let lost = workspace.exec_script(&[], &script);
+    let why = stderr(&lost);
+    assert!(code(&lost) == USAGE && why.contains("PLEO_BASE_URL does not name"), "{why}");
 }

@@ -61,7 +61,7 @@ async fn an_account_that_needs_a_login_is_told_of_once_and_so_is_its_recovery() 
     fall(&proxy, &sandbox, "acme").await;
     let first = wait_for(&workspace, 1);
     assert!(
-        first[0].starts_with("login_required|acme|pleo-proxy login acme|")
+        first[0].starts_with(&format!("login_required|acme|{} login acme|", workspace.program()))
             && first[0].contains("invalid_grant"),
         "{first:?}"
     );
@@ -135,6 +135,18 @@ async fn a_hook_gets_no_secret_and_no_input_and_may_run_this_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_that_fails_has_said_is_as_loud_as_its_failure() {
+    let sandbox = sandbox().await;
+    let hooks = "[hooks]\non_login_required = \"echo the cause; exit 3\"\n";
+    let workspace = workspace(&sandbox, hooks);
+    let proxy = workspace.serve_with(&["--log", "warn"]);
+    proxy.login("acme").await;
+    fall(&proxy, &sandbox, "acme").await;
+    proxy.wait_for_log("the hook failed");
+    proxy.wait_for_log("hook: the cause");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_hangs_delays_nothing_and_ends_with_the_proxy() {
     let sandbox = sandbox().await;
     let hooks = "[hooks]\non_login_required = \"echo $$ > pid; sleep 1000\"\non_recovered = \"sh note.sh\"\n";
@@ -172,7 +184,8 @@ async fn a_refresh_token_that_gets_old_is_told_of() {
     let _proxy = workspace.serve();
     let told = wait_for(&workspace, 1);
     assert!(
-        told[0].starts_with("grant_age|acme|pleo-proxy refresh acme --force|")
+        told[0]
+            .starts_with(&format!("grant_age|acme|{} refresh acme --force|", workspace.program()))
             && told[0].contains("for 51 days"),
         "{told:?}"
     );
@@ -197,7 +210,7 @@ async fn the_example_posts_what_happened() {
     assert_eq!(posted.line(), "POST /hush HTTP/1.1");
     assert!(
         text.starts_with("Pleo account acme (sandbox): login_required, ")
-            && text.ends_with("Run: pleo-proxy login acme"),
+            && text.ends_with(&format!("Run: {} login acme", workspace.program())),
         "{text}"
     );
 }

@@ -270,7 +270,7 @@ fn a_recording_that_cannot_be_read_is_refused_with_its_place() {
         assert_eq!(code(&output), USAGE);
         stderr(&output)
     };
-    assert!(replay().contains("recorded.har cannot be used"), "{}", replay());
+    assert!(replay().contains("recorded.har cannot be read"), "{}", replay());
     std::fs::write(&file, "{\"log\": {\"entries\": [{}]}}").unwrap();
     assert!(replay().contains("log.entries[0].request"), "{}", replay());
 }

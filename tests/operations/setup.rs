@@ -112,6 +112,29 @@ fn init_writes_what_was_chosen_and_what_pleo_must_know() {
 }
 
 #[test]
+fn a_sandbox_with_endpoints_of_its_own_gets_its_client_and_its_secret() {
+    let empty = Empty::new();
+    let origin = "http://127.0.0.1:8090";
+    let mut arguments = vec!["init", "--environment", "sandbox"];
+    let sets = [
+        format!("endpoints.authorize={origin}/oauth/authorize"),
+        format!("endpoints.token={origin}/oauth/token"),
+        format!("endpoints.api={origin}"),
+    ];
+    sets.iter().for_each(|set| arguments.extend(["--set", set]));
+    let lacking = empty.run_with(&arguments, "hush-hush\n");
+    assert_eq!(code(&lacking), USAGE);
+    assert!(stderr(&lacking).contains("--client-id ID"), "{}", stderr(&lacking));
+    arguments.extend(["--client-id", "sandbox-client", "--for", "companies, vendors"]);
+    let done = empty.run_with(&arguments, "hush-hush\n");
+    assert_eq!(code(&done), SUCCESS, "{}", stderr(&done));
+    assert_eq!(empty.read("client-secret"), "hush-hush\n");
+    assert_eq!(code(&empty.run(&["config", "check"])), SUCCESS);
+    assert!(stderr(&done).contains("pleo-proxy login"), "{}", stderr(&done));
+    assert_eq!(stdout(&done), "", "Pleo need not know this client");
+}
+
+#[test]
 fn init_replaces_nothing_unless_told_to_and_writes_both_files_or_none() {
     let empty = Empty::new();
     let config = empty.0.path().join("proxy.toml");

@@ -14,7 +14,7 @@ fn missing_scope() -> Value {
         "verdict": "refused",
         "operation": "POST /v1/chart-of-accounts",
         "reason": "needs accounts:write; this login has companies:read",
-        "next": "add accounts:write to client.scopes, then: pleo-proxy login acme",
+        "next": "add accounts:write to client.scopes, restart the proxy, then: pleo-proxy login acme",
         "certain": true,
         "source": "docs:chart-of-accounts-api-scopes",
     })

@@ -39,13 +39,14 @@ pub(crate) const ASIDE: &str = "sandbox";
 /// parts of `sandbox/`.
 const CRATES: [(&str, &str); 2] = [("src", ""), ("crates/pleo-sandbox/src", "sandbox/")];
 /// Where a secret may leave its type, and as what.
-const EXPOSING: [(&str, &str); 15] = [
+const EXPOSING: [(&str, &str); 19] = [
     ("admin/api.rs", "session cookie and one-time link"),
     ("admin/replay.rs", "local key to our own data listener"),
     ("admin/proof.rs", "the proof that the key is known"),
     ("cli/admin_client.rs", "admin key to our own admin listener"),
     ("cli/data_client.rs", "local key to our own data listener"),
     ("cli/commands/exec/environment.rs", "key of one exec, to its program"),
+    ("cli/commands/store.rs", "a fresh key of the store, to who asked for it"),
     ("cli/commands/serve.rs", "one-time link on a terminal"),
     ("login/register.rs", "hash of the state"),
     ("oauth.rs", "introspection and identity requests"),
@@ -54,7 +55,10 @@ const EXPOSING: [(&str, &str); 15] = [
     ("oauth/token.rs", "token request"),
     ("redaction/known.rs", "fingerprints of what must not leave"),
     ("store/record.rs", "the record"),
-    ("accounts/credential.rs", "header of an API key"),
+    ("store/keys.rs", "the keys of the store"),
+    ("store/api_key.rs", "the record"),
+    ("store/postgres/address.rs", "the way to the database"),
+    ("store/postgres/logins.rs", "a login that another replica finishes"),
 ];
 /// Names that do not say what a file is for.
 const EMPTY_NAMES: [&str; 10] = [

@@ -130,8 +130,8 @@ fn every_block_says_whether_it_runs() {
     let blocks = blocks();
     for (at, block) in blocks.iter().enumerate() {
         let runnable = matches!(block.language.as_str(), "sh" | "python" | "js");
-        let known =
-            runnable || matches!(block.language.as_str(), "toml" | "csharp" | "nginx" | "text");
+        let known = runnable
+            || matches!(block.language.as_str(), "toml" | "csharp" | "nginx" | "yaml" | "text");
         assert!(known, "{}: no rule for ```{}", block.at, block.language);
         assert_eq!(runnable, block.mark != Mark::None, "{}: {:?}", block.at, block.mark);
         if block.language == "text" {

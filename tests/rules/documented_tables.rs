@@ -248,10 +248,18 @@ fn the_variables_of_the_pages_are_known() {
         .collect();
     assert!(named.len() >= 4, "{named:?}");
     let mut known: BTreeSet<String> = rows().map(Row::variable).collect();
-    known.extend(["PLEO_PROXY_CLIENT_SECRET".into(), "PLEO_PROXY_CONFIG".into()]);
+    known.extend(
+        [
+            "PLEO_PROXY_CLIENT_SECRET",
+            "PLEO_PROXY_STORE_KEY",
+            "PLEO_PROXY_STORE_URL",
+            "PLEO_PROXY_CONFIG",
+        ]
+        .map(str::to_owned),
+    );
     known.extend(pleo_proxy::hooks::VARIABLES.map(str::to_owned));
-    // Read by the shell that runs a curl command, not by the proxy.
-    known.insert("PLEO_PROXY_KEY".into());
+    // What `exec` gives its program.
+    known.extend(["PLEO_PROXY_KEY".into(), "PLEO_PROXY_EXEC".into()]);
     for name in named {
         assert!(known.contains(name), "{name}");
     }

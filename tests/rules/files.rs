@@ -15,7 +15,9 @@ fn module(source: &Source) -> String {
 /// is named.
 pub(crate) fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let ours = || sources.iter().filter(|it| it.part() != ASIDE && !it.product.is_empty());
-    let modules: BTreeSet<String> = ours().map(module).collect();
+    // A file for tests alone imports what it likes, and is a file of its own all the same.
+    let modules: BTreeSet<String> =
+        sources.iter().filter(|it| it.part() != ASIDE).map(module).collect();
     let imports = ours().map(|source| {
         let own = module(source);
         let named =

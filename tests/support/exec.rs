@@ -1,8 +1,11 @@
 //! `pleo-proxy exec` on a store with one connected account, and the same program without it.
 
+use std::fs;
 use std::process::{Command, Output};
+use std::sync::{Arc, Once};
 
 use pleo_proxy::sandbox::Sandbox;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTSTP};
 
 use super::{Workspace, connected};
 
@@ -13,7 +16,24 @@ pub const SUMMARY: &str = "pleo-proxy: ";
 pub async fn connected_store(sandbox: &Sandbox, more: &str) -> Workspace {
     let (workspace, proxy) = connected(sandbox, more).await;
     proxy.terminate();
+    hear_ignored_signals();
     workspace
+}
+
+/// Makes what is started from now on hear the signals that these tests were started to ignore, as by
+/// `nohup`: a signal with a handler is not ignored by a program that is started, execve(2).
+fn hear_ignored_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.map_or(0, |bits| u64::from_str_radix(bits.trim(), 16).unwrap());
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTSTP] {
+            if ignored >> (signal - 1) & 1 == 1 {
+                signal_hook::flag::register(signal, Arc::default()).unwrap();
+            }
+        }
+    });
 }
 
 impl Workspace {

@@ -11,6 +11,8 @@
 mod caller;
 mod certificate;
 pub mod command;
+#[cfg(feature = "postgres")]
+pub mod database;
 pub mod documents;
 mod exchanges;
 mod exec;
@@ -18,6 +20,7 @@ mod http1;
 mod login;
 mod process;
 mod refresh;
+pub mod running_exec;
 mod setup;
 pub mod strace;
 pub mod terminal;
@@ -33,6 +36,7 @@ pub use refresh::*;
 pub use setup::*;
 pub use upstream::*;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -88,6 +92,11 @@ impl Workspace {
         self.folder.path()
     }
 
+    /// The program with the flag by which it finds this configuration from anywhere.
+    pub fn program(&self) -> String {
+        format!("pleo-proxy --config {}", self.path().join("proxy.toml").display())
+    }
+
     /// The environment's state folder.
     pub fn state(&self) -> PathBuf {
         self.path().join("state/sandbox")
@@ -131,7 +140,10 @@ impl Workspace {
     }
 
     pub fn serve_with(&self, arguments: &[&str]) -> Proxy {
-        let mut all = vec!["--json", "--log", "debug"];
+        let mut all = vec!["--json"];
+        if !arguments.contains(&"--log") {
+            all.extend(["--log", "debug"]);
+        }
         all.extend_from_slice(arguments);
         Proxy::launch(self.command(&all), &self.state())
     }
@@ -279,6 +291,27 @@ impl Proxy {
                 return now;
             }
             assert!(start.elapsed() < TIMEOUT, "still {now}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The samples of `/metrics`, by name and labels.
+    pub async fn metrics(&self) -> BTreeMap<String, f64> {
+        let text = self.admin(reqwest::Method::GET, "/metrics", None).await.text().await.unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        samples.filter_map(sample).collect()
+    }
+
+    /// Waits until a sample of `/metrics` is as it should be.
+    pub async fn wait_for_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        let start = Instant::now();
+        while !self.metrics().await.get(name).is_some_and(|value| wanted(*value)) {
+            let now = self.metrics().await;
+            assert!(start.elapsed() < TIMEOUT, "{name}: {now:#?}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::Workspace;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A command as the last arguments of another one, with its folder, environment and pipes.
@@ -34,6 +36,34 @@ pub fn may_trace(test: &str) -> bool {
         );
     }
     allowed
+}
+
+/// Renames the account acme to beta and back, each time killed at one of these moments
+/// (`CALL:when=N`), and calls `check` with the name that it has then. Returns the last name.
+pub fn kill_renames(
+    workspace: &Workspace,
+    moments: &[&str],
+    check: impl Fn(&str, &str),
+) -> &'static str {
+    let (mut here, mut there) = ("acme", "beta");
+    let mut fates = [0, 0];
+    for moment in moments {
+        let (call, when) = moment.split_once(':').unwrap();
+        let (trace, inject) =
+            (format!("trace={call}"), format!("inject={call}:signal=KILL:{when}"));
+        let command = workspace.command(&["accounts", "rename", here, there]);
+        let deadly = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        wrapped(&command, &deadly).output().unwrap();
+        let is_moved = workspace.record(there).exists();
+        assert_ne!(is_moved, workspace.record(here).exists(), "{moment}: under one name");
+        fates[usize::from(is_moved)] += 1;
+        if is_moved {
+            (here, there) = (there, here);
+        }
+        check(here, moment);
+    }
+    assert!(fates[0] > 0 && fates[1] > 0, "before and after: {fates:?}");
+    here
 }
 
 /// Faults in the system calls of a process that runs; it is rid of them when this is dropped.

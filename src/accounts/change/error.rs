@@ -1,7 +1,9 @@
 //! Why a login or logout failed.
 
+use std::path::PathBuf;
+
 use crate::accounts::unknown::UnknownAccount;
-use crate::store::{AccountName, EndReason, LockError, RecordError, SaveError};
+use crate::store::{AccountName, EndReason, KeyId, LockError, RecordError, SaveError};
 
 /// Why a login or logout failed; the account is as it was before, unless the variant says
 /// otherwise.
@@ -13,6 +15,16 @@ pub enum ChangeError {
     /// A rename to a name that an account has.
     #[error("there is an account {0} already; choose another name")]
     NameTaken(AccountName),
+    /// Programs are bound to the name of an account that is to be renamed.
+    #[error(
+        "account {account} is in use by {users}, whose requests would fail from then on; wait for its end, or add --force"
+    )]
+    InUse {
+        /// The account.
+        account: AccountName,
+        /// The programs.
+        users: String,
+    },
     /// Only an account without tokens is removed.
     #[error("account {0} is connected; run: pleo-proxy logout {0}, then remove it")]
     StillConnected(AccountName),
@@ -43,6 +55,11 @@ pub enum ChangeError {
         /// What the API answered.
         why: String,
     },
+    /// The old tokens were refreshed after the new ones had been issued, which ends those.
+    #[error(
+        "a refresh of account {0} has ended the tokens of this login before they could be saved; the account is connected as before. Begin again: pleo-proxy login {0}"
+    )]
+    Overtaken(AccountName),
     /// The company is connected under another name.
     #[error(
         "{subject} is connected as account {other} already, and each refresh of one would end the other's tokens; nothing was saved. Use account {other}, or move the company: pleo-proxy login {account} --replace"
@@ -60,11 +77,24 @@ pub enum ChangeError {
         "account {0} is connected; log it out before importing a refresh token, or import under another name"
     )]
     Connected(AccountName),
+    /// An API key would end a login that works.
+    #[error(
+        "account {0} is connected by a login, whose tokens an API key would delete; nothing was saved. To replace it: pleo-proxy login {0} --api-key --replace"
+    )]
+    ConnectedByLogin(AccountName),
     /// The login brought no refresh token.
     #[error(
         "the authorization server sent no refresh token, so the login would end within minutes; nothing was saved"
     )]
     NoRefreshToken,
+    /// The settings name the file of its API key.
+    #[error(
+        "account {0} sends the API key in {path}, which accounts.{0}.api_key_file names; change that file, or remove the setting", path = .1.display()
+    )]
+    KeyFile(AccountName, PathBuf),
+    /// The API did not say whether it takes an API key.
+    #[error("whether Pleo takes the API key cannot be checked: {0}; try again")]
+    KeyUnchecked(String),
     /// Another process holds the lock of the account.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -74,6 +104,18 @@ pub enum ChangeError {
     /// The record cannot be written.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// Others are sealed, and this process could keep it only as it is.
+    #[error(
+        "account {other} is sealed with store key {key}, and this process has no key, so it does not save account {account} beside it; name the file of keys in store.key_file, or give it as the variable PLEO_PROXY_STORE_KEY or the credential store-key"
+    )]
+    NoStoreKey {
+        /// The account.
+        account: AccountName,
+        /// One that is sealed.
+        other: AccountName,
+        /// With this key.
+        key: KeyId,
+    },
     /// A damaged record could not be moved aside.
     #[error("the damaged record of account {0} could not be moved aside: {1}")]
     SetAside(AccountName, std::io::Error),
@@ -81,7 +123,9 @@ pub enum ChangeError {
     #[error("the token was saved, and its first refresh failed: {0}")]
     Import(String),
     /// The server refused an imported token for good.
-    #[error("the authorization server does not take this refresh token, so it was not kept: {0}")]
+    #[error(
+        "the authorization server does not take this refresh token, so it was not kept: {0}; hand in the newest refresh token of this client and environment, or log in: pleo-proxy login"
+    )]
     Refused(String),
     /// Nobody knows yet whether an imported token belongs to the company that the account is bound
     /// to.
@@ -109,6 +153,16 @@ impl From<UnknownAccount> for ChangeError {
 }
 
 impl ChangeError {
+    /// True if the same may succeed a little later: another process has the account or has changed
+    /// it, or the store does not answer.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Lock(_) | Self::Save(_) | Self::SetAside(..) | Self::Unsaved(..) => true,
+            Self::Record(error) => error.is_passing(),
+            _ => false,
+        }
+    }
+
     /// Why a grant ends that this error found not to be the account's own.
     pub(super) fn end_reason(&self) -> EndReason {
         match self {

@@ -6,13 +6,14 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
 use super::error::ChangeError;
+use super::savable::ensure_savable;
 use crate::accounts::account::Account;
 use crate::accounts::moved;
 use crate::accounts::services::Services;
 use crate::accounts::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
 use crate::accounts::transition;
 use crate::clock::Deadline;
-use crate::store::{DecodeError, Locked, Record, RecordError};
+use crate::store::{Locked, Record};
 use crate::timeout::while_running;
 
 /// A place in the order of the logins and logouts that were asked for.
@@ -64,7 +65,7 @@ impl ChangeTicket {
         replaces_corrupt: bool,
     ) -> Result<LockedChange, ChangeError> {
         let account = &self.account;
-        check_saved(account)?;
+        check_changeable(account)?;
         let lock = account.refresh_lock.clone().lock_owned();
         let refresh_lock = while_running(REFRESH_LOCK_PATIENCE, lock)
             .await
@@ -74,14 +75,12 @@ impl ChangeTicket {
         let (stored, is_corrupt) = match services.store.load(&account.name).await {
             Ok(stored) => (stored.map(|(record, _)| record), false),
             // A record of a newer program is whole: it stays.
-            Err(RecordError::Undecodable(_, DecodeError::Corrupt(_))) if replaces_corrupt => {
-                (None, true)
-            }
+            Err(error) if replaces_corrupt && error.is_corrupt() => (None, true),
             Err(error) => return Err(error.into()),
         };
         let mut remembered = account.record().map(|record| Record::clone(&record));
         if let (Some(known), Some(saved)) = (&remembered, &stored)
-            && moved::has_moved(services, &account.name, known, saved).await
+            && moved::has_moved(services, account, known, saved).await
         {
             remembered = None;
         }
@@ -101,13 +100,16 @@ impl ChangeTicket {
         let account = &self.account;
         // A later logout may have been asked for while a login's company was looked up.
         self.check_order()?;
+        if record.has_credential() {
+            ensure_savable(&services.store, &account.name).await?;
+        }
         if change.is_corrupt {
             set_aside(&change.locked, services).await?;
         }
         let previous = change.previous.map_or(0, |record| record.generation);
         let generation = account.peek().generation().max(previous) + 1;
         let record = Record { generation, ..record };
-        let version = services.store.save(&change.locked, &record).await?;
+        let version = change.locked.save(&record).await?;
         account.order().saved(self.number);
         account.memory().version = version;
         let health = transition::health_of(&record, account, services);
@@ -124,8 +126,12 @@ impl ChangeTicket {
     }
 }
 
-/// Nothing is changed while the newest pair is in memory only.
-pub(super) fn check_saved(account: &Account) -> Result<(), ChangeError> {
+/// Nothing is changed while the newest pair is in memory only, and nothing here changes a file of
+/// the operator's.
+pub(super) fn check_changeable(account: &Account) -> Result<(), ChangeError> {
+    if let Some(path) = account.key_file() {
+        return Err(ChangeError::KeyFile(account.name.clone(), path.into()));
+    }
     match &account.memory().unsaved {
         Some(why) => Err(ChangeError::Unsaved(account.name.clone(), why.clone())),
         None => Ok(()),
@@ -134,7 +140,7 @@ pub(super) fn check_saved(account: &Account) -> Result<(), ChangeError> {
 
 async fn set_aside(locked: &Locked, services: &Services) -> Result<(), ChangeError> {
     let now = services.now().wall / 1000;
-    let aside = services.store.set_aside(locked, now).await;
+    let aside = locked.set_aside(now).await;
     let aside = aside.map_err(|error| ChangeError::SetAside(locked.account.clone(), error))?;
     warn!(account = %locked.account, "the damaged record was moved aside as {aside}");
     Ok(())

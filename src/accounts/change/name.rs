@@ -6,12 +6,12 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use super::error::ChangeError;
-use super::locked_change::{ChangeTicket, LockedChange, check_saved};
+use super::locked_change::{ChangeTicket, LockedChange, check_changeable};
 use crate::accounts::account::Account;
 use crate::accounts::services::Services;
 use crate::accounts::transition;
 use crate::accounts::unknown::UnknownAccount;
-use crate::store::Record;
+use crate::store::{LockError, Record};
 
 /// Moves the record of `from` to the name of `to`, which has none. Both are locked, here and for
 /// other processes, and the store moves it in one step: whenever the process dies, the tokens are
@@ -21,15 +21,20 @@ pub(super) async fn rename(
     installing: &Mutex<()>,
     from: &Arc<Account>,
     to: &Arc<Account>,
+    users: Option<impl FnOnce() -> Vec<String> + Send + 'static>,
 ) -> Result<(), ChangeError> {
     if from.name == to.name {
         return Err(ChangeError::NameTaken(to.name.clone()));
     }
-    check_saved(from)?;
+    check_changeable(from)?;
     let (old, new) = (ChangeTicket::new(from.clone()), ChangeTicket::new(to.clone()));
     let (left, taken) = lock_both(&old, &new, services).await?;
     if taken.previous.is_some() {
         return Err(ChangeError::NameTaken(to.name.clone()));
+    }
+    // A program that comes to use the account from here on waits for its lock.
+    if let Some(users) = users {
+        ensure_unused(from, services.store.aside(users).await.map_err(LockError::Io)?)?;
     }
     // A login that asks now which account has its company asks before or after.
     let _installing = installing.lock().await;
@@ -38,7 +43,7 @@ pub(super) async fn rename(
     // Requests on their way have arrived before a refresh under the new name can end their token.
     let now = services.now();
     let closed = from.gate.close(from.epoch(now), services.settings().drain).await;
-    let version = services.store.rename(&left.locked, &taken.locked).await?;
+    let version = left.locked.rename(&taken.locked).await?;
     old.took_place();
     new.took_place();
     to.memory().version = version;
@@ -50,6 +55,13 @@ pub(super) async fn rename(
     drop(closed);
     info!(account = %from.name, to = %to.name, "renamed");
     Ok(())
+}
+
+fn ensure_unused(account: &Account, users: Vec<String>) -> Result<(), ChangeError> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(ChangeError::InUse { account: account.name.clone(), users: users.join(", ") })
 }
 
 /// Both locks of both accounts, in the order of their names: two renames in opposite directions do
@@ -79,7 +91,7 @@ async fn saved_record(
     let (stored, _) = services.store.load(&account.name).await?.ok_or_else(unknown)?;
     match &change.previous {
         Some(known) if known.generation > stored.generation => {
-            services.store.save(&change.locked, known).await?;
+            change.locked.save(known).await?;
             Ok(known.clone())
         }
         _ => Ok(stored),
@@ -88,15 +100,15 @@ async fn saved_record(
 
 /// Removes the record of an account that has no grant.
 pub(super) async fn remove(services: &Services, account: &Arc<Account>) -> Result<(), ChangeError> {
-    check_saved(account)?;
+    check_changeable(account)?;
     let ticket = ChangeTicket::new(account.clone());
     let change = ticket.lock(services, false).await?;
     let previous = change.previous.as_ref();
     let record = previous.ok_or_else(|| UnknownAccount::among(&account.name, &[]))?;
-    if record.grant.is_some() {
+    if record.has_credential() {
         return Err(ChangeError::StillConnected(account.name.clone()));
     }
-    services.store.remove(&change.locked).await?;
+    change.locked.remove().await?;
     ticket.took_place();
     account.forget_record();
     info!(account = %account.name, "removed");
@@ -128,7 +140,8 @@ mod tests {
         let request = from.gate.enter(from.epoch(services.now())).unwrap();
         let renaming = tokio::spawn({
             let (services, from, to) = (services.clone(), from.clone(), to.clone());
-            async move { rename(&services, &Mutex::default(), &from, &to).await }
+            let nobody = None::<fn() -> Vec<String>>;
+            async move { rename(&services, &Mutex::default(), &from, &to, nobody).await }
         });
         while let Some(later) = from.gate.enter(from.epoch(services.now())) {
             from.gate.leave(later);

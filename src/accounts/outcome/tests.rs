@@ -29,6 +29,7 @@ fn record() -> Record {
     Record {
         generation: 7,
         grant: Some(grant),
+        api_key: None,
         subject: Some("company".into()),
         company: Some("Harbour Coffee".into()),
         subject_unconfirmed: false,
@@ -168,6 +169,12 @@ fn not_sent_takes_the_intent_back_and_retries_on_demand() {
 }
 
 #[test]
+fn held_up_takes_the_intent_back_and_is_tried_again_at_once() {
+    let next = taken_back(follows(&record(), Outcome::HeldUp));
+    assert_eq!(next, NextState::Retrying(RetryReason::HeldUp, RetryTime::AtOnce));
+}
+
+#[test]
 fn come_back_later_obeys_retry_after() {
     let retry_time = |next| match next {
         NextState::Retrying(RetryReason::NotNow(_), time) => time,
@@ -250,11 +257,34 @@ fn an_open_intent_is_resolved_before_its_token_is_sent_again() {
         (failed, false, young, Resend::Wait(asked_again)),
     ] {
         let shown = format!("{introspection:?}, {answered}, {age:?}");
-        assert_eq!(resend(intent, introspection, answered, age, NOW), expected, "{shown}");
+        assert_eq!(resend(intent, introspection, here(answered, age), NOW), expected, "{shown}");
     }
     let ahead = Intent { first_sent_at: NOW.wall + 7_200_000, ..intent.clone() };
-    let end = resend(&ahead, Introspection::Inactive, true, old, NOW);
+    let end = resend(&ahead, Introspection::Inactive, here(true, old), NOW);
     assert_eq!(end, Resend::End(EndReason::Interrupted { sent_at: NOW.wall }), "a clock was ahead");
+}
+
+fn here(answered: bool, age: Duration) -> Sending {
+    Sending { answered, age, is_elsewhere: false }
+}
+
+#[test]
+fn what_another_replica_sent_is_sent_again_late_unless_introspection_or_a_person_says_so() {
+    let record = record_with_open_intent();
+    let intent = record.intent.as_ref().unwrap();
+    let elsewhere =
+        |seconds| Sending { is_elsewhere: true, ..here(false, Duration::from_secs(seconds)) };
+    let resend = |introspection, sending| resend(intent, introspection, sending, NOW);
+    let time = RetryTime::After(Duration::from_secs(10));
+    let wait = Resend::Wait(NextState::Uncertain(RetryReason::SentElsewhere, time));
+    assert_eq!(resend(Introspection::Untrusted, elsewhere(890)), wait);
+    assert_eq!(resend(Introspection::Untrusted, elsewhere(900)), Resend::Send);
+    assert_eq!(resend(Introspection::Active, elsewhere(10)), Resend::Send);
+    assert!(matches!(resend(Introspection::Inactive, elsewhere(0)), Resend::End(_)));
+    let unsent = Sending { answered: true, ..elsewhere(0) };
+    assert_eq!(resend(Introspection::Untrusted, unsent), Resend::Send);
+    let asked = here(false, Duration::from_secs(10));
+    assert_eq!(resend(Introspection::Untrusted, asked), Resend::Send);
 }
 
 #[test]
@@ -296,6 +326,35 @@ fn dead_ends_the_grant_unless_the_store_holds_another_pair() {
     assert_eq!((tombstone.generation, at, reason), (8, NOW.wall, EndReason::LoggedOut));
     assert!(tombstone.grant.is_none() && tombstone.intent.is_none());
     assert_eq!(tombstone.subject.as_deref(), Some("company"), "it stays bound");
+}
+
+#[test]
+fn what_is_saved_late_replaces_an_earlier_record_of_its_own_login_alone() {
+    let sent = record_with_open_intent();
+    let pair = saved(follows(&record(), whole(200, PAIR))).record;
+    let tombstone = ended(&sent, EndReason::Refused { code: "invalid_grant".into() }, NOW);
+    let login = |generation, logged_in_at, token: &str| {
+        let refresh = RefreshToken::new(token);
+        let grant = sent.grant.clone().map(|grant| Grant { refresh, logged_in_at, ..grant });
+        Record { generation, grant, ..record() }
+    };
+    let lost = ended(&sent, EndReason::Interrupted { sent_at: SENT.wall }, NOW);
+    let gone = |generation| Record::tombstone(generation, 1, EndReason::LoggedOut);
+    let at_seven = |token| login(7, 1, token);
+    for (stored, keeps_pair, keeps_tombstone, why) in [
+        (sent.clone(), Some(8), Some(8), "the record that it came from"),
+        (at_seven("r0"), Some(8), Some(8), "the same login"),
+        (login(7, 9, "r1"), Some(8), Some(8), "the same token"),
+        (login(1, 9, "new"), None, None, "removed and logged in anew, by a clock ahead"),
+        (login(1, -9, "new"), None, None, "the same, by a clock behind"),
+        (gone(2), None, None, "removed, logged in anew and logged out"),
+        (login(8, 1, "r2"), None, None, "a later pair"),
+        (gone(8), None, None, "a logout"),
+        (lost, Some(9), None, "the end that another replica wrote for this intent"),
+    ] {
+        let over = |record| over_stored(record, &sent, &stored).map(|record| record.generation);
+        assert_eq!((over(&pair), over(&tombstone)), (keeps_pair, keeps_tombstone), "{why}");
+    }
 }
 
 #[test]

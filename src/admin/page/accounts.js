@@ -51,7 +51,7 @@ const build = account => {
   const name = account.account;
   const part = {
     ring: ring(), title: h('span'), mark: h('span', {class: 'tag', title: 'Serves requests that name no account', hidden: true}, 'default'), sub: h('div', {class: 'soft'}), state: h('span', {class: 'state'}), why: h('p', {class: 'why'}),
-    token: h('dd'), refreshed: h('dd'), next: h('dd'), login: h('dd'), last: h('dt'), bar: h('i'), age: h('span', {class: 'age', 'aria-hidden': 'true'}), scopes: h('dd', {class: 'scopes'}),
+    token: h('dd'), refreshed: h('dd'), next: h('dd'), login: h('dd'), last: h('dt'), term: h('dt'), bar: h('i'), age: h('span', {class: 'age', 'aria-hidden': 'true'}), scopes: h('dd', {class: 'scopes'}),
     connect: h('span'),
     refresh: h('button', {type: 'button', 'aria-label': `Refresh now: ${name}`, onclick: event => refresh(name, event.currentTarget)}, 'Refresh now'),
     disconnect: h('button', {type: 'button', class: 'danger quiet', 'aria-label': `Disconnect: ${name}`, onclick: () => disconnect(name)}, 'Disconnect'),
@@ -60,7 +60,7 @@ const build = account => {
   part.age.append(part.bar);
   part.login.append(part.loginText, part.age);
   const facts = [['Token', part.token], ['Refreshed', part.refreshed], ['Next', part.next], ['Login', part.login], ['Scopes', part.scopes]];
-  part.rows = facts.map(([term, value]) => [term === 'Refreshed' ? part.last : h('dt', {}, term), value]);
+  part.rows = facts.map(([term, value]) => [term === 'Refreshed' ? part.last : term === 'Token' ? part.term : h('dt', {}, term), value]);
   part.card = h('article', {'aria-label': `Account ${name}`},
     h('header', {}, part.ring.svg, h('div', {}, h('h3', {}, part.title, ' ', part.mark), part.sub), part.state), part.why,
     h('dl', {class: 'facts'}, part.rows), h('footer', {}, part.connect, part.refresh, part.disconnect));
@@ -100,8 +100,9 @@ const update = (part, account) => {
   say(part.sub, [name === account.account ? null : account.account, name === account.company ? null : account.company, bound].filter(Boolean).join(' · '));
   wear(part.state, `state ${well}`);
   say(part.state, well === 'new' ? '○ not connected' : `${MARKS[well]} ${isLoggedOut(account) ? 'logged out' : account.state.replaceAll('_', ' ')}`);
-  part.why.hidden = !account.why || well === 'new' || isLoggedOut(account);
-  say(part.why, account.resends ? `${account.why} (sent again ${counted(account.resends, 'time')})` : account.why);
+  const why = account.why ?? account.warning;
+  part.why.hidden = !why || well === 'new' || isLoggedOut(account);
+  say(part.why, account.resends ? `${account.why} (sent again ${counted(account.resends, 'time')})` : why);
   showScopes(part, account.scope ?? []);
   showRow(part, 4, (account.scope ?? []).length > 0);
   showLast(part, account);
@@ -116,8 +117,22 @@ const update = (part, account) => {
     link.setAttribute('aria-label', `${wording}: ${account.account}`);
     part.connect.replaceChildren(link);
   }
-  part.refresh.hidden = part.disconnect.hidden = well === 'new' || age === null;
+  part.refresh.hidden = part.disconnect.hidden = well === 'new' || (age === null && !account.api_key);
+  part.connect.hidden = Boolean(account.api_key);
+  const asks = account.api_key ? 'Check the key' : 'Refresh now';
+  say(part.refresh, asks);
+  part.refresh.setAttribute('aria-label', `${asks}: ${account.account}`);
+  say(part.term, account.api_key ? 'API key' : 'Token');
   tick(part, account);
+};
+
+/** An API key has no token's ring: it is valid until Pleo says otherwise. */
+const showKey = (part, key) => {
+  say(part.ring.text, 'key');
+  part.ring.svg.setAttribute('aria-label', 'API key');
+  const until = key.expires_on ? `expires on ${key.expires_on}` : 'nobody said when it expires';
+  const added = parsed(key.added_at);
+  say(part.token, `${key.masked}, ${until}${added === null ? '' : `; added ${moment(added)}`}`);
 };
 
 /** What the clock changes. */
@@ -132,7 +147,8 @@ const tick = (part, account, now = status?.stopped ? received : Date.now()) => {
   part.ring.left.setAttribute('stroke-dashoffset', AROUND * (1 - Math.min(1, left / life)));
   say(part.ring.text, left >= 60 ? `${Math.floor(left / 60)}m` : left > 0 ? `${Math.floor(left)}s` : '–');
   part.ring.svg.setAttribute('aria-label', left > 0 ? `Token valid for ${span(left)}` : 'No valid token');
-  say(part.token, left > 0 ? `valid for ${span(left)}, until ${time(now + left * 1000)}` : status?.stopped ? 'unknown while the proxy is stopped' : account.state === 'connected' ? 'expired; renewed by the next request' : 'none that is valid');
+  if (account.api_key) showKey(part, account.api_key);
+  else say(part.token, left > 0 ? `valid for ${span(left)}, until ${time(now + left * 1000)}` : status?.stopped ? 'unknown while the proxy is stopped' : account.state === 'connected' ? 'expired; renewed by the next request' : 'none that is valid');
   const next = parsed(account.next_try);
   showRow(part, 0, isKnown(account) && !isLoggedOut(account));
   showRow(part, 2, !status?.stopped && (next !== null || (left > 0 && account.state === 'connected')));

@@ -109,5 +109,8 @@ export const showPlace = status => {
   say(badge, name === 'production' ? 'PRODUCTION' : name);
   wear(badge, `environment ${['sandbox', 'staging', 'production'].includes(name) ? name : ''}`);
   document.body.classList.toggle('production', name === 'production');
-  say(byId('foot'), `Requests go to ${status.upstream}. Tokens are kept in ${status.store}. Process ${status.pid}.`);
+  const here = status.replica
+    ? `Replicas share the accounts in ${status.store}; this page shows the requests of ${status.replica} alone.`
+    : `Tokens are kept in ${status.store}. Process ${status.pid}.`;
+  say(byId('foot'), `Requests go to ${status.upstream}. ${here}`);
 };

@@ -33,7 +33,7 @@ export const wellness = account => {
 /** Which account a request gets that names none: an account, `null` for none, or a list to choose from. */
 const defaultAccount = ({accounts, default_account: name}) => {
   if (name) return accounts.find(({account}) => account === name) ?? null;
-  const granted = accounts.filter(account => account.refresh_token_age !== null);
+  const granted = accounts.filter(account => account.refresh_token_age !== null || account.api_key);
   return granted.length ? granted : null;
 };
 
@@ -96,6 +96,9 @@ const ofAccount = (status, account) => {
     case 'login_required':
       if (!isKnown(account)) {
         return {tone: 'todo', title: ['Connect a company to Pleo'], text: CONNECT, actions: [connectLink(account.account, `Connect ${account.account}`, 'button primary')]};
+      }
+      if (account.api_key) {
+        return {tone: 'bad', title: [`Replace the API key of ${name}: requests are refused until then`], text: `${why}Pleo is asked again every 5 minutes.`, actions: [tryNow(account)]};
       }
       return {tone: 'bad', title: [isLoggedOut(account) ? `Log in again: ${name} is logged out, so its requests are refused` : `Log in again as ${name}: requests are refused until then`], text: isLoggedOut(account) ? '' : why, actions: [connectLink(account.account, 'Log in again', 'button primary'), shell(`pleo-proxy login ${account.account}`)]};
     case 'store_error':

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Health;
+use crate::clock::rfc3339;
 use crate::store::AccountName;
 use crate::{accounts, operate};
 
@@ -42,6 +43,12 @@ pub struct AccountStatus {
     /// Seconds until then; 0 once expired.
     #[serde(default)]
     pub access_expires_in: Option<u64>,
+    /// Its API key, if it has one in place of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<ApiKeyStatus>,
+    /// What needs attention soon, for users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// When the tokens were issued.
     #[serde(default)]
     pub refreshed_at: Option<String>,
@@ -68,12 +75,28 @@ pub struct AccountStatus {
     pub last_login_error: Option<String>,
 }
 
+/// An API key without what is secret of it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ApiKeyStatus {
+    /// Stars, and its last characters.
+    pub masked: String,
+    /// When it was added.
+    pub added_at: String,
+    /// Its last day, if somebody said so.
+    pub expires_on: Option<String>,
+    /// Days until then; below zero afterwards.
+    pub days_left: Option<i64>,
+}
+
 /// The body of `POST /api/accounts/NAME/rename`.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenameBody {
     /// The new name.
     pub to: String,
+    /// Also while a program uses the account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// The last attempt to refresh.
@@ -109,6 +132,12 @@ impl AccountStatus {
     }
 }
 
+/// A reason as it is shown beside the account's name, which it does not repeat.
+pub fn beside_name<'a>(why: &'a str, account: &str) -> &'a str {
+    let rest = why.strip_prefix("account ").and_then(|rest| rest.strip_prefix(account));
+    rest.and_then(|rest| rest.strip_prefix(' ')).unwrap_or(why)
+}
+
 impl State {
     fn named(word: &str) -> Self {
         match word {
@@ -133,7 +162,7 @@ impl fmt::Display for State {
 pub fn account_problem(health: &Health, account: &AccountName) -> Option<String> {
     let sentence = health.sentence(account)?;
     Some(match health {
-        Health::LoginRequired(_) => format!("{sentence}; run: pleo-proxy login {account}"),
+        Health::LoginRequired(reason) => format!("{sentence}; {}", reason.fix(account)),
         _ => sentence,
     })
 }
@@ -152,6 +181,7 @@ impl From<accounts::Status> for AccountStatus {
             scope,
             access_expires_at,
             access_expires_in,
+            api_key,
             refreshed_at,
             refresh_token_age,
             logged_in_at,
@@ -160,6 +190,7 @@ impl From<accounts::Status> for AccountStatus {
             last_refresh,
         } = status;
         Self {
+            warning: api_key.as_ref().and_then(|key| key.warning(&account)),
             state: State::named(health.as_str()),
             why: account_problem(&health, &account),
             account: account.to_string(),
@@ -171,6 +202,7 @@ impl From<accounts::Status> for AccountStatus {
             scope,
             access_expires_at,
             access_expires_in,
+            api_key: api_key.map(Into::into),
             refreshed_at,
             refresh_token_age,
             logged_in_at,
@@ -180,6 +212,14 @@ impl From<accounts::Status> for AccountStatus {
             last_login: None,
             last_login_error: None,
         }
+    }
+}
+
+impl From<accounts::KeyStatus> for ApiKeyStatus {
+    fn from(key: accounts::KeyStatus) -> Self {
+        let accounts::KeyStatus { masked, added_at, expires_on, days_left } = key;
+        let expires_on = expires_on.map(|date| date.to_string());
+        Self { masked, added_at: rfc3339(added_at), expires_on, days_left }
     }
 }
 
@@ -206,6 +246,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_reason_does_not_repeat_the_name_beside_it() {
+        assert_eq!(beside_name("account acme needs a login: x", "acme"), "needs a login: x");
+        for other in ["account acme-2 needs a login", "the token endpoint cannot be reached"] {
+            assert_eq!(beside_name(other, "acme"), other);
+        }
+    }
 
     #[test]
     fn states_have_the_same_names_as_in_accounts() {

@@ -12,7 +12,7 @@ pub struct LoginQuery {
     /// The callback address is pasted, so nothing has to listen for it.
     #[serde(default)]
     pub paste: bool,
-    /// Log out another account that holds the company.
+    /// Log out another account that holds the company; with an API key: end the login of this one.
     #[serde(default)]
     pub replace: bool,
 }
@@ -24,7 +24,7 @@ impl LoginQuery {
     }
 }
 
-/// The body of `POST /api/accounts/NAME/login`: empty to start a login, else one of the two. Holds
+/// The body of `POST /api/accounts/NAME/login`: empty to start a login, else one of the three. Holds
 /// secrets.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +35,12 @@ pub struct LoginBody {
     /// A refresh token that was issued elsewhere to this client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<String>,
+    /// An API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// Its last day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_on: Option<String>,
 }
 
 impl LoginBody {

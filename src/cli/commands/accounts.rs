@@ -10,6 +10,7 @@ use crate::admin::protocol::{
 };
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::run_file;
 use crate::cli::state::State;
 use crate::cli::{locate, open_store, output};
 use crate::clock::Clock;
@@ -29,7 +30,8 @@ Examples:
 
 const RENAME_EXAMPLES: &str = "\
 Examples:
-  pleo-proxy accounts rename acme harbour";
+  pleo-proxy accounts rename acme harbour
+  pleo-proxy accounts rename acme harbour --force  # while an exec runs for it";
 
 const REMOVE_EXAMPLES: &str = "\
 Examples:
@@ -47,6 +49,9 @@ pub(crate) enum AccountsCommand {
         old: AccountName,
         /// Its new name, which no account has
         new: AccountName,
+        /// Also while an exec runs for the account, whose requests then fail
+        #[arg(long)]
+        force: bool,
     },
     /// Remove an account that is logged out
     #[command(after_help = REMOVE_EXAMPLES)]
@@ -79,7 +84,9 @@ impl AccountsCommand {
         let state = State::locate(&config)?;
         match self {
             Self::List => list(&config, &state, context).await,
-            Self::Rename { old, new } => rename(&config, &state, (&old, &new), context.json).await,
+            Self::Rename { old, new, force } => {
+                rename(&config, &state, (&old, &new), force, context.json).await
+            }
             Self::Remove { name } => remove(&config, &state, &name, context.json).await,
         }
     }
@@ -119,16 +126,18 @@ async fn rename(
     config: &Config,
     state: &State,
     (old, new): (&AccountName, &AccountName),
+    force: bool,
     json: bool,
 ) -> Result<Exit, Failure> {
     match locate::running(state).await? {
         Some(proxy) => {
             let target = format!("/api/accounts/{old}/rename");
-            proxy.post_body::<Done>(&target, &RenameBody { to: new.to_string() }).await?;
+            proxy.post_body::<Done>(&target, &RenameBody { to: new.to_string(), force }).await?;
         }
         None => {
             let operator = open_store::writable(config, state).await?;
-            operator.rename(old, new).await.map_err(refused)?;
+            let users = (!force).then(|| run_file::users(&state.folder, &state.records));
+            operator.rename(old, new, users.as_ref()).await.map_err(refused)?;
             move_counters(state, old, Some(new));
         }
     }

@@ -6,6 +6,8 @@ mod accounts;
 mod bounded;
 mod bundle;
 mod clock;
+#[cfg(feature = "postgres")]
+mod database;
 mod finding;
 mod grants;
 mod locks;
@@ -22,11 +24,13 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::accounts::UnknownAccount;
 use crate::admin::key;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::state::State;
+use crate::cli::wiring;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::diagnostic::{Code, Diagnostic};
@@ -99,8 +103,15 @@ impl Doctor {
         let (trusted, outbound) = way_out(&config).await;
         // The servers have their time while files are read and the proxy is asked.
         let network = outbound.clone().map(|it| tokio::spawn(network::checks(config.clone(), it)));
+        #[cfg(feature = "postgres")]
+        let database = database::Asked::begin(&config, &context.program);
         let mut findings = files(&config).await;
-        let (running, mut known) = locally(&config, &mut findings).await;
+        let (running, mut known) = locally(&config, &mut findings, &context.program).await;
+        #[cfg(feature = "postgres")]
+        if let Some(database) = database {
+            let own = running.instance().map(|instance| instance.process.replica());
+            findings.extend(database.findings(own.as_deref()).await);
+        }
         findings.append(&mut known.findings);
         self.choose(&mut known)?;
         findings.extend(about_accounts(&config, &known, &context.program));
@@ -127,12 +138,10 @@ impl Doctor {
     /// Leaves the account that was asked for.
     fn choose(&self, known: &mut Known) -> Result<(), Failure> {
         let Some(name) = &self.account else { return Ok(()) };
+        let names = known.accounts.iter().map(|account| account.name.as_str());
+        let unknown = UnknownAccount::beside(name, names);
         known.accounts.retain(|account| account.name == *name);
-        if known.accounts.is_empty() {
-            let why = format!("there is no account {name}; pleo-proxy status lists them");
-            return Err(Failure::usage(why));
-        }
-        Ok(())
+        if known.accounts.is_empty() { Err(Failure::usage(unknown)) } else { Ok(()) }
     }
 }
 
@@ -152,7 +161,7 @@ fn hangs(check: Check) -> Finding {
 
 /// The checks of the store, its proxy and the addresses; the proxy, and what is known of the
 /// accounts.
-async fn locally(config: &Config, findings: &mut Vec<Finding>) -> (Running, Known) {
+async fn locally(config: &Config, findings: &mut Vec<Finding>, program: &str) -> (Running, Known) {
     let state = match State::locate(config) {
         Ok(state) => Arc::new(state),
         Err(failure) => {
@@ -161,7 +170,7 @@ async fn locally(config: &Config, findings: &mut Vec<Finding>) -> (Running, Know
         }
     };
     let running = Running::find(&state).await;
-    findings.push(running.check(config));
+    findings.push(running.check(config, program));
     findings.extend(on_store(config, &state, &running).await);
     let known = Known::gather(config, &state, &running).await;
     (running, known)
@@ -175,8 +184,11 @@ async fn on_store(config: &Config, state: &Arc<State>, running: &Running) -> Vec
     let looked = on_thread(move || {
         let others = proxies::others(&shared, pid);
         let records = own.as_ref().map_or(&state.records, |instance| &instance.store);
-        let mut findings = store::checks(&state);
-        findings.extend(locks::checks(records, pid));
+        let mut findings = store::checks(&shared, &state);
+        // In a database they are claims, which it is asked about.
+        if wiring::database(&shared).is_none() {
+            findings.extend(locks::checks(records, pid));
+        }
         findings.push(proxies::check_others(&state.folder, &others));
         let same_store = others.iter().filter(|other| other.store == *records).cloned();
         let own: Vec<_> = own.clone().into_iter().chain(same_store).collect();

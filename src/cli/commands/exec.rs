@@ -3,19 +3,22 @@
 
 mod child;
 mod environment;
+mod preparing;
 mod recording;
 mod signals;
+mod stop;
 
 use std::ffi::OsString;
-use std::future::Future;
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::Level;
 
 use super::launch::Launch;
@@ -29,15 +32,21 @@ use crate::cli::run_file::{self, Instance, RunFile};
 use crate::cli::shell::with_flags;
 use crate::cli::state::State;
 use crate::config::Config;
+use crate::log::filter::Filter;
 use crate::secret::{self, LocalKey};
 use crate::server::{Address, Passed};
 use crate::store::AccountName;
 use child::Child;
+use preparing::Preparing;
 use recording::Recording;
 use signals::Signals;
 
+/// Longest wait for the lock of an account that may be renamed at this moment.
+const RENAME_PATIENCE: Duration = Duration::from_secs(10);
 /// Outcome of a refresh that brought new tokens.
 const REFRESHED: &str = "fresh";
+/// A wait of this length at the end is worth a line.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// Examples of `--help`.
 const EXAMPLES: &str = "Examples:
   pleo-proxy exec -- python3 month-end.py
@@ -66,13 +75,15 @@ impl Exec {
         environment::refuse_nesting()?;
         let recording = self.record.as_deref().map(Recording::begin).transpose()?;
         let mut signals = Signals::new().context("signals cannot be received")?;
-        let mut data = unless_ended(self.open(context), &mut signals).await?;
-        let account = unless_ended(self.prepare(&mut data, context), &mut signals).await;
-        let ended = match account {
-            Ok(account) => self.run_program(&mut data, &account, context, &mut signals).await,
+        let mut preparing = Preparing::new(&mut signals);
+        let mut data = preparing.unless_ended(self.open(context), None).await?;
+        let store = data.accounts().store().clone();
+        let prepared = preparing.unless_ended(self.prepare(&mut data, context), Some(&store)).await;
+        let ended = match prepared {
+            Ok(prepared) => self.run_program(&mut data, prepared, context, &mut signals).await,
             Err(failure) => Err(failure),
         };
-        let Ended { code, unsaved } = match ended {
+        let Ended { exit, unsaved } = match ended {
             Ok(ended) => ended,
             Err(failure) => {
                 // A token request that was sent ends with its save.
@@ -83,11 +94,11 @@ impl Exec {
         let recorded = recording.map_or(Ok(()), |recording| recording.write(&data));
         report_unsaved(&unsaved);
         match recorded {
-            Err(failure) if code == 0 => return Err(failure),
+            Err(failure) if exit.code() == 0 => return Err(failure),
             Err(failure) => status!("pleo-proxy: {:#}", failure.error),
             Ok(()) => {}
         }
-        Ok(if code == 0 && !unsaved.is_empty() { Exit::Degraded } else { Exit::Program(code) })
+        Ok(if exit.code() == 0 && !unsaved.is_empty() { Exit::Degraded } else { exit })
     }
 
     /// Opens a data listener on a free port, beside any proxy that runs.
@@ -130,18 +141,23 @@ impl Exec {
         program.unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Finds the account, makes sure that it has a token, and binds the listener to it.
+    /// Finds the account, makes sure that it has a token, and binds the listener to it, so that
+    /// nobody renames it from here on.
     async fn prepare(
         &self,
         data: &mut DataListener,
         context: &Context,
-    ) -> Result<AccountName, Failure> {
+    ) -> Result<Prepared, Failure> {
         let to_connect = self.account.clone().unwrap_or_else(|| data.default_account());
         data.connect_sandbox(&to_connect).await?;
         let account = self.account(data, &context.program).await?;
         ensure_token(&account, data, &context.program).await?;
         data.guard.account = Some(account.name.clone());
-        Ok(account.name.clone())
+        data.guard.subject = data.accounts().bound_subject(&account.name);
+        let run_file = RunFile::write(&data.state.folder, &data.instance())
+            .context("the run file cannot be written")?;
+        ensure_not_renamed(data, &account.name, &context.program).await?;
+        Ok(Prepared { account: account.name.clone(), run_file })
     }
 
     async fn account(&self, data: &DataListener, program: &str) -> Result<Arc<Account>, Failure> {
@@ -171,53 +187,79 @@ impl Exec {
     async fn run_program(
         &self,
         data: &mut DataListener,
-        account: &AccountName,
+        Prepared { account, run_file }: Prepared,
         context: &Context,
         signals: &mut Signals,
     ) -> Result<Ended, Failure> {
-        let running = data.serve(None)?;
-        let run_file = RunFile::write(&data.state.folder, &data.instance())
-            .context("the run file cannot be written")?;
+        let (account, running) = (&account, data.serve(None)?);
         let mut command = Launch::command(&self.command, context.inherited)?;
-        environment::prepare(&mut command, &data.api.origin(), data.guard.local_key.as_ref());
+        let key = data.guard.local_key.as_ref();
+        environment::prepare(&mut command, &data.api.origin(), account, key);
         let child = Child::start(&mut command).context("the program cannot be started");
-        let code = match child {
-            Ok(child) => Ok(child.wait(signals).await),
+        let exit = match child {
+            Ok(child) => Ok(child.wait(signals, data.accounts().store()).await),
             Err(error) => Err(error),
         };
         let unsaved = tokio::select! {
             unsaved = data.end(running) => unsaved,
+            () = tell_of_wait(data) => Vec::new(),
             () = signals.another() => {
                 status!("pleo-proxy: ended at once; if a refresh was in progress, account {account} may need a login");
                 Vec::new()
             }
         };
         drop(run_file);
-        let code = code?;
-        report(data, account, code, context.json);
-        Ok(Ended { code, unsaved })
+        let exit = exit?;
+        report(data, account, exit.code(), context.json);
+        Ok(Ended { exit, unsaved })
     }
 }
 
 /// How the program ended, and whose newest tokens are not on disk.
 struct Ended {
-    code: u8,
+    exit: Exit,
     unsaved: Vec<AccountName>,
 }
 
-/// Work before the program is started, which a signal may end at any point.
-async fn unless_ended<T>(
-    work: impl Future<Output = Result<T, Failure>>,
-    signals: &mut Signals,
-) -> Result<T, Failure> {
-    tokio::select! {
-        done = work => done,
-        signal = signals.ending() => {
-            let code = u8::try_from(child::ENDED_BY_SIGNAL + signal.as_raw()).unwrap_or(u8::MAX);
-            let why = "ended by a signal before the program was started";
-            Err(Failure::new(Exit::Program(code), why))
-        }
+/// What is ready for the program.
+struct Prepared {
+    account: AccountName,
+    run_file: RunFile,
+}
+
+/// A rename looks for users of the account under its lock. One that had looked before the run file
+/// was there is over once the lock is free.
+async fn ensure_not_renamed(
+    data: &DataListener,
+    name: &AccountName,
+    program: &str,
+) -> Result<(), Failure> {
+    let store = data.accounts().store();
+    // A key in a file has no record, and no command changes it.
+    let has_record = data.accounts().settings().key_file(name).is_none();
+    let locked = store.lock(name, RENAME_PATIENCE).await;
+    if locked.is_ok() && has_record && matches!(store.load(name).await, Ok(None)) {
+        let why = format!(
+            "account {name} was renamed or removed meanwhile; see: {program} accounts list"
+        );
+        return Err(Failure::new(Exit::LoginRequired, why));
     }
+    Ok(())
+}
+
+/// Says what the end waits for, if it waits for long; never ends.
+async fn tell_of_wait(data: &DataListener) {
+    sleep(TOLD_AFTER).await;
+    let left = data.log.running(&Filter::default()).len();
+    if tracing::enabled!(Level::WARN) {
+        let what = match left {
+            0 => "a token request, or a file that another process has locked".to_owned(),
+            1 => "a request that it left behind".to_owned(),
+            left => format!("{left} requests that it left behind"),
+        };
+        status!("pleo-proxy: the program has ended; waiting for {what} (Ctrl-C ends it at once)");
+    }
+    pending().await
 }
 
 /// The folders of the state. The embedded sandbox of a proxy that runs is used, with its accounts;

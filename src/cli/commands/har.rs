@@ -13,7 +13,7 @@ use crate::admin::protocol::HarQuery;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::state::State;
-use crate::cli::{locate, output};
+use crate::cli::{file_advice, locate, output};
 use crate::private_file;
 
 const EXAMPLES: &str = "\
@@ -66,7 +66,8 @@ impl Har {
                 &json!({"version": 1, "outcome": "written", "file": file, "entries": entries}),
             )?;
         }
-        status!("{entries} requests were written to {file}, which only you can read.");
+        let requests = if entries == 1 { "request was" } else { "requests were" };
+        status!("{entries} {requests} written to {file}, which only you can read.");
         let personal = if pseudonyms {
             ""
         } else {
@@ -89,6 +90,6 @@ fn write(file: &Path, archive: &[u8], force: bool) -> Result<(), Failure> {
         io::ErrorKind::AlreadyExists => {
             Failure::usage(format!("{} exists; choose another name, or --force", file.display()))
         }
-        _ => Failure::new(Exit::Failed, format!("{} cannot be written: {error}", file.display())),
+        _ => Failure::new(Exit::Failed, file_advice::unwritable(file, &error)),
     })
 }

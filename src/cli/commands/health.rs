@@ -11,8 +11,11 @@ use tokio::time::timeout;
 use crate::cli::context::Context;
 use crate::cli::data_client::{DataClient, ERROR, ToolRequest};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::outer_exec::OuterExec;
 use crate::cli::run_file::{self, Instance};
-use crate::cli::{output, probe};
+use crate::cli::shell::with_flags;
+use crate::cli::state::State;
+use crate::cli::{holder, locate, output, probe};
 use crate::config::Config;
 
 /// Longest wait for the answer.
@@ -35,24 +38,28 @@ pub(crate) struct HealthProbe {
 enum Listener {
     /// The admin listener, such as `127.0.0.1:8089`.
     Admin(String),
-    /// The data listener of a proxy without one, as its run file names it.
+    /// The data listener of a proxy without one, as its run file names it, or of an `exec`.
     Data(String),
 }
 
 impl HealthProbe {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        let outer = OuterExec::find()?;
         let config = context.config()?;
-        let listener = listener(&config, &context.program)?;
+        let listener = match outer {
+            Some(outer) => Listener::Data(outer.origin),
+            None => listener(&config, &context.program)?,
+        };
         let (exit, status, fix) = match &listener {
-            Listener::Admin(address) => self.ask_admin(address, &config).await?,
+            Listener::Admin(address) => self.ask_admin(address, &config, &context.program).await?,
             Listener::Data(_) if self.ready => {
-                let why = "the admin listener is off (listen.admin), and only it knows whether an account can serve; leave out --ready";
+                let why = "there is no admin listener (listen.admin is off, or this runs below exec), and only it knows whether an account can serve; leave out --ready";
                 return Err(Failure::usage(why));
             }
             Listener::Data(origin) => (Exit::Fine, is_up(origin).await?, None),
         };
         if let Some(fix) = fix {
-            status!("{fix}");
+            status!("{}", with_flags(&fix, &context.program));
         }
         if context.json {
             output::json(&json!({"version": 1, "status": status}))?;
@@ -66,14 +73,21 @@ impl HealthProbe {
         &self,
         address: &str,
         config: &Config,
+        program: &str,
     ) -> Result<(Exit, String, Option<String>), Failure> {
         let path = if self.ready { "/ready" } else { "/health" };
         let is_known = running(config).is_some();
         let probe::Answer { status, health, .. } =
             probe::health(address, path, TIMEOUT).await.map_err(|error| {
-                // A process that has a run file runs, whatever is wrong with it.
-                let exit = if is_known { Exit::Failed } else { Exit::NotRunning };
-                Failure::new(exit, format!("{error:#}"))
+                if is_known {
+                    // A process that has a run file runs, whatever is wrong with it.
+                    return Failure::new(Exit::Failed, format!("{error:#}"));
+                }
+                let Failure { exit, error: none } = not_running(config, program);
+                let login = address.parse().ok().and_then(holder::login_at);
+                let holder = login.map(|pid| format!("; {}", holder::waiting_login(pid)));
+                let holder = holder.unwrap_or_default();
+                Failure::new(exit, format!("{error:#}{holder}; {none}"))
             })?;
         let exit = match health.status.as_str() {
             _ if status.is_success() => Exit::Fine,
@@ -104,15 +118,21 @@ fn listener(config: &Config, program: &str) -> Result<Listener, Failure> {
     }
     match config.listen.admin.filter(|address| address.port() != 0) {
         Some(address) => Ok(Listener::Admin(address.to_string())),
-        None => Err(Failure::new(
-            Exit::NotRunning,
-            format!("no pleo-proxy is running for this store; start it with: {program}"),
-        )),
+        None => Err(not_running(config, program)),
+    }
+}
+
+/// The failure that nothing answers, with what to do.
+fn not_running(config: &Config, program: &str) -> Failure {
+    let none = format!("no pleo-proxy is running for this store; start it with: {program} serve");
+    match State::locate(config) {
+        Ok(state) => locate::not_running(&state, &none),
+        Err(_) => Failure::new(Exit::NotRunning, none),
     }
 }
 
 /// Asks the data listener for something that it refuses itself, so that nothing reaches Pleo.
-async fn is_up(origin: &str) -> Result<String, Failure> {
+pub(super) async fn is_up(origin: &str) -> Result<String, Failure> {
     let request = ToolRequest {
         method: Method::TRACE,
         target: "/".parse()?,

@@ -73,7 +73,7 @@ impl Init {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let files = Files::beside(&context.file_to_write(), self.force)?;
         files.ensure_free()?;
-        let mut choices = self.choices(context.environment());
+        let mut choices = self.choices(context);
         match Person::present()? {
             Some(mut person) => questions::complete(&mut choices, &mut person).await?,
             None => take_piped(&mut choices)?,
@@ -87,12 +87,13 @@ impl Init {
     }
 
     /// What the flags say.
-    fn choices(self, environment: Option<Environment>) -> Choices {
+    fn choices(self, context: &Context) -> Choices {
         let mut scopes = self.scopes;
         scopes.extend(scopes_of(&self.purposes, self.read_only));
         let file = self.secret_file.map(Secret::In);
         Choices {
-            environment,
+            environment: context.environment(),
+            has_endpoints: context.sets("endpoints."),
             client_id: self.client_id,
             scopes,
             read_only: self.read_only,
@@ -113,7 +114,7 @@ fn take_piped(choices: &mut Choices) -> Result<(), Failure> {
              secret on stdin, or --secret-file FILE, or --no-secret"
         )));
     }
-    if !choices.is_for_pleo() || choices.secret.is_some() {
+    if !choices.has_client() || choices.secret.is_some() {
         return Ok(());
     }
     let advice = "give it there, or name a file that has it with --secret-file, or leave it out with --no-secret";
@@ -141,7 +142,7 @@ fn report(choices: &Choices, config: &Config, files: &Files, json: bool) -> Resu
     let is_loopback = redirect_uri.host_str().is_some_and(is_loopback);
     let login = format!("{program} login{}", if is_loopback { "" } else { " --paste" });
     let next: Vec<&String> =
-        [&program, &login].into_iter().take(1 + usize::from(is_pleo)).collect();
+        [&program, &login].into_iter().take(1 + usize::from(choices.has_client())).collect();
     let secret_file = choices.new_secret().map(|_| files.shown_secret());
     let file = files.config.display().to_string();
     choices.scopes.iter().filter_map(|scope| note_on(scope)).for_each(|note| status!("{note}."));
@@ -167,7 +168,7 @@ fn report(choices: &Choices, config: &Config, files: &Files, json: bool) -> Resu
         status!("\nThe text above is for Pleo: send it, or copy it into the registration form.");
     }
     status!("Start the proxy: {program}");
-    if is_pleo {
+    if choices.has_client() {
         status!("Then connect your company, in a second terminal: {login}");
     }
     Ok(Exit::Fine)

@@ -48,13 +48,8 @@ pub(crate) struct Launch {
 impl Launch {
     /// The command that becomes `program`.
     pub(super) fn command(program: &[OsString], inherited: Inherited) -> std::io::Result<Command> {
-        let own = if Path::new(OWN_PROGRAM).exists() {
-            OWN_PROGRAM.into()
-        } else {
-            std::env::current_exe()?
-        };
-        let mut command = Command::new(own);
-        command.arg0("pleo-proxy").arg("launch");
+        let mut command = own_program()?;
+        command.arg("launch");
         command.args(["--parent", &std::process::id().to_string()]);
         command.args(["--umask", &inherited.umask.to_string()]);
         for (name, limit) in [("--files", inherited.files), ("--core", inherited.core)] {
@@ -90,15 +85,24 @@ impl Launch {
     }
 }
 
+/// This program, to be run again.
+pub(super) fn own_program() -> std::io::Result<Command> {
+    let own =
+        if Path::new(OWN_PROGRAM).exists() { OWN_PROGRAM.into() } else { std::env::current_exe()? };
+    let mut command = Command::new(own);
+    command.arg0("pleo-proxy");
+    Ok(command)
+}
+
 /// Asks for SIGTERM when the parent dies, which takes the listener with it. False if it is dead.
 #[cfg(target_os = "linux")]
-fn dies_with(parent: u32) -> bool {
+pub(super) fn dies_with(parent: u32) -> bool {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     let _ = set_parent_process_death_signal(Some(Signal::TERM));
     getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn dies_with(_: u32) -> bool {
+pub(super) fn dies_with(_: u32) -> bool {
     true
 }

@@ -1,10 +1,12 @@
 //! `login`: in the browser, by pasting the callback address, or by importing a refresh token.
 
-use std::io::{IsTerminal as _, stdin};
+use std::io::{self, IsTerminal as _, stdin};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use clap::Args;
+use jiff::civil::Date;
 use tokio::time::sleep;
 use url::Url;
 use zeroize::Zeroizing;
@@ -17,13 +19,15 @@ use crate::cli::admin_client::{AdminClient, CallError};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::progress::while_waiting;
+use crate::cli::reread;
 use crate::cli::run_file::Liveness;
 use crate::cli::signals::Signals;
 use crate::cli::state::State;
-use crate::cli::{browser, input, locate, open_store, output};
+use crate::cli::{browser, holder, input, locate, open_store, output};
 use crate::config::Config;
 use crate::login::{ListenerError, LoginError, Logins, PATIENCE};
 use crate::nearest::nearest;
+use crate::oauth;
 use crate::oauth::endpoint::Endpoint;
 use crate::operate::{LoginRequest, Operator, Redirect, ReturnsBy};
 use crate::secret::RefreshToken;
@@ -42,7 +46,8 @@ Examples:
   pleo-proxy login          # the default account, in the browser
   pleo-proxy login acme     # one more company, under this name
   pleo-proxy login --paste  # if the browser is on another machine
-  pleo-proxy login --import-refresh-token < refresh-token";
+  pleo-proxy login --import-refresh-token < refresh-token
+  pleo-proxy login --api-key --expires 2027-01-31 < api-key  # a key in place of a login";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -55,12 +60,19 @@ pub(crate) struct Login {
     /// Read the address that the browser was sent back to from stdin
     #[arg(long)]
     paste: bool,
-    /// Move the company here if another account holds it: that one is logged out
+    /// Move the company here if another account holds it: that one is logged out. With --api-key:
+    /// the key takes the place of the account's login
     #[arg(long, conflicts_with = "import_refresh_token")]
     replace: bool,
     /// Read a refresh token of this client from stdin
     #[arg(long, conflicts_with_all = ["paste", "no_browser"])]
     import_refresh_token: bool,
+    /// Read an API key of Pleo's from stdin and use it in place of a login
+    #[arg(long, conflicts_with_all = ["paste", "no_browser", "import_refresh_token"])]
+    api_key: bool,
+    /// The last day of the API key, as Pleo shows it; you are warned 14 days ahead
+    #[arg(long, value_name = "DATE", requires = "api_key")]
+    expires: Option<Date>,
 }
 
 impl Login {
@@ -69,7 +81,7 @@ impl Login {
         let name = self.account.name(&config)?;
         let state = State::locate(&config)?;
         match locate::running(&state).await? {
-            Some(proxy) => self.through_proxy(&proxy, &name).await?,
+            Some(proxy) => self.through_proxy(&proxy, &name, &config, &context.program).await?,
             None => self.on_store(&config, &state, &name).await?,
         }
         if context.json {
@@ -82,14 +94,35 @@ impl Login {
     }
 
     /// Through the running proxy. A login that is cancelled here is cancelled there too.
-    async fn through_proxy(&self, proxy: &AdminClient, name: &AccountName) -> Result<(), Failure> {
+    async fn through_proxy(
+        &self,
+        proxy: &AdminClient,
+        name: &AccountName,
+        config: &Config,
+        program: &str,
+    ) -> Result<(), Failure> {
         if self.import_refresh_token {
             let refresh_token = Some(read_token()?.trim().to_owned());
             return finish(proxy, name, LoginBody { refresh_token, ..LoginBody::default() }).await;
         }
+        if self.api_key {
+            let api_key = Some(read_key().await?.to_string());
+            let expires_on = self.expires.map(|date| date.to_string());
+            let body = LoginBody { api_key, expires_on, ..LoginBody::default() };
+            let query = LoginQuery { paste: false, replace: self.replace };
+            proxy.post_body::<Done>(&query.target(name), &body).await?;
+            return Ok(());
+        }
         let mut signals = Signals::new()?;
         let status: Status = proxy.get("/api/status").await?;
         say_if_mistyped(name, status.accounts.iter().map(|account| account.account.as_str()));
+        if reread::changed_since_start(config, &status.about).iter().any(|it| it == "client.scopes")
+        {
+            let restart = reread::restart(program);
+            status!(
+                "note: the running proxy asks for other client.scopes than the file has now; {restart}"
+            );
+        }
         let query = LoginQuery { paste: self.paste, replace: self.replace };
         let begun: LoginBegun = proxy.post(&query.target(name)).await?;
         let waiting = async {
@@ -122,8 +155,12 @@ impl Login {
         name: &AccountName,
     ) -> Result<(), Failure> {
         let operator = open_store::writable(config, state).await?;
-        operator.accounts().oauth().credentials().map_err(Failure::usage)?;
-        let done = if self.import_refresh_token {
+        if !self.api_key {
+            operator.accounts().oauth().credentials().map_err(Failure::usage)?;
+        }
+        let done = if self.api_key {
+            add_key(&operator, name, &read_key().await?, self.expires, self.replace).await
+        } else if self.import_refresh_token {
             import(&operator, name).await
         } else {
             let mut signals = Signals::new()?;
@@ -153,6 +190,9 @@ impl Login {
             Err(LoginError::Listener(elsewhere @ ListenerError::Elsewhere(_))) => {
                 return Err(Failure::usage(elsewhere));
             }
+            Err(LoginError::Listener(ListenerError::Taken(address, error))) => {
+                return Err(taken(address, error));
+            }
             begun => begun?,
         };
         self.present(&begun.url)?;
@@ -180,12 +220,33 @@ impl Login {
     }
 }
 
+/// The failure to listen where the login comes back to.
+fn taken(address: SocketAddr, error: io::Error) -> Failure {
+    let Some(pid) = holder::login_at(address) else {
+        return ListenerError::Taken(address, error).into();
+    };
+    let waiting = holder::waiting_login(pid);
+    anyhow!("{address}, where the login comes back to, cannot be listened on: {error}; {waiting}, or use --paste")
+        .into()
+}
+
 fn cancelled() -> Failure {
     anyhow!("the login was cancelled").into()
 }
 
 async fn import(operator: &Operator, account: &AccountName) -> Result<(), Failure> {
     Ok(operator.import(account, RefreshToken::new(read_token()?.trim())).await?)
+}
+
+async fn add_key(
+    operator: &Operator,
+    account: &AccountName,
+    key: &str,
+    expires_on: Option<Date>,
+    replaces: bool,
+) -> Result<(), Failure> {
+    let key = oauth::api_key(key).map_err(Failure::usage)?;
+    Ok(operator.add_key(account, key, expires_on, replaces).await?)
 }
 
 /// Asks back if the name is new and looks like a mistyped one. The login goes on: it may be meant.
@@ -227,7 +288,7 @@ async fn wait_for_callback(logins: &Logins, id: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + MAX_WAIT;
     while Instant::now() < deadline {
         sleep(POLL_INTERVAL).await;
-        match logins.outcome(id) {
+        match logins.outcome(id).await {
             Some(None) => {}
             Some(Some(end)) => return end.map_err(|error| anyhow!("{error}").into()),
             None => break,
@@ -251,6 +312,22 @@ async fn read_address(redirect_uri: &str) -> anyhow::Result<Zeroizing<String>> {
         "Log in, then paste the address that the browser was sent to ({redirect_uri}?code=...):"
     );
     input::as_text(&input::line().await?, "address")
+}
+
+/// Reads an API key: from a person who sees what is asked for, else from a pipe.
+async fn read_key() -> Result<Zeroizing<String>, Failure> {
+    let text = if stdin().is_terminal() {
+        let person = input::Person::present()?;
+        let mut person =
+            person.ok_or_else(|| anyhow!("stderr is no terminal; hand in the key on stdin"))?;
+        person.hidden("API key, from Pleo (not shown)? ").await?
+    } else {
+        input::as_text(&input::all("the API key")?, "API key")?
+    };
+    match oauth::api_key(&text) {
+        Ok(_) => Ok(text),
+        Err(why) => Err(Failure::usage(format!("the API key {why}"))),
+    }
 }
 
 fn read_token() -> anyhow::Result<Zeroizing<String>> {

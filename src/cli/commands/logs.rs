@@ -113,7 +113,7 @@ impl Logs {
     }
 
     async fn follow(&self, proxy: &AdminClient, mut seq: u64, json: bool) -> Result<Exit, Failure> {
-        loop {
+        while !output::is_closed() {
             sleep(POLL_INTERVAL).await;
             let query = RequestsQuery {
                 filter: self.filter(),
@@ -133,6 +133,8 @@ impl Logs {
             }
             seq = news.seq.max(seq);
         }
+        // As with `| head`.
+        Ok(Exit::Fine)
     }
 }
 

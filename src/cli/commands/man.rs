@@ -49,10 +49,15 @@ fn printed(command: &Command, json: bool) -> Result<Exit, Failure> {
 }
 
 fn written(command: &Command, folder: &Path, json: bool) -> Result<Exit, Failure> {
-    let failed = || format!("the pages cannot be written to {}", folder.display());
-    fs::create_dir_all(folder).with_context(failed)?;
     let mut files = Vec::new();
-    write_below(command, folder, &mut files).with_context(failed)?;
+    let written =
+        fs::create_dir_all(folder).and_then(|()| write_below(command, folder, &mut files));
+    written.with_context(|| {
+        format!(
+            "the pages cannot be written to {}; choose a folder that you may write to",
+            folder.display()
+        )
+    })?;
     if json {
         let folder = folder.display().to_string();
         output::json(
@@ -66,7 +71,8 @@ fn written(command: &Command, folder: &Path, json: bool) -> Result<Exit, Failure
 
 /// Writes the pages of a command and of those below it.
 fn write_below(command: &Command, folder: &Path, files: &mut Vec<String>) -> io::Result<()> {
-    for below in command.get_subcommands() {
+    // What is hidden is for the program itself.
+    for below in command.get_subcommands().filter(|it| !it.is_hide_set()) {
         write_below(below, folder, files)?;
     }
     let man = Man::new(command.clone());

@@ -13,8 +13,10 @@ Examples:
 
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let state = State::locate(&context.config()?)?;
-    let none =
-        format!("no pleo-proxy is running for this store; start it with: {}", context.program);
+    let none = format!(
+        "no pleo-proxy is running for this store; start it with: {} serve",
+        context.program
+    );
     let proxy = locate::required(&state, &none).await?;
     let link = proxy.post::<SessionLink>("/api/session").await;
     let link = link.map_err(|error| Failure::from(error).context("the proxy created no link"))?;

@@ -9,6 +9,7 @@ use crate::admin::protocol::{
 use crate::cli::account_argument::AccountArgument;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::shell::with_flags;
 use crate::cli::state::State;
 use crate::cli::{locate, open_store, output};
 use crate::config::Config;
@@ -41,7 +42,10 @@ impl Refresh {
         let exit = exit(&refreshed);
         match (exit, &refreshed.account.why) {
             (Exit::Fine, _) => status!("The account {name}: {}.", told(&refreshed)),
-            (_, why) => status!("pleo-proxy: {}", why.as_deref().unwrap_or("the refresh failed")),
+            (_, why) => status!(
+                "pleo-proxy: {}",
+                with_flags(why.as_deref().unwrap_or("the refresh failed"), &context.program)
+            ),
         }
         if context.json {
             output::json(&Versioned::from(refreshed))?;

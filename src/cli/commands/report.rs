@@ -57,7 +57,7 @@ impl Report {
         if context.json {
             output::json(&Versioned::from(report))?;
         } else {
-            print(&report)?;
+            print(&report, &context.program)?;
         }
         Ok(Exit::Fine)
     }
@@ -74,10 +74,10 @@ async fn on_store(
     Ok(Body { since: usage.since(), accounts })
 }
 
-fn print(report: &Body) -> Result<(), Failure> {
+fn print(report: &Body, program: &str) -> Result<(), Failure> {
     out!("counted since {}", rfc3339(report.since))?;
     if report.accounts.is_empty() {
-        out!("no account; connect one with: pleo-proxy login")?;
+        out!("no account; connect one with: {program} login")?;
     }
     report.accounts.iter().try_for_each(print_account)
 }

@@ -1,5 +1,6 @@
 //! `serve`: opens everything, serves, then drains.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::admin::{self, Admin, key};
 use crate::cli::context::Context;
 use crate::cli::data_listener::{DataListener, report_unsaved};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::run_file::{Instance, RunFile};
+use crate::cli::run_file::{self, Instance, RunFile};
 use crate::cli::service_manager::ServiceManager;
 use crate::cli::shell::{quoted, with_flags};
 use crate::cli::signals::Signals;
@@ -35,6 +36,8 @@ struct Opened {
     data: DataListener,
     keys: Arc<key::Keys>,
     shutdown: CancellationToken,
+    /// The settings before those of an embedded sandbox come in.
+    settings: BTreeMap<String, String>,
 }
 
 /// Runs until a signal or a shutdown request. Every step that can fail for a foreseeable reason
@@ -55,7 +58,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let run_file = RunFile::write(&opened.data.state.folder, &instance)
         .context("the run file cannot be written")?;
     opened.data.connect_sandbox(&opened.data.default_account()).await?;
-    let hooks = wiring::hooks(&opened.data.config, opened.data.accounts(), program);
+    let hooks = wiring::hooks(&opened.data.config, opened.data.accounts());
     // If the ready line cannot be written, the proxy ends: nobody would know that it runs.
     let announced = opened.announce(&instance, context.json, program);
     if announced.is_ok() {
@@ -90,12 +93,13 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 }
 
 async fn open(config: Config, program: &str, passed: Passed) -> Result<Opened, Failure> {
+    let settings = config::of_file(&config);
     let state = State::create(&config)?;
     let data = DataListener::open(config, state, program, passed, None).await?;
     let key = key::load_or_create(&data.state.folder.join("admin.key"))?;
     let known = data.accounts().known_secrets().clone();
     let keys = Arc::new(key::Keys::new(key, Clock::system(), known));
-    Ok(Opened { data, keys, shutdown: CancellationToken::new() })
+    Ok(Opened { data, keys, shutdown: CancellationToken::new(), settings })
 }
 
 /// Opens the file of `log.requests` again after each SIGHUP: it may have been moved away.
@@ -125,6 +129,7 @@ impl Opened {
         );
         Admin {
             operator: data.operator.clone(),
+            users: run_file::users(&data.state.folder, &data.state.records),
             log: data.log.clone(),
             redirect,
             guard,
@@ -146,9 +151,14 @@ impl Opened {
             environment: instance.environment,
             api: instance.api,
             admin: instance.admin,
-            store: instance.store.display().to_string(),
+            store: wiring::database(&self.data.config)
+                .and_then(Result::ok)
+                .unwrap_or_else(|| instance.store.display().to_string()),
+            replica: self.data.accounts().store().is_shared().then(|| instance.process.replica()),
             upstream: self.data.accounts().oauth().settings.api.to_string(),
             notes: loosened::notes(&self.data.config, &self.data.guard),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: self.settings.clone(),
         }
     }
 

@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use strum::VariantArray as _;
 
-use crate::admin::protocol::{About, AccountStatus, State as AccountState, Status, Versioned};
+use crate::admin::protocol::{
+    About, AccountStatus, ApiKeyStatus, State as AccountState, Status, Versioned, beside_name,
+};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::locate::{self, Found, kill_advice};
 use crate::cli::run_file::{self, Instance};
 use crate::cli::shell::with_flags;
 use crate::cli::state::State;
-use crate::cli::{open_store, output, probe};
-use crate::config::{Config, Environment};
+use crate::cli::{open_store, output, probe, wiring};
+use crate::config::Config;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -136,18 +137,15 @@ fn not_asked(config: &Config, instance: Instance, unresponsive: Option<Unrespons
 }
 
 async fn absent(config: &Config, state: &State) -> Process {
-    let store = (!state.is_temporary).then(|| state.records.display().to_string());
+    let folder = || (!state.is_temporary).then(|| state.records.display().to_string());
+    let store = wiring::database(config).map_or_else(folder, Result::ok);
     let note = locate::other_proxy_at(config.listen.admin).await;
     Process::Absent { environment: config.environment().as_str(), store, note }
 }
 
 /// The processes of all environments, also of the stores that no `store.path` names.
 async fn others(config: &Config, state: &State, shown: Option<u32>) -> Vec<Other> {
-    let default =
-        config.default_root.iter().filter(|root| config.state_root.as_ref() != Some(root));
-    let roots = config.state_root.iter().chain(default);
-    let folders =
-        roots.flat_map(|root| Environment::VARIANTS.iter().map(|it| root.join(it.as_str())));
+    let folders = run_file::folders(config).into_iter();
     // Proxies before programs with a listener of their own, and those of this store's folder last.
     let (own, mut folders): (Vec<_>, Vec<_>) = folders.partition(|folder| *folder == state.folder);
     folders.extend(own);
@@ -253,9 +251,18 @@ impl Report {
 }
 
 fn print_answering(about: &About) -> Result<(), Failure> {
-    let About { pid, environment, api, admin, upstream, notes, .. } = about;
+    let About { pid, environment, api, admin, upstream, notes, release, .. } = about;
     let admin = admin.as_deref().unwrap_or("-");
-    out!("running ({environment}, process {pid}): tools {api}, admin {admin}, Pleo {upstream}")?;
+    let release = if release.is_empty() { "" } else { &format!(", version {release}") };
+    out!(
+        "running ({environment}, process {pid}{release}): tools {api}, admin {admin}, Pleo {upstream}"
+    )?;
+    if let Some(replica) = &about.replica {
+        let store = &about.store;
+        out!(
+            "accounts in {store}, which replicas share; this one is {replica}, and logs its own requests only"
+        )?;
+    }
     notes.iter().try_for_each(|note| out!("note: {note}"))
 }
 
@@ -264,27 +271,47 @@ fn print_account(account: &AccountStatus, program: &str) -> Result<(), Failure> 
     let label = account.label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
     out!("\n{}{label}: {}", account.account, account.state)?;
     if let Some(why) = &account.why {
-        out!("  {}", with_flags(why, program))?;
+        out!("  {}", with_flags(beside_name(why, &account.account), program))?;
     }
-    let Some(refreshed_at) = &account.refreshed_at else { return Ok(()) };
+    if let Some(warning) = &account.warning {
+        out!("  {}", with_flags(warning, program))?;
+    }
+    if account.refreshed_at.is_none() && account.api_key.is_none() {
+        return Ok(());
+    }
     match &account.company {
         Some(name) => out!("  company     {name} ({})", text(&account.subject))?,
         None => out!("  company     {}", text(&account.subject))?,
     }
     out!("  scopes      {}", account.scope.join(" "))?;
+    if let Some(key) = &account.api_key {
+        return print_api_key(account, key);
+    }
     let past = if account.access_expires_in == Some(0) { ", expired" } else { "" };
     out!(
         "  token       until {}{past} (generation {})",
         text(&account.access_expires_at),
         account.generation
     )?;
-    out!("  refreshed   {refreshed_at}")?;
+    out!("  refreshed   {}", text(&account.refreshed_at))?;
     out!("  logged in   {}", text(&account.logged_in_at))?;
-    if let Some(next) = &account.next_try {
-        out!("  next try    {next}")?;
-    }
+    print_next_try(account)?;
     if account.resends > 0 {
         out!("  re-sends    {}", account.resends)?;
     }
     Ok(())
+}
+
+fn print_api_key(account: &AccountStatus, key: &ApiKeyStatus) -> Result<(), Failure> {
+    out!("  API key     {}, added {}", key.masked, key.added_at)?;
+    let expires = key.expires_on.as_deref();
+    out!(
+        "  expires     {}",
+        expires.unwrap_or("not known; say so with --expires at the next one")
+    )?;
+    print_next_try(account)
+}
+
+fn print_next_try(account: &AccountStatus) -> Result<(), Failure> {
+    account.next_try.iter().try_for_each(|next| out!("  next try    {next}"))
 }

@@ -6,10 +6,13 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::admin::protocol::{AccountStatus, State as AccountState, Status};
+use super::health;
+use crate::accounts::UnknownAccount;
+use crate::admin::protocol::{AccountStatus, State as AccountState, Status, beside_name};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::locate::{self, Found};
+use crate::cli::outer_exec::OuterExec;
 use crate::cli::shell::with_flags;
 use crate::cli::state::State;
 use crate::cli::{open_store, output};
@@ -35,8 +38,12 @@ pub(crate) struct Wait {
     account: Option<AccountName>,
 }
 
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    config::duration(text).ok_or("write a duration such as 500ms, 30s or 2m")
+fn duration(text: &str) -> Result<Duration, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    config::duration(text).ok_or_else(|| match is_number {
+        true => format!("the unit is missing; write {text}s for seconds, or {text}m for minutes"),
+        false => "write a duration such as 500ms, 30s or 2m".to_owned(),
+    })
 }
 
 /// What the proxy says of its accounts.
@@ -48,6 +55,9 @@ struct Seen {
 
 impl Wait {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        if let Some(outer) = OuterExec::find()? {
+            return self.below(outer, context.json).await;
+        }
         let config = context.config()?;
         let began = Instant::now();
         loop {
@@ -63,6 +73,19 @@ impl Wait {
         }
     }
 
+    /// Below an `exec`, which has made sure that there is a token.
+    async fn below(&self, outer: OuterExec, json: bool) -> Result<Exit, Failure> {
+        let account = outer.account.unwrap_or_default();
+        if let Some(other) = self.account.as_ref().filter(|other| other.as_str() != account) {
+            let why = format!(
+                "this runs below exec, whose listener serves account {account} only, not {other}"
+            );
+            return Err(Failure::usage(why));
+        }
+        health::is_up(&outer.origin).await?;
+        ready(&outer.origin, &account, json)
+    }
+
     /// The address for tools, and the account that can serve; or what is missing.
     async fn look(&self, config: &Config, program: &str) -> Result<(String, String), Failure> {
         let seen = seen(config, program).await?;
@@ -74,12 +97,18 @@ impl Wait {
         match seen.accounts.iter().find(|account| account.account == name) {
             Some(account) if can_serve(account) => Ok((seen.api, name)),
             Some(account) => Err(unable(account, program)),
-            None => Err(Failure::new(
-                Exit::LoginRequired,
-                format!("there is no account {name}; run: {program} login {name}"),
-            )),
+            None => Err(unknown(&name, &seen, program)),
         }
     }
+}
+
+/// The account may be connected while this waits, so it is no mistake of the arguments.
+fn unknown(name: &str, seen: &Seen, program: &str) -> Failure {
+    let known = seen.accounts.iter().map(|account| account.account.as_str());
+    let unknown = UnknownAccount::beside(name, known);
+    let fix = with_flags(&unknown.fix(), program);
+    let why = format!("there is no account {name}. {fix}");
+    Failure::new(Exit::LoginRequired, why)
 }
 
 async fn seen(config: &Config, program: &str) -> Result<Seen, Failure> {
@@ -136,6 +165,7 @@ fn unable(account: &AccountStatus, program: &str) -> Failure {
     let exit = if is_login { Exit::LoginRequired } else { Exit::Degraded };
     let why = account.why.as_deref().map(|why| with_flags(why, program));
     let why = why.unwrap_or_else(|| "no reason is known".to_owned());
+    let why = beside_name(&why, &account.account);
     Failure::new(exit, format!("account {} is {}: {why}", account.account, account.state))
 }
 

@@ -18,6 +18,8 @@ pub struct Settings {
     pub allow_disconnect: bool,
     /// Serve this account only; none = all.
     pub account: Option<AccountName>,
+    /// The company of that account; none = whichever is known first.
+    pub subject: Option<String>,
 }
 
 /// The server adds this to a request's extensions if the request line held a `#`.

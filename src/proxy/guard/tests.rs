@@ -684,3 +684,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_listener_of_one_account_serves_the_company_that_it_began_with() {
+    let acme: AccountName = "acme".parse().unwrap();
+    let bound = Settings { account: Some(acme.clone()), ..Settings::default() };
+    let known = Settings { subject: Some("a".to_owned()), ..bound.clone() };
+    for (settings, steps) in [
+        (&known, &[(Some("a"), true), (Some("b"), false), (None, false), (Some("a"), true)][..]),
+        (&bound, &[(None, true), (Some("a"), true), (Some("b"), false), (None, false)][..]),
+    ] {
+        let guard = guard(settings);
+        for (now, is_served) in steps {
+            let checked = guard.check_subject(&acme, *now).map_err(|problem| problem.code);
+            let expected = if *is_served { Ok(()) } else { Err(Code::ForbiddenAccount) };
+            assert_eq!(checked, expected, "{now:?} of {settings:?}");
+        }
+    }
+}

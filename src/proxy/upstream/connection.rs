@@ -233,6 +233,15 @@ impl Connection {
         }
     }
 
+    /// Reads from the body of its response. hyper would wake the connection's task for each piece
+    /// that is taken, also for the last one, when that has nothing left to do.
+    pub fn read_body<T>(&self, read: impl FnOnce() -> T) -> T {
+        match &self.http1 {
+            Some(http1) if http1.sender.is_ready() => http1.signals.let_sleep(read),
+            _ => read(),
+        }
+    }
+
     /// Returns it to the pool for the next request.
     pub fn release(mut self) {
         let is_usable =

@@ -4,13 +4,14 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::HeaderValue;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::bounded_read::{BoundedRead, MAX_BUFFERED};
+use super::bounded_read::{Arrival, BoundedRead, MAX_BUFFERED};
 use super::connection::{Http1Connection, SharedPool};
 use super::dial::{DialError, Dialer, Transport};
 use super::failure::{MAX_HEAD, timed_out};
@@ -91,7 +92,7 @@ impl Connector {
 
     async fn handshake(
         &self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        io: impl AsyncRead + AsyncWrite + Arrival + Unpin + Send + 'static,
         signals: Arc<Signals>,
     ) -> Result<Http1Connection, hyper::Error> {
         let mut builder = http1::Builder::new();
@@ -99,12 +100,13 @@ impl Connector {
         builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFERED);
         let (sender, connection) = builder.handshake(TokioIo::new(BoundedRead::new(io))).await?;
         let (shared, counted) = (self.shared.clone(), Counted::new(&self.open));
-        let driver = tokio::spawn(async move {
+        let driven = signals.clone().drive(connection);
+        // No async block, which would have room for the connection twice.
+        let driver = tokio::spawn(driven.map(move |end| {
             // Errors also reach the request that is waiting for its response.
-            let end = connection.await;
             drop(counted);
             shared.closed(end.is_err_and(|error| timed_out(&error)));
-        });
+        }));
         Ok(Http1Connection {
             sender,
             driver: driver.abort_handle(),

@@ -88,6 +88,9 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::super::connection::{MAX_AGE, MAX_AGE_SPREAD};
@@ -96,6 +99,8 @@ mod tests {
     use crate::clock::{Clock, Now};
     use crate::oauth::endpoint::Origin;
     use crate::outbound::{self, Outbound};
+    use crate::proxy::body::ResponseBody;
+    use crate::proxy::replay::OutgoingBody;
 
     /// A listener, a connector to it, and the boot clock.
     async fn setup() -> (TcpListener, Connector, Clock) {
@@ -167,6 +172,30 @@ mod tests {
         pass(&connector, &clock, 10);
         used.release();
         assert!(pool.checkout().is_some(), "this one was in use, and works");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_sleeps_since_its_last_response_notices_its_end() {
+        let (listener, connector, clock) = setup().await;
+        let pool = Pool::new(connector.clone());
+        let mut connection = pool.connect().await.unwrap();
+        let (mut api, _) = listener.accept().await.unwrap();
+        let answer = async {
+            assert!(api.read(&mut [0; 1024]).await.unwrap() > 0);
+            api.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody").await.unwrap();
+        };
+        let sent = connection.send(Request::new(OutgoingBody::default()));
+        let body = tokio::join!(sent, answer).0.unwrap().into_body();
+        let body = ResponseBody::upstream(body, connection, true, None);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "body");
+        assert!(connector.shared.is_ready(clock.boot()));
+        drop(api);
+        let notices = async {
+            while connector.shared.is_ready(clock.boot()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), notices).await.expect("it is not offered any longer");
     }
 
     #[tokio::test]

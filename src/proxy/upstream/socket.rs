@@ -3,18 +3,20 @@
 //! comes before the head of a response; and it does not take a server that reads a large body
 //! slowly for a dead one.
 
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::bounded_read::Arrival;
 use crate::outbound::{KEEPALIVE_INTERVAL, KEEPALIVE_TIME, UNACKNOWLEDGED};
 
 /// Bytes that may come before the end of a response head: interim responses (1xx) and the head.
@@ -37,6 +39,10 @@ pub(super) struct Signals {
     awaits_head: AtomicBool,
     /// A write failed.
     lost: AtomicBool,
+    /// Nothing that is done now needs the task.
+    lets_sleep: AtomicBool,
+    /// Wakes the task that moves the bytes.
+    task: OnceLock<Waker>,
 }
 
 impl Signals {
@@ -46,6 +52,45 @@ impl Signals {
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The task of a connection: moves its bytes until it ends. No async function, which would have
+    /// room for the connection twice.
+    pub(super) fn drive<F: Future + Unpin>(
+        self: Arc<Self>,
+        mut connection: F,
+    ) -> impl Future<Output = F::Output> {
+        let waker = Waker::from(self.clone());
+        poll_fn(move |cx| {
+            self.task.get_or_init(|| cx.waker().clone());
+            Pin::new(&mut connection).poll(&mut Context::from_waker(&waker))
+        })
+    }
+
+    /// Does something that would wake the task for nothing. The socket wakes it all the same.
+    pub(super) fn let_sleep<T>(&self, does: impl FnOnce() -> T) -> T {
+        self.lets_sleep.store(true, Ordering::Relaxed);
+        let done = does();
+        self.lets_sleep.store(false, Ordering::Relaxed);
+        done
+    }
+
+    /// For the socket: wakes the task itself, once there is one.
+    fn context<'a>(&'a self, connecting: &'a Waker) -> Context<'a> {
+        Context::from_waker(self.task.get().unwrap_or(connecting))
+    }
+}
+
+/// What hyper wakes.
+impl Wake for Signals {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.lets_sleep.load(Ordering::Relaxed) {
+            self.task.get().into_iter().for_each(Waker::wake_by_ref);
+        }
     }
 }
 
@@ -92,6 +137,10 @@ impl Socket {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     fn limit_unacknowledged(&self, _limit: Option<Duration>) {}
 
+    fn is_flooded(&self) -> bool {
+        self.before_head > MAX_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed)
+    }
+
     fn has_read(&mut self, bytes: usize) {
         if self.signals.awaits_head.load(Ordering::Relaxed) {
             self.before_head += bytes;
@@ -128,17 +177,28 @@ impl Socket {
     }
 }
 
+impl Arrival for Socket {
+    fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_flooded() {
+            return Poll::Ready(());
+        }
+        self.tcp.poll_read_ready(&mut self.signals.context(cx.waker())).map(drop)
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.before_head > MAX_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed) {
+        if self.is_flooded() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Flood)));
         }
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.tcp).poll_read(cx, buffer);
+        let this = &mut *self;
+        let polled =
+            Pin::new(&mut this.tcp).poll_read(&mut this.signals.context(cx.waker()), buffer);
         if polled.is_ready() {
             self.has_read(buffer.filled().len() - before);
         }
@@ -155,7 +215,9 @@ impl AsyncWrite for Socket {
         if self.signals.is_lost() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let polled = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        let this = &mut *self;
+        let polled =
+            Pin::new(&mut this.tcp).poll_write(&mut this.signals.context(cx.waker()), bytes);
         self.after_write(bytes.len(), polled)
     }
 
@@ -164,11 +226,17 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [piece] = pieces {
+            // `send` costs the kernel less than `writev`.
+            return self.poll_write(cx, piece);
+        }
         let wanted = || pieces.iter().map(|piece| piece.len()).sum();
         if self.signals.is_lost() {
             return Poll::Ready(Ok(wanted()));
         }
-        let polled = Pin::new(&mut self.tcp).poll_write_vectored(cx, pieces);
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.tcp)
+            .poll_write_vectored(&mut this.signals.context(cx.waker()), pieces);
         self.after_write(wanted(), polled)
     }
 
@@ -187,6 +255,8 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -219,6 +289,31 @@ mod tests {
         ours.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"the answer");
         assert!(matches!(ours.read(&mut answer).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn the_task_sleeps_through_what_needs_it_not_and_through_nothing_else() {
+        let (signals, waker) = (Arc::<Signals>::default(), Arc::new(OnceLock::<Waker>::new()));
+        let polls = Arc::new(AtomicUsize::new(0));
+        let (hyper, counted) = (waker.clone(), polls.clone());
+        let connection = poll_fn(move |cx| {
+            hyper.get_or_init(|| cx.waker().clone());
+            counted.fetch_add(1, Ordering::Relaxed);
+            Poll::<()>::Pending
+        });
+        tokio::spawn(signals.clone().drive(connection));
+        let polled = async || {
+            tokio::task::yield_now().await;
+            polls.load(Ordering::Relaxed)
+        };
+        assert_eq!(polled().await, 1);
+        let wake = || waker.get().unwrap().wake_by_ref();
+        signals.let_sleep(wake);
+        assert_eq!(polled().await, 1);
+        signals.let_sleep(|| signals.context(Waker::noop()).waker().wake_by_ref());
+        assert_eq!(polled().await, 2, "the socket wakes it");
+        wake();
+        assert_eq!(polled().await, 3);
     }
 
     #[tokio::test]

@@ -71,6 +71,7 @@ impl Poller {
 
 #[cfg(test)]
 mod tests {
+    use crate::store::seal::Sealing;
     use std::fs::{self, File, FileTimes};
     use std::path::Path;
     use std::time::SystemTime;
@@ -89,7 +90,7 @@ mod tests {
     fn a_record_that_came_within_the_same_tick_of_the_clock_is_found_by_the_second_listing() {
         let temporary = tempfile::tempdir().unwrap();
         let (path, mut poller) = (temporary.path(), Poller::default());
-        let folder = Folder::open(path).unwrap();
+        let folder = Folder::open(path, Sealing::none()).unwrap();
         let (modified, tick) = (FileTimes::new(), SystemTime::UNIX_EPOCH);
         let freeze = || {
             File::open(path).unwrap().set_times(modified.set_modified(tick)).unwrap();
@@ -107,7 +108,7 @@ mod tests {
     fn a_listing_that_fails_is_tried_again() {
         let temporary = tempfile::tempdir().unwrap();
         let (path, mut poller) = (temporary.path(), Poller::default());
-        let folder = Folder::open(path).unwrap();
+        let folder = Folder::open(path, Sealing::none()).unwrap();
         add(path, "acme");
         poller.seen = folder.version();
         let refused = Err(io::ErrorKind::PermissionDenied.into());

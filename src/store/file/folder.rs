@@ -1,23 +1,28 @@
 //! The folder of the file store: what is done to its files, on the store's threads.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tempfile::NamedTempFile;
+use tokio::sync::OwnedRwLockReadGuard;
 use tracing::warn;
 use zeroize::Zeroizing;
 
+use crate::private_file::lock::{self, Attempt, FileLock};
 use crate::private_file::{self, PrivateFileError};
 use crate::store::change::Version;
+use crate::store::decode_error::DecodeError;
 use crate::store::error::RecordError;
+use crate::store::loaded::Loaded;
 use crate::store::lock::Try;
 use crate::store::name::AccountName;
 use crate::store::record::Record;
+use crate::store::seal::{self, Names, Protection, Sealing};
 
 /// Largest record, in bytes: two tokens of 32 KiB each, escaped, and some room.
 const MAX_RECORD: u64 = 256 * 1024;
@@ -36,16 +41,21 @@ pub(super) struct Folder {
     has_warned: AtomicBool,
     /// Nothing is locked, so nothing is written; a folder that does not exist is an empty one.
     is_read_only: bool,
+    sealing: Sealing,
 }
 
 /// A lock. The work that is done under it shares it, and may end after its caller. The kernel frees
 /// it when the process dies.
 #[derive(Debug)]
 pub(in crate::store) struct Held {
-    /// Open for as long as the lock is held.
-    _file: File,
+    _lock: FileLock,
     prepared: Mutex<Option<NamedTempFile>>,
+    /// Given back after the lock.
+    _allowed: OwnedRwLockReadGuard<()>,
 }
+
+/// What a record's file holds, and the metadata of that file.
+type Content = (Zeroizing<Vec<u8>>, fs::Metadata);
 
 /// The file that becomes the next version of a record.
 #[derive(Clone, Copy, Debug)]
@@ -58,19 +68,24 @@ pub(super) enum Space {
 
 impl Folder {
     /// A folder that exists.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, sealing: Sealing) -> io::Result<Self> {
         let leftovers = Mutex::new(leftovers(path)?);
-        Ok(Self { leftovers, is_read_only: false, ..Self::inspect(path) })
+        Ok(Self { leftovers, is_read_only: false, ..Self::inspect(path, sealing) })
     }
 
     /// A folder to read from.
-    pub(super) fn inspect(path: &Path) -> Self {
+    pub(super) fn inspect(path: &Path, sealing: Sealing) -> Self {
         Self {
             path: path.into(),
             leftovers: Mutex::default(),
             has_warned: AtomicBool::new(false),
             is_read_only: true,
+            sealing,
         }
+    }
+
+    pub(super) fn sealing(&self) -> &Sealing {
+        &self.sealing
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -92,49 +107,54 @@ impl Folder {
         version(&self.record(account))
     }
 
-    pub(super) fn try_lock(&self, account: &AccountName) -> io::Result<Try<Held>> {
+    pub(super) fn try_lock(
+        &self,
+        account: &AccountName,
+        allowed: OwnedRwLockReadGuard<()>,
+    ) -> io::Result<Try<Held>> {
         if self.is_read_only {
             let refused = "the store was opened to be read only";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, refused));
         }
-        let flags =
-            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits().cast_signed();
-        let path = self.path.join(format!("{account}.lock"));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-        let mut file = options.open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(Try::Busy(holder(&mut file))),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
-        // A lock on a file that was removed or replaced meanwhile keeps nobody out.
-        if !is_named(&file, &path) {
-            return Ok(Try::Busy(None));
-        }
-        // Shown to people only: the lock holds without it.
-        let _ = write_holder(&mut file);
+        let lock = match lock::attempt(&self.path.join(format!("{account}.lock")))? {
+            Attempt::Locked(lock) => lock,
+            Attempt::Busy(holder) => return Ok(Try::Busy(holder)),
+        };
         self.clear_leftovers(account);
-        Ok(Try::Locked(Held { _file: file, prepared: Mutex::default() }))
+        Ok(Try::Locked(Held { _lock: lock, prepared: Mutex::default(), _allowed: allowed }))
     }
 
-    /// Reads a record and its version; `None` if there is none.
-    pub(super) fn load(
+    /// Reads a record; `None` if there is none.
+    pub(super) fn load(&self, account: &AccountName) -> Result<Option<Loaded>, RecordError> {
+        let Some((bytes, metadata)) = self.read(account)? else { return Ok(None) };
+        let decoded = self.sealing.decode(account, &bytes);
+        let (record, protection) = decoded.map_err(|error| self.undecodable(account, error))?;
+        Ok(Some(Loaded { record, version: version_of(&metadata), protection }))
+    }
+
+    /// How a record is kept; `None` if there is none.
+    pub(super) fn protection(
         &self,
         account: &AccountName,
-    ) -> Result<Option<(Record, Version)>, RecordError> {
-        let path = self.record(account);
-        let (bytes, metadata) = match private_file::read_with_metadata(&path, MAX_RECORD) {
-            Ok((bytes, metadata)) => (Zeroizing::new(bytes), metadata),
+    ) -> Result<Option<Protection>, RecordError> {
+        let Some((bytes, _)) = self.read(account)? else { return Ok(None) };
+        let protection = seal::protection(&bytes);
+        protection.map(Some).map_err(|error| self.undecodable(account, error))
+    }
+
+    fn undecodable(&self, account: &AccountName, error: DecodeError) -> RecordError {
+        RecordError::Undecodable(self.record(account).display().to_string(), error)
+    }
+
+    fn read(&self, account: &AccountName) -> Result<Option<Content>, RecordError> {
+        match private_file::read_with_metadata(&self.record(account), MAX_RECORD) {
+            Ok((bytes, metadata)) => Ok(Some((Zeroizing::new(bytes), metadata))),
             Err(PrivateFileError::Missing(_)) if self.is_missing() => {
-                return Err(RecordError::StoreMissing(self.path.display().to_string()));
+                Err(RecordError::StoreMissing(self.path.display().to_string()))
             }
-            Err(PrivateFileError::Missing(_)) => return Ok(None),
-            Err(error) => return Err(RecordError::Refused(error)),
-        };
-        let record = Record::decode(&bytes)
-            .map_err(|error| RecordError::Undecodable(path.display().to_string(), error))?;
-        Ok(Some((record, version_of(&metadata))))
+            Err(PrivateFileError::Missing(_)) => Ok(None),
+            Err(error) => Err(RecordError::Refused(error)),
+        }
     }
 
     fn is_missing(&self) -> bool {
@@ -152,12 +172,26 @@ impl Folder {
         Ok(())
     }
 
-    /// Replaces a record: write, fsync, rename, fsync of the folder. A file whose fsync failed is
-    /// thrown away.
-    pub(super) fn replace(
+    /// Replaces an account's record.
+    pub(super) fn save(
         &self,
         account: &AccountName,
         held: &Held,
+        record: &Record,
+        space: Space,
+    ) -> io::Result<Version> {
+        self.replace(
+            (account, held),
+            &self.sealing.encode(Names::One(account.as_str()), record)?,
+            space,
+        )
+    }
+
+    /// Replaces a file: write, fsync, rename, fsync of the folder. A file whose fsync failed is
+    /// thrown away.
+    fn replace(
+        &self,
+        (account, held): (&AccountName, &Held),
         bytes: &[u8],
         space: Space,
     ) -> io::Result<Version> {
@@ -202,7 +236,11 @@ impl Folder {
 
     /// Renames a record and returns its new name.
     pub(super) fn set_aside(&self, account: &AccountName, unix_time: i64) -> io::Result<PathBuf> {
-        let aside = self.path.join(format!("{account}.json.corrupt-{unix_time}"));
+        let name = format!("{account}.json.corrupt-{unix_time}");
+        let names = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+        let mut free = names.map(|name| self.path.join(name));
+        let aside = free.find(|path| path.symlink_metadata().is_err());
+        let aside = aside.ok_or(io::ErrorKind::AlreadyExists)?;
         fs::rename(self.record(account), &aside)?;
         Ok(aside)
     }
@@ -217,17 +255,34 @@ impl Folder {
     }
 
     /// Moves a record to a name that has none, durably. Nobody else can make one there: its lock is
-    /// held.
-    pub(super) fn rename(&self, from: &AccountName, to: &AccountName) -> io::Result<Version> {
+    /// held. A sealed record is bound to its name. So that it moves in one step all the same, it is
+    /// sealed for both names before, and for the new one alone after.
+    pub(super) fn rename(
+        &self,
+        (from, held): (&AccountName, &Held),
+        (to, new_held): (&AccountName, &Held),
+    ) -> io::Result<Version> {
         let (old, new) = (self.record(from), self.record(to));
         if new.symlink_metadata().is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let sealed = match self.sealing.key() {
+            Some(_) => self.load(from).map_err(io::Error::other)?.map(|it| it.record),
+            None => None,
+        };
+        if let Some(record) = &sealed {
+            let for_both = self.sealing.encode(Names::Both(from.as_str(), to.as_str()), record)?;
+            self.replace((from, held), &for_both, Space::New)?;
         }
         // Before the rename, as in `replace`.
         let folder = File::open(&self.path)?;
         fs::rename(old, &new)?;
         self.synced(folder.sync_all())?;
-        Ok(version(&new))
+        let Some(record) = sealed else { return Ok(version(&new)) };
+        Ok(self.save(to, new_held, &record, Space::New).unwrap_or_else(|error| {
+            warn!(account = %to, "it has moved, and opens under its old name too until it is saved again: {error}");
+            version(&new)
+        }))
     }
 
     /// Names of all records.
@@ -275,27 +330,6 @@ fn version(path: &Path) -> Version {
 /// A mode that was changed is a new version too: the record may be refused now.
 fn version_of(it: &fs::Metadata) -> Version {
     Version::of((it.ino(), it.mtime(), it.mtime_nsec(), it.size(), it.mode()))
-}
-
-/// True if the open file is the one that has this name now.
-fn is_named(file: &File, path: &Path) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), path.symlink_metadata()) {
-        (Ok(open), Ok(named)) => identity(open) == identity(named),
-        _ => false,
-    }
-}
-
-fn holder(file: &mut File) -> Option<String> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    let process: u32 = text.trim().parse().ok()?;
-    Some(format!("process {process}"))
-}
-
-fn write_holder(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())
 }
 
 fn leftovers(folder: &Path) -> io::Result<HashMap<AccountName, Vec<PathBuf>>> {

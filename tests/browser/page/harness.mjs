@@ -133,7 +133,8 @@ export const open = async (url, {scheme = 'light', width = 1280, height = 900} =
   await context.exposeBinding('reportTrouble', (source, text) => troubles.push(text));
   await context.addInitScript(() => {
     document.addEventListener('securitypolicyviolation', event => window.reportTrouble(`policy: ${event.violatedDirective} ${event.blockedURI}`));
-    Object.defineProperty(window, 'ran', {set: how => window.reportTrouble(`ran: ${how}`)});
+    // The first document of a new window may share its global with the next one, so this may run twice in it.
+    Object.defineProperty(window, 'ran', {configurable: true, set: how => window.reportTrouble(`ran: ${how}`)});
   });
   const page = await context.newPage();
   const watch = one => {

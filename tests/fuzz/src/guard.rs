@@ -51,6 +51,7 @@ impl Setup {
     fn guard(&self) -> Guard {
         let extra = ["proxy.internal:443", "other.internal:9"].map(str::to_owned);
         let settings = Settings {
+            subject: None,
             allow_hosts: if self.hosts { extra.to_vec() } else { Vec::new() },
             allow_origins: if self.page { vec![PAGE.to_owned()] } else { Vec::new() },
             local_key: self.key.then(|| LocalKey::new(KEY)),

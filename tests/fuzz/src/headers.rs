@@ -40,7 +40,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
 });
 
 fn going_up(parts: &Parts) {
-    let sent = to_upstream(parts, &API, &CREDENTIAL);
+    let sent = to_upstream(HeaderMap::new(), parts, &API, &CREDENTIAL);
     assert_eq!(head::all(&sent, "authorization"), [b"Bearer ours"]);
     assert_eq!(head::all(&sent, "host"), [b"external.pleo.io"]);
     let nominated = nominated(&parts.headers);

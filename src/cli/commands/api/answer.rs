@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::data_client::is_refusal;
+use crate::cli::data_client::{ERROR, is_refusal};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, Pipe};
+use crate::diagnostic::one_line;
 use crate::proxy::hint::HINT_HEADER;
 
 /// Longest body that is read as a whole, in bytes.
@@ -21,6 +22,13 @@ pub(super) const MAX_BODY: usize = 64 * 1024 * 1024;
 pub(super) async fn stream(response: Response<Incoming>) -> Result<Exit, Failure> {
     let (head, mut body) = response.into_parts();
     say(head.status, &head.headers);
+    if head.headers.contains_key(ERROR) {
+        let body = read(body).await?;
+        explain(&body);
+        output::bytes(&body)?;
+        output::bytes(b"\n")?;
+        return Ok(exit(head.status, &head.headers));
+    }
     let (mut written, mut last) = (0u64, b'\n');
     while let Some(frame) = body.frame().await {
         let broke_off = |error| {
@@ -91,6 +99,21 @@ pub(super) fn say(status: StatusCode, headers: &HeaderMap) {
     }
     if let Some(hint) = headers.get(HINT_HEADER).and_then(|hint| hint.to_str().ok()) {
         status!("{hint}");
+    }
+}
+
+/// What the proxy's own error says to people.
+#[derive(Deserialize)]
+struct OwnError {
+    detail: String,
+    fix: String,
+}
+
+/// Says on stderr what went wrong and what to do: the body is for programs, and often goes to one.
+fn explain(body: &[u8]) {
+    if let Ok(OwnError { detail, fix }) = serde_json::from_slice(body) {
+        status!("{}", one_line(&detail));
+        status!("fix: {}", one_line(&fix));
     }
 }
 

@@ -170,7 +170,7 @@ impl Pages {
     }
 
     fn ended(&self) -> Result<Exit, Failure> {
-        status!("{} items.", self.printed);
+        status!("{}.", counted(self.printed));
         if self.json {
             let items = self.printed;
             output::json(&json!({"version": 1, "outcome": "complete", "items": items}))?;
@@ -189,7 +189,8 @@ impl Pages {
         let command = (items > 0).then(|| self.command.line(&self.target));
         match &command {
             Some(command) => {
-                status!("pleo-proxy: stopped after {items} items: {why}. Go on with:");
+                let items = counted(items);
+                status!("pleo-proxy: stopped after {items}: {why}. Go on with:");
                 status!("{command}");
             }
             None => status!("pleo-proxy: nothing was printed: {why}"),
@@ -202,4 +203,10 @@ impl Pages {
         }
         Ok(exit)
     }
+}
+
+/// `1 item`, `2 items`.
+fn counted(items: u64) -> String {
+    let plural = if items == 1 { "" } else { "s" };
+    format!("{items} item{plural}")
 }

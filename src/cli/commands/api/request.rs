@@ -1,6 +1,7 @@
 //! From the arguments to a request, and back to a command line.
 
 use std::io::Read as _;
+use std::path::Path;
 
 use bytes::Bytes;
 use clap::Args;
@@ -10,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::target::Target;
 use crate::cli::data_client::ToolRequest;
 use crate::cli::exit::Failure;
+use crate::cli::file_advice;
 use crate::cli::shell::quoted;
 use crate::redaction::{KnownSecrets, Redactor};
 use crate::store::AccountName;
@@ -45,6 +47,24 @@ pub(super) struct CallArguments {
 }
 
 impl CallArguments {
+    /// Takes the method that stands before the path, as in `api GET /v1/companies`.
+    ///
+    /// # Errors
+    /// It is none, or there is another one.
+    pub(super) fn set_method(&mut self, text: String) -> Result<(), Failure> {
+        if !text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            return Err(Failure::usage(format!(
+                "{text:?} is no method; write one path, and before it at most a method, such as: api PUT /v1/vendors/ID"
+            )));
+        }
+        match self.method.replace(text) {
+            None => Ok(()),
+            Some(other) => Err(Failure::usage(format!(
+                "the method is named twice; leave out --method {other}, or the word before the path"
+            ))),
+        }
+    }
+
     /// The request that the arguments ask for.
     ///
     /// # Errors
@@ -111,7 +131,10 @@ fn body(data: &str) -> Result<Bytes, Failure> {
         "-" => std::io::stdin().read_to_end(&mut read).map(|_| read),
         file => std::fs::read(file),
     };
-    let outcome = outcome.map_err(|error| Failure::usage(format!("--data @{file}: {error}")))?;
+    let outcome = outcome.map_err(|error| {
+        let why = file_advice::unreadable(Path::new(file), &error, ", or @- for stdin");
+        Failure::usage(format!("--data: {why}"))
+    })?;
     Ok(outcome.into())
 }
 
@@ -182,6 +205,18 @@ mod tests {
         assert_eq!(put.method, Method::PUT);
         assert_eq!((all("content-type"), all("x-a")), (vec!["text/csv"], vec!["1", "2"]));
         assert_eq!(all("pleo-account"), ["acme"]);
+    }
+
+    #[test]
+    fn a_method_before_the_path_is_taken_once() {
+        let target = Target::read("/v1/vendors").unwrap();
+        let mut call = CallArguments::default();
+        call.set_method("delete".into()).unwrap();
+        assert_eq!(call.request(&target).unwrap().method, Method::DELETE);
+        let twice = call.set_method("GET".into()).unwrap_err().error.to_string();
+        assert!(twice.contains("--method delete"), "{twice}");
+        let path = CallArguments::default().set_method("/v1/a".into()).unwrap_err();
+        assert!(path.error.to_string().contains("one path"), "{}", path.error);
     }
 
     #[test]

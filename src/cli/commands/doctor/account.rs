@@ -1,11 +1,11 @@
 //! Checks of one account, from what is stored and what the running proxy says of it.
 
 use super::finding::{Check, Finding};
-use crate::admin::protocol::{AccountReport, AccountStatus, State as AccountState};
+use crate::admin::protocol::{AccountReport, AccountStatus, State as AccountState, beside_name};
 use crate::cli::shell::with_flags;
 use crate::clock::rfc3339;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::store::{Record, RecordError};
+use crate::store::{Protection, Record, RecordError};
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
@@ -24,6 +24,10 @@ pub(super) struct Account {
     /// As it is stored; none if there is none.
     pub(super) record: Option<Result<Record, RecordError>>,
     pub(super) report: Option<AccountReport>,
+    /// How it is kept.
+    pub(super) protection: Option<Protection>,
+    /// Records are to be sealed.
+    pub(super) has_store_key: bool,
     /// True if the status is of a running proxy.
     pub(super) is_running: bool,
 }
@@ -37,6 +41,8 @@ impl Account {
             self.state(program),
             self.dated_in_the_future(now),
             self.age(program),
+            self.api_key(program),
+            self.sealing(program),
             self.older_record(),
         ];
         let findings = findings.into_iter().flatten().chain(self.scopes(program));
@@ -74,12 +80,18 @@ impl Account {
                 Some(check.pass(format!("connected{who}")))
             }
             AccountState::LoginRequired => {
-                let fix = format!("run: {program} login {}", self.name);
-                let title = why.split("; run:").next().unwrap_or_default();
+                let fixes = ["; run: ", "; replace the key"];
+                let at = fixes.into_iter().filter_map(|fix| why.find(fix)).min();
+                let (title, fix) = why.split_at(at.unwrap_or(why.len()));
+                let (title, fix) = (beside_name(title, &self.name), fix.trim_start_matches("; "));
                 Some(check.problem(Diagnostic::error(Code::LoginRequired, title, fix)))
             }
             // The check of the record says it.
-            AccountState::Other(state) if state == "store_error" => None,
+            AccountState::Other(state)
+                if state == "store_error" && matches!(self.record, Some(Err(_))) =>
+            {
+                None
+            }
             AccountState::Other(state) => {
                 let title = format!("{state}: {why}");
                 let fix = format!(
@@ -117,6 +129,47 @@ impl Account {
         Some(check.problem(Diagnostic::warning(Code::GrantAge, title, fix)))
     }
 
+    fn api_key(&self, program: &str) -> Option<Finding> {
+        let (check, status) = (Check::ApiKey, self.status.as_ref()?);
+        let key = status.api_key.as_ref()?;
+        let Some(warning) = &status.warning else {
+            let until =
+                key.expires_on.as_ref().map_or("nobody said when it expires".to_owned(), |last| {
+                    format!("valid until {last}")
+                });
+            return Some(check.pass(format!("{}, {until}", key.masked)));
+        };
+        let title = warning.split(';').next().unwrap_or_default();
+        let fix = format!(
+            "make a new one in Pleo (Settings, API Keys), then run: {program} login {} --api-key",
+            self.name
+        );
+        Some(check.problem(Diagnostic::warning(Code::KeyAge, title, fix)))
+    }
+
+    /// A key that seals must seal everything; an API key lives long enough to be worth sealing.
+    fn sealing(&self, program: &str) -> Option<Finding> {
+        let check = Check::Sealing;
+        let record =
+            self.record.as_ref()?.as_ref().ok().filter(|record| record.has_credential())?;
+        match self.protection.as_ref()? {
+            Protection::Sealed(key) => Some(check.pass(format!("sealed with key {key}"))),
+            Protection::Plain if self.has_store_key => {
+                let title = "there is a key to seal it, and it is kept as it is";
+                let fix = format!("run: {program} store seal");
+                Some(check.problem(Diagnostic::warning(Code::Unsealed, title, fix)))
+            }
+            Protection::Plain if record.api_key.is_some() => {
+                let title = "its API key is kept as it is: whoever gets the disk has it";
+                let fix = format!(
+                    "make a key: {program} store key, name its file in store.key_file, then run: {program} store seal"
+                );
+                Some(check.problem(Diagnostic::warning(Code::Unsealed, title, fix)))
+            }
+            Protection::Plain => None,
+        }
+    }
+
     /// The process never has a newer record than the store, unless somebody put an old one back.
     fn older_record(&self) -> Option<Finding> {
         let (status, record) = (self.status.as_ref()?, self.granted()?);
@@ -132,6 +185,18 @@ impl Account {
         Some(Check::Owner.problem(Diagnostic::error(Code::SecondOwner, title, fix)))
     }
 
+    /// An API key has the scopes that it was made with; no setting asks for them.
+    fn scopes_of_key(&self, needed: &[String], granted: &[String], login: &str) -> Vec<Finding> {
+        let check = Check::Scopes;
+        if needed.is_empty() {
+            return vec![check.pass(format!("of its API key: {}", granted.join(" ")))];
+        }
+        let scopes = needed.join(" ");
+        let title = format!("operations in use need {scopes}, which its API key does not have");
+        let fix = format!("make a key with {scopes} in Pleo, then run: {login} --api-key");
+        vec![check.problem(Diagnostic::warning(Code::ScopesNeeded, title, fix))]
+    }
+
     fn scopes(&self, program: &str) -> Vec<Finding> {
         let Some(report) = self.report.as_ref().filter(|report| !report.granted.is_empty()) else {
             return Vec::new();
@@ -141,6 +206,9 @@ impl Account {
         };
         let (refused, needed) = (lacking(&report.asked), lacking(&report.smallest_scopes));
         let login = format!("{program} login {}", self.name);
+        if self.status.as_ref().is_some_and(|status| status.api_key.is_some()) {
+            return self.scopes_of_key(&needed, &report.granted, &login);
+        }
         let mut findings = Vec::new();
         if !needed.is_empty() {
             let (scopes, login) = (needed.join(" "), &login);

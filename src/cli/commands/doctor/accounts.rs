@@ -13,12 +13,13 @@ use crate::admin::protocol::{AccountReport, AccountStatus, Report, ReportQuery};
 use crate::cli::exit::Failure;
 use crate::cli::open_store;
 use crate::cli::state::State;
+use crate::cli::wiring;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operate::{self, Operator};
 use crate::redaction::KnownSecrets;
-use crate::store::{AccountName, Record, RecordError, Store};
+use crate::store::{AccountName, Protection, Record, RecordError, Store};
 use crate::usage::{self, Usage};
 
 /// All accounts of a store.
@@ -51,6 +52,16 @@ impl Known {
         }
         match timeout(FILES, read(config, state, running)).await {
             Ok(Ok(known)) => known,
+            // Why that is so is for the checks of the database to say.
+            unread if wiring::database(config).is_some() => {
+                let why = match unread {
+                    Ok(Err(failure)) => format!("{:#}", failure.error),
+                    _ => "the database does not answer".to_owned(),
+                };
+                let why = why.split("; ").next().unwrap_or_default();
+                let why = format!("the records cannot be read: {why}");
+                Self::nothing(Some(Check::Record.skip(why)))
+            }
             Ok(Err(failure)) => {
                 let problem = Diagnostic::of(Code::StoreFolder, format!("{:#}", failure.error));
                 Self::nothing(Some(Check::Store.problem(problem)))
@@ -71,7 +82,7 @@ impl Known {
 
 async fn read(config: &Config, state: &State, running: &Running) -> Result<Known, Failure> {
     let records = running.instance().map_or(&state.records, |instance| &instance.store);
-    let store = Store::inspect(records).map_err(Failure::usage)?;
+    let store = wiring::store_to_inspect(config, records).await?;
     let operator = open_store::inspect_at(config, records).await?;
     let statuses: Vec<AccountStatus> = match running.responding() {
         Some((_, status)) => status.accounts.clone(),
@@ -89,6 +100,8 @@ async fn read(config: &Config, state: &State, running: &Running) -> Result<Known
             report: reports.iter().find(|report| report.account == name).cloned(),
             is_running: running.responding().is_some(),
             record: record(&store, &name).await,
+            protection: protection(&store, &name).await,
+            has_store_key: store.key().is_some(),
             name,
         });
     }
@@ -106,6 +119,10 @@ async fn names(statuses: &[AccountStatus], store: &Store) -> Result<BTreeSet<Str
 async fn record(store: &Store, name: &str) -> Option<Result<Record, RecordError>> {
     let name: AccountName = name.parse().ok()?;
     store.load(&name).await.map(|found| found.map(|(record, _)| record)).transpose()
+}
+
+async fn protection(store: &Store, name: &str) -> Option<Protection> {
+    store.protection(&name.parse().ok()?).await.ok().flatten()
 }
 
 /// What the counters of the store say, or why they cannot be read.

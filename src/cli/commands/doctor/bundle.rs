@@ -11,6 +11,7 @@ use super::bounded::PROXY;
 use crate::admin::protocol::{Report, ReportQuery, Requests, RequestsQuery};
 use crate::cli::admin_client::{AdminClient, CallError};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::file_advice;
 use crate::clock::{Clock, rfc3339};
 use crate::private_file;
 use crate::redaction::Redactor;
@@ -85,9 +86,7 @@ impl Bundle {
         };
         written.map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => exists(file),
-            _ => {
-                Failure::new(Exit::Failed, format!("{} cannot be written: {error}", file.display()))
-            }
+            _ => Failure::new(Exit::Failed, file_advice::unwritable(file, &error)),
         })
     }
 }

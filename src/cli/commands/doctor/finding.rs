@@ -24,6 +24,14 @@ pub(super) enum Check {
     Store,
     /// Space and write access.
     Disk,
+    /// Whether the database of the store answers and can be written.
+    Database,
+    /// Its tables.
+    Tables,
+    /// The rights of the role in its URL.
+    Role,
+    /// Whether it keeps what it says it keeps.
+    Durability,
     /// Locks, and who holds them.
     Locks,
     /// The proxy of this store.
@@ -56,6 +64,10 @@ pub(super) enum Check {
     Account,
     /// The age of an account's refresh token.
     RefreshToken,
+    /// An account's API key.
+    ApiKey,
+    /// How records are kept on disk.
+    Sealing,
     /// Whether the authorization server accepts it.
     Grant,
     /// Who else holds the same grant.

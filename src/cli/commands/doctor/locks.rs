@@ -11,6 +11,7 @@ use rustix::fs::{Access, access};
 
 use super::finding::{Check, Finding};
 use super::store::lock_files;
+use crate::cli::run_file;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::log::programs;
 
@@ -57,7 +58,7 @@ fn unusable(account: &str, path: &Path) -> Option<Finding> {
 
 fn held_by(account: &str, pid: u32) -> Finding {
     let name = programs::name(pid).map(|name| format!(" ({name})")).unwrap_or_default();
-    let stopped = if is_stopped(pid) { ", and is stopped" } else { "" };
+    let stopped = if run_file::is_stopped(pid) == Some(true) { ", and is stopped" } else { "" };
     let title = format!(
         "process {pid}{name} has held the lock of account {account} for more than a second{stopped}, so no other \
          process can refresh it"
@@ -89,12 +90,6 @@ fn holder_in(line: &str, device: (u32, u32), inode: u64, noted: Option<u32>) -> 
     let is_it =
         place.next()?.parse() == Ok(inode) && ((major, minor) == device || noted == Some(pid));
     (is_it && pid != 0).then_some(pid)
-}
-
-/// True if a process was stopped by a signal: field 3 of proc_pid_stat(5), behind the name.
-fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 #[cfg(test)]

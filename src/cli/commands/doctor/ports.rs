@@ -1,13 +1,10 @@
 //! Checks of the configured addresses: who listens there, without a byte to whoever that is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use super::finding::{Check, Finding};
+use crate::cli::holder::{self, Holder};
 use crate::cli::run_file::Instance;
 use crate::config::Config;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::log::programs;
-use crate::proxy::peer;
 use crate::server::Address;
 
 /// It may hold the sockets of a proxy that it has not started yet.
@@ -39,7 +36,7 @@ fn judge(setting: &str, address: &Address, own: &[Instance], running: &[Instance
     }
     match address {
         Address::Tcp(address) if address.port() == 0 => check.pass("any free port"),
-        Address::Tcp(tcp) => match listeners(*tcp) {
+        Address::Tcp(tcp) => match holder::at(*tcp) {
             Ok(None) => check.pass(format!("{address} is free")),
             Ok(Some(Holder::Program { name, .. })) if name == SERVICE_MANAGER => check.pass(
                 format!("{address}, which {name} holds: for the proxy, if it has a socket unit"),
@@ -74,12 +71,6 @@ fn taken_by_proxy(setting: &str, address: &Address, other: &Instance) -> Finding
     Check::Ports.problem(Diagnostic::error(Code::PortTakenByProxy, title, fix))
 }
 
-/// The program that holds a port.
-enum Holder {
-    Program { pid: u32, name: String },
-    OfUser(u32),
-}
-
 fn taken(setting: &str, address: &Address, holder: &Holder) -> Finding {
     let or = format!("choose another address for {setting}");
     let (code, who, fix) = match holder {
@@ -95,21 +86,4 @@ fn taken(setting: &str, address: &Address, holder: &Holder) -> Finding {
     };
     let title = format!("{who} listens at {address}, so the proxy cannot");
     Check::Ports.problem(Diagnostic::error(code, title, fix))
-}
-
-/// Who listens at an address; at 127.0.0.1 and [::1] in either family, because the proxy binds both.
-fn listeners(address: SocketAddr) -> std::io::Result<Option<Holder>> {
-    let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let ip = address.ip();
-    let addresses =
-        if both.contains(&ip) || ip.is_unspecified() { both.to_vec() } else { vec![ip] };
-    for ip in addresses {
-        if let Some(listener) = peer::listener(SocketAddr::new(ip, address.port()))? {
-            return Ok(Some(match programs::holder(listener.inode) {
-                Some(program) => Holder::Program { pid: program.pid, name: program.name },
-                None => Holder::OfUser(listener.user),
-            }));
-        }
-    }
-    Ok(None)
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use strum::VariantArray as _;
 use tokio::time::timeout;
 
 use super::bounded::PROXY;
@@ -11,9 +10,10 @@ use super::store::is_on_network;
 use crate::admin::protocol::{About, Status};
 use crate::cli::admin_client::AdminClient;
 use crate::cli::locate::{self, Found, kill_advice};
+use crate::cli::reread;
 use crate::cli::run_file::{self, Instance};
 use crate::cli::state::State;
-use crate::config::{Config, Environment};
+use crate::config::Config;
 use crate::diagnostic::{Code, Diagnostic};
 
 /// The proxy of this store.
@@ -76,10 +76,10 @@ impl Running {
     }
 
     /// What it is like.
-    pub(super) fn check(&self, config: &Config) -> Finding {
+    pub(super) fn check(&self, config: &Config, program: &str) -> Finding {
         let check = Check::Proxy;
         match self {
-            Self::Responding(_, status) => responding(status, config),
+            Self::Responding(_, status) => responding(status, config, program),
             Self::NotAsked(instance) => check.skip(format!(
                 "process {} runs with listen.admin off, so it was not asked",
                 instance.process.pid
@@ -96,7 +96,7 @@ impl Running {
     }
 }
 
-fn responding(status: &Status, config: &Config) -> Finding {
+fn responding(status: &Status, config: &Config, program: &str) -> Finding {
     let check = Check::Proxy;
     let About { pid, api, admin, upstream, .. } = &status.about;
     let configured = config.oauth.api.to_string();
@@ -114,19 +114,23 @@ fn responding(status: &Status, config: &Config) -> Finding {
         let fix = "stop the proxy and start it again, so that it reads this configuration";
         return check.problem(Diagnostic::warning(Code::Oddity, title, fix));
     }
+    let changed = reread::changed_since_start(config, &status.about);
+    if !changed.is_empty() {
+        let title = format!(
+            "process {pid} was started with other values than the file has now: {}",
+            changed.join(", ")
+        );
+        let fix = reread::restart(program);
+        return check.problem(Diagnostic::warning(Code::Outdated, title, fix));
+    }
     let admin = admin.as_deref().unwrap_or("-");
     check.pass(format!("process {pid} responds: tools {api}, admin {admin}"))
 }
 
 /// All proxies of this user, whatever their environment, without the one with this id. Reads files.
 pub(super) fn others(config: &Config, own: Option<u32>) -> Vec<Instance> {
-    // Also those of the store that no `store.path` names.
-    let default =
-        config.default_root.iter().filter(|root| config.state_root.as_ref() != Some(root));
-    let roots = config.state_root.iter().chain(default);
-    let folders =
-        roots.flat_map(|root| Environment::VARIANTS.iter().map(|it| root.join(it.as_str())));
-    let all = folders.flat_map(|folder| run_file::alive(&folder));
+    let folders = run_file::folders(config);
+    let all = folders.iter().flat_map(|folder| run_file::alive(folder));
     all.filter(|instance| Some(instance.process.pid) != own).collect()
 }
 

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use super::finding::{Check, Finding};
+use crate::cli::exit::Failure;
 use crate::cli::state::State;
+use crate::cli::wiring;
+use crate::config::Config;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::private_file;
+use crate::store::AccountName;
 
 /// Free bytes below which the disk counts as full: a few records and what a file system keeps for
 /// itself.
@@ -24,14 +28,36 @@ pub(super) fn unusable(why: &anyhow::Error) -> Finding {
 }
 
 /// All checks of the folder and the disk. Reads files.
-pub(super) fn checks(state: &State) -> Vec<Finding> {
+pub(super) fn checks(config: &Config, state: &State) -> Vec<Finding> {
     if state.is_temporary {
         let why = "the accounts of the embedded sandbox are kept in a temporary folder";
         return vec![Check::Store.skip(why), disk(&std::env::temp_dir())];
     }
-    let mut findings = folder(state);
+    let mut findings = match wiring::database(config) {
+        Some(place) => database(state, place),
+        None => folder(state),
+    };
     findings.push(disk(&state.records));
     findings
+}
+
+/// The records are in a database, and the state folder has the rest.
+fn database(state: &State, place: Result<String, Failure>) -> Vec<Finding> {
+    match place {
+        Ok(place) => {
+            let mut findings = problems(state);
+            if findings.is_empty() {
+                findings.push(Check::Store.pass(place));
+            }
+            findings
+        }
+        Err(failure) => vec![unusable(&failure.error)],
+    }
+}
+
+fn problems(state: &State) -> Vec<Finding> {
+    let found = [run_folder(state), admin_key(state)].into_iter().flatten();
+    found.map(|problem| Check::Store.problem(problem)).collect()
 }
 
 fn folder(state: &State) -> Vec<Finding> {
@@ -40,11 +66,7 @@ fn folder(state: &State) -> Vec<Finding> {
     if fs::symlink_metadata(&state.records).is_err() {
         return vec![check.pass(format!("{shown} does not exist yet; the first login makes it"))];
     }
-    let mut findings: Vec<Finding> = [run_folder(state), admin_key(state)]
-        .into_iter()
-        .flatten()
-        .map(|problem| check.problem(problem))
-        .collect();
+    let mut findings = problems(state);
     if findings.is_empty() {
         findings.push(check.pass(format!("{shown}, which only you can enter")));
     }
@@ -118,7 +140,8 @@ pub(super) fn lock_files(folder: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let account = |path: PathBuf| {
         let name = path.file_name()?.to_str()?.strip_suffix(".lock")?.to_owned();
-        Some((name, path))
+        // The counters have a lock as well.
+        name.parse::<AccountName>().is_ok().then_some((name, path))
     };
     let mut found: Vec<_> = entries.flatten().filter_map(|entry| account(entry.path())).collect();
     found.sort();

@@ -82,19 +82,20 @@ fn container(config: &Config) -> Finding {
         return check.skip("this is no container");
     }
     let mut hints = Vec::new();
-    if config.listen.api.tcp().is_some_and(|api| api.ip().is_loopback()) {
-        hints.push(
+    if let Some(api) = config.listen.api.tcp().filter(|api| api.ip().is_loopback()) {
+        hints.push(format!(
             "listen.api is on loopback, so only programs in this container or pod reach it; for others write \
-             \"0.0.0.0:8088\" and set guard.local_key_file",
-        );
+             \"0.0.0.0:{}\" and set guard.local_key_file",
+            api.port()
+        ));
     }
     let is_read_only =
         statvfs("/").is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
     if is_read_only && config.store.path.is_none() {
-        hints.push("the root is read-only: mount a volume and name it in store.path");
+        hints.push("the root is read-only: mount a volume and name it in store.path".to_owned());
     }
     if config.state_root.is_none() {
-        hints.push("this user has no HOME: set store.path");
+        hints.push("this user has no HOME: set store.path".to_owned());
     }
     let hints = if hints.is_empty() { "nothing to note".to_owned() } else { hints.join("; ") };
     check.pass(format!("this is a container: {hints}"))

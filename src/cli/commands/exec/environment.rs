@@ -5,11 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
 use crate::cli::exit::Failure;
-use crate::config::{CREDENTIALS, EXEC_VARIABLE, KEY_VARIABLE, VARIABLE_PREFIX};
+use crate::config::{
+    ACCOUNT_VARIABLE, BASE_URL_VARIABLE, CREDENTIALS_FOLDER, EXEC_VARIABLE, KEY_VARIABLE,
+    VARIABLE_PREFIX,
+};
 use crate::secret::LocalKey;
+use crate::store::AccountName;
 
-/// Where the program finds the proxy.
-const BASE_URL: &str = "PLEO_BASE_URL";
 /// Variables that send requests of many tools through a proxy, to loopback too.
 const OUTBOUND_PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
@@ -21,18 +23,24 @@ pub(super) fn refuse_nesting() -> Result<(), Failure> {
     let Some(outer) = var_os(EXEC_VARIABLE) else { return Ok(()) };
     Err(Failure::usage(format!(
         "this runs below another pleo-proxy exec already (process {}); run the program itself, which finds the proxy in \
-         {BASE_URL}, or unset {EXEC_VARIABLE}",
+         {BASE_URL_VARIABLE}, or unset {EXEC_VARIABLE}",
         outer.display()
     )))
 }
 
 /// Sets and removes what is to be different from our own environment. All of our own variables go:
-/// some hold secrets, and none is meant for the program.
-pub(super) fn prepare(command: &mut Command, base_url: &str, key: Option<&LocalKey>) {
+/// some hold secrets, and none is meant for the program; commands of ours learn whose they are.
+pub(super) fn prepare(
+    command: &mut Command,
+    base_url: &str,
+    account: &AccountName,
+    key: Option<&LocalKey>,
+) {
     for (name, _) in vars_os().filter(|(name, _)| is_own(name)) {
         command.env_remove(name);
     }
-    command.env(BASE_URL, base_url).env(EXEC_VARIABLE, std::process::id().to_string());
+    command.env(BASE_URL_VARIABLE, base_url).env(ACCOUNT_VARIABLE, account.as_str());
+    command.env(EXEC_VARIABLE, std::process::id().to_string());
     if let Some(key) = key {
         command.env(KEY_VARIABLE, key.expose());
     }
@@ -44,7 +52,7 @@ pub(super) fn prepare(command: &mut Command, base_url: &str, key: Option<&LocalK
 }
 
 fn is_own(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes()) || name == CREDENTIALS.0
+    name.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes()) || name == CREDENTIALS_FOLDER
 }
 
 /// The same list, and the address of the listener.
@@ -83,6 +91,7 @@ mod tests {
         for own in [
             "PLEO_PROXY_CLIENT_SECRET",
             "PLEO_PROXY_STORE_KEY",
+            "PLEO_PROXY_STORE_URL",
             "PLEO_PROXY_NEW",
             "CREDENTIALS_DIRECTORY",
         ] {

@@ -21,6 +21,8 @@ pub(super) struct Choices {
     pub(super) redirect_uri: Option<Url>,
     pub(super) port: Option<u16>,
     pub(super) secret: Option<Secret>,
+    /// The endpoints are given, such as those of a sandbox that runs alone.
+    pub(super) has_endpoints: bool,
 }
 
 /// Where the client secret is.
@@ -34,9 +36,14 @@ pub(super) enum Secret {
 }
 
 impl Choices {
-    /// True if there is a client: in all environments but the sandbox.
+    /// True if Pleo has to know the client: in all environments but the sandbox.
     pub(super) fn is_for_pleo(&self) -> bool {
         self.environment != Some(Environment::Sandbox)
+    }
+
+    /// True if there is a client with a secret: only the embedded sandbox has its own.
+    pub(super) fn has_client(&self) -> bool {
+        self.is_for_pleo() || self.has_endpoints
     }
 
     /// Pleo takes no loopback redirect URI in production, so there is no default.
@@ -46,11 +53,11 @@ impl Choices {
 
     /// The flags that are needed where nobody can be asked, but for the secret.
     pub(super) fn missing(&self) -> Vec<&'static str> {
-        let is_for_pleo = self.is_for_pleo();
+        let has_client = self.has_client();
         let needed = [
             (self.environment.is_none(), "--environment NAME"),
-            (is_for_pleo && self.client_id.is_none(), "--client-id ID"),
-            (is_for_pleo && self.scopes.is_empty(), "--for PURPOSES (or --scopes SCOPES)"),
+            (has_client && self.client_id.is_none(), "--client-id ID"),
+            (has_client && self.scopes.is_empty(), "--for PURPOSES (or --scopes SCOPES)"),
             (self.needs_redirect_uri(), "--redirect-uri URI"),
         ];
         needed.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, flag)| flag).collect()

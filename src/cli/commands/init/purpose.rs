@@ -63,6 +63,9 @@ impl Purpose {
 
     /// The purpose of this name or number, counted from 1.
     pub(super) fn find(text: &str) -> Result<&'static Self, String> {
+        // `export, vendors` is one argument with a blank behind its comma.
+        let lower = text.trim().to_ascii_lowercase();
+        let text = lower.as_str();
         let by_number = || PURPOSES.get(text.parse::<usize>().ok()?.checked_sub(1)?);
         let named = PURPOSES.iter().find(|purpose| purpose.name == text).or_else(by_number);
         named.ok_or_else(|| match nearest(text, PURPOSES.iter().map(|it| it.name)) {
@@ -132,6 +135,7 @@ mod tests {
     fn a_purpose_is_named_or_numbered() {
         assert_eq!(Purpose::find("vendors").unwrap().name, "vendors");
         assert_eq!(Purpose::find("1").unwrap().name, "export");
+        assert_eq!(Purpose::find(" Vendors").unwrap().name, "vendors");
         for wrong in ["0", "8", "vendor", "money"] {
             let why = Purpose::find(wrong).err().unwrap();
             assert!(why.contains("vendors"), "{why}");

@@ -20,13 +20,13 @@ pub(super) async fn complete(choices: &mut Choices, person: &mut Person) -> Resu
             "Which Pleo: sandbox (a fake one on this machine), staging or production? [staging] ";
         choices.environment = Some(ask(person, question, environment).await?);
     }
-    if choices.is_for_pleo() {
+    if choices.has_client() {
         client(choices, person).await?;
     }
     if choices.port.is_none() {
         choices.port = ask(person, "Port for your tools? [8088] ", port).await?;
     }
-    if choices.is_for_pleo() && choices.secret.is_none() {
+    if choices.has_client() && choices.secret.is_none() {
         choices.secret = Some(secret(person).await?);
     }
     Ok(())

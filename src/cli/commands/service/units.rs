@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 3] = [SOCKET, ADMIN, SERVICE];
 pub(super) const CREDENTIALS: [&str; 3] = ["client-secret", "store-key", "local-key"];
 /// What the first line of a unit says before its checksum.
 const MARK: &str = "# Written by `pleo-proxy service install`, checksum ";
-const ADVICE: &str = "# Changes belong into a drop-in, which stays: systemctl edit pleo-proxy";
+const ADVICE: &str = "# Changes belong into a drop-in, which stays: ";
 
 /// Whose service manager it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -53,15 +53,29 @@ pub(super) struct Facts {
 impl Facts {
     /// The units, the service last: it needs the others.
     pub(super) fn units(&self) -> Vec<Unit> {
-        let mut units =
-            vec![Unit { name: SOCKET, text: marked(&self.socket("tools", API_SOCKET, &self.api)) }];
+        let mut units = vec![Unit {
+            name: SOCKET,
+            text: self.marked(SOCKET, &self.socket("tools", API_SOCKET, &self.api)),
+        }];
         if let Some(admin) = self.admin {
             let text = self.socket("logins and commands", ADMIN_SOCKET, &Address::Tcp(admin));
-            units.push(Unit { name: ADMIN, text: marked(&text) });
+            units.push(Unit { name: ADMIN, text: self.marked(ADMIN, &text) });
         }
         let sockets: Vec<_> = units.iter().map(|unit| unit.name).collect();
-        units.push(Unit { name: SERVICE, text: marked(&self.service(&sockets.join(" "))) });
+        units.push(Unit {
+            name: SERVICE,
+            text: self.marked(SERVICE, &self.service(&sockets.join(" "))),
+        });
         units
+    }
+
+    /// The text of a unit with a first line by which a change is noticed, and how to change it.
+    fn marked(&self, name: &str, text: &str) -> String {
+        let edit = match self.manager {
+            Manager::User => "systemctl --user edit",
+            Manager::System => "systemctl edit",
+        };
+        format!("{MARK}{}\n{ADVICE}{edit} {name}\n{text}", checksum(text))
     }
 
     fn service(&self, sockets: &str) -> String {
@@ -132,11 +146,6 @@ fn quoted(word: &str) -> String {
 /// A path in which no `%` means something.
 pub(super) fn escaped(path: &Path) -> String {
     path.display().to_string().replace('%', "%%")
-}
-
-/// The text with a first line by which a change is noticed.
-fn marked(text: &str) -> String {
-    format!("{MARK}{}\n{ADVICE}\n{text}", checksum(text))
 }
 
 /// True if a text is as it was written, by this version or another.
@@ -215,8 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn every_unit_says_how_that_unit_of_that_manager_is_changed() {
+        for (manager, edit) in
+            [(Manager::User, "systemctl --user edit"), (Manager::System, "systemctl edit")]
+        {
+            for Unit { name, text } in facts(manager).units() {
+                let advice = text.lines().nth(1).unwrap();
+                assert!(advice.ends_with(&format!(": {edit} {name}")), "{advice}");
+            }
+        }
+    }
+
+    #[test]
     fn a_change_is_noticed_and_another_version_is_not_one() {
-        let text = marked("[Unit]\n");
+        let text = facts(Manager::User).marked(SERVICE, "[Unit]\n");
         assert!(is_as_written(&text));
         assert!(!is_as_written(&text.replace("[Unit]", "[Unit]\nAfter=x")));
         assert!(!is_as_written("[Unit]\n"));

@@ -1,0 +1,197 @@
+//! A login whose code was exchanged: its tokens are nowhere but in this process until they are saved.
+//! On a store that replicas share, another one may have the account for a while, or the database may
+//! be away; nobody should have to log in again for that.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::error::ChangeError;
+use crate::accounts::account::Account;
+use crate::accounts::services::Services;
+use crate::clock::Deadline;
+use crate::store::{AccountName, EndReason, Grant, Record};
+
+/// How long the tokens of a login are kept: longer than the longest claim of a replica that died
+/// (50 s).
+const PATIENCE: Duration = Duration::from_secs(70);
+/// Pause between two tries to save them.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What a login brought.
+pub(super) struct Redeemed {
+    pub(super) grant: Grant,
+    pub(super) deadline: Deadline,
+    pub(super) subject: Result<String, String>,
+    pub(super) company: Option<String>,
+    pub(super) replaces: bool,
+    /// The generation that the record had when it was locked first.
+    pub(super) seen: Option<u64>,
+}
+
+impl Redeemed {
+    /// A logout on another replica that came between two tries counts, as one in this process does.
+    pub(super) fn ensure_not_logged_out_since(
+        &mut self,
+        account: &AccountName,
+        previous: Option<&Record>,
+    ) -> Result<(), ChangeError> {
+        let generation = previous.map_or(0, |record| record.generation);
+        let seen = *self.seen.get_or_insert(generation);
+        let reason = previous.and_then(|record| Some(&record.ended.as_ref()?.reason));
+        if generation > seen && matches!(reason, Some(EndReason::LoggedOut)) {
+            return Err(ChangeError::Superseded(account.clone()));
+        }
+        Ok(())
+    }
+
+    /// A refresh of the account's old tokens, by this process or another one, may have come between
+    /// the new tokens and their saving: it ends all others of the company.
+    pub(super) async fn ensure_not_overtaken(
+        &self,
+        services: &Services,
+        account: &AccountName,
+        previous: Option<&Record>,
+    ) -> Result<(), ChangeError> {
+        let oauth = &services.oauth;
+        let can_ask = self.grant.introspection_trusted && oauth.settings.introspect.is_some();
+        if !can_ask || previous.is_none_or(|record| record.grant.is_none()) {
+            return Ok(());
+        }
+        // What cannot be asked shows at the first refresh.
+        let Ok(credentials) = services.secret_file.credentials().await else { return Ok(()) };
+        match oauth.is_active(&self.grant.refresh, &credentials).await {
+            Ok(false) => Err(ChangeError::Overtaken(account.clone())),
+            Ok(true) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// For how long a login is tried to be saved.
+pub(super) struct Patience<'a> {
+    services: &'a Services,
+    began: Instant,
+    /// Why it was not saved yet, as people were told.
+    told: Option<String>,
+    is_last: bool,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn begin(services: &'a Services) -> Self {
+        Self { services, began: Instant::now(), told: None, is_last: false }
+    }
+
+    /// True, after a pause, if another try may succeed. One more follows when the process ends.
+    pub(super) async fn is_worth(&mut self, error: &ChangeError, account: &Account) -> bool {
+        let is_over = self.is_last || self.began.elapsed() >= PATIENCE;
+        if is_over || !self.services.store.is_shared() || !error.is_passing() {
+            return false;
+        }
+        let why = error.to_string();
+        if self.told.as_ref() != Some(&why) {
+            let left = PATIENCE.saturating_sub(self.began.elapsed()).as_secs();
+            warn!(account = %account.name, "the tokens of the login are not saved yet, and are tried to be saved for {left} s more: {why}");
+            self.told = Some(why);
+        }
+        self.is_last = self.services.unless_closing(sleep(PAUSE)).await.is_none();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Changes, Login};
+    use super::*;
+    use crate::accounts::refresher::Refresher;
+    use crate::accounts::registry::Registry;
+    use crate::accounts::testing;
+    use crate::oauth::Tokens;
+    use crate::secret::{AccessToken, RefreshToken};
+
+    fn changes(services: &Arc<Services>) -> Changes {
+        let registry = Arc::new(Registry::new(services.context.clone()));
+        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+        Changes::new(services.clone(), registry, refresher)
+    }
+
+    fn login(services: &Services) -> Login {
+        let tokens = Tokens {
+            access: Some(AccessToken::new("access")),
+            refresh: Some(RefreshToken::new("refresh")),
+            refresh_unreadable: false,
+            lifetime: Duration::from_secs(600),
+            scope: None,
+            oddities: Vec::new(),
+        };
+        Login {
+            tokens,
+            sent: services.now(),
+            subject: Ok("company".into()),
+            company: None,
+            introspection_trusted: true,
+            replaces: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_outlasts_the_claim_of_a_replica_that_died() {
+        let (services, _commands) = testing::shared_services();
+        let (changes, name) = (changes(&services), AccountName::fallback());
+        let claim = services.store.lock(&name, Duration::ZERO).await.unwrap();
+        let install = changes.install(changes.begin(&name), login(&services));
+        let dead = async {
+            sleep(Duration::from_secs(50)).await;
+            drop(claim);
+        };
+        let (saved, ()) = tokio::join!(install, dead);
+        saved.unwrap();
+        let (record, _) = services.store.load(&name).await.unwrap().unwrap();
+        assert!(record.grant.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_is_given_up_in_the_end_and_at_once_where_it_is_not_its_companys() {
+        let (services, _commands) = testing::shared_services();
+        let (changes, name) = (changes(&services), AccountName::fallback());
+        changes.install(changes.begin(&name), login(&services)).await.unwrap();
+        let others = Login { subject: Ok("another".into()), ..login(&services) };
+        let began = Instant::now();
+        let refused = changes.install(changes.begin(&name), others).await;
+        assert!(matches!(refused, Err(ChangeError::OtherSubject { .. })), "{refused:?}");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let _claim = services.store.lock(&name, Duration::ZERO).await.unwrap();
+        let given_up = changes.install(changes.begin(&name), login(&services)).await;
+        assert!(matches!(given_up, Err(ChangeError::Lock(_))), "{given_up:?}");
+        assert!(began.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_logout_between_two_tries_ends_the_login_and_an_earlier_one_does_not() {
+        let name = AccountName::fallback();
+        let (services, _commands) = testing::shared_services();
+        let of = |generation| Record::tombstone(generation, 0, EndReason::LoggedOut);
+        let grant = new_grant(&services);
+        let mut redeemed = Redeemed {
+            grant,
+            deadline: Deadline::after(services.now(), Duration::ZERO),
+            subject: Ok("company".into()),
+            company: None,
+            replaces: false,
+            seen: None,
+        };
+        for _ in 0..2 {
+            redeemed.ensure_not_logged_out_since(&name, Some(&of(3))).unwrap();
+        }
+        redeemed.ensure_not_logged_out_since(&name, Some(&of(4))).unwrap_err();
+    }
+
+    fn new_grant(services: &Services) -> Grant {
+        let login = login(services);
+        let deadline = Deadline::after(login.sent, login.tokens.lifetime);
+        let refresh = RefreshToken::new("refresh");
+        super::super::grant_of(services, login.tokens, refresh, deadline, login.sent, true)
+    }
+}
