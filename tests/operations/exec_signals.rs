@@ -5,15 +5,15 @@
 use crate::support;
 
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 use pleo_proxy::sandbox::Faults;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::command::{code, stderr, stdout};
+use support::running_exec::{ending, line, on_pty, rest, send, start_job, state, wait_for_program};
 use support::{
-    NO_REFRESH_AHEAD, SUMMARY, Workspace, access_lifetime, connected_store, expire, sandbox,
+    NO_REFRESH_AHEAD, Workspace, access_lifetime, connected_store, expire, sandbox,
     slow_token_response, token_posts, wait_until,
 };
 
@@ -21,39 +21,6 @@ use support::{
 fn both(workspace: &Workspace, script: &str) -> [Command; 2] {
     let program = ["sh", "-c", script];
     [workspace.exec(&[], &program), workspace.bare(&program)]
-}
-
-/// An exit code as a shell reports it.
-fn reported(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
-}
-
-fn send(signal: &str, pid: u32) {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
-    assert!(sent.unwrap().success(), "{signal}");
-}
-
-/// The next line that a child prints.
-fn line(child: &mut Child) -> String {
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    let stdout = child.stdout.as_mut().unwrap();
-    while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    String::from_utf8(line).unwrap()
-}
-
-/// The rest of what it prints, and its exit code.
-fn rest(mut child: Child) -> (String, i32) {
-    let mut rest = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
-    (rest, reported(child.wait().unwrap()))
-}
-
-/// The state of a process, such as `S` or `T`: proc_pid_stat(5).
-fn state(pid: &str) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').next().map(str::to_owned)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +39,7 @@ async fn exit_codes_are_those_of_the_program() {
         "cat; echo after",
     ] {
         let [exec, bare] = both(&workspace, script).map(|mut it| it.output().unwrap());
-        assert_eq!(reported(exec.status), reported(bare.status), "{script}: {}", stderr(&exec));
+        assert_eq!(ending(exec.status), ending(bare.status), "{script}: {}", stderr(&exec));
         assert_eq!(stdout(&exec), stdout(&bare), "{script}");
     }
     let script = workspace.path().join("no-program");
@@ -111,7 +78,7 @@ async fn the_program_has_what_it_would_have_without_exec() {
         let mut child = command.spawn().unwrap();
         assert_eq!(line(&mut child), "more");
         drop(child.stdout.take());
-        assert_eq!(reported(child.wait().unwrap()), 128 + 13);
+        assert_eq!(child.wait().unwrap().signal(), Some(13));
     }
 }
 
@@ -130,12 +97,12 @@ async fn signals_that_exec_alone_gets_reach_the_program() {
             rest(child)
         });
         assert_eq!(ended[0], ended[1], "{signal}");
-        assert_eq!(ended[0], (format!("got {signal}\n"), 9));
+        assert_eq!(ended[0], (format!("got {signal}\n"), (Some(9), None)));
     }
     for signal in ["TERM", "HUP", "INT", "QUIT", "USR1"] {
-        let ended = both(&workspace, "echo ready; exec sleep 60").map(|mut command| {
+        let ended = both(&workspace, "echo $$; exec sleep 60").map(|mut command| {
             let mut child = command.spawn().unwrap();
-            assert_eq!(line(&mut child), "ready");
+            wait_for_program(&line(&mut child), "sleep");
             send(signal, child.id());
             rest(child)
         });
@@ -144,12 +111,34 @@ async fn signals_that_exec_alone_gets_reach_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_reach_the_program_in_a_container_of_a_session_outside_it() {
+    let in_namespace = ["--pid", "--fork", "--mount-proc"];
+    let can = Command::new("unshare").args(in_namespace).arg("true").output();
+    if !can.is_ok_and(|tried| tried.status.success()) {
+        println!("\nSKIPPED: exec in a PID namespace; unshare (util-linux, as root) is needed");
+        return;
+    }
+    let sandbox = sandbox().await;
+    let workspace = connected_store(&sandbox, "").await;
+    let program = "trap 'exit 9' TERM; touch ready; while :; do sleep 0.02; done";
+    let exec = workspace.exec(&[], &["sh", "-c", program]);
+    let script = "\"$@\" & while ! [ -e ready ]; do kill -0 $! || exit; sleep 0.02; done
+        kill -TERM $!; wait $!; echo ended $?";
+    let mut outer = Command::new("unshare");
+    outer.args(in_namespace).args(["sh", "-c", script, "sh"]);
+    outer.arg(exec.get_program()).args(exec.get_args()).current_dir(workspace.path());
+    outer.env_clear().envs(exec.get_envs().map(|(name, value)| (name, value.unwrap())));
+    let ran = outer.output().unwrap();
+    assert_eq!(stdout(&ran), "ended 9\n", "{}", stderr(&ran));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_program_stops_and_goes_on_with_exec() {
     let sandbox = sandbox().await;
     let workspace = connected_store(&sandbox, "").await;
     let script = "echo $$; read line; echo went on; exit 5";
     for mut command in both(&workspace, script) {
-        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = start_job(command.stdin(Stdio::piped()));
         let program = line(&mut child);
         send("TSTP", child.id());
         wait_until("the program stops", || state(&program).as_deref() == Some("T"));
@@ -157,7 +146,7 @@ async fn the_program_stops_and_goes_on_with_exec() {
         send("CONT", child.id());
         wait_until("the program goes on", || state(&program).as_deref() == Some("S"));
         drop(child.stdin.take());
-        assert_eq!(rest(child), ("went on\n".into(), 5));
+        assert_eq!(rest(child), ("went on\n".into(), (Some(5), None)));
     }
     // One that stops by itself where there is no terminal does not take exec with it.
     let mut child =
@@ -165,7 +154,7 @@ async fn the_program_stops_and_goes_on_with_exec() {
     let program = line(&mut child);
     wait_until("the program stops", || state(&program).as_deref() == Some("T"));
     send("CONT", program.parse().unwrap());
-    assert_eq!(rest(child).1, 6);
+    assert_eq!(rest(child).1, (Some(6), None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +180,7 @@ async fn a_signal_before_the_program_starts_ends_exec_with_its_refresh_saved() {
     let mut child = workspace.exec(&[], &["touch", "started"]).spawn().unwrap();
     wait_until("the refresh is sent", || token_posts(&sandbox, &before) == 1);
     send("TERM", child.id());
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
     assert!(!workspace.path().join("started").exists());
     sandbox.set_faults(access_lifetime(600_000));
     let ran = workspace.exec_script(&[], "exit 0");
@@ -199,33 +188,13 @@ async fn a_signal_before_the_program_starts_ends_exec_with_its_refresh_saved() {
     assert_eq!(sandbox.counters().refresh_replays, 0);
 }
 
-/// Runs a command on a terminal; what it printed and its exit code. None without Python.
-fn on_terminal(command: &Command, steps: &Value) -> Option<(String, i64)> {
-    let words = [command.get_program()].into_iter().chain(command.get_args());
-    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-    let asked = json!({"command": words, "steps": steps}).to_string();
-    let driver = include_str!("../support/terminal.py");
-    let mut python = Command::new("python3");
-    python.args(["-c", driver, &asked]).current_dir(command.get_current_dir().unwrap()).env_clear();
-    python.envs(command.get_envs().map(|(name, value)| (name, value.unwrap())));
-    let Ok(ran) = python.output() else {
-        eprintln!("SKIPPED: terminals need python3");
-        return None;
-    };
-    let told: Value = serde_json::from_slice(&ran.stdout)
-        .unwrap_or_else(|_| panic!("{words:?} {steps}: {}", stderr(&ran)));
-    let output = told["output"].as_str().unwrap();
-    // The echo of a key may stand before it.
-    let output = output.rsplit_once(SUMMARY).map_or(output, |(output, _)| output);
-    Some((output.to_owned(), told["code"].as_i64().unwrap()))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terminal_is_the_programs() {
     let sandbox = sandbox().await;
     let workspace = connected_store(&sandbox, "").await;
-    // What the keys send kills no `sleep`, whose end some shells tell and some do not.
-    let wait = "echo ready; while :; do (trap '' INT QUIT; exec sleep 0.02); done";
+    // It waits without a process of its own, whose end by a key some shells tell and some do not.
+    let wait =
+        "test -p never || mkfifo never; exec 3<>never; echo ready; while :; do read it <&3; done";
     for (script, steps) in [
         // Ctrl-C, once: a second one would be an emergency for many programs.
         (
@@ -236,15 +205,15 @@ async fn the_terminal_is_the_programs() {
         (format!("trap 'echo quit; exit 4' QUIT; {wait}"), json!([["expect", "ready"], ["type", "\x1c"]])),
         // Its size, and that it changed, once.
         (
-            format!("n=0; trap 'n=$((n+1)); echo winch $n; stty size' WINCH; trap 'echo end $n; exit' USR1; {wait}"),
+            format!("n=0; trap 'n=$((n+1)); echo winch $n; stty size' WINCH; trap 'echo end $n; exit 0' USR1; {wait}"),
             json!([["expect", "ready"], ["resize", 99], ["expect", "24 99"], ["signal", "USR1"]]),
         ),
         // Input, echo and end of input.
         ("test -t 0 && test -t 1 && test -t 2 && tty >/dev/null && read a && echo got $a; read b; echo end $?".to_owned(), json!([["type", "word\n"], ["expect", "got word"], ["type", "\x04"]])),
     ] {
         let [exec, bare] = both(&workspace, &script);
-        let Some(exec) = on_terminal(&exec, &steps) else { return };
-        let bare = on_terminal(&bare, &steps).unwrap();
+        let Some(exec) = on_pty(&exec, &steps) else { return };
+        let bare = on_pty(&bare, &steps).unwrap();
         assert_eq!(exec, bare, "{script}");
     }
 }
@@ -274,7 +243,7 @@ async fn job_control_of_a_shell_works() {
             ["expect", "code 5"],
             ["type", "exit 0\n"],
         ]);
-        let Some((output, code)) = on_terminal(&shell, &steps) else { return };
+        let Some((output, code)) = on_pty(&shell, &steps) else { return };
         assert_eq!(code, 0, "{start}: {output}");
     }
 }
