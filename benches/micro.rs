@@ -27,7 +27,7 @@ use pleo_proxy::proxy::peer::{Allowed, Peer};
 use pleo_proxy::proxy::route::Route;
 use pleo_proxy::redaction::Redactor;
 use pleo_proxy::secret::{AccessToken, RefreshToken};
-use pleo_proxy::store::{AccountName, Grant, Record, Store};
+use pleo_proxy::store::{AccountName, Grant, Record, Sealing, Store};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -144,7 +144,9 @@ fn headers_to_upstream(bencher: Bencher<'_, '_>, caller: Caller) {
     let parts = request(caller);
     let (host, credential) =
         (HeaderValue::from_static("external.pleo.io"), HeaderValue::from_static("Bearer token"));
-    bencher.bench_local(|| headers::to_upstream(black_box(&parts), &host, &credential));
+    bencher.bench_local(|| {
+        headers::to_upstream(HeaderMap::with_capacity(12), black_box(&parts), &host, &credential)
+    });
 }
 
 #[divan::bench]
@@ -204,7 +206,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         default_account: Some(name(0)),
         ..Settings::default()
     };
-    let store = Store::open(folder).unwrap();
+    let store = Store::open(folder, Sealing::none()).unwrap();
     let accounts = Accounts::open(store, client, settings, Clock::system(), Background::Disabled)
         .await
         .unwrap();
@@ -227,6 +229,7 @@ async fn open(folder: &std::path::Path) -> Arc<Accounts> {
         let record = Record {
             generation: 1,
             grant: Some(grant),
+            api_key: None,
             subject: None,
             company: None,
             subject_unconfirmed: false,

@@ -78,7 +78,12 @@ build_static() {
     export "CC_${target//-/_}=musl-gcc"
     # A third of a megabyte less; musl reads this form since 1.2.4, and the program brings its own.
     local link=(-C link-arg=-Wl,-z,pack-relative-relocs)
-    cargo_build "$target_dir" "" --target "$target"
+    # The image has to stay small, and what is not on a request's way need not be fast.
+    local small=(--config "profile.$profile.package.\"*\".opt-level=\"s\"") crate
+    for crate in hyper http httparse bytes tokio tokio-util tokio-rustls rustls memchr smallvec parking_lot mio; do
+        small+=(--config "profile.$profile.package.$crate.opt-level=3")
+    done
+    cargo_build "$target_dir" "" --target "$target" "${small[@]}"
     # One that asks for a loader runs on this machine and not in an empty image.
     if has readelf && readelf -lW "$target_dir/$target/$(folder)/pleo-proxy" | grep -q INTERP; then
         say "static: the program asks for a loader; it is not static"
@@ -89,7 +94,7 @@ build_static() {
     say "static, once more"
     local again
     again=$(mktemp -d)
-    cargo_build "$again" "" --target "$target"
+    cargo_build "$again" "" --target "$target" "${small[@]}"
     cmp "$again/$target/$(folder)/pleo-proxy" "$out/pleo-proxy-$version-$arch-linux-static"
     rm -rf "$again"
     say "the same bytes twice"

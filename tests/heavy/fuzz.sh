@@ -1,7 +1,7 @@
 #!/bin/sh
-# Coverage-guided fuzzing of everything that reads what others wrote: fuzz.sh [BINARY] [SECONDS]. SECONDS for each
-# target, 15 if not told; the binary is not needed. Any toolchain does, with a C++ compiler for libFuzzer. The first
-# build takes minutes.
+# Coverage-guided fuzzing of everything that reads what others wrote: fuzz.sh [BINARY] [SECONDS], or fuzz.sh build to
+# build the targets alone. SECONDS for each target, 15 if not told; the binary is not needed. Any toolchain does, with a
+# C++ compiler for libFuzzer. The first build takes minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 seconds=15
@@ -28,6 +28,7 @@ if ! cargo build --locked --package pleo-proxy-fuzz --profile fuzz --target "$ho
     cat "$log"
     exit 1
 fi
+[ "${1:-}" != build ] || exit 0
 
 # What a run learns is kept in the target folder, for the next one.
 learned=$target/fuzz-corpus

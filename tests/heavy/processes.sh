@@ -3,4 +3,4 @@
 # `cargo test` does in seconds.
 set -eu
 cd "$(dirname "$0")/../.."
-PLEO_PROXY_HEAVY=1 exec cargo test --locked --test journeys -- processes:: peer::
+PLEO_PROXY_HEAVY=1 exec cargo test --locked --test journeys -- processes:: peer:: every_login_that_begins
