@@ -28,7 +28,7 @@ use super::transition;
 use crate::clock::{Deadline, Now};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
-use crate::store::{AccountName, EndReason, Record};
+use crate::store::{AccountName, EndReason, Grant, Record, StoredKey};
 pub use error::ChangeError;
 pub use locked_change::ChangeTicket;
 use locked_change::check_changeable;
@@ -132,7 +132,9 @@ impl Changes {
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let is_usable = login.grant.access.is_some();
-        let record = Record { company, ..record_of(login.grant.clone(), subject) };
+        let logged_in_at = change.locked.date(login.grant.logged_in_at);
+        let grant = Grant { logged_in_at, ..login.grant.clone() };
+        let record = Record { company, ..record_of(grant, subject) };
         let lock = ticket.save(change, record, Some(login.deadline), &self.services).await?;
         drop((lock, installing));
         account.memory().remember_success(is_usable);
@@ -170,7 +172,9 @@ impl Changes {
         let known = previous.filter(|record| record.subject == subject);
         let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
         let nothing = Record { ended: None, ..Record::tombstone(0, 0, EndReason::LoggedOut) };
-        let record = Record { api_key: Some(login.key), subject, company, ..nothing };
+        let added_at = change.locked.date(login.key.added_at);
+        let key = StoredKey { added_at, ..login.key };
+        let record = Record { api_key: Some(key), subject, company, ..nothing };
         drop(ticket.save(change, record, None, &self.services).await?);
         account.touch(self.services.now());
         info!(account = %account.name, "connected with an API key");
@@ -238,14 +242,9 @@ impl Changes {
             scope: None,
             oddities: Vec::new(),
         };
-        let grant = grant_of(
-            &self.services,
-            nothing,
-            token,
-            Deadline::after(now, Duration::ZERO),
-            now,
-            false,
-        );
+        let expired = Deadline::after(now, Duration::ZERO);
+        let grant = grant_of(&self.services, nothing, token, expired, now, false);
+        let grant = Grant { logged_in_at: change.locked.date(now.wall), ..grant };
         let subject = previous.and_then(|record| record.subject.clone());
         // The first refresh shows whose the token is.
         let company = previous.and_then(|record| record.company.clone());
@@ -309,7 +308,7 @@ impl Changes {
                 return Err(ChangeError::ImportUnconfirmed(why));
             }
             Err(error) => {
-                let now = self.services.now().wall;
+                let now = change.locked.date(self.services.now().wall);
                 let reason = error.end_reason();
                 let ended =
                     Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
@@ -344,8 +343,10 @@ impl Changes {
             ticket.logout_ended();
             self.give_logout_up(account, &before);
         }
-        let tombstone = Record::tombstone(0, self.services.now().wall, reason);
-        let saved = ticket.save(change?, tombstone, None, &self.services).await;
+        let change = change?;
+        let at = change.locked.date(self.services.now().wall);
+        let tombstone = Record::tombstone(0, at, reason);
+        let saved = ticket.save(change, tombstone, None, &self.services).await;
         ticket.logout_ended();
         drop(saved?);
         info!(account = %account.name, "logged out");

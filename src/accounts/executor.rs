@@ -99,7 +99,8 @@ impl Executor {
     /// Keeps a tombstone, over restarts too: no token is sent until somebody logs in.
     pub(super) async fn end(&self, old: LockedRecord, reason: EndReason) -> RefreshReport {
         let account = &self.account;
-        let record = outcome::ended(&old.record, reason.clone(), self.services.now());
+        let at = old.locked.date(self.services.now().wall);
+        let record = outcome::ended(&old.record, reason.clone(), at);
         let reason = LoginReason::Ended(reason);
         warn!(account = %account.name, "{}", reason.sentence(&account.name));
         let saved = old.locked.save(&record).await;

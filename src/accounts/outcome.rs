@@ -219,7 +219,7 @@ fn is_same_login(sent: &Record, stored: &Record) -> bool {
 }
 
 /// The tombstone of a grant that has ended.
-pub(super) fn ended(record: &Record, reason: EndReason, now: Now) -> Record {
+pub(super) fn ended(record: &Record, reason: EndReason, at: i64) -> Record {
     Record {
         generation: record.generation + 1,
         grant: None,
@@ -228,7 +228,7 @@ pub(super) fn ended(record: &Record, reason: EndReason, now: Now) -> Record {
         company: record.company.clone(),
         subject_unconfirmed: false,
         intent: None,
-        ended: Some(Ended { at: now.wall, reason }),
+        ended: Some(Ended { at, reason }),
     }
 }
 

@@ -72,7 +72,11 @@ fn services_with(folder: &Path, api: &str) -> (Arc<Services>, Commands) {
 }
 
 pub(super) fn services_on(store: Store, api: &str) -> (Arc<Services>, Commands) {
-    let (context, commands) = context(Clock::system());
+    services_at(Clock::system(), store, api)
+}
+
+pub(super) fn services_at(clock: Clock, store: Store, api: &str) -> (Arc<Services>, Commands) {
+    let (context, commands) = context(clock);
     (Arc::new(Services::new(store, client(api), context, Background::Disabled)), commands)
 }
 

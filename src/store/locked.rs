@@ -140,6 +140,17 @@ impl Locked {
         }
     }
 
+    /// Dates what is saved under this lock, so that of two logins of an account the later one is
+    /// known whoever saved it: by the clock of a store that machines share, where their own may
+    /// disagree. Without one it is `own`. Milliseconds since 1970.
+    pub fn date(&self, own: i64) -> i64 {
+        match &self.hold {
+            #[cfg(feature = "postgres")]
+            Hold::Postgres(_, held) => held.time(),
+            _ => own,
+        }
+    }
+
     /// Takes a lock once more that may have run out, and looks at the record as it is now: what
     /// another process has written may be replaced from here on.
     ///

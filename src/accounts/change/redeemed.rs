@@ -188,6 +188,47 @@ mod tests {
         redeemed.ensure_not_logged_out_since(&name, Some(&of(4))).unwrap_err();
     }
 
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn of_two_logins_the_later_one_stays_where_the_clocks_of_replicas_disagree() {
+        use crate::accounts::sync::StoreSync;
+        use crate::clock::{Clock, Now};
+        use crate::secret::DatabaseSecret;
+        use crate::store::{Database, PostgresStore, Sealing, Store, UrlSource, postgres_server};
+        let Some(database) = postgres_server::Database::create() else { return };
+        let url = UrlSource::Value(DatabaseSecret::new(database.url.as_str()));
+        let settings = Database { url, allow_plain: true, ..Database::default() };
+        let replica = async |clock| {
+            let store = PostgresStore::open(&settings, "sandbox", Sealing::none()).await;
+            let store = Store::Postgres(Arc::new(store.unwrap()));
+            testing::services_at(clock, store, "http://127.0.0.1:9").0
+        };
+        let now = Clock::system().now();
+        let ahead = Clock::manual(Now { wall: now.wall + 300_000, ..now });
+        let (ahead, right) = (replica(ahead).await, replica(Clock::system()).await);
+        let name = AccountName::fallback();
+        let changes_ahead = changes(&ahead);
+        changes_ahead.install(changes_ahead.begin(&name), login(&ahead)).await.unwrap();
+        changes_ahead.install(changes_ahead.begin(&name), login(&ahead)).await.unwrap();
+        let known = changes_ahead.registry.get_or_insert(&name);
+        assert_eq!(known.peek().generation(), 2);
+        // The other one logs it out, removes it and logs in anew, while this one is stopped.
+        let changes_right = changes(&right);
+        let sync = |changes: &Changes, services: &Arc<Services>| {
+            let (registry, refresher) = (changes.registry.clone(), changes.refresher.clone());
+            StoreSync::new(services.clone(), registry, refresher)
+        };
+        let account = changes_right.registry.get_or_insert(&name);
+        assert!(sync(&changes_right, &right).reload(&account).await);
+        changes_right.logout(&account, EndReason::LoggedOut).await.unwrap();
+        changes_right.remove(&account).await.unwrap();
+        let anew = changes(&right);
+        anew.install(anew.begin(&name), login(&right)).await.unwrap();
+        assert!(sync(&changes_ahead, &ahead).reload(&known).await);
+        let (stored, _) = right.store.load(&name).await.unwrap().unwrap();
+        assert_eq!((stored.generation, known.peek().generation()), (1, 1), "the new login is used");
+    }
+
     fn new_grant(services: &Services) -> Grant {
         let login = login(services);
         let deadline = Deadline::after(login.sent, login.tokens.lifetime);

@@ -321,7 +321,7 @@ fn dead_ends_the_grant_unless_the_store_holds_another_pair() {
     assert!(!is_replaced(&sent, &other(8, "r1")), "the same token");
     assert!(!is_replaced(&sent, &other(6, "r0")), "a backup that was put back");
     assert!(!is_replaced(&sent, &Record { generation: 8, grant: None, ..sent.clone() }));
-    let tombstone = ended(&sent, EndReason::LoggedOut, NOW);
+    let tombstone = ended(&sent, EndReason::LoggedOut, NOW.wall);
     let Ended { at, reason } = tombstone.ended.unwrap();
     assert_eq!((tombstone.generation, at, reason), (8, NOW.wall, EndReason::LoggedOut));
     assert!(tombstone.grant.is_none() && tombstone.intent.is_none());
@@ -332,13 +332,13 @@ fn dead_ends_the_grant_unless_the_store_holds_another_pair() {
 fn what_is_saved_late_replaces_an_earlier_record_of_its_own_login_alone() {
     let sent = record_with_open_intent();
     let pair = saved(follows(&record(), whole(200, PAIR))).record;
-    let tombstone = ended(&sent, EndReason::Refused { code: "invalid_grant".into() }, NOW);
+    let tombstone = ended(&sent, EndReason::Refused { code: "invalid_grant".into() }, NOW.wall);
     let login = |generation, logged_in_at, token: &str| {
         let refresh = RefreshToken::new(token);
         let grant = sent.grant.clone().map(|grant| Grant { refresh, logged_in_at, ..grant });
         Record { generation, grant, ..record() }
     };
-    let lost = ended(&sent, EndReason::Interrupted { sent_at: SENT.wall }, NOW);
+    let lost = ended(&sent, EndReason::Interrupted { sent_at: SENT.wall }, NOW.wall);
     let gone = |generation| Record::tombstone(generation, 1, EndReason::LoggedOut);
     let at_seven = |token| login(7, 1, token);
     for (stored, keeps_pair, keeps_tombstone, why) in [
@@ -387,7 +387,7 @@ fn a_record_alone_tells_the_state_of_an_account_without_trouble() {
     };
     login(&Record { grant: None, ..record() }, LoginReason::LoggedOut);
     let reason = EndReason::Disconnected;
-    login(&ended(&record(), reason.clone(), NOW), LoginReason::Ended(reason));
+    login(&ended(&record(), reason.clone(), NOW.wall), LoginReason::Ended(reason));
     let issued = record().grant.unwrap().issued;
     let elsewhere = NextState::LoginRequired(LoginReason::IssuedElsewhere(issued));
     assert_eq!(state_of(&record(), |_| false), elsewhere);

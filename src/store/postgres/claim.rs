@@ -34,7 +34,8 @@ ON CONFLICT (environment, account) DO UPDATE
 SET claim_id = excluded.claim_id, claim_by = excluded.claim_by, claim_until = excluded.claim_until
 WHERE it.claim_until IS NULL OR it.claim_until <= clock_timestamp() OR it.claim_id = excluded.claim_id
 RETURNING version, intent_id,
-    (extract(epoch FROM clock_timestamp() - intent_at) * 1000)::bigint";
+    (extract(epoch FROM clock_timestamp() - intent_at) * 1000)::bigint,
+    (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 const HOLDER: &str = "\
 SELECT CASE WHEN claim_until > clock_timestamp()
@@ -70,6 +71,9 @@ pub(crate) struct Held {
     /// Names this claim, in the row too.
     pub(super) id: String,
     seen: AtomicI64,
+    /// The database's clock minus this machine's boot clock, in milliseconds: its time now, without
+    /// asking.
+    ahead_of_boot: AtomicI64,
     claims: Claims,
     /// The intent that was open when it was claimed.
     open: Mutex<Option<OpenIntent>>,
@@ -90,6 +94,7 @@ impl Claims {
             account: account.clone(),
             id: fresh_id()?,
             seen: AtomicI64::new(0),
+            ahead_of_boot: AtomicI64::new(0),
             open: Mutex::default(),
             claims: self.clone(),
             intent_asked: AtomicU64::new(0),
@@ -113,8 +118,11 @@ impl Claims {
         let taken = self.link.query(TAKE, &parameters).await?;
         if let Some(row) = taken.first() {
             // After the answer: rather too young than too old.
-            *held.open.lock() = OpenIntent::of(row, self.clock.boot())?;
+            let boot = self.clock.boot();
+            *held.open.lock() = OpenIntent::of(row, boot)?;
             held.seen.store(row.try_get(0).map_err(Trouble::from)?, Ordering::Relaxed);
+            let now: i64 = row.try_get(3).map_err(Trouble::from)?;
+            held.ahead_of_boot.store(now.saturating_sub_unsigned(boot), Ordering::Relaxed);
             return Ok(None);
         }
         let rows = self.link.query(HOLDER, &parameters[..2]).await?;
@@ -143,6 +151,11 @@ impl Held {
     /// the row had another one, or none, when it was claimed.
     pub(crate) fn intent_age(&self, record: &Record) -> Option<Duration> {
         self.open.lock().as_ref()?.age(record, self.claims.clock.boot())
+    }
+
+    /// Milliseconds since 1970 by the clock of the database.
+    pub(crate) fn time(&self) -> i64 {
+        self.ahead_of_boot.load(Ordering::Relaxed).saturating_add_unsigned(self.claims.clock.boot())
     }
 
     /// This holder asks for its intent now.

@@ -22,7 +22,7 @@ pub(super) struct OpenIntent {
 }
 
 impl OpenIntent {
-    /// From the last two columns of a claim's row; `read` is now.
+    /// From the second and third column of a claim's row; `read` is now.
     pub(super) fn of(row: &tokio_postgres::Row, read: u64) -> Result<Option<Self>, Trouble> {
         let (id, age): (Option<String>, Option<i64>) = (row.try_get(1)?, row.try_get(2)?);
         let open = id.zip(age);
