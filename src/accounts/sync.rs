@@ -113,7 +113,10 @@ impl StoreSync {
         for change in polling.changes.poll(watched).await {
             match change {
                 Change::Changed(name) => polling.add(self.registry.get_or_insert(&name)),
-                Change::Resync => self.registry.sorted().into_iter().for_each(|it| polling.add(it)),
+                Change::Resync => {
+                    self.services.store_back.notify_waiters();
+                    self.registry.sorted().into_iter().for_each(|it| polling.add(it));
+                }
             }
         }
         let unread: Vec<_> = polling.unread.values().cloned().collect();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -43,7 +44,13 @@ async fn save(services: &Services, account: &Account, unsaved: &LockedRecord, se
     let mut record = unsaved.record.clone();
     loop {
         let wait = account.next_wait(None).min(MAX_DISK_WAIT);
-        let is_last = services.unless_closing(tokio::time::sleep(wait)).await.is_none();
+        let pause = async {
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = services.store_back.notified() => {}
+            }
+        };
+        let is_last = services.unless_closing(pause).await.is_none();
         match unsaved.locked.save(&record).await {
             Ok(version) => {
                 account.memory().version = version;

@@ -38,6 +38,8 @@ mod refresh;
 mod refresh_responses;
 mod refused_requests;
 #[cfg(feature = "postgres")]
+mod replica_faults;
+#[cfg(feature = "postgres")]
 mod replica_stores;
 #[cfg(feature = "postgres")]
 mod replicas;

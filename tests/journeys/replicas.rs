@@ -37,15 +37,15 @@ pub(super) fn replica_at(sandbox: &Sandbox, url: &str, more: &str) -> Workspace 
 }
 
 /// Two replicas whose account is connected; none without a server.
-struct Two {
-    sandbox: Sandbox,
-    database: Database,
-    first: Proxy,
-    second: Proxy,
-    _workspaces: [Workspace; 2],
+pub(super) struct Two {
+    pub(super) sandbox: Sandbox,
+    pub(super) database: Database,
+    pub(super) first: Proxy,
+    pub(super) second: Proxy,
+    pub(super) workspaces: [Workspace; 2],
 }
 
-async fn two(more: &str, faults: Faults) -> Option<Two> {
+pub(super) async fn two(more: &str, faults: Faults) -> Option<Two> {
     let database = Database::create()?;
     let sandbox = sandbox().await;
     sandbox.set_faults(faults);
@@ -57,27 +57,27 @@ async fn two(more: &str, faults: Faults) -> Option<Two> {
     first.login("default").await;
     let second = workspaces[1].serve();
     assert_eq!(second.get("/v1/companies").await.status(), 200);
-    Some(Two { sandbox, database, first, second, _workspaces: workspaces })
+    Some(Two { sandbox, database, first, second, workspaces })
 }
 
 impl Two {
     /// No superseded token was ever sent, and the server revoked nothing.
-    fn assert_unharmed(&self) {
+    pub(super) fn assert_unharmed(&self) {
         let counters = self.sandbox.counters();
         assert_eq!((counters.refresh_replays, counters.families_revoked), (0, 0), "{counters:?}");
     }
 
     /// The first replica cannot reach the database.
-    fn shut_out_first(&self) {
+    pub(super) fn shut_out_first(&self) {
         self.database.shut_out(&format!("first_{}", self.database.name));
     }
 
-    fn let_in_first(&self) {
+    pub(super) fn let_in_first(&self) {
         self.database.let_in(&format!("first_{}", self.database.name));
     }
 
     /// A claim whose holder is gone, a while later.
-    fn end_claim(&self) {
+    pub(super) fn end_claim(&self) {
         self.database.run(
             "UPDATE pleo_proxy.account SET claim_until = clock_timestamp() WHERE claim_until IS NOT NULL",
         );
@@ -107,13 +107,13 @@ impl Two {
 }
 
 /// Begins a refresh on a task of its own.
-fn refresh(proxy: &Proxy) -> JoinHandle<Option<u16>> {
+pub(super) fn refresh(proxy: &Proxy) -> JoinHandle<Option<u16>> {
     let address = format!("{}/api/accounts/default/refresh?force=true", proxy.admin);
     let request = proxy.http.post(address).bearer_auth(&proxy.key);
     tokio::spawn(async move { Some(request.send().await.ok()?.status().as_u16()) })
 }
 
-async fn until_posted(two: &Two, posts: u64, before: &Counters) {
+pub(super) async fn until_posted(two: &Two, posts: u64, before: &Counters) {
     let start = Instant::now();
     while token_posts(&two.sandbox, before) < posts {
         assert!(start.elapsed() < TIMEOUT, "no token request came");
@@ -129,7 +129,7 @@ pub(super) async fn until_status(proxy: &Proxy, status: u16) {
     }
 }
 
-fn signal(proxy: &Proxy, name: &str) {
+pub(super) fn signal(proxy: &Proxy, name: &str) {
     let pid = proxy.child.id().to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
 }
