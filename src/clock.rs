@@ -4,9 +4,12 @@
 //! would look fresh after a night; the wall clock can be set back. A [`Deadline`] therefore holds
 //! both readings and has passed as soon as either says so.
 
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::platform::boot_millis;
 
 /// A reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,18 +193,6 @@ impl Clock {
 fn system_now() -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { wall: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX), boot: boot_millis() }
-}
-
-/// Linux counts suspend in `CLOCK_BOOTTIME`; the BSDs and macOS count it in `CLOCK_MONOTONIC`'s raw
-/// relatives, which rustix does not name, so there the wall clock alone notices a sleep.
-fn boot_millis() -> u64 {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let id = rustix::time::ClockId::Boottime;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let id = rustix::time::ClockId::Monotonic;
-    let time = rustix::time::clock_gettime(id);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1000
-        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// Whole milliseconds, saturating.

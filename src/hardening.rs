@@ -4,6 +4,8 @@
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
+use crate::platform;
+
 /// New files are accessible to their owner only.
 const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
 
@@ -28,12 +30,7 @@ pub fn apply(starts_program: bool) -> Inherited {
     // Connections are files; the soft limit exists for programs that cannot handle many.
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // /proc/PID/{environ,mem,fd} then belong to root, and only root can attach a debugger.
-        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    }
+    platform::refuse_debuggers();
     Inherited { umask: umask.bits(), files: files.current, core: core.current }
 }
 

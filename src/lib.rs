@@ -10,18 +10,19 @@
 //!
 //! | row | parts |
 //! | --- | --- |
-//! | 11 | `main`, and this file |
-//! | 10 | [`cli`]: commands and exit codes; builds the parts |
-//! | 9 | [`config`]: the only reader of configuration files and environment variables; fills the settings of each part |
-//! | 8 | [`server`]: listeners, workers, drain |
-//! | 7 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
-//! | 6 | [`log`]: the latest exchanges, and what can be said from them |
-//! | 5 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
-//! | 4 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant; [`hooks`]: commands of the operator's that run when an account needs a login |
-//! | 3 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
-//! | 2 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |
-//! | 1 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`diagnostic`]: problems of a configuration or a set-up, as values. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
-//! | 0 | [`secret`], [`clock`], [`lazy_timer`], [`nearest`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
+//! | 12 | `main`, and this file |
+//! | 11 | [`cli`]: commands and exit codes; builds the parts |
+//! | 10 | [`config`]: the only reader of configuration files and environment variables; fills the settings of each part |
+//! | 9 | [`server`]: listeners, workers, drain |
+//! | 8 | [`admin`]: the listener for logins and commands; its documentation is the table of routes, [`admin::protocol`] has the bodies |
+//! | 7 | [`log`]: the latest exchanges, and what can be said from them |
+//! | 6 | [`operate`]: operations on accounts, used by the admin listener, and by commands while no proxy runs |
+//! | 5 | [`proxy`]: the life of a request; [`login`]: from the authorization URL to a saved grant; [`hooks`]: commands of the operator's that run when an account needs a login |
+//! | 4 | [`accounts`]: accounts, their snapshots, gate, refresh and background tasks. [`exchange`]: one request from its arrival to the last byte of its response; ends in one place |
+//! | 3 | [`store`]: keeps grants, under a lock. [`explain`]: pure functions that say why Pleo refuses a request, or would, and what to do. [`usage`]: counters by account and operation, and what follows for scopes |
+//! | 2 | [`oauth`]: pure functions that build requests and read responses; the only sender to the token endpoint. [`diagnostic`]: problems of a configuration or a set-up, as values. [`operations`]: the operations of Pleo's API, which of them write, and the scopes they need. [`problem`]: the codes and the form of the proxy's own error responses. [`redaction`]: takes secrets out of what leaves as evidence |
+//! | 1 | [`secret`], [`clock`], [`lazy_timer`], [`nearest`], [`telemetry`], [`outbound`], [`private_file`], [`hardening`], [`supervise`], [`timeout`] |
+//! | 0 | [`platform`]: what differs by system |
 //! | aside | [`sandbox`], the crate `pleo-sandbox`: a fake Pleo. It shares no code with the proxy, so that it does not repeat its mistakes |
 //!
 //! Configuration is near the top so that no other part depends on it: each part declares its own
@@ -126,6 +127,7 @@ pub mod oauth;
 pub mod operate;
 pub mod operations;
 pub mod outbound;
+pub mod platform;
 pub mod private_file;
 pub mod problem;
 pub mod proxy;

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::TimeLimit;
 use crate::outbound::{self, Names, Outbound};
+use crate::platform::limit_unacknowledged_of;
 use crate::private_file::{self, PrivateFileError};
 use crate::secret::{AccessToken, ApiKey, ClientSecret, RefreshToken};
 use crate::timeout::while_running;
@@ -225,9 +226,7 @@ impl Client {
             .tcp_keepalive(outbound::KEEPALIVE_TIME)
             .tcp_keepalive_interval(outbound::KEEPALIVE_INTERVAL)
             .user_agent(concat!("pleo-proxy/", env!("CARGO_PKG_VERSION")));
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let builder = builder.tcp_user_timeout(outbound::UNACKNOWLEDGED);
-        let http = builder.build()?;
+        let http = limit_unacknowledged_of(builder, outbound::UNACKNOWLEDGED).build()?;
         Ok(Self { settings, http, names: outbound.names.clone() })
     }
 

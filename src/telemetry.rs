@@ -3,7 +3,6 @@
 //! for their reader.
 
 mod lines;
-pub mod process;
 mod repeats;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

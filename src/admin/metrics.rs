@@ -17,7 +17,8 @@ use prometheus_client::registry::{Registry, Unit};
 use super::refusal::refusal;
 use super::state::{Admin, Shared};
 use crate::accounts::rate;
-use crate::telemetry::{self, process};
+use crate::platform;
+use crate::telemetry;
 
 /// The form of the text (OpenMetrics 1.0).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -102,7 +103,7 @@ fn of_the_store(admin: &Admin) -> Registry {
 
 fn of_the_process() -> Registry {
     let mut registry = Registry::with_prefix("process");
-    let Some(figures) = process::figures() else { return registry };
+    let Some(figures) = platform::figures() else { return registry };
     let help = "Processor time that was used";
     let cpu = ConstCounter::new(figures.cpu_seconds);
     registry.register_with_unit("cpu", help, Unit::Seconds, cpu);

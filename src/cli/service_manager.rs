@@ -3,7 +3,7 @@
 
 use std::future::pending;
 use std::io;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::context::variables;
 use crate::accounts::Accounts;
+use crate::platform::abstract_address;
 use crate::server::{Passed, PassedError};
 
 /// How often the status line is looked at where there is no watchdog.
@@ -136,17 +137,6 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
         None => socket.connect(name)?,
     }
     Ok(socket)
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn abstract_address(name: &str) -> io::Result<SocketAddr> {
-    use std::os::linux::net::SocketAddrExt as _;
-    SocketAddr::from_abstract_name(name)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn abstract_address(_: &str) -> io::Result<SocketAddr> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Finds the program at the other end of a connection: the kernel says which socket it is, and
-//! `/proc` which process holds it. Looked up beside the requests, never on their way.
+//! Finds the program at the other end of a connection: the system says which socket it is, and
+//! which process holds it. Looked up beside the requests, never on their way.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::exchange::recorder::Recorders;
 use crate::exchange::{Caller, Client, Program};
+use crate::platform::processes;
 use crate::proxy::peer;
 
 /// Look-ups may take this share of the time, as one part of so many.
@@ -42,12 +43,8 @@ pub(super) async fn identify(recorders: Arc<Recorders>) {
 /// The program that holds a socket, by its inode; none if it is another user's or does not let
 /// itself be looked at.
 pub fn holder(inode: u32) -> Option<Program> {
-    process::holder(inode)
-}
-
-/// The name of a process, if it is still there.
-pub fn name(pid: u32) -> Option<String> {
-    process::program(pid).map(|program| program.name)
+    let holds = |pid: &u32| processes::sockets(*pid).contains(&inode);
+    processes::newest_first().into_iter().find(holds).and_then(program)
 }
 
 fn look_up(clients: &[Arc<Client>]) {
@@ -56,7 +53,7 @@ fn look_up(clients: &[Arc<Client>]) {
         match client.caller {
             Caller::Unix { process, .. } => {
                 let pid = process.and_then(|process| u32::try_from(process).ok());
-                client.set_program(pid.and_then(process::program));
+                client.set_program(pid.and_then(program));
             }
             Caller::Tcp { local, peer } => match peer::socket_inode(peer, local) {
                 Some(inode) => sockets.push((inode, client)),
@@ -64,83 +61,35 @@ fn look_up(clients: &[Arc<Client>]) {
             },
         }
     }
-    process::find_holders(&sockets);
+    find_holders(&sockets);
     for (_, client) in sockets {
         client.set_program(None);
     }
 }
 
-#[cfg(target_os = "linux")]
-mod process {
-    use std::fs;
-    use std::sync::Arc;
-
-    use crate::exchange::{Client, Program};
-
-    /// The program of a process, if it is still there.
-    pub(super) fn program(pid: u32) -> Option<Program> {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        Some(Program { pid, name: name.trim_end_matches('\n').to_owned() })
-    }
-
-    /// Notes the programs of those whose sockets are found. The newest processes first: a program
-    /// that sends one request was most likely started a moment ago.
-    pub(super) fn find_holders(sockets: &[(u32, &Arc<Client>)]) {
-        let mut missing: Vec<_> = sockets.iter().collect();
-        for pid in newest_first() {
-            if missing.is_empty() {
-                return;
-            }
-            let inodes = inodes(pid);
-            // A process may hold a socket several times, and several processes may hold one.
-            missing.retain(|(socket, client)| {
-                let is_held = inodes.contains(socket);
-                if is_held {
-                    client.set_program(program(pid));
-                }
-                !is_held
-            });
+/// Notes the programs of those whose sockets are found. The newest processes first: a program that
+/// sends one request was most likely started a moment ago.
+fn find_holders(sockets: &[(u32, &Arc<Client>)]) {
+    let mut missing: Vec<_> = sockets.iter().collect();
+    for pid in processes::newest_first() {
+        if missing.is_empty() {
+            return;
         }
-    }
-
-    pub(super) fn holder(inode: u32) -> Option<Program> {
-        newest_first().into_iter().find(|pid| inodes(*pid).contains(&inode)).and_then(program)
-    }
-
-    fn newest_first() -> Vec<u32> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
-        let mut pids: Vec<_> = entries.flatten().filter_map(pid).collect();
-        pids.sort_unstable_by(|one, other| other.cmp(one));
-        pids
-    }
-
-    /// The sockets that a process holds; none if it is another user's or has ended.
-    fn inodes(pid: u32) -> Vec<u32> {
-        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-        let inode = |file: fs::DirEntry| {
-            let target = fs::read_link(file.path()).ok()?;
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        };
-        files.flatten().filter_map(inode).collect()
+        let inodes = processes::sockets(pid);
+        // A process may hold a socket several times, and several processes may hold one.
+        missing.retain(|(socket, client)| {
+            let is_held = inodes.contains(socket);
+            if is_held {
+                client.set_program(program(pid));
+            }
+            !is_held
+        });
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-mod process {
-    use std::sync::Arc;
-
-    use crate::exchange::{Client, Program};
-
-    pub(super) fn program(_: u32) -> Option<Program> {
-        None
-    }
-
-    pub(super) fn holder(_: u32) -> Option<Program> {
-        None
-    }
-
-    pub(super) fn find_holders(_: &[(u32, &Arc<Client>)]) {}
+/// The program of a process, if it is still there.
+fn program(pid: u32) -> Option<Program> {
+    processes::name(pid).map(|name| Program { pid, name })
 }
 
 #[cfg(test)]
@@ -151,7 +100,7 @@ mod tests {
     use super::*;
 
     fn own() -> Program {
-        process::program(std::process::id()).unwrap()
+        program(std::process::id()).unwrap()
     }
 
     #[test]

@@ -6,9 +6,6 @@
 //! a sandbox), the caller is refused as well, but told why. On systems other than Linux nothing is
 //! checked, and the start says so.
 
-#[cfg(target_os = "linux")]
-mod diag;
-
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +15,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::platform::sockets;
 use crate::problem::{Code, Problem};
 
 /// The users whose programs may call.
@@ -97,7 +95,7 @@ pub enum Peer {
 }
 
 /// True on systems where the check works.
-pub const IS_SUPPORTED: bool = cfg!(target_os = "linux");
+pub const IS_SUPPORTED: bool = sockets::ARE_KNOWN;
 
 impl Allowed {
     /// The user that this process runs as.
@@ -122,7 +120,7 @@ impl Allowed {
         if *self == Self::All || !IS_SUPPORTED {
             return Ok(Peer::Allowed);
         }
-        Ok(self.judge_user(diag::owner(peer, local)?))
+        Ok(self.judge_user(sockets::owner(peer, local)?))
     }
 
     /// Checks the user of a program, none if unknown.
@@ -168,7 +166,7 @@ impl Peers {
     pub fn probe(&self, listener: SocketAddr) {
         if self.allowed != Allowed::All
             && IS_SUPPORTED
-            && let Err(error) = diag::is_known(listener)
+            && let Err(error) = sockets::is_known(listener)
         {
             self.lookup_failed(&error);
         }
@@ -213,13 +211,13 @@ fn is_shortage(error: &io::Error) -> bool {
 pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> bool {
     IS_SUPPORTED
         && peer.ip().to_canonical().is_loopback()
-        && matches!(diag::owner(peer, local), Ok(None))
+        && matches!(sockets::owner(peer, local), Ok(None))
 }
 
 /// The inode of the socket at `peer`, whose other end `local` is ours: what `/proc/PID/fd` calls
 /// it. None if no program holds it, or the kernel does not say.
 pub fn socket_inode(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
-    diag::inode(peer, local)
+    sockets::inode(peer, local)
 }
 
 /// Whether the kernel says whose a connection to a listener of ours is.
@@ -227,7 +225,7 @@ pub fn socket_inode(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
 /// # Errors
 /// It does not, and why.
 pub fn is_known(listener: SocketAddr) -> io::Result<()> {
-    diag::is_known(listener)
+    sockets::is_known(listener)
 }
 
 /// A socket that listens.
@@ -245,37 +243,13 @@ pub struct Listener {
 /// # Errors
 /// The kernel does not say.
 pub fn listener(address: SocketAddr) -> io::Result<Option<Listener>> {
-    Ok(diag::listener(address)?.map(|(user, inode)| Listener { user, inode }))
-}
-
-#[cfg(not(target_os = "linux"))]
-mod diag {
-    use std::io;
-    use std::net::SocketAddr;
-
-    pub(super) fn owner(_: SocketAddr, _: SocketAddr) -> io::Result<Option<u32>> {
-        Ok(None)
-    }
-
-    pub(super) fn is_known(_: SocketAddr) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn inode(_: SocketAddr, _: SocketAddr) -> Option<u32> {
-        None
-    }
-
-    pub(super) fn listener(_: SocketAddr) -> io::Result<Option<(u32, u32)>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    Ok(sockets::listener(address)?.map(|(user, inode)| Listener { user, inode }))
 }
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -344,45 +318,6 @@ mod tests {
         }
     }
 
-    /// A message of the kernel: its type, then an error number or a socket's state, and owner and
-    /// inode.
-    fn answer(kind: u16, error: i32, owner: (u32, u32)) -> Vec<u8> {
-        let mut answer = vec![0; 88];
-        answer[4..6].copy_from_slice(&kind.to_ne_bytes());
-        answer[16..20].copy_from_slice(&error.to_ne_bytes());
-        answer[80..84].copy_from_slice(&owner.0.to_ne_bytes());
-        answer[84..88].copy_from_slice(&owner.1.to_ne_bytes());
-        answer
-    }
-
-    #[test]
-    fn a_failed_lookup_is_not_a_socket_that_is_gone() {
-        let established = 1 << 8;
-        assert_eq!(
-            diag::read(&answer(20, established, (7, 1))).unwrap(),
-            diag::Found::OwnedBy { user: 7, inode: 1 }
-        );
-        assert_eq!(diag::read(&answer(20, established, (0, 0))).unwrap(), diag::Found::Orphan);
-        assert_eq!(diag::read(&answer(20, 6 << 8, (7, 1))).unwrap(), diag::Found::Orphan);
-        assert_eq!(diag::read(&answer(2, -2, (7, 1))).unwrap(), diag::Found::Nothing);
-        let refused = diag::read(&answer(2, -1, (7, 1))).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-        for senseless in [
-            answer(2, 258, (7, 1)),
-            answer(2, 0, (7, 1)),
-            answer(3, 0, (7, 1)),
-            vec![2; 6],
-            Vec::new(),
-        ] {
-            assert_eq!(
-                diag::read(&senseless).unwrap_err().kind(),
-                io::ErrorKind::InvalidData,
-                "{senseless:?}"
-            );
-        }
-        assert!(diag::read(&answer(20, established, (7, 1))[..86]).is_err());
-    }
-
     #[test]
     fn a_kernel_that_does_not_know_our_listener_fails_the_lookup() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -433,13 +368,6 @@ mod tests {
             !is_gone("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap()),
             "on another machine"
         );
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_of_the_kernel_panics(answer in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = diag::read(&answer);
-        }
     }
 
     #[test]

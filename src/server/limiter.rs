@@ -22,6 +22,7 @@ use super::file_limits;
 use super::settings::Settings;
 use crate::exchange::Caller;
 use crate::exchange::activity::{Activity, Phase};
+use crate::platform::processes;
 use crate::problem::{Code, Problem};
 use crate::proxy::peer::{Peer, Peers};
 use crate::telemetry::Repeats;
@@ -300,9 +301,9 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// A process's name, where the kernel shows it.
+/// A process's name, where the system shows it.
 fn program(process: i32) -> Option<String> {
-    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+    let name = processes::name(process.try_into().ok()?)?;
     Some(name.trim_end().escape_default().to_string())
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::client_stream::Stream;
 use super::unix;
 use crate::exchange::Caller;
+use crate::platform;
 
 /// Connections that may wait to be accepted; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
@@ -264,21 +265,10 @@ fn prepare(listener: &StdListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     rustix::net::listen(listener, BACKLOG)?;
     if listener.local_addr()?.ip().is_loopback() {
-        disable_pacing(listener);
+        platform::disable_pacing(listener);
     }
     Ok(())
 }
-
-/// Nothing is congested between two ends on one machine, but a system's BBR would pace responses
-/// there, with a timer for each. Accepted connections inherit this.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn disable_pacing(listener: &StdListener) {
-    // Reno is in every kernel and allowed to everybody. Without it responses only cost more.
-    let _ = rustix::net::sockopt::set_tcp_congestion(listener, "reno");
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn disable_pacing(_: &StdListener) {}
 
 /// True if the kernel does not have this family: then no other program can listen there either.
 fn is_absent(error: &io::Error) -> bool {

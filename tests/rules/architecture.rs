@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the map in `src/lib.rs`, lowest first. A file imports from lower rows and from its
 /// own folder only.
-const ROWS: [&[&str]; 12] = [
+const ROWS: [&[&str]; 13] = [
+    &["platform"],
     &[
         "secret",
         "clock",
@@ -323,6 +324,20 @@ fn imports_go_down_only() {
     }
     assert!(seen > 100, "only {seen} imports were found");
     assert_none(&faults, "a file imports from lower rows and its own folder only");
+}
+
+#[test]
+fn only_the_platform_asks_on_which_system_it_runs() {
+    let asks = |source: &&Source| {
+        source.part() != "platform"
+            && source.part() != ASIDE
+            && ["target_os", "cfg(unix", "cfg(windows", "cfg(not(unix", "cfg(not(windows"]
+                .iter()
+                .any(|question| source.product.contains(question))
+    };
+    let sources = sources();
+    let faults: Vec<_> = sources.iter().filter(asks).map(|it| it.name.clone()).collect();
+    assert_none(&faults, "these files differ by system themselves");
 }
 
 #[test]

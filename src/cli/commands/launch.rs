@@ -14,6 +14,7 @@ use clap::Args;
 
 use crate::cli::exit::Exit;
 use crate::hardening::{self, Inherited};
+use crate::platform::dies_with;
 
 /// What shells report for a program that cannot be run, and for one that is not there.
 const NOT_EXECUTABLE: u8 = 126;
@@ -92,17 +93,4 @@ pub(super) fn own_program() -> std::io::Result<Command> {
     let mut command = Command::new(own);
     command.arg0("pleo-proxy");
     Ok(command)
-}
-
-/// Asks for SIGTERM when the parent dies, which takes the listener with it. False if it is dead.
-#[cfg(target_os = "linux")]
-pub(super) fn dies_with(parent: u32) -> bool {
-    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-    let _ = set_parent_process_death_signal(Some(Signal::TERM));
-    getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn dies_with(_: u32) -> bool {
-    true
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
-use super::launch::{dies_with, own_program};
+use super::launch::own_program;
 use crate::cli::exit::Exit;
 use crate::cli::run_file;
+use crate::platform::dies_with;
 
 /// Pause between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::bounded_read::Arrival;
 use crate::outbound::{KEEPALIVE_INTERVAL, KEEPALIVE_TIME, UNACKNOWLEDGED};
+use crate::platform::limit_unacknowledged;
 
 /// Bytes that may come before the end of a response head: interim responses (1xx) and the head.
 /// More than hyper's read buffer, so that no body is ever counted.
@@ -120,22 +121,13 @@ impl Socket {
         let _ = sockopt::set_socket_keepalive(&socket.tcp, true);
         let _ = sockopt::set_tcp_keepidle(&socket.tcp, KEEPALIVE_TIME);
         let _ = sockopt::set_tcp_keepintvl(&socket.tcp, KEEPALIVE_INTERVAL);
-        socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
+        limit_unacknowledged(&socket.tcp, Some(UNACKNOWLEDGED));
         Ok(socket)
     }
 
     pub(super) fn signals(&self) -> Arc<Signals> {
         self.signals.clone()
     }
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn limit_unacknowledged(&self, limit: Option<Duration>) {
-        let millis = limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX));
-        let _ = sockopt::set_tcp_user_timeout(&self.tcp, millis);
-    }
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn limit_unacknowledged(&self, _limit: Option<Duration>) {}
 
     fn is_flooded(&self) -> bool {
         self.before_head > MAX_BEFORE_HEAD && self.signals.awaits_head.load(Ordering::Relaxed)
@@ -146,7 +138,7 @@ impl Socket {
             self.before_head += bytes;
         }
         if self.written > WINDOW {
-            self.limit_unacknowledged(Some(UNACKNOWLEDGED));
+            limit_unacknowledged(&self.tcp, Some(UNACKNOWLEDGED));
         }
         self.written = 0;
     }
@@ -164,7 +156,7 @@ impl Socket {
                 let before = self.written;
                 self.written = before.saturating_add(written);
                 if before <= WINDOW && self.written > WINDOW {
-                    self.limit_unacknowledged(self.stall_limit);
+                    limit_unacknowledged(&self.tcp, self.stall_limit);
                 }
                 Poll::Ready(Ok(written))
             }

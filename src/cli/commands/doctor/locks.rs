@@ -13,7 +13,7 @@ use super::finding::{Check, Finding};
 use super::store::lock_files;
 use crate::cli::run_file;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::log::programs;
+use crate::platform::processes;
 
 /// A lock that is still held after this time by the same process is worth mentioning: most refreshes
 /// take a fraction of it.
@@ -57,7 +57,7 @@ fn unusable(account: &str, path: &Path) -> Option<Finding> {
 }
 
 fn held_by(account: &str, pid: u32) -> Finding {
-    let name = programs::name(pid).map(|name| format!(" ({name})")).unwrap_or_default();
+    let name = processes::name(pid).map(|name| format!(" ({name})")).unwrap_or_default();
     let stopped = if run_file::is_stopped(pid) == Some(true) { ", and is stopped" } else { "" };
     let title = format!(
         "process {pid}{name} has held the lock of account {account} for more than a second{stopped}, so no other \

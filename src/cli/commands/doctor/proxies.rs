@@ -6,7 +6,6 @@ use tokio::time::timeout;
 
 use super::bounded::PROXY;
 use super::finding::{Check, Finding};
-use super::store::is_on_network;
 use crate::admin::protocol::{About, Status};
 use crate::cli::admin_client::AdminClient;
 use crate::cli::locate::{self, Found, kill_advice};
@@ -15,6 +14,7 @@ use crate::cli::run_file::{self, Instance};
 use crate::cli::state::State;
 use crate::config::Config;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::platform::is_on_network;
 
 /// The proxy of this store.
 pub(super) enum Running {

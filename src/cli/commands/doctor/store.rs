@@ -17,11 +17,6 @@ use crate::store::AccountName;
 /// Free bytes below which the disk counts as full: a few records and what a file system keeps for
 /// itself.
 const LEAST_FREE: u64 = 1024 * 1024;
-/// File systems whose locks keep two machines apart only where they are set up for it: NFS, SMB and
-/// CIFS (statfs(2)).
-#[cfg(target_os = "linux")]
-const OF_NETWORK: [i64; 4] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42];
-
 /// What is said if the folders cannot be used at all.
 pub(super) fn unusable(why: &anyhow::Error) -> Finding {
     Check::Store.problem(Diagnostic::of(Code::StoreFolder, format!("{why:#}")))
@@ -116,23 +111,6 @@ fn disk(folder: &Path) -> Finding {
         return problem(format!("the disk of {shown} is full"), fix);
     }
     check.pass(format!("{} MiB are free at {shown}", free / (1024 * 1024)))
-}
-
-/// True if the folder is on a file system of the network.
-#[cfg(target_os = "linux")]
-pub(super) fn is_on_network(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).is_ok_and(|stat| {
-        // Its width differs between architectures.
-        #[allow(clippy::unnecessary_cast, reason = "not on every architecture")]
-        let kind = stat.f_type as i64 & 0xffff_ffff;
-        OF_NETWORK.contains(&kind)
-    })
-}
-
-/// True if the folder is on a file system of the network; not known on this system.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn is_on_network(_: &Path) -> bool {
-    false
 }
 
 /// The lock files of a folder, with the accounts they are for.

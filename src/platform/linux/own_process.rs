@@ -1,27 +1,14 @@
 //! What the kernel says of this process.
 
-/// Figures of this process, by the names that other programs have for them.
-#[derive(Clone, Copy, Debug)]
-pub struct Figures {
-    /// Processor time, in seconds.
-    pub cpu_seconds: f64,
-    /// Memory in use, in bytes.
-    pub resident_bytes: i64,
-    /// Start, in seconds of UNIX time.
-    pub start_seconds: f64,
-    /// Open files and sockets.
-    pub open_files: i64,
-    /// The limit of open files.
-    pub max_files: i64,
-}
+use std::fs;
+
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
+
+use crate::platform::figures::Figures;
 
 /// Figures of this process; none where there is no `/proc`.
-#[cfg(target_os = "linux")]
 pub fn figures() -> Option<Figures> {
-    use rustix::param::{clock_ticks_per_second, page_size};
-    use rustix::process::{Resource, getrlimit};
-    use std::fs;
-
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The name, which stands in parentheses, may hold anything (proc(5)). The first field behind it
     // is the third one.
@@ -42,14 +29,7 @@ pub fn figures() -> Option<Figures> {
     })
 }
 
-/// Figures of this process; none where there is no `/proc`.
-#[cfg(not(target_os = "linux"))]
-pub fn figures() -> Option<Figures> {
-    None
-}
-
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 

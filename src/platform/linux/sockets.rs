@@ -1,4 +1,4 @@
-//! Asks the kernel about sockets (netlink `SOCK_DIAG`, sock_diag(7)).
+//! Asks the kernel whose sockets are (netlink `SOCK_DIAG`, sock_diag(7)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,9 +25,12 @@ const STATE: usize = 17;
 const UID: usize = 80;
 const INODE: usize = 84;
 
+/// True where the system says whose a socket is.
+pub const ARE_KNOWN: bool = true;
+
 /// What the kernel says about a socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+enum Found {
     /// A user owns it; its inode.
     OwnedBy { user: u32, inode: u32 },
     /// No program holds it any more: TIME_WAIT, or inode 0.
@@ -36,8 +39,12 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// The user that owns the socket at `own`, whose other end `other` is ours.
-pub(super) fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
+/// The user that owns the socket at `own`, whose other end `other` is ours; none if no program
+/// holds it any more.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
     match ask(own, other)? {
         Found::OwnedBy { user, .. } => Ok(Some(user)),
         Found::Orphan => Ok(None),
@@ -49,15 +56,20 @@ pub(super) fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32
     }
 }
 
-pub(super) fn inode(own: SocketAddr, other: SocketAddr) -> Option<u32> {
+/// The inode of that socket: what `/proc/PID/fd` calls it. None if no program holds it, or the kernel
+/// does not say.
+pub fn inode(own: SocketAddr, other: SocketAddr) -> Option<u32> {
     match ask(own, other) {
         Ok(Found::OwnedBy { inode, .. }) => Some(inode),
         Ok(Found::Orphan | Found::Nothing) | Err(_) => None,
     }
 }
 
-/// Fails if the kernel does not know a listener of ours: then it knows no socket.
-pub(super) fn is_known(listener: SocketAddr) -> io::Result<()> {
+/// Whether the kernel knows a listener of ours.
+///
+/// # Errors
+/// It does not, and then it knows no socket.
+pub fn is_known(listener: SocketAddr) -> io::Result<()> {
     match listening(listener)? {
         Found::Nothing => {
             Err(io::Error::other("it knows of no TCP socket (is the module tcp_diag missing?)"))
@@ -67,7 +79,10 @@ pub(super) fn is_known(listener: SocketAddr) -> io::Result<()> {
 }
 
 /// User and inode of the socket that listens at an address.
-pub(super) fn listener(address: SocketAddr) -> io::Result<Option<(u32, u32)>> {
+///
+/// # Errors
+/// The kernel does not say.
+pub fn listener(address: SocketAddr) -> io::Result<Option<(u32, u32)>> {
     Ok(match listening(address)? {
         Found::OwnedBy { user, inode } => Some((user, inode)),
         Found::Orphan | Found::Nothing => None,
@@ -119,7 +134,7 @@ fn write_ip(place: &mut [u8], ip: IpAddr) {
     }
 }
 
-pub(super) fn read(answer: &[u8]) -> io::Result<Found> {
+fn read(answer: &[u8]) -> io::Result<Found> {
     let senseless = || io::Error::new(io::ErrorKind::InvalidData, "its answer makes no sense");
     let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     let kind =
@@ -137,5 +152,58 @@ pub(super) fn read(answer: &[u8]) -> io::Result<Found> {
             _ => Err(senseless()),
         },
         _ => Err(senseless()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A message of the kernel: its type, then an error number or a socket's state, and owner and
+    /// inode.
+    fn answer(kind: u16, error: i32, owner: (u32, u32)) -> Vec<u8> {
+        let mut answer = vec![0; 88];
+        answer[4..6].copy_from_slice(&kind.to_ne_bytes());
+        answer[16..20].copy_from_slice(&error.to_ne_bytes());
+        answer[80..84].copy_from_slice(&owner.0.to_ne_bytes());
+        answer[84..88].copy_from_slice(&owner.1.to_ne_bytes());
+        answer
+    }
+
+    #[test]
+    fn a_failed_lookup_is_not_a_socket_that_is_gone() {
+        let established = 1 << 8;
+        assert_eq!(
+            read(&answer(20, established, (7, 1))).unwrap(),
+            Found::OwnedBy { user: 7, inode: 1 }
+        );
+        assert_eq!(read(&answer(20, established, (0, 0))).unwrap(), Found::Orphan);
+        assert_eq!(read(&answer(20, 6 << 8, (7, 1))).unwrap(), Found::Orphan);
+        assert_eq!(read(&answer(2, -2, (7, 1))).unwrap(), Found::Nothing);
+        let refused = read(&answer(2, -1, (7, 1))).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        for senseless in [
+            answer(2, 258, (7, 1)),
+            answer(2, 0, (7, 1)),
+            answer(3, 0, (7, 1)),
+            vec![2; 6],
+            Vec::new(),
+        ] {
+            assert_eq!(
+                read(&senseless).unwrap_err().kind(),
+                io::ErrorKind::InvalidData,
+                "{senseless:?}"
+            );
+        }
+        assert!(read(&answer(20, established, (7, 1))[..86]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_of_the_kernel_panics(answer in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&answer);
+        }
     }
 }

@@ -1,0 +1,28 @@
+//! Processes, as `/proc` shows them (proc(5)).
+
+use std::fs;
+
+/// The name of a process's program, if the process is still there.
+pub fn name(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end_matches('\n').to_owned())
+}
+
+/// The ids of all processes, the newest first.
+pub fn newest_first() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let mut pids: Vec<_> = entries.flatten().filter_map(pid).collect();
+    pids.sort_unstable_by(|one, other| other.cmp(one));
+    pids
+}
+
+/// The inodes of the sockets that a process holds; none if it is another user's or has ended.
+pub fn sockets(pid: u32) -> Vec<u32> {
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let inode = |file: fs::DirEntry| {
+        let target = fs::read_link(file.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    files.flatten().filter_map(inode).collect()
+}
