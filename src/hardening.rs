@@ -1,7 +1,7 @@
 //! Hardens the process at its start, before a secret is read: no core dumps, no debugger of the
 //! same user, no files that other users could open. It also raises the limit of open files.
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, RawMode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
 use crate::platform;
@@ -13,7 +13,7 @@ const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
 #[derive(Clone, Copy, Debug)]
 pub struct Inherited {
     /// The mask of file modes.
-    pub umask: u32,
+    pub umask: RawMode,
     /// The soft limit of open files; none = unlimited.
     pub files: Option<u64>,
     /// The soft limit of core dumps, in bytes; none = unlimited.

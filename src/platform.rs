@@ -16,8 +16,8 @@ use rustix::time::clock_gettime;
 
 pub use figures::Figures;
 pub use system::{
-    abstract_address, dies_with, disable_pacing, figures, is_on_network, limit_unacknowledged,
-    limit_unacknowledged_of, processes, refuse_debuggers, sockets,
+    abstract_address, dies_with, disable_pacing, figures, is_on_network, is_reader_gone,
+    limit_unacknowledged, limit_unacknowledged_of, processes, refuse_debuggers, sockets,
 };
 
 /// Milliseconds since boot. Time asleep is included on Linux and macOS; elsewhere the wall clock

@@ -1,5 +1,6 @@
 //! What Linux offers.
 
+mod locks;
 mod own_process;
 pub mod processes;
 pub mod sockets;
@@ -12,7 +13,8 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, sockopt};
 use rustix::process::set_parent_process_death_signal;
 use rustix::process::{DumpableBehavior, Signal, getppid, set_dumpable_behavior};
 use rustix::time::ClockId;
@@ -43,6 +45,12 @@ pub fn dies_with(parent: u32) -> bool {
 pub fn disable_pacing(listener: &TcpListener) {
     // Reno is in every kernel and allowed to everybody. Without it responses only cost more.
     let _ = sockopt::set_tcp_congestion(listener, "reno");
+}
+
+/// True if nobody reads any more what is sent to the other end of a unix socket. Sends nothing: the
+/// kernel only checks whether it could.
+pub fn is_reader_gone(socket: impl AsFd) -> bool {
+    rustix::net::send(socket, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) == Err(Errno::PIPE)
 }
 
 /// Breaks a connection whose bytes are not acknowledged for this long; none: when the system does.

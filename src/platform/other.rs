@@ -7,6 +7,8 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::time::ClockId;
 
 use super::figures::Figures;
@@ -24,6 +26,12 @@ pub fn dies_with(_: u32) -> bool {
 
 /// Nothing is paced on loopback.
 pub fn disable_pacing(_: &TcpListener) {}
+
+/// True if nobody reads any more what is sent to the other end of a unix socket. Sends nothing: the
+/// kernel only checks whether it could. Rust ignores SIGPIPE from the start.
+pub fn is_reader_gone(socket: impl AsFd) -> bool {
+    rustix::net::send(socket, &[], SendFlags::DONTWAIT) == Err(Errno::PIPE)
+}
 
 /// Left to the system.
 pub fn limit_unacknowledged(_: impl AsFd, _: Option<Duration>) {}
@@ -56,6 +64,13 @@ pub fn figures() -> Option<Figures> {
 
 /// Processes are not looked at.
 pub mod processes {
+    use std::path::Path;
+
+    /// The process that holds a lock on a file: not known.
+    pub fn lock_holder(_: &Path) -> Option<u32> {
+        None
+    }
+
     /// The name of a process's program: not known.
     pub fn name(_: u32) -> Option<String> {
         None

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::framing::Framing;
 use super::malformed::Malformed;
 use crate::exchange::activity::{Activity, LINGER, Phase};
+use crate::platform::is_reader_gone;
 use crate::proxy::peer;
 
 /// The same as [`LINGER`] when the server shuts down.
@@ -61,10 +62,7 @@ impl Stream for TcpStream {
 
 impl Stream for UnixStream {
     fn is_gone(&self) -> bool {
-        use rustix::net::SendFlags;
-        // Sends nothing: the kernel only checks whether it could.
-        rustix::net::send(self, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
-            == Err(rustix::io::Errno::PIPE)
+        is_reader_gone(self)
     }
 
     /// Unix sockets have no reset: callers with HTTP/1.0 do not learn that a response without a

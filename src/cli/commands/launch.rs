@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::Args;
+use rustix::fs::RawMode;
 
 use crate::cli::exit::Exit;
 use crate::hardening::{self, Inherited};
@@ -34,7 +35,7 @@ pub(crate) struct Launch {
     parent: u32,
     /// Mask of file modes
     #[arg(long)]
-    umask: u32,
+    umask: RawMode,
     /// Soft limit of open files
     #[arg(long)]
     files: Option<u64>,

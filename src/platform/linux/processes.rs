@@ -2,6 +2,8 @@
 
 use std::fs;
 
+pub use super::locks::lock_holder;
+
 /// The name of a process's program, if the process is still there.
 pub fn name(pid: u32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
