@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use axum::response::sse::Event;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::api;
 use super::figures::{capture_state, current_rate, stats_since};
+use super::key::Access;
 use super::protocol::{CaptureState, Hello, Lost, Rate, Status, Versioned};
 use super::state::Admin;
 use crate::log::filter::Filter;
@@ -46,6 +48,8 @@ impl Position {
 /// The events for one reader.
 pub(super) struct Feed {
     admin: Arc<Admin>,
+    /// Of its request: a session ends while it reads.
+    headers: HeaderMap,
     filter: Filter,
     /// The last exchange that was looked at.
     seq: u64,
@@ -66,7 +70,12 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Exchanges after `position`, or from now on; the rest from the beginning.
-    pub(super) fn new(admin: Arc<Admin>, filter: Filter, position: Option<&Position>) -> Self {
+    pub(super) fn new(
+        admin: Arc<Admin>,
+        filter: Filter,
+        position: Option<&Position>,
+        headers: HeaderMap,
+    ) -> Self {
         let (run, last) = (admin.log.run(), admin.log.last_seq());
         let seq = match position {
             Some(position) if position.run == run => position.seq.min(last),
@@ -81,6 +90,7 @@ impl Feed {
         let id = format!("{run}.{seq}");
         let hello = event("hello", &Hello { run, last_seq: last }).map(|hello| hello.id(id));
         Self {
+            headers,
             filter,
             seq,
             news,
@@ -97,7 +107,7 @@ impl Feed {
         }
     }
 
-    /// The next event; none once the process ends.
+    /// The next event; none once the process ends, or the reader may not read any more.
     pub(super) async fn next(&mut self) -> Option<Result<Event, Infallible>> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -110,6 +120,9 @@ impl Feed {
                 biased;
                 // First, as there may be more exchanges than are read.
                 _ = self.tick.tick() => {
+                    if !self.may_read() {
+                        return None;
+                    }
                     self.add_status();
                     self.add_rate();
                     self.add_capture();
@@ -122,6 +135,11 @@ impl Feed {
                 () = self.admin.log.closed.cancelled() => self.is_ended = true,
             }
         }
+    }
+
+    fn may_read(&self) -> bool {
+        let origins = self.admin.guard.own_origins();
+        self.admin.keys.identify(&self.headers, origins) == Access::Granted
     }
 
     fn add_exchanges(&mut self) {

@@ -87,7 +87,7 @@ pub(super) async fn events(
     };
     let last = headers.get("last-event-id").and_then(|last| last.to_str().ok());
     let position = last.or(query.last.as_deref()).and_then(Position::parse);
-    let feed = Feed::new(admin, filter, position.as_ref());
+    let feed = Feed::new(admin, filter, position.as_ref(), headers);
     let events = stream::unfold(feed, |mut feed| async move { Some((feed.next().await?, feed)) });
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT));
     events.into_response()

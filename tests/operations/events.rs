@@ -4,10 +4,14 @@
 use crate::support;
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::Method;
 use serde_json::json;
+use sha2::Sha256;
 use support::{Events, Proxy, Upstream, setup};
 
 fn counted(to: u64) -> Vec<u64> {
@@ -57,6 +61,32 @@ async fn a_reader_is_told_where_it_is_then_the_state_and_each_exchange() {
             break;
         }
     }
+}
+
+/// A session of the page that ends after `left`, as the proxy issues them for twelve hours.
+fn session(proxy: &Proxy, left: Duration) -> String {
+    let ends = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + left).as_millis();
+    let said = format!("{ends}.nonce");
+    let mut mac = Hmac::<Sha256>::new_from_slice(proxy.key.as_bytes()).unwrap();
+    mac.update(format!("pleo-proxy session of the page, version 1\0{said}\0\0").as_bytes());
+    format!("{said}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_whose_session_ends_is_told_no_more() {
+    let upstream = Upstream::ok();
+    let setup = setup(&upstream, "").await;
+    let session = session(&setup.proxy, Duration::from_secs(2));
+    let read = || {
+        let request = setup.proxy.http.get(format!("{}/api/events", setup.proxy.admin));
+        let cookie = format!("pleo_proxy_session_1={session}");
+        request.header("cookie", cookie).header("sec-fetch-site", "same-origin").send()
+    };
+    let mut events = read().await.unwrap();
+    assert_eq!(events.status(), 200);
+    assert!(events.chunk().await.unwrap().is_some());
+    while events.chunk().await.unwrap().is_some() {}
+    assert_eq!(read().await.unwrap().status(), 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
