@@ -26,10 +26,13 @@ use crate::store::lock::Try;
 use crate::store::name::AccountName;
 use crate::store::record::Record;
 
-/// Takes a claim that nobody has, or whose time is over. The same claim may be taken twice.
+/// Takes a claim that nobody has, or whose time is over. The same claim may be taken twice. A row that
+/// another session has locked, such as a person's open transaction, is not waited for: statements on
+/// other accounts wait behind this one.
 const TAKE: &str = "\
 INSERT INTO pleo_proxy.account AS it (environment, account, claim_id, claim_by, claim_until)
-VALUES ($1, $2, $3, $4, clock_timestamp() + interval '20 seconds')
+SELECT $1, $2, $3, $4, clock_timestamp() + interval '20 seconds'
+FROM set_config('lock_timeout', '500', true) WHERE true
 ON CONFLICT (environment, account) DO UPDATE
 SET claim_id = excluded.claim_id, claim_by = excluded.claim_by, claim_until = excluded.claim_until
 WHERE it.claim_until IS NULL OR it.claim_until <= clock_timestamp() OR it.claim_id = excluded.claim_id
@@ -47,6 +50,9 @@ FROM pleo_proxy.account WHERE environment = $1 AND account = $2";
 const RELEASE: &str = "\
 UPDATE pleo_proxy.account SET claim_id = NULL, claim_by = NULL, claim_until = NULL
 WHERE environment = $1 AND account = $2 AND claim_id = $3";
+
+/// Who has an account whose row is locked.
+const ROW_LOCKED: &str = "an open transaction of another session of the database";
 
 /// How long after it asked for an intent a holder may send its token. The claim is stretched from
 /// the moment at which the database sets the intent, so this is on the safe side of it.
@@ -115,7 +121,10 @@ impl Claims {
             (&held.id as _, Type::TEXT),
             (&self.holder as _, Type::TEXT),
         ];
-        let taken = self.link.query(TAKE, &parameters).await?;
+        let taken = match self.link.query(TAKE, &parameters).await {
+            Err(trouble) if trouble.is_locked_out() => return Ok(Some(Some(ROW_LOCKED.into()))),
+            taken => taken?,
+        };
         if let Some(row) = taken.first() {
             // After the answer: rather too young than too old.
             let boot = self.clock.boot();
@@ -205,4 +214,34 @@ pub(super) fn fresh_id() -> io::Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(HEXLOWER.encode(&random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::DatabaseSecret;
+    use crate::store::postgres_server::Database;
+    use crate::store::{Database as Settings, PostgresStore, Sealing, UrlSource};
+
+    #[tokio::test]
+    async fn a_row_that_another_session_has_locked_keeps_one_account_waiting_and_no_other() {
+        let Some(database) = Database::create() else { return };
+        let url = UrlSource::Value(DatabaseSecret::new(database.url.as_str()));
+        let settings = Settings { url, allow_plain: true, ..Settings::default() };
+        let store = PostgresStore::open(&settings, "sandbox", Sealing::none()).await.unwrap();
+        let (locked, free) = ("locked".parse().unwrap(), "free".parse().unwrap());
+        for account in [&locked, &free] {
+            assert!(matches!(store.try_lock(account).await.unwrap(), Try::Locked(_)));
+        }
+        let session = store.claims.link.connect().await.unwrap();
+        let lock =
+            "BEGIN; UPDATE pleo_proxy.account SET version = version WHERE account = 'locked'";
+        session.client.batch_execute(lock).await.unwrap();
+        let (first, second) = tokio::join!(store.try_lock(&locked), store.try_lock(&free));
+        assert!(matches!(second.unwrap(), Try::Locked(_)));
+        let Try::Busy(Some(holder)) = first.unwrap() else { panic!("the row is locked") };
+        assert!(holder.contains("open transaction"), "{holder}");
+        session.client.batch_execute("ROLLBACK").await.unwrap();
+        assert!(matches!(store.try_lock(&locked).await.unwrap(), Try::Locked(_)));
+    }
 }

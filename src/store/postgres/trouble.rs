@@ -31,6 +31,11 @@ impl Trouble {
         matches!(self, Self::Refused { code, .. } if *code == SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
+    /// True if another session has locked what was asked for.
+    pub(super) fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// True if the tables are not there.
     pub(super) fn is_without_tables(&self) -> bool {
         let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
