@@ -9,8 +9,9 @@ use crate::store::Record;
 
 /// True if what is `saved` under the account's name is another login's than the one that is
 /// remembered, whatever its generation: somebody has logged in anew since, or another record of the
-/// store has the grant that is remembered, or a later pair of it. To keep what is remembered would
-/// overwrite the other one, and send a token that has ended or that another name owns.
+/// store has the grant that is remembered, or a later pair of it; or if it is the end of such a
+/// login. To keep what is remembered would overwrite the other one, and send a token that has ended
+/// or that another name owns.
 pub(super) async fn has_moved(
     services: &Services,
     account: &Account,
@@ -25,11 +26,14 @@ pub(super) async fn has_moved(
         return true;
     }
     let Some(ours) = Origin::of(known) else { return false };
+    if ours.has_ended_by(saved) {
+        return true;
+    }
     // What cannot be listed or read proves nothing.
     let Ok(names) = services.store.list().await else { return false };
     for other in names.iter().filter(|other| **other != account.name) {
         if let Ok(Some((record, _))) = services.store.load(other).await
-            && Origin::of(&record).as_ref() == Some(&ours)
+            && Origin::of(&record).is_some_and(|other| other.is(&ours))
             && record.generation >= known.generation
         {
             return true;
@@ -43,7 +47,17 @@ pub(super) async fn has_moved(
 pub(super) fn is_same_login(account: &Account, known: &Record, saved: &Record) -> bool {
     let Some(theirs) = Origin::of(saved) else { return false };
     match Origin::of(known) {
-        Some(ours) => ours == theirs,
-        None => account.memory().origin.as_ref() == Some(&theirs),
+        Some(ours) => ours.is(&theirs),
+        None => account.memory().origin.as_ref().is_some_and(|ours| ours.is(&theirs)),
     }
+}
+
+/// True if what is remembered takes the place of what is saved with a lower generation: an earlier
+/// record of the same login, or an end that is not that of this login or a later one.
+pub(super) fn takes_the_place_of(account: &Account, known: &Record, saved: &Record) -> bool {
+    saved.generation < known.generation
+        && (is_same_login(account, known, saved)
+            || saved.ended.is_some()
+                && !saved.has_credential()
+                && Origin::of(known).is_some_and(|ours| !ours.has_ended_by(saved)))
 }

@@ -1,14 +1,15 @@
 //! Which login a credential comes from. Generations do not tell: those of an account that was
 //! removed and made anew begin again.
 
-use crate::store::{Issued, Record};
+use crate::store::{EndReason, Issued, Record};
 
 /// A login, or an API key that was added.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Origin {
     /// Its time, in milliseconds, stays with a credential through every refresh.
     at: i64,
     from: From,
+    /// Learnt after some logins only.
     subject: Option<String>,
 }
 
@@ -29,9 +30,26 @@ impl Origin {
         Some(Self { at, from, subject: record.subject.clone() })
     }
 
+    /// True if both are one login.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let is_other_subject =
+            matches!((&self.subject, &other.subject), (Some(one), Some(other)) if one != other);
+        self.at == other.at && self.from == other.from && !is_other_subject
+    }
+
     /// True if this began after what another record says: its own login, or the end of one.
     pub(super) fn is_later_than(&self, other: &Record) -> bool {
         let ended = other.ended.as_ref().map(|ended| ended.at);
         Self::of(other).map(|other| other.at).or(ended).is_some_and(|other| self.at > other)
+    }
+
+    /// True if a record without a credential says that this login, or a later one, has ended. That
+    /// its answer seemed lost ends it only until the answer comes.
+    pub(super) fn has_ended_by(&self, record: &Record) -> bool {
+        let Some(ended) = record.ended.as_ref().filter(|_| !record.has_credential()) else {
+            return false;
+        };
+        let is_verdict = matches!(ended.reason, EndReason::Interrupted { .. });
+        ended.at > self.at && !(is_verdict && self.subject == record.subject)
     }
 }

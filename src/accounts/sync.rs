@@ -235,7 +235,7 @@ impl StoreSync {
             account.memory().version = version;
             transition::adopt(Record::clone(&known), account, &self.services);
         }
-        if !moved::is_same_login(account, &known, &record) {
+        if !moved::takes_the_place_of(account, &known, &record) {
             account.memory().version = version;
             return true;
         }
@@ -246,15 +246,14 @@ impl StoreSync {
         saved.is_ok()
     }
 
-    /// Saves memory's record over an older one of the same login, unless that is another one by now.
+    /// Saves memory's record over an older one, unless that is another one by now.
     async fn save_over(&self, account: &Account, known: &Record) -> Result<(), String> {
         let store = &self.services.store;
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let locked = store.lock(&account.name, Duration::ZERO).await.map_err(|it| told(&it))?;
         let stored = store.load(&account.name).await.map_err(|it| told(&it))?;
-        let is_older = stored.is_some_and(|(stored, _)| {
-            stored.generation < known.generation && moved::is_same_login(account, known, &stored)
-        });
+        let is_older =
+            stored.is_some_and(|(stored, _)| moved::takes_the_place_of(account, known, &stored));
         if !is_older {
             return Err("another one was saved meanwhile".into());
         }
@@ -380,6 +379,47 @@ mod tests {
             (account.peek().generation(), account.record().unwrap().grant.is_some()),
             (1, true)
         );
+    }
+
+    #[tokio::test]
+    async fn a_lower_generation_that_ends_a_later_login_counts_and_one_before_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _commands) = services(folder.path());
+        let registry = Arc::new(Registry::new(services.context.clone()));
+        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+        let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
+        let name: AccountName = "acme".parse().unwrap();
+        let account = registry.get_or_insert(&name);
+        save_expired(&services, &name).await;
+        let (first, _) = services.store.load(&name).await.unwrap().unwrap();
+        let login = first.grant.as_ref().unwrap().logged_in_at;
+        let sixth = Record { generation: 6, subject: Some("company".into()), ..first };
+        let save = async |record: &Record| {
+            let locked = services.store.lock(&name, Duration::ZERO).await.unwrap();
+            locked.save(record).await.unwrap();
+        };
+        let interrupted = EndReason::Interrupted { sent_at: login };
+        let of_company = |record| Record { subject: Some("company".into()), ..record };
+        for (saved, is_kept) in [
+            // A database that is back at what was before the login.
+            (Record::tombstone(2, login - 1, EndReason::LoggedOut), true),
+            // Or before the answer came that seemed lost.
+            (of_company(Record::tombstone(5, login + 1, interrupted.clone())), true),
+            // The account was removed and made anew, and that login has ended.
+            (Record::tombstone(2, login + 1, EndReason::LoggedOut), false),
+            (Record::tombstone(2, login + 1, interrupted), false),
+            (Record::tombstone(6, login + 1, EndReason::LoggedOut), false),
+        ] {
+            save(&sixth).await;
+            account.memory().version = Version::default();
+            assert!(sync.reload(&account).await);
+            assert!(account.record().unwrap().grant.is_some());
+            save(&saved).await;
+            assert!(sync.reload(&account).await, "{saved:?}");
+            let (stored, _) = services.store.load(&name).await.unwrap().unwrap();
+            let is_connected = account.record().unwrap().grant.is_some();
+            assert_eq!((stored.grant.is_some(), is_connected), (is_kept, is_kept), "{saved:?}");
+        }
     }
 
     #[cfg(feature = "postgres")]
