@@ -4,6 +4,7 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
 use super::account::Account;
+use super::memory::OwnSending;
 use super::outcome;
 use super::services::Services;
 use crate::store::{Intent, Locked, Record, SaveError};
@@ -13,12 +14,14 @@ pub(super) struct LockedRecord {
     pub(super) locked: Locked,
     /// The record as it is on disk, or as memory knows better.
     pub(super) record: Record,
+    /// What this process knew of its sending before it wrote its intent.
+    sent_before: Option<OwnSending>,
     _refresh_lock: OwnedMutexGuard<()>,
 }
 
 impl LockedRecord {
     pub(super) fn new(refresh_lock: OwnedMutexGuard<()>, locked: Locked, record: Record) -> Self {
-        Self { locked, record, _refresh_lock: refresh_lock }
+        Self { locked, record, sent_before: None, _refresh_lock: refresh_lock }
     }
 
     /// The same locks with another record.
@@ -47,15 +50,22 @@ impl LockedRecord {
             return Err(error);
         }
         if let Some(intent) = &noted.intent {
-            account.memory().note_sending(intent, services.now());
+            self.sent_before = Some(account.memory().note_sending(intent, services.now()));
         }
         Ok(std::mem::replace(&mut self.record, noted))
     }
 
-    /// Takes the intent back: the server has not looked at the token. An older open one stays.
+    /// Takes the intent back: the server has not looked at the token. An older open one stays, and
+    /// stays this process's own if it was.
     pub(super) async fn take_intent_back(self, before: &Record, account: &Account) {
-        match self.locked.note(before).await {
-            Ok(version) => account.memory().version = version,
+        match self.locked.take_back(before).await {
+            Ok(version) => {
+                let mut memory = account.memory();
+                memory.version = version;
+                if let Some(sent) = self.sent_before {
+                    memory.put_sending_back(sent);
+                }
+            }
             Err(error) => {
                 warn!(account = %account.name, "the intent of a refresh that was not sent stays in the record: {error}");
                 account.memory().answered = self.record.intent.as_ref().map(Intent::sending);

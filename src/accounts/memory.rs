@@ -54,6 +54,13 @@ pub(super) struct Memory {
     pub(super) unsaved: Option<String>,
 }
 
+/// What this process knows of its own sending of a token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnSending {
+    own: Option<(i64, u32)>,
+    sent: Option<((i64, u32), i64)>,
+}
+
 /// The last refresh attempt.
 #[derive(Clone, Debug)]
 pub(super) struct LastAttempt {
@@ -93,11 +100,19 @@ impl Memory {
         }
     }
 
-    /// This process sends now: from here on its boot clock alone tells how long ago that was.
-    pub(super) fn note_sending(&mut self, intent: &Intent, now: Now) {
+    /// This process sends now: from here on its boot clock alone tells how long ago that was. Returns
+    /// what it knew before.
+    pub(super) fn note_sending(&mut self, intent: &Intent, now: Now) -> OwnSending {
+        let before = OwnSending { own: self.own, sent: self.sent };
         let boot = i64::try_from(now.boot).unwrap_or(i64::MAX);
         self.sent = Some((intent.sending(), boot));
         self.own = Some(intent.sending());
+        before
+    }
+
+    /// It did not: the sending before counts.
+    pub(super) fn put_sending_back(&mut self, OwnSending { own, sent }: OwnSending) {
+        (self.own, self.sent) = (own, sent);
     }
 
     /// True if this process sent it itself.
@@ -249,6 +264,12 @@ mod tests {
         memory.note_unsent(Some(&first), &again);
         assert_eq!(known(&memory, &again), (true, false));
         assert_eq!(memory.sent_for(&again, None, later).as_secs(), 5, "since the first");
+        let mut memory = Memory::default();
+        memory.note_sending(&first, now);
+        let before = memory.note_sending(&again, later);
+        memory.put_sending_back(before);
+        assert_eq!(known(&memory, &first), (true, false), "it is not another replica's");
+        assert_eq!(memory.sent_for(&first, None, later).as_secs(), 5);
         let mut memory = Memory::default();
         memory.note_unsent(Some(&first), &again);
         assert_eq!(known(&memory, &again), (false, false), "another replica sent the first");

@@ -67,6 +67,19 @@ impl Locked {
         }
     }
 
+    /// Replaces a record with an intent by the one before, because the server has not looked at what was
+    /// sent under it. One that was open before stays open.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the old record is whole.
+    pub async fn take_back(&self, record: &Record) -> Result<Version, SaveError> {
+        match &self.hold {
+            #[cfg(feature = "postgres")]
+            Hold::Postgres(store, held) => store.take_back(held, record).await,
+            _ => self.note(record).await,
+        }
+    }
+
     /// Renames a record that cannot be read and returns its new place.
     ///
     /// # Errors

@@ -77,6 +77,17 @@ pub struct PostgresStore {
     has_no_tables: bool,
 }
 
+/// Why a record is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// For its own sake.
+    Record,
+    /// A token is about to be sent.
+    Intent,
+    /// The server has not looked at it.
+    TakeBack,
+}
+
 impl PostgresStore {
     /// Connects, and makes or extends the tables.
     ///
@@ -276,7 +287,16 @@ impl PostgresStore {
         held: &Arc<Held>,
         record: &Record,
     ) -> Result<Version, SaveError> {
-        self.write(held, record, false).await
+        self.write(held, record, Writing::Record).await
+    }
+
+    /// The same after an intent that was taken back; one that was open before it stays.
+    pub(super) async fn take_back(
+        self: &Arc<Self>,
+        held: &Arc<Held>,
+        record: &Record,
+    ) -> Result<Version, SaveError> {
+        self.write(held, record, Writing::TakeBack).await
     }
 
     /// The same; if it has an intent, the claim is stretched over its token request.
@@ -285,24 +305,26 @@ impl PostgresStore {
         held: &Arc<Held>,
         record: &Record,
     ) -> Result<Version, SaveError> {
-        self.write(held, record, record.open_intent().is_some()).await
+        let has_intent = record.open_intent().is_some();
+        self.write(held, record, if has_intent { Writing::Intent } else { Writing::Record }).await
     }
 
     async fn write(
         self: &Arc<Self>,
         held: &Arc<Held>,
         record: &Record,
-        is_intent: bool,
+        what: Writing,
     ) -> Result<Version, SaveError> {
-        if is_intent {
+        if what == Writing::Intent {
             held.asks_for_intent();
         }
         let (store, held, record) = (self.clone(), held.clone(), record.clone());
         self.finish(&held.account.clone(), async move {
             let bytes = store.seal(&held.account, &record).await?;
-            let content = Content::of(&record, &bytes);
+            let mut content = Content::of(&record, &bytes);
+            content.keeps_intent |= what == Writing::TakeBack && content.intent.is_some();
             let rows = store.rows();
-            if is_intent {
+            if what == Writing::Intent {
                 return rows.save_intent(&held, &content, &store.claims.holder).await;
             }
             let version = rows.save(&held, &content).await?;

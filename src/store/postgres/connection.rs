@@ -24,6 +24,8 @@ use crate::timeout::while_running;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Time for a statement. It waits for the disk of the database, not for other statements.
 const STATEMENT: Duration = Duration::from_secs(5);
+/// Time to tell the server that a statement is given up.
+const CANCEL: Duration = Duration::from_secs(2);
 /// Pause after an attempt to connect that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -132,7 +134,10 @@ impl Link {
             Some(Ok(rows)) => return Ok(rows),
             Some(Err(error)) => Trouble::from(error),
             None => {
-                // Others must not wait on this connection too.
+                // Others must not wait on this connection too, nor the server for a lock or a standby
+                // on behalf of nobody.
+                let (tls, statement) = (self.tls.clone(), connected.client.cancel_token());
+                tokio::spawn(while_running(CANCEL, async move { tls.cancel(statement).await }));
                 self.forget(connected);
                 let why = format!("it did not answer within {STATEMENT:?}");
                 return Err(Trouble::Unreachable(why));
@@ -270,5 +275,26 @@ mod tests {
         let link = Link::new(address, Tls::Local, News::new("me".into()));
         let connected = link.connect_within(Duration::from_millis(300)).await.unwrap();
         connected.client.batch_execute("SELECT 1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_is_given_up_is_given_up_by_the_server_too() {
+        let Some(server) = crate::store::postgres_server::Database::create() else { return };
+        let address = Address::parse(&DatabaseSecret::new(server.url.as_str())).unwrap();
+        let link = Link::new(address, Tls::Local, News::new("me".into()));
+        link.query("SELECT 1", &[]).await.unwrap();
+        tokio::time::pause();
+        let given_up = link.query("SELECT pg_sleep(3600)", &[]).await;
+        tokio::time::resume();
+        assert!(matches!(given_up, Err(Trouble::Unreachable(_))), "{given_up:?}");
+        let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+            AND datname = current_database()";
+        let is_given_up = async {
+            while !link.query(waiting, &[]).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let is_given_up = tokio::time::timeout(Duration::from_secs(20), is_given_up).await;
+        is_given_up.expect("the server is told");
     }
 }

@@ -39,7 +39,8 @@ const SAVE: &str = concat!(
 );
 
 /// Sets the intent and stretches the claim over the longest token request (5 s until it is sent,
-/// 30 s for its answer) and 15 s more, unless another claim is alive.
+/// 30 s for its answer) and 15 s more, unless another claim is alive. A copy of it that comes late,
+/// on a connection that was given up, does not replace the pair that followed it.
 const SAVE_INTENT: &str = concat!(
     "UPDATE pleo_proxy.account SET generation = $5, record = $6, written_by = $3,
      version = nextval('pleo_proxy.version'), intent_id = $7, intent_at = clock_timestamp(),
@@ -47,7 +48,7 @@ const SAVE_INTENT: &str = concat!(
      WHERE ",
     unless_written_since!(),
     " AND (claim_id = $3 OR claim_until IS NULL OR claim_until <= clock_timestamp())
-     RETURNING version"
+     AND coalesce(generation, 0) <= $5 RETURNING version"
 );
 
 pub(super) const REMOVE: &str = concat!(
@@ -111,8 +112,9 @@ pub(super) struct Content<'a> {
     pub(super) generation: i64,
     pub(super) bytes: &'a [u8],
     pub(super) intent: Option<String>,
-    /// The grant ended by what became of its intent, which stays named.
-    pub(super) is_verdict: bool,
+    /// The intent of the row stays named, with its time: the grant ended by what became of it, or it is
+    /// open still.
+    pub(super) keeps_intent: bool,
 }
 
 impl<'a> Content<'a> {
@@ -121,7 +123,7 @@ impl<'a> Content<'a> {
             generation: i64::try_from(record.generation).unwrap_or(i64::MAX),
             bytes,
             intent: intent_id(record),
-            is_verdict: is_verdict(record),
+            keeps_intent: is_verdict(record),
         }
     }
 }
@@ -161,7 +163,7 @@ impl Rows<'_> {
             (&content.generation as _, Type::INT8),
             (&content.bytes as _, Type::BYTEA),
             (&content.intent as _, Type::TEXT),
-            (&content.is_verdict as _, Type::BOOL),
+            (&content.keeps_intent as _, Type::BOOL),
         ]);
         written(&self.link.query(SAVE, &parameters).await?)
     }

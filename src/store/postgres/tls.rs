@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::news::News;
@@ -18,6 +18,7 @@ use crate::outbound::{self, Outbound, OutboundError};
 pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a connection is protected.
+#[derive(Clone)]
 pub(super) enum Tls {
     /// It does not leave the machine: a unix socket.
     Local,
@@ -57,6 +58,15 @@ impl Tls {
                 (client, Box::pin(drive(connection, news.clone())))
             }
         })
+    }
+
+    /// Asks the server to give up what a connection is waiting for.
+    pub(super) async fn cancel(&self, statement: CancelToken) {
+        // Where that fails, the server notices the closed connection when it has an answer.
+        let _ = match self {
+            Self::Local => statement.cancel_query(NoTls).await,
+            Self::Verified(tls) => statement.cancel_query(tls.clone()).await,
+        };
     }
 }
 

@@ -55,9 +55,11 @@ impl From<tokio_postgres::Error> for Trouble {
             return Self::Unreachable(text);
         };
         let (code, why) = (refused.code().clone(), refused.message().to_owned());
-        // Connection exceptions, a server that stops or starts, and one that has no place left.
+        // Connection exceptions, a server that stops or starts, one that has no place left, and one
+        // that is a standby by now: the primary is asked for again.
         let passing = ["08", "57P"].iter().any(|class| code.code().starts_with(class));
-        if passing || code == SqlState::TOO_MANY_CONNECTIONS {
+        let passing = passing || code == SqlState::TOO_MANY_CONNECTIONS;
+        if passing || code == SqlState::READ_ONLY_SQL_TRANSACTION {
             return Self::Unreachable(why);
         }
         Self::Refused { code, why }
@@ -78,8 +80,6 @@ impl From<Trouble> for io::Error {
 fn hint(code: &SqlState) -> &'static str {
     if *code == SqlState::INSUFFICIENT_PRIVILEGE {
         "; give the role its rights: pleo-proxy store sql | psql, as the owner of the database"
-    } else if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
-        "; name the primary server in the URL"
     } else if *code == SqlState::LOCK_NOT_AVAILABLE {
         "; another session has held its tables for long; find it: SELECT pid, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '10 seconds'; and end it: SELECT pg_terminate_backend(PID)"
     } else if *code == SqlState::DISK_FULL {

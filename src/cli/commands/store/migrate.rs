@@ -95,7 +95,10 @@ pub(super) async fn move_record(
     }
     let to = target.lock(account, LOCK_PATIENCE).await?;
     let there = target.load(account).await?.map(|(record, _)| record);
-    let has_arrived = there.as_ref().is_some_and(|there| was_marked && is_same(there, &record));
+    let is_record = |there: &Record| is_same(there, &record) || is_end_since(there, &record);
+    let has_arrived = was_marked && there.as_ref().is_some_and(is_record);
+    // Dates of both stores are compared: the other one's clock is that of both.
+    let now = to.date(now);
     if !has_arrived {
         if there.as_ref().is_some_and(Record::has_credential) {
             return Err(MoveError::Taken(account.clone()));
@@ -155,6 +158,12 @@ fn is_same(there: &Record, record: &Record) -> bool {
         (grant, key)
     };
     there.has_credential() && !has_left(there) && login(there) == login(record)
+}
+
+/// True if a login of the other store has ended there since this record was marked.
+fn is_end_since(there: &Record, record: &Record) -> bool {
+    let at = |record: &Record| record.ended.as_ref().map(|ended| ended.at);
+    !there.has_credential() && !has_left(there) && at(there) > at(record)
 }
 
 #[cfg(test)]
@@ -250,6 +259,27 @@ mod tests {
                 assert!(polls > 5 && was_on_its_way, "it was never cut short");
                 return;
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_has_ended_where_it_went_is_not_moved_there_twice() {
+        let account: AccountName = "acme".parse().unwrap();
+        for (ended_at, is_moved) in [(25, false), (15, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let open =
+                |name: &str| Store::open(&folder.path().join(name), Sealing::none()).unwrap();
+            let (source, target) = (open("source"), open("target"));
+            let from = source.lock(&account, LOCK_PATIENCE).await.unwrap();
+            // Marked, and the process ended before it buried the record.
+            mark(&from, &connected(), &target, 20).await.unwrap();
+            drop(from);
+            let to = target.lock(&account, LOCK_PATIENCE).await.unwrap();
+            to.save(&Record::tombstone(9, ended_at, EndReason::LoggedOut)).await.unwrap();
+            drop(to);
+            assert_eq!(move_record(&source, &target, &account, 30).await.unwrap(), Moved::Now);
+            assert_eq!(is_used(&target, &account).await, is_moved, "ended at {ended_at}");
+            assert!(!is_used(&source, &account).await);
         }
     }
 
