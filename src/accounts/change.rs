@@ -104,7 +104,7 @@ impl Changes {
         let (sent, trusted) = (login.sent, login.introspection_trusted);
         let grant = grant_of(&self.services, login.tokens, refresh, deadline, sent, trusted);
         let Login { subject, company, replaces, .. } = login;
-        let mut redeemed = Redeemed { grant, deadline, subject, company, replaces, seen: None };
+        let mut redeemed = Redeemed { grant, deadline, sent, subject, company, replaces, tries: 0 };
         let mut patience = Patience::begin(&self.services);
         loop {
             match self.try_install(&ticket, &mut redeemed).await {
@@ -122,7 +122,8 @@ impl Changes {
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
         let previous = change.previous.as_ref();
-        login.ensure_not_logged_out_since(&account.name, previous)?;
+        login.date(&change.locked);
+        login.ensure_latest(ticket, previous)?;
         let bound = previous.and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject.clone())?;
         login.ensure_not_overtaken(&self.services, &account.name, previous).await?;
@@ -132,10 +133,11 @@ impl Changes {
         let installing = self.installing.lock().await;
         let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
         let is_usable = login.grant.access.is_some();
-        let logged_in_at = change.locked.date(login.grant.logged_in_at);
-        let grant = Grant { logged_in_at, ..login.grant.clone() };
-        let record = Record { company, ..record_of(grant, subject) };
-        let lock = ticket.save(change, record, Some(login.deadline), &self.services).await?;
+        let record = Record { company, ..record_of(login.grant.clone(), subject) };
+        let lock = match login.saved_as(previous) {
+            Some(saved) => ticket.adopt(change, saved, &self.services),
+            None => ticket.save(change, record, Some(login.deadline), &self.services).await?,
+        };
         drop((lock, installing));
         account.memory().remember_success(is_usable);
         if !is_usable {
@@ -172,7 +174,7 @@ impl Changes {
         let known = previous.filter(|record| record.subject == subject);
         let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
         let nothing = Record { ended: None, ..Record::tombstone(0, 0, EndReason::LoggedOut) };
-        let added_at = change.locked.date(login.key.added_at);
+        let added_at = change.locked.date(self.services.now());
         let key = StoredKey { added_at, ..login.key };
         let record = Record { api_key: Some(key), subject, company, ..nothing };
         drop(ticket.save(change, record, None, &self.services).await?);
@@ -244,7 +246,7 @@ impl Changes {
         };
         let expired = Deadline::after(now, Duration::ZERO);
         let grant = grant_of(&self.services, nothing, token, expired, now, false);
-        let grant = Grant { logged_in_at: change.locked.date(now.wall), ..grant };
+        let grant = Grant { logged_in_at: change.locked.date(now), ..grant };
         let subject = previous.and_then(|record| record.subject.clone());
         // The first refresh shows whose the token is.
         let company = previous.and_then(|record| record.company.clone());
@@ -308,7 +310,7 @@ impl Changes {
                 return Err(ChangeError::ImportUnconfirmed(why));
             }
             Err(error) => {
-                let now = change.locked.date(self.services.now().wall);
+                let now = change.locked.date(self.services.now());
                 let reason = error.end_reason();
                 let ended =
                     Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };
@@ -344,7 +346,7 @@ impl Changes {
             self.give_logout_up(account, &before);
         }
         let change = change?;
-        let at = change.locked.date(self.services.now().wall);
+        let at = change.locked.date(self.services.now());
         let tombstone = Record::tombstone(0, at, reason);
         let saved = ticket.save(change, tombstone, None, &self.services).await;
         ticket.logout_ended();

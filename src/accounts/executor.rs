@@ -99,7 +99,7 @@ impl Executor {
     /// Keeps a tombstone, over restarts too: no token is sent until somebody logs in.
     pub(super) async fn end(&self, old: LockedRecord, reason: EndReason) -> RefreshReport {
         let account = &self.account;
-        let at = old.locked.date(self.services.now().wall);
+        let at = old.locked.date(self.services.now());
         let record = outcome::ended(&old.record, reason.clone(), at);
         let reason = LoginReason::Ended(reason);
         warn!(account = %account.name, "{}", reason.sentence(&account.name));

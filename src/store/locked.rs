@@ -15,7 +15,7 @@ use super::name::AccountName;
 #[cfg(feature = "postgres")]
 use super::postgres::{Held as Claim, PostgresStore};
 use super::record::Record;
-use crate::clock::TimeLimit;
+use crate::clock::{Now, TimeLimit};
 
 /// The right to write one account's record. It ends with its last copy, and with the process.
 #[derive(Clone, Debug)]
@@ -153,14 +153,14 @@ impl Locked {
         }
     }
 
-    /// Dates what is saved under this lock, so that of two logins of an account the later one is
-    /// known whoever saved it: by the clock of a store that machines share, where their own may
-    /// disagree. Without one it is `own`. Milliseconds since 1970.
-    pub fn date(&self, own: i64) -> i64 {
+    /// Dates what is saved under this lock and happened `then`, so that of two logins of an account
+    /// the later one is known whoever saved it: by the clock of a store that machines share, where
+    /// their own may disagree. Milliseconds since 1970.
+    pub fn date(&self, then: Now) -> i64 {
         match &self.hold {
             #[cfg(feature = "postgres")]
-            Hold::Postgres(_, held) => held.time(),
-            _ => own,
+            Hold::Postgres(_, held) => held.time_at(then.boot),
+            _ => then.wall,
         }
     }
 

@@ -21,6 +21,8 @@ use crate::timeout::while_running;
 pub struct ChangeTicket {
     account: Arc<Account>,
     number: u64,
+    /// The generation that this process knew then.
+    pub(super) generation: u64,
 }
 
 /// A record that is about to be replaced.
@@ -36,7 +38,8 @@ pub(super) struct LockedChange {
 impl ChangeTicket {
     pub(super) fn new(account: Arc<Account>) -> Self {
         let number = account.order().next_number();
-        Self { account, number }
+        let generation = account.peek().generation();
+        Self { account, number, generation }
     }
 
     pub(super) fn account(&self) -> &Arc<Account> {
@@ -115,6 +118,19 @@ impl ChangeTicket {
         let health = transition::health_of(&record, account, services);
         account.publish(record, health, deadline);
         Ok(change.refresh_lock)
+    }
+
+    /// Publishes the record that an earlier try saved, whose answer was lost. The refresh lock comes
+    /// back.
+    pub(super) fn adopt(
+        &self,
+        change: LockedChange,
+        saved: Record,
+        services: &Services,
+    ) -> OwnedMutexGuard<()> {
+        self.account.order().saved(self.number);
+        transition::adopt(saved, &self.account, services);
+        change.refresh_lock
     }
 
     /// Nothing that was asked for later counts already.

@@ -8,10 +8,11 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::error::ChangeError;
+use super::locked_change::ChangeTicket;
 use crate::accounts::account::Account;
 use crate::accounts::services::Services;
-use crate::clock::Deadline;
-use crate::store::{AccountName, EndReason, Grant, Record};
+use crate::clock::{Deadline, Now};
+use crate::store::{AccountName, EndReason, Grant, Locked, Record};
 
 /// How long the tokens of a login are kept: longer than the longest claim of a replica that died
 /// (50 s).
@@ -26,24 +27,59 @@ pub(super) struct Redeemed {
     pub(super) subject: Result<String, String>,
     pub(super) company: Option<String>,
     pub(super) replaces: bool,
-    /// The generation that the record had when it was locked first.
-    pub(super) seen: Option<u64>,
+    /// Right before its code was sent.
+    pub(super) sent: Now,
+    /// How often it was tried to be saved.
+    pub(super) tries: u32,
 }
 
 impl Redeemed {
-    /// A logout on another replica that came between two tries counts, as one in this process does.
-    pub(super) fn ensure_not_logged_out_since(
-        &mut self,
-        account: &AccountName,
+    /// Dates it at the first try, for all of them.
+    pub(super) fn date(&mut self, locked: &Locked) {
+        if self.tries == 0 {
+            self.grant.logged_in_at = locked.date(self.sent);
+        }
+        self.tries += 1;
+    }
+
+    /// A logout or login on another replica that came after its code was sent counts, as one in this
+    /// process does. What this process knew before it was asked for came earlier, whatever its date.
+    pub(super) fn ensure_latest(
+        &self,
+        ticket: &ChangeTicket,
         previous: Option<&Record>,
     ) -> Result<(), ChangeError> {
-        let generation = previous.map_or(0, |record| record.generation);
-        let seen = *self.seen.get_or_insert(generation);
-        let reason = previous.and_then(|record| Some(&record.ended.as_ref()?.reason));
-        if generation > seen && matches!(reason, Some(EndReason::LoggedOut)) {
-            return Err(ChangeError::Superseded(account.clone()));
+        let Some(previous) = previous.filter(|it| it.generation != ticket.generation) else {
+            return Ok(());
+        };
+        let own = self.grant.logged_in_at;
+        let is_ended_since = previous.ended.as_ref().is_some_and(|ended| {
+            let is_wanted = matches!(
+                ended.reason,
+                EndReason::LoggedOut
+                    | EndReason::Disconnected
+                    | EndReason::Moved { .. }
+                    | EndReason::LeftStore { .. }
+            );
+            is_wanted && ended.at > own
+        });
+        let login = previous.grant.as_ref().map(|grant| grant.logged_in_at);
+        let login = login.or(previous.api_key.as_ref().map(|key| key.added_at));
+        if is_ended_since || login.is_some_and(|login| login > own) {
+            return Err(ChangeError::Superseded(ticket.account().name.clone()));
         }
         Ok(())
+    }
+
+    /// The record of this login that an earlier try has saved, if there is one: its answer was lost,
+    /// and another replica may have refreshed it since.
+    pub(super) fn saved_as(&self, previous: Option<&Record>) -> Option<Record> {
+        let own = &self.grant;
+        let is_it = |record: &&Record| {
+            let grant = record.grant.as_ref();
+            grant.is_some_and(|it| it.logged_in_at == own.logged_in_at && it.issued == own.issued)
+        };
+        previous.filter(is_it).filter(|_| self.tries > 1).cloned()
     }
 
     /// A refresh of the account's old tokens, by this process or another one, may have come between
@@ -169,23 +205,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_logout_between_two_tries_ends_the_login_and_an_earlier_one_does_not() {
-        let name = AccountName::fallback();
+    async fn a_logout_or_login_elsewhere_after_the_code_was_sent_ends_the_login() {
         let (services, _commands) = testing::shared_services();
-        let of = |generation| Record::tombstone(generation, 0, EndReason::LoggedOut);
+        let changes = changes(&services);
+        let name = AccountName::fallback();
+        changes.install(changes.begin(&name), login(&services)).await.unwrap();
+        let ticket = changes.begin(&name);
         let grant = new_grant(&services);
-        let mut redeemed = Redeemed {
-            grant,
-            deadline: Deadline::after(services.now(), Duration::ZERO),
-            subject: Ok("company".into()),
-            company: None,
-            replaces: false,
-            seen: None,
+        let at = grant.logged_in_at;
+        let (company, subject) = (None, Ok("company".into()));
+        let deadline = Deadline::after(services.now(), Duration::ZERO);
+        let sent = services.now();
+        let mut redeemed =
+            Redeemed { grant, deadline, sent, subject, company, replaces: false, tries: 1 };
+        let ended = |generation, at, reason| Record::tombstone(generation, at, reason);
+        let login = |generation, at| {
+            let grant = Grant { logged_in_at: at, ..new_grant(&services) };
+            Record { generation, ..super::super::record_of(grant, None) }
         };
-        for _ in 0..2 {
-            redeemed.ensure_not_logged_out_since(&name, Some(&of(3))).unwrap();
+        let refused = || EndReason::Refused { code: "invalid_grant".into() };
+        let moved = || EndReason::Moved { to: "other".into() };
+        for (previous, is_latest) in [
+            (ended(2, at + 1, EndReason::LoggedOut), false),
+            (ended(2, at + 1, moved()), false),
+            (ended(2, at - 1, EndReason::LoggedOut), true),
+            // Of the tokens before: it is no reason against new ones.
+            (ended(2, at + 1, refused()), true),
+            // It was there when the login was asked for: its date is wrong.
+            (ended(1, at + 1, EndReason::LoggedOut), true),
+            (login(2, at + 1), false),
+            (login(2, at - 1), true),
+            (login(1, at + 1), true),
+        ] {
+            let latest = redeemed.ensure_latest(&ticket, Some(&previous));
+            assert_eq!(latest.is_ok(), is_latest, "{previous:?}");
         }
-        redeemed.ensure_not_logged_out_since(&name, Some(&of(4))).unwrap_err();
+        redeemed.ensure_latest(&ticket, None).unwrap();
+        // The answer of an earlier try was lost.
+        assert!(redeemed.saved_as(Some(&login(2, at))).is_none(), "there was none");
+        redeemed.tries = 2;
+        assert!(redeemed.saved_as(Some(&login(2, at))).is_some());
+        assert!(redeemed.saved_as(Some(&login(2, at - 1))).is_none());
     }
 
     #[cfg(feature = "postgres")]

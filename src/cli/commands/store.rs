@@ -235,7 +235,7 @@ async fn migrate(config: &Config, state: &State, to: &Destination) -> Result<Rep
     }
     let mut accounts = Vec::new();
     for account in source.list().await.context("the store cannot be listed")? {
-        let now = Clock::system().now().wall;
+        let now = Clock::system().now();
         let state = match migrate::move_record(&source, &target, &account, now).await {
             Ok(Moved::Nothing) => continue,
             Ok(moved) => LineState::Moved { changed: moved == Moved::Now },

@@ -162,9 +162,10 @@ impl Held {
         self.open.lock().as_ref()?.age(record, self.claims.clock.boot())
     }
 
-    /// Milliseconds since 1970 by the clock of the database.
-    pub(crate) fn time(&self) -> i64 {
-        self.ahead_of_boot.load(Ordering::Relaxed).saturating_add_unsigned(self.claims.clock.boot())
+    /// What the clock of the database showed at a reading of this machine's boot clock, in
+    /// milliseconds since 1970.
+    pub(crate) fn time_at(&self, boot: u64) -> i64 {
+        self.ahead_of_boot.load(Ordering::Relaxed).saturating_add_unsigned(boot)
     }
 
     /// This holder asks for its intent now.

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::clock::Now;
 use crate::store::{
     AccountName, EndReason, Ended, Intent, LockError, Locked, Record, RecordError, SaveError, Store,
 };
@@ -74,12 +75,12 @@ pub(super) enum MoveError {
     OnItsWay(AccountName),
 }
 
-/// Moves one record. `now` is in milliseconds since 1970.
+/// Moves one record.
 pub(super) async fn move_record(
     source: &Store,
     target: &Store,
     account: &AccountName,
-    now: i64,
+    now: Now,
 ) -> Result<Moved, MoveError> {
     let from = source.lock(account, LOCK_PATIENCE).await?;
     if let Some((there, _)) = target.load(account).await?
@@ -200,6 +201,10 @@ mod tests {
         Record { grant: Some(grant), intent: Some(intent), ended: None, ..nothing }
     }
 
+    fn at(wall: i64) -> Now {
+        Now { wall, boot: 0 }
+    }
+
     /// True if somebody who reads it may use its tokens.
     async fn is_used(store: &Store, account: &AccountName) -> bool {
         let record = store.load(account).await.unwrap().map(|(record, _)| record);
@@ -231,7 +236,7 @@ mod tests {
             let locked = source.lock(&account, LOCK_PATIENCE).await.unwrap();
             locked.save(&connected()).await.unwrap();
             drop(locked);
-            let whole = cut_short(move_record(&source, &target, &account, 20), polls).await;
+            let whole = cut_short(move_record(&source, &target, &account, at(20)), polls).await;
             // What was begun ends: nobody has the locks any more.
             drop(source.lock(&account, LOCK_PATIENCE).await.unwrap());
             drop(target.lock(&account, LOCK_PATIENCE).await.unwrap());
@@ -243,11 +248,11 @@ mod tests {
             };
             let back = is_marked(&source).await;
             if back {
-                let back = move_record(&target, &source, &account, 25).await;
+                let back = move_record(&target, &source, &account, at(25)).await;
                 assert!(matches!(back, Err(MoveError::OnItsWay(_))), "after {polls} polls");
             }
             was_on_its_way |= back;
-            let again = move_record(&source, &target, &account, 30).await.unwrap();
+            let again = move_record(&source, &target, &account, at(30)).await.unwrap();
             assert_eq!(again, if whole { Moved::Before } else { again }, "after {polls} polls");
             assert!(!is_used(&source, &account).await && is_used(&target, &account).await);
             let (there, _) = target.load(&account).await.unwrap().unwrap();
@@ -277,7 +282,7 @@ mod tests {
             let to = target.lock(&account, LOCK_PATIENCE).await.unwrap();
             to.save(&Record::tombstone(9, ended_at, EndReason::LoggedOut)).await.unwrap();
             drop(to);
-            assert_eq!(move_record(&source, &target, &account, 30).await.unwrap(), Moved::Now);
+            assert_eq!(move_record(&source, &target, &account, at(30)).await.unwrap(), Moved::Now);
             assert_eq!(is_used(&target, &account).await, is_moved, "ended at {ended_at}");
             assert!(!is_used(&source, &account).await);
         }
@@ -293,7 +298,7 @@ mod tests {
             let locked = store.lock(&account, LOCK_PATIENCE).await.unwrap();
             locked.save(&connected()).await.unwrap();
         }
-        let refused = move_record(&source, &target, &account, 20).await;
+        let refused = move_record(&source, &target, &account, at(20)).await;
         assert!(matches!(refused, Err(MoveError::Taken(_))));
         assert!(is_used(&source, &account).await && is_used(&target, &account).await);
     }
