@@ -5,7 +5,7 @@
 use super::account::Account;
 use super::origin::Origin;
 use super::services::Services;
-use crate::store::Record;
+use crate::store::{AccountName, Record};
 
 /// True if what is `saved` under the account's name is another login's than the one that is
 /// remembered, whatever its generation: somebody has logged in anew since, or another record of the
@@ -29,17 +29,27 @@ pub(super) async fn has_moved(
     if ours.has_ended_by(saved) {
         return true;
     }
+    new_name(services, account, known).await.is_some()
+}
+
+/// The other name under which the store has the login that is remembered, or a later pair of it.
+pub(super) async fn new_name(
+    services: &Services,
+    account: &Account,
+    known: &Record,
+) -> Option<AccountName> {
+    let ours = Origin::of(known)?;
     // What cannot be listed or read proves nothing.
-    let Ok(names) = services.store.list().await else { return false };
-    for other in names.iter().filter(|other| **other != account.name) {
-        if let Ok(Some((record, _))) = services.store.load(other).await
+    let names = services.store.list().await.ok()?;
+    for other in names.into_iter().filter(|other| *other != account.name) {
+        if let Ok(Some((record, _))) = services.store.load(&other).await
             && Origin::of(&record).is_some_and(|other| other.is(&ours))
             && record.generation >= known.generation
         {
-            return true;
+            return Some(other);
         }
     }
-    false
+    None
 }
 
 /// True if what is saved comes from the login of the account's record in memory, or from the one

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,8 +28,8 @@ pub(super) struct Services {
     pub(super) context: Arc<AccountContext>,
     pub(super) supervisor: Supervisor,
     pub(super) closing: CancellationToken,
-    /// Told when a store that was away is there again.
-    pub(super) store_back: Notify,
+    /// How often a store that was away was there again.
+    pub(super) store_back: watch::Sender<u64>,
     /// Whether this process asks servers without being asked to.
     pub(super) background: Background,
     /// Runs all tasks, whatever thread asks for them.
@@ -54,7 +54,7 @@ impl Services {
             context,
             supervisor: Supervisor::default(),
             closing: CancellationToken::new(),
-            store_back: Notify::new(),
+            store_back: watch::Sender::new(0),
             background,
             control: Handle::current(),
             tasks: TaskTracker::new(),

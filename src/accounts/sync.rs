@@ -114,7 +114,7 @@ impl StoreSync {
             match change {
                 Change::Changed(name) => polling.add(self.registry.get_or_insert(&name)),
                 Change::Resync => {
-                    self.services.store_back.notify_waiters();
+                    self.services.store_back.send_modify(|times| *times += 1);
                     self.registry.sorted().into_iter().for_each(|it| polling.add(it));
                 }
             }
@@ -167,7 +167,7 @@ impl StoreSync {
             Ok(None) => {
                 account.memory().version = Version::default();
                 if was_refused || account.record().is_some() {
-                    transition::record_gone(account);
+                    self.record_gone(account).await;
                 }
             }
             Err(RecordError::StoreMissing(_) | RecordError::Unreachable(_)) => return false,
@@ -183,6 +183,20 @@ impl StoreSync {
             }
         }
         true
+    }
+
+    /// Another process has removed the account after its logout, or has renamed it: then nothing is
+    /// wrong. Else people are told.
+    async fn record_gone(&self, account: &Account) {
+        let Some(known) = account.record() else { return transition::record_gone(account) };
+        if !known.has_credential() {
+            info!(account = %account.name, "removed elsewhere");
+        } else if let Some(name) = moved::new_name(&self.services, account, &known).await {
+            info!(account = %account.name, "renamed elsewhere to {name}");
+        } else {
+            return transition::record_gone(account);
+        }
+        account.forget_record();
     }
 
     /// With a key every record is to be sealed: one that is not was saved before there was a key, or

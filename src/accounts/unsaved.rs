@@ -42,12 +42,13 @@ pub(super) fn keep_saving(
 /// Tries until it is saved, or for the last time when the process ends.
 async fn save(services: &Services, account: &Account, unsaved: &LockedRecord, sent: &Record) {
     let mut record = unsaved.record.clone();
+    let mut back = services.store_back.subscribe();
     loop {
         let wait = account.next_wait(None).min(MAX_DISK_WAIT);
         let pause = async {
             tokio::select! {
                 () = sleep(wait) => {}
-                () = services.store_back.notified() => {}
+                Ok(()) = back.changed() => {}
             }
         };
         let is_last = services.unless_closing(pause).await.is_none();

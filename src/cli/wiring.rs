@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::run_file::{self, Instance};
 use super::state::State;
 use crate::accounts::{Accounts, Background};
@@ -20,7 +20,7 @@ use crate::outbound::{self, Outbound};
 use crate::redaction::Redactor;
 #[cfg(feature = "postgres")]
 use crate::store::PostgresStore;
-use crate::store::{Kind, Sealing, Store};
+use crate::store::{Kind, OpenError, Sealing, Store};
 use crate::supervise::supervise;
 use crate::usage;
 
@@ -53,7 +53,15 @@ pub(super) async fn store(config: &Config, records: &Path) -> Result<Store, Fail
             opened.map(|store| Store::Postgres(Arc::new(store)))
         }
     };
-    opened.map_err(Failure::usage)
+    opened.map_err(not_opened)
+}
+
+/// A database that is away may be there at the next start: that is no wrong configuration.
+fn not_opened(error: OpenError) -> Failure {
+    match error {
+        OpenError::Away(..) => Failure::new(Exit::Failed, error),
+        _ => Failure::usage(error),
+    }
 }
 
 /// The same, to read from it: nothing is created or changed.
@@ -68,7 +76,7 @@ pub(super) async fn store_to_inspect(config: &Config, records: &Path) -> Result<
             opened.map(|store| Store::Postgres(Arc::new(store)))
         }
     };
-    opened.map_err(Failure::usage)
+    opened.map_err(not_opened)
 }
 
 /// Where the records are, for people, if that is not a folder: nobody is asked.

@@ -26,6 +26,9 @@ pub enum OpenError {
     /// The database cannot be used.
     #[error("{0}: {1}")]
     Database(String, String),
+    /// The database cannot be reached; that may be over soon.
+    #[error("{0}: {1}")]
+    Away(String, String),
     /// Records would be kept where others than their owner can read them.
     #[error(
         "store.kind = \"postgres\" keeps tokens sealed, and there is no key; make one: (umask 077; set -C; pleo-proxy store key > store-key), and write, below [store]: key_file = \"store-key\"; or set store.allow_plain = true"

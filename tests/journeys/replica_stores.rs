@@ -7,12 +7,14 @@ use crate::support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use pleo_proxy::sandbox::Sandbox;
+use pleo_proxy::sandbox::{Faults, Sandbox};
+use reqwest::Method;
 use serde_json::Value;
 use support::database::{Database, Pooler, Server};
-use support::{NO_REFRESH_AHEAD, TIMEOUT, Workspace, access_lifetime, sandbox};
+use support::{NO_REFRESH_AHEAD, TIMEOUT, Workspace, access_lifetime, sandbox, text};
+use tokio::time::sleep;
 
-use crate::replicas::{call, replica_at, until_status};
+use crate::replicas::{call, replica_at, two, until_status};
 
 fn assert_unharmed(sandbox: &Sandbox) {
     let counters = sandbox.counters();
@@ -170,4 +172,42 @@ async fn a_move_that_is_killed_goes_on_and_no_login_is_on_two_sides() {
         assert_eq!(proxy.force_refresh(account).await["outcome"], "refreshed");
     }
     assert_unharmed(&sandbox);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_renamed_or_removed_on_one_replica_is_gone_from_the_other_without_alarm()
+{
+    let Some(two) = two(NO_REFRESH_AHEAD, Faults::default()).await else { return };
+    let other = "/api/accounts/default";
+    let to = Some(serde_json::json!({"to": "acme"}));
+    let rename = two.first.admin(Method::POST, &format!("{other}/rename"), to).await;
+    assert_eq!(rename.status(), 200);
+    let names = async || {
+        let status: Value =
+            two.second.admin(Method::GET, "/api/status", None).await.json().await.unwrap();
+        let accounts = status["accounts"].as_array().unwrap();
+        let account = |it: &Value| (text(&it["account"]), text(&it["state"]));
+        accounts.iter().map(account).collect::<Vec<_>>()
+    };
+    let until = async |expected: &[(&str, &str)]| {
+        let start = Instant::now();
+        loop {
+            let names = names().await;
+            let shown: Vec<_> = names.iter().map(|(name, state)| (&**name, &**state)).collect();
+            if shown == expected {
+                return;
+            }
+            assert!(start.elapsed() < TIMEOUT, "{names:?}\n{}", two.second.log());
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until(&[("acme", "connected")]).await;
+    assert_eq!(two.second.get("/v1/companies").await.status(), 200);
+    let acme = "/api/accounts/acme";
+    two.first.admin(Method::POST, &format!("{acme}/logout"), None).await;
+    until(&[("acme", "login_required")]).await;
+    assert_eq!(two.first.admin(Method::DELETE, acme, None).await.status(), 200);
+    until(&[]).await;
+    assert!(!two.second.log().contains("its record is gone"), "{}", two.second.log());
+    two.assert_unharmed();
 }

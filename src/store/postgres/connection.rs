@@ -88,12 +88,13 @@ impl Link {
 
     /// Why a store in this database cannot be opened.
     pub(super) fn unusable(&self, trouble: &Trouble) -> OpenError {
-        let hint = if trouble.is_unreachable() {
-            "; check that it runs and that the URL is right (store.url_file)"
-        } else {
-            ""
-        };
-        OpenError::Database(self.address.shown.clone(), format!("{trouble}{hint}"))
+        let (place, why) = (self.address.shown.clone(), trouble.to_string());
+        if !trouble.is_unreachable() {
+            return OpenError::Database(place, why);
+        }
+        let says_what_to_do = why.contains("; ");
+        let hint = "; check that it runs and that the URL is right (store.url_file)";
+        OpenError::Away(place, if says_what_to_do { why } else { why + hint })
     }
 
     /// Runs one statement. If its connection is lost, it is run once more on a new one: every

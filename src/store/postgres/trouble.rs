@@ -5,6 +5,8 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
+use crate::outbound::{Cause, Explanation, explanation};
+
 /// Why a statement was not done.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -46,6 +48,9 @@ impl Trouble {
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(refused) = error.as_db_error() else {
+            if let Some(text) = certificate(&error) {
+                return Self::Unreachable(text);
+            }
             let mut text = error.to_string();
             let mut cause = error.source();
             while let Some(error) = cause {
@@ -75,6 +80,21 @@ impl From<Trouble> for io::Error {
         };
         Self::new(kind, trouble.to_string())
     }
+}
+
+/// Why its certificate is refused, and what to do, if that is the reason.
+fn certificate(error: &tokio_postgres::Error) -> Option<String> {
+    let Explanation { cause, what, .. } = explanation(error);
+    let fix = match cause {
+        Cause::UnknownIssuer | Cause::CertificateRefused => {
+            "name the certificate of the authority that signed it, not its own, in store.ca_file"
+        }
+        Cause::WrongName => "use a name of its certificate in the URL (store.url_file)",
+        Cause::CertificateExpired => "renew it, or set this machine's clock right if that is ahead",
+        Cause::CertificateNotYetValid => "set this machine's clock right: it may be behind",
+        _ => return None,
+    };
+    Some(format!("{what}; {fix}"))
 }
 
 fn hint(code: &SqlState) -> &'static str {
