@@ -62,6 +62,10 @@ impl LoginReason {
             Self::KeyInFileRefused(_) => {
                 format!("replace the key in that file; if it is right, run: {again}")
             }
+            Self::Ended(EndReason::LeftStore { .. }) => format!(
+                "set store.kind and store.path to that store; or, to end its login there, run: {}",
+                self.command(account)
+            ),
             _ => format!("run: {}", self.command(account)),
         }
     }

@@ -154,7 +154,7 @@ pub(super) fn no_token(refusal: Refusal, account: &AccountName) -> Problem {
             Problem::new(Code::StoreError, fault.why, fix)
         }
         Refusal::StoreUnwritable(why, wait) => {
-            let fix = "Make room or give write access; the proxy tries again.";
+            let fix = "Make room or give write access, or bring the database back (pleo-proxy doctor says which); the proxy tries again.";
             Problem::new(Code::StoreUnwritable, why, fix).retry_after(wait.max(second))
         }
         Refusal::Overloaded => {

@@ -13,7 +13,7 @@ use super::file::{FileStore, Held as FileHeld};
 use super::memory::{Held as MemoryHeld, MemoryStore};
 use super::name::AccountName;
 #[cfg(feature = "postgres")]
-use super::postgres::{Held as Claim, PostgresStore};
+use super::postgres::{Held as Claim, PostgresStore, Writing};
 use super::record::Record;
 use crate::clock::{Now, TimeLimit};
 
@@ -75,7 +75,7 @@ impl Locked {
     pub async fn take_back(&self, record: &Record) -> Result<Version, SaveError> {
         match &self.hold {
             #[cfg(feature = "postgres")]
-            Hold::Postgres(store, held) => store.take_back(held, record).await,
+            Hold::Postgres(store, held) => store.write(held, record, Writing::TakeBack).await,
             _ => self.note(record).await,
         }
     }

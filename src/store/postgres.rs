@@ -54,6 +54,7 @@ use loads::{Loads, Stored};
 use logins::LoginRows;
 use news::News;
 use rename::Rename;
+pub(super) use rows::Writing;
 use rows::{Content, Rows};
 
 /// Longest wait at the end of the process for claims to be given back; they run out by themselves.
@@ -75,17 +76,6 @@ pub struct PostgresStore {
     is_read_only: bool,
     /// It was opened to read only, and nobody has used the database yet.
     has_no_tables: bool,
-}
-
-/// Why a record is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Writing {
-    /// For its own sake.
-    Record,
-    /// A token is about to be sent.
-    Intent,
-    /// The server has not looked at it.
-    TakeBack,
 }
 
 impl PostgresStore {
@@ -290,15 +280,6 @@ impl PostgresStore {
         self.write(held, record, Writing::Record).await
     }
 
-    /// The same after an intent that was taken back; one that was open before it stays.
-    pub(super) async fn take_back(
-        self: &Arc<Self>,
-        held: &Arc<Held>,
-        record: &Record,
-    ) -> Result<Version, SaveError> {
-        self.write(held, record, Writing::TakeBack).await
-    }
-
     /// The same; if it has an intent, the claim is stretched over its token request.
     pub(super) async fn note(
         self: &Arc<Self>,
@@ -309,7 +290,8 @@ impl PostgresStore {
         self.write(held, record, if has_intent { Writing::Intent } else { Writing::Record }).await
     }
 
-    async fn write(
+    /// Replaces a record for this reason, even if the caller leaves.
+    pub(super) async fn write(
         self: &Arc<Self>,
         held: &Arc<Held>,
         record: &Record,
@@ -321,8 +303,7 @@ impl PostgresStore {
         let (store, held, record) = (self.clone(), held.clone(), record.clone());
         self.finish(&held.account.clone(), async move {
             let bytes = store.seal(&held.account, &record).await?;
-            let mut content = Content::of(&record, &bytes);
-            content.keeps_intent |= what == Writing::TakeBack && content.intent.is_some();
+            let content = Content::of(&record, &bytes, what);
             let rows = store.rows();
             if what == Writing::Intent {
                 return rows.save_intent(&held, &content, &store.claims.holder).await;

@@ -133,7 +133,10 @@ impl Login {
                 return finish(proxy, name, LoginBody { redirected_url, ..LoginBody::default() })
                     .await;
             }
-            status!("Waiting for the browser at {} ...", begun.redirect_uri);
+            status!(
+                "Waiting for the browser at {}, for ten minutes; Ctrl-C ends it ...",
+                begun.redirect_uri
+            );
             while_waiting(PATIENCE, CANCEL, poll_proxy(proxy, &begun.id)).await
         };
         let ended = tokio::select! {
@@ -200,7 +203,10 @@ impl Login {
             let address = read_address(&begun.redirect_uri).await?;
             return Ok(operator.finish_login(account, address.trim()).await?);
         }
-        status!("Waiting for the browser at {} ...", begun.redirect_uri);
+        status!(
+            "Waiting for the browser at {}, for ten minutes; Ctrl-C ends it ...",
+            begun.redirect_uri
+        );
         let callback = wait_for_callback(operator.logins(), &begun.id);
         let done = while_waiting(PATIENCE, CANCEL, callback).await;
         redirect.close().await;

@@ -312,7 +312,7 @@ impl Report {
         let width = self.accounts.iter().map(|line| line.account.len()).max().unwrap_or_default();
         for Line { account, state } in &self.accounts {
             let how = match state {
-                LineState::Plain => "plain: whoever reads its file has its tokens".to_owned(),
+                LineState::Plain => "plain: whoever reads it has its tokens".to_owned(),
                 LineState::Sealed { key, changed: true } => format!("sealed now with key {key}"),
                 LineState::Sealed { key, changed: false } => format!("sealed with key {key}"),
                 LineState::Moved { changed: true } => "moved".to_owned(),

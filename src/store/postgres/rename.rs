@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use zeroize::Zeroizing;
 
 use super::claim::Held;
-use super::rows::{Content, REMOVE, Rows, Unchanged, unless_written_since, written};
+use super::rows::{Content, REMOVE, Rows, Unchanged, Writing, unless_written_since, written};
 use super::trouble::Trouble;
 use crate::store::record::Record;
 use crate::timeout::while_running;
@@ -85,7 +85,7 @@ impl Rename<'_> {
         let found = transaction.query_typed(TO_MOVE, &parameters).await.map_err(Trouble::from)?;
         let row = found.first().ok_or(io::ErrorKind::NotFound)?;
         let (record, bytes) = reseal(row.try_get(0).map_err(Trouble::from)?).await?;
-        let content = Content::of(&record, &bytes);
+        let content = Content::of(&record, &bytes, Writing::Record);
         let unchanged = Unchanged::since(to, environment);
         let parameters = unchanged.and(&[
             (&content.generation as _, Type::INT8),

@@ -107,6 +107,17 @@ impl<'a> Unchanged<'a> {
     }
 }
 
+/// Why a record is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Writing {
+    /// For its own sake.
+    Record,
+    /// A token is about to be sent.
+    Intent,
+    /// The server has not looked at it.
+    TakeBack,
+}
+
 /// What is written of a record.
 pub(super) struct Content<'a> {
     pub(super) generation: i64,
@@ -118,12 +129,13 @@ pub(super) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(super) fn of(record: &Record, bytes: &'a [u8]) -> Self {
+    pub(super) fn of(record: &Record, bytes: &'a [u8], what: Writing) -> Self {
+        let stays_open = what == Writing::TakeBack && record.open_intent().is_some();
         Self {
             generation: i64::try_from(record.generation).unwrap_or(i64::MAX),
             bytes,
             intent: intent_id(record),
-            keeps_intent: is_verdict(record),
+            keeps_intent: is_verdict(record) || stays_open,
         }
     }
 }

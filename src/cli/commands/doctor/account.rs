@@ -155,7 +155,7 @@ impl Account {
         match self.protection.as_ref()? {
             Protection::Sealed(key) => Some(check.pass(format!("sealed with key {key}"))),
             Protection::Plain if self.has_store_key => {
-                let title = "there is a key to seal it, and it is kept as it is";
+                let title = "it is plain, although there is a key to seal it";
                 let fix = format!("run: {program} store seal");
                 Some(check.problem(Diagnostic::warning(Code::Unsealed, title, fix)))
             }
