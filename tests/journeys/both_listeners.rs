@@ -98,6 +98,15 @@ impl Scene {
         }
     }
 
+    /// Waits until no more requests come to the upstream: one that was cut shows late.
+    pub(super) async fn settle(&self) {
+        let mut before = usize::MAX;
+        while before != self.upstream.requests().len() {
+            before = self.upstream.requests().len();
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        }
+    }
+
     /// Nothing happened that shows late, and both listeners serve.
     pub(super) async fn unharmed(self) {
         assert_eq!(grant(&self.setup).await, self.grant);

@@ -173,5 +173,6 @@ async fn a_half_closed_caller_gets_a_response_or_a_closed_connection() {
         "{seen:#?}"
     );
     wait_until("the descriptors are closed", || open() <= descriptors + 5);
+    scene.settle().await;
     scene.unharmed().await;
 }
