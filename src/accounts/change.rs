@@ -33,7 +33,7 @@ pub use error::ChangeError;
 pub use locked_change::ChangeTicket;
 use locked_change::check_changeable;
 use new_record::{grant_of, record_of, subject_of};
-use redeemed::{Patience, Redeemed};
+use redeemed::{Patience, Redeemed, after};
 
 /// Lifetime in the record of an imported token until its first refresh.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(600);
@@ -122,7 +122,7 @@ impl Changes {
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
         let previous = change.previous.as_ref();
-        login.date(&change.locked);
+        login.date(&change.locked, ticket, previous);
         login.ensure_latest(ticket, previous)?;
         let bound = previous.and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject.clone())?;
@@ -346,7 +346,7 @@ impl Changes {
             self.give_logout_up(account, &before);
         }
         let change = change?;
-        let at = change.locked.date(self.services.now());
+        let at = change.locked.date(self.services.now()).max(after(change.previous.as_ref()));
         let tombstone = Record::tombstone(0, at, reason);
         let saved = ticket.save(change, tombstone, None, &self.services).await;
         ticket.logout_ended();

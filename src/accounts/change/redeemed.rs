@@ -34,10 +34,17 @@ pub(super) struct Redeemed {
 }
 
 impl Redeemed {
-    /// Dates it at the first try, for all of them.
-    pub(super) fn date(&mut self, locked: &Locked) {
+    /// Dates it at the first try, for all of them: after what was known when it was asked for, even if
+    /// that was dated by a clock that was ahead.
+    pub(super) fn date(
+        &mut self,
+        locked: &Locked,
+        ticket: &ChangeTicket,
+        previous: Option<&Record>,
+    ) {
         if self.tries == 0 {
-            self.grant.logged_in_at = locked.date(self.sent);
+            let known = previous.filter(|it| it.generation == ticket.generation);
+            self.grant.logged_in_at = locked.date(self.sent).max(after(known));
         }
         self.tries += 1;
     }
@@ -63,9 +70,8 @@ impl Redeemed {
             );
             is_wanted && ended.at > own
         });
-        let login = previous.grant.as_ref().map(|grant| grant.logged_in_at);
-        let login = login.or(previous.api_key.as_ref().map(|key| key.added_at));
-        if is_ended_since || login.is_some_and(|login| login > own) {
+        let is_login_since = previous.has_credential() && date_of(previous) > Some(own);
+        if is_ended_since || is_login_since {
             return Err(ChangeError::Superseded(ticket.account().name.clone()));
         }
         Ok(())
@@ -102,6 +108,18 @@ impl Redeemed {
             Ok(true) | Err(_) => Ok(()),
         }
     }
+}
+
+/// The earliest time after what a record tells of.
+pub(super) fn after(record: Option<&Record>) -> i64 {
+    record.and_then(date_of).map_or(i64::MIN, |at| at.saturating_add(1))
+}
+
+/// When a record's login began, or its key was added, or either ended.
+fn date_of(record: &Record) -> Option<i64> {
+    let login = record.grant.as_ref().map(|grant| grant.logged_in_at);
+    let key = record.api_key.as_ref().map(|key| key.added_at);
+    login.or(key).or(record.ended.as_ref().map(|ended| ended.at))
 }
 
 /// For how long a login is tried to be saved.
@@ -241,6 +259,11 @@ mod tests {
             assert_eq!(latest.is_ok(), is_latest, "{previous:?}");
         }
         redeemed.ensure_latest(&ticket, None).unwrap();
+        let locked = services.store.lock(&name, Duration::ZERO).await.unwrap();
+        redeemed.tries = 0;
+        redeemed.date(&locked, &ticket, Some(&ended(1, at + 900_000, EndReason::LoggedOut)));
+        assert_eq!(redeemed.grant.logged_in_at, at + 900_001, "it is the later one");
+        (redeemed.tries, redeemed.grant.logged_in_at) = (1, at);
         // The answer of an earlier try was lost.
         assert!(redeemed.saved_as(Some(&login(2, at))).is_none(), "there was none");
         redeemed.tries = 2;
