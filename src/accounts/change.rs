@@ -17,6 +17,7 @@ use super::account::Account;
 use super::api_key::{self, KeyCheck, KeyLogin};
 use super::health::Health;
 use super::key_file;
+use super::origin::after;
 use super::reason::LoginReason;
 use super::refresh_reason::{RefreshReason, RefreshReport};
 use super::refresher::Refresher;
@@ -33,7 +34,7 @@ pub use error::ChangeError;
 pub use locked_change::ChangeTicket;
 use locked_change::check_changeable;
 use new_record::{grant_of, record_of, subject_of};
-use redeemed::{Patience, Redeemed, after};
+use redeemed::{Patience, Redeemed};
 
 /// Lifetime in the record of an imported token until its first refresh.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(600);
@@ -122,7 +123,7 @@ impl Changes {
         let account = ticket.account();
         let change = ticket.lock(&self.services, true).await?;
         let previous = change.previous.as_ref();
-        login.date(&change.locked, ticket, previous);
+        login.date(&change.locked, ticket);
         login.ensure_latest(ticket, previous)?;
         let bound = previous.and_then(|record| record.subject.clone());
         let subject = subject_of(&account.name, bound, login.subject.clone())?;
@@ -135,7 +136,7 @@ impl Changes {
         let is_usable = login.grant.access.is_some();
         let record = Record { company, ..record_of(login.grant.clone(), subject) };
         let lock = match login.saved_as(previous) {
-            Some(saved) => ticket.adopt(change, saved, &self.services),
+            Some(saved) => ticket.adopt(change, saved, &self.services)?,
             None => ticket.save(change, record, Some(login.deadline), &self.services).await?,
         };
         drop((lock, installing));
@@ -174,7 +175,7 @@ impl Changes {
         let known = previous.filter(|record| record.subject == subject);
         let company = login.company.or_else(|| known.and_then(|record| record.company.clone()));
         let nothing = Record { ended: None, ..Record::tombstone(0, 0, EndReason::LoggedOut) };
-        let added_at = change.locked.date(self.services.now());
+        let added_at = change.locked.date(self.services.now()).max(after(previous));
         let key = StoredKey { added_at, ..login.key };
         let record = Record { api_key: Some(key), subject, company, ..nothing };
         drop(ticket.save(change, record, None, &self.services).await?);
@@ -246,7 +247,8 @@ impl Changes {
         };
         let expired = Deadline::after(now, Duration::ZERO);
         let grant = grant_of(&self.services, nothing, token, expired, now, false);
-        let grant = Grant { logged_in_at: change.locked.date(now), ..grant };
+        let logged_in_at = change.locked.date(now).max(after(previous));
+        let grant = Grant { logged_in_at, ..grant };
         let subject = previous.and_then(|record| record.subject.clone());
         // The first refresh shows whose the token is.
         let company = previous.and_then(|record| record.company.clone());
@@ -310,7 +312,7 @@ impl Changes {
                 return Err(ChangeError::ImportUnconfirmed(why));
             }
             Err(error) => {
-                let now = change.locked.date(self.services.now());
+                let now = change.locked.date(self.services.now()).max(after(Some(&record)));
                 let reason = error.end_reason();
                 let ended =
                     Record { subject: record.subject.clone(), ..Record::tombstone(0, now, reason) };

@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 use super::account::Account;
 use super::health::Health;
 use super::locked_record::LockedRecord;
+use super::origin::after;
 use super::outcome::{self, Consequence, NextState, Renewal};
 use super::reason::LoginReason;
 use super::refresh_reason::{RefreshReason, RefreshReport};
@@ -99,7 +100,7 @@ impl Executor {
     /// Keeps a tombstone, over restarts too: no token is sent until somebody logs in.
     pub(super) async fn end(&self, old: LockedRecord, reason: EndReason) -> RefreshReport {
         let account = &self.account;
-        let at = old.locked.date(self.services.now());
+        let at = old.locked.date(self.services.now()).max(after(Some(&old.record)));
         let record = outcome::ended(&old.record, reason.clone(), at);
         let reason = LoginReason::Ended(reason);
         warn!(account = %account.name, "{}", reason.sentence(&account.name));

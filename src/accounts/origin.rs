@@ -11,6 +11,8 @@ pub(super) struct Origin {
     from: From,
     /// Learnt after some logins only.
     subject: Option<String>,
+    /// When the pair of the record was issued: of a grant, and no part of what makes a login.
+    refreshed_at: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,8 @@ impl Origin {
             (None, Some(key)) => (key.added_at, From::Key(key.api_origin.clone())),
             (None, None) => return None,
         };
-        Some(Self { at, from, subject: record.subject.clone() })
+        let refreshed_at = record.grant.as_ref().map(|grant| grant.refreshed_at);
+        Some(Self { at, from, subject: record.subject.clone(), refreshed_at })
     }
 
     /// True if both are one login.
@@ -43,13 +46,32 @@ impl Origin {
         Self::of(other).map(|other| other.at).or(ended).is_some_and(|other| self.at > other)
     }
 
-    /// True if a record without a credential says that this login, or a later one, has ended. That
-    /// its answer seemed lost ends it only until the answer comes.
+    /// True if a record without a credential says that this login, or a later one, has ended. What
+    /// was sent before the pair of this record, and seemed lost, did not end it; and a login that left
+    /// for another store and has a pair here came back.
     pub(super) fn has_ended_by(&self, record: &Record) -> bool {
         let Some(ended) = record.ended.as_ref().filter(|_| !record.has_credential()) else {
             return false;
         };
-        let is_verdict = matches!(ended.reason, EndReason::Interrupted { .. });
-        ended.at > self.at && !(is_verdict && self.subject == record.subject)
+        let is_over = match ended.reason {
+            EndReason::LeftStore { .. } => true,
+            EndReason::Interrupted { sent_at } => {
+                self.subject == record.subject && Some(sent_at) <= self.refreshed_at
+            }
+            _ => false,
+        };
+        ended.at > self.at && !is_over
     }
+}
+
+/// The earliest time after what a record tells of.
+pub(super) fn after(record: Option<&Record>) -> i64 {
+    record.and_then(date_of).map_or(i64::MIN, |at| at.saturating_add(1))
+}
+
+/// When a record's login began, or its key was added, or either ended.
+pub(super) fn date_of(record: &Record) -> Option<i64> {
+    let login = record.grant.as_ref().map(|grant| grant.logged_in_at);
+    let key = record.api_key.as_ref().map(|key| key.added_at);
+    login.or(key).or(record.ended.as_ref().map(|ended| ended.at))
 }

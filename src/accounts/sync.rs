@@ -12,6 +12,7 @@ use super::account::Account;
 use super::health::{Health, StoreFault};
 use super::key_file;
 use super::moved;
+use super::reason::LoginReason;
 use super::refresh_reason::RefreshReason;
 use super::refresher::Refresher;
 use super::registry::Registry;
@@ -163,7 +164,7 @@ impl StoreSync {
                 let back = was_refused || before.is_absent();
                 return self.look_at(account, record, version, back).await;
             }
-            Ok(None) if before.is_absent() && !was_refused => {}
+            Ok(None) if before.is_absent() && !was_refused && account.record().is_none() => {}
             Ok(None) => {
                 account.memory().version = Version::default();
                 if was_refused || account.record().is_some() {
@@ -189,14 +190,17 @@ impl StoreSync {
     /// wrong. Else people are told.
     async fn record_gone(&self, account: &Account) {
         let Some(known) = account.record() else { return transition::record_gone(account) };
-        if !known.has_credential() {
-            info!(account = %account.name, "removed elsewhere");
-        } else if let Some(name) = moved::new_name(&self.services, account, &known).await {
+        if let Some(name) = moved::new_name(&self.services, account, &known).await {
             info!(account = %account.name, "renamed elsewhere to {name}");
-        } else {
-            return transition::record_gone(account);
+            account.forget_record();
+        } else if !known.has_credential() && self.services.store.is_shared() {
+            // A file that is deleted by hand may come back with an earlier record, which the one that
+            // is remembered keeps out.
+            info!(account = %account.name, "removed elsewhere");
+            account.forget_record();
+        } else if account.peek().health != Health::LoginRequired(LoginReason::RecordGone) {
+            transition::record_gone(account);
         }
-        account.forget_record();
     }
 
     /// With a key every record is to be sealed: one that is not was saved before there was a key, or
@@ -413,15 +417,19 @@ mod tests {
             locked.save(record).await.unwrap();
         };
         let interrupted = EndReason::Interrupted { sent_at: login };
+        let interrupted_later = EndReason::Interrupted { sent_at: login + 1 };
         let of_company = |record| Record { subject: Some("company".into()), ..record };
         for (saved, is_kept) in [
             // A database that is back at what was before the login.
             (Record::tombstone(2, login - 1, EndReason::LoggedOut), true),
             // Or before the answer came that seemed lost.
             (of_company(Record::tombstone(5, login + 1, interrupted.clone())), true),
+            // Or before it came back from another store.
+            (Record::tombstone(5, login + 1, EndReason::LeftStore { target: "x".into() }), true),
             // The account was removed and made anew, and that login has ended.
             (Record::tombstone(2, login + 1, EndReason::LoggedOut), false),
             (Record::tombstone(2, login + 1, interrupted), false),
+            (of_company(Record::tombstone(2, login + 2, interrupted_later)), false),
             (Record::tombstone(6, login + 1, EndReason::LoggedOut), false),
         ] {
             save(&sixth).await;

@@ -9,6 +9,7 @@ use super::error::ChangeError;
 use super::savable::ensure_savable;
 use crate::accounts::account::Account;
 use crate::accounts::moved;
+use crate::accounts::origin::after;
 use crate::accounts::services::Services;
 use crate::accounts::settings::{LOCK_PATIENCE, REFRESH_LOCK_PATIENCE};
 use crate::accounts::transition;
@@ -23,6 +24,8 @@ pub struct ChangeTicket {
     number: u64,
     /// The generation that this process knew then.
     pub(super) generation: u64,
+    /// The earliest time after what it knew then.
+    pub(super) after: i64,
 }
 
 /// A record that is about to be replaced.
@@ -39,7 +42,8 @@ impl ChangeTicket {
     pub(super) fn new(account: Arc<Account>) -> Self {
         let number = account.order().next_number();
         let generation = account.peek().generation();
-        Self { account, number, generation }
+        let after = after(account.record().as_deref());
+        Self { account, number, generation, after }
     }
 
     pub(super) fn account(&self) -> &Arc<Account> {
@@ -127,10 +131,11 @@ impl ChangeTicket {
         change: LockedChange,
         saved: Record,
         services: &Services,
-    ) -> OwnedMutexGuard<()> {
+    ) -> Result<OwnedMutexGuard<()>, ChangeError> {
+        self.check_order()?;
         self.account.order().saved(self.number);
         transition::adopt(saved, &self.account, services);
-        change.refresh_lock
+        Ok(change.refresh_lock)
     }
 
     /// Nothing that was asked for later counts already.

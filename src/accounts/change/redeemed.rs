@@ -10,6 +10,7 @@ use tracing::warn;
 use super::error::ChangeError;
 use super::locked_change::ChangeTicket;
 use crate::accounts::account::Account;
+use crate::accounts::origin::date_of;
 use crate::accounts::services::Services;
 use crate::clock::{Deadline, Now};
 use crate::store::{AccountName, EndReason, Grant, Locked, Record};
@@ -36,15 +37,9 @@ pub(super) struct Redeemed {
 impl Redeemed {
     /// Dates it at the first try, for all of them: after what was known when it was asked for, even if
     /// that was dated by a clock that was ahead.
-    pub(super) fn date(
-        &mut self,
-        locked: &Locked,
-        ticket: &ChangeTicket,
-        previous: Option<&Record>,
-    ) {
+    pub(super) fn date(&mut self, locked: &Locked, ticket: &ChangeTicket) {
         if self.tries == 0 {
-            let known = previous.filter(|it| it.generation == ticket.generation);
-            self.grant.logged_in_at = locked.date(self.sent).max(after(known));
+            self.grant.logged_in_at = locked.date(self.sent).max(ticket.after);
         }
         self.tries += 1;
     }
@@ -98,7 +93,8 @@ impl Redeemed {
     ) -> Result<(), ChangeError> {
         let oauth = &services.oauth;
         let can_ask = self.grant.introspection_trusted && oauth.settings.introspect.is_some();
-        if !can_ask || previous.is_none_or(|record| record.grant.is_none()) {
+        let has_tokens = previous.is_some_and(|record| record.grant.is_some());
+        if !can_ask || !has_tokens || self.saved_as(previous).is_some() {
             return Ok(());
         }
         // What cannot be asked shows at the first refresh.
@@ -108,18 +104,6 @@ impl Redeemed {
             Ok(true) | Err(_) => Ok(()),
         }
     }
-}
-
-/// The earliest time after what a record tells of.
-pub(super) fn after(record: Option<&Record>) -> i64 {
-    record.and_then(date_of).map_or(i64::MIN, |at| at.saturating_add(1))
-}
-
-/// When a record's login began, or its key was added, or either ended.
-fn date_of(record: &Record) -> Option<i64> {
-    let login = record.grant.as_ref().map(|grant| grant.logged_in_at);
-    let key = record.api_key.as_ref().map(|key| key.added_at);
-    login.or(key).or(record.ended.as_ref().map(|ended| ended.at))
 }
 
 /// For how long a login is tried to be saved.
@@ -159,6 +143,7 @@ mod tests {
 
     use super::super::{Changes, Login};
     use super::*;
+    use crate::accounts::origin::after;
     use crate::accounts::refresher::Refresher;
     use crate::accounts::registry::Registry;
     use crate::accounts::testing;
@@ -228,7 +213,11 @@ mod tests {
         let changes = changes(&services);
         let name = AccountName::fallback();
         changes.install(changes.begin(&name), login(&services)).await.unwrap();
-        let ticket = changes.begin(&name);
+        let mut ticket = changes.begin(&name);
+        assert!(
+            ticket.after > login(&services).sent.wall - 60_000,
+            "after the login that is there"
+        );
         let grant = new_grant(&services);
         let at = grant.logged_in_at;
         let (company, subject) = (None, Ok("company".into()));
@@ -261,7 +250,8 @@ mod tests {
         redeemed.ensure_latest(&ticket, None).unwrap();
         let locked = services.store.lock(&name, Duration::ZERO).await.unwrap();
         redeemed.tries = 0;
-        redeemed.date(&locked, &ticket, Some(&ended(1, at + 900_000, EndReason::LoggedOut)));
+        ticket.after = after(Some(&ended(1, at + 900_000, EndReason::LoggedOut)));
+        redeemed.date(&locked, &ticket);
         assert_eq!(redeemed.grant.logged_in_at, at + 900_001, "it is the later one");
         (redeemed.tries, redeemed.grant.logged_in_at) = (1, at);
         // The answer of an earlier try was lost.

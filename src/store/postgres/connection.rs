@@ -89,12 +89,13 @@ impl Link {
     /// Why a store in this database cannot be opened.
     pub(super) fn unusable(&self, trouble: &Trouble) -> OpenError {
         let (place, why) = (self.address.shown.clone(), trouble.to_string());
-        if !trouble.is_unreachable() {
-            return OpenError::Database(place, why);
+        match trouble {
+            Trouble::Refused { .. } | Trouble::Distrusted(_) => OpenError::Database(place, why),
+            Trouble::Unreachable(_) => {
+                let hint = "; check that it runs and that the URL is right (store.url_file)";
+                OpenError::Away(place, why + hint)
+            }
         }
-        let says_what_to_do = why.contains("; ");
-        let hint = "; check that it runs and that the URL is right (store.url_file)";
-        OpenError::Away(place, if says_what_to_do { why } else { why + hint })
     }
 
     /// Runs one statement. If its connection is lost, it is run once more on a new one: every

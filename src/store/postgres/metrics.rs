@@ -66,7 +66,7 @@ impl Metrics {
     pub(super) fn statement<T>(&self, done: &Result<T, Trouble>) {
         self.statements.count(match done {
             Ok(_) => "done",
-            Err(Trouble::Unreachable(_)) => "unreachable",
+            Err(Trouble::Unreachable(_) | Trouble::Distrusted(_)) => "unreachable",
             Err(Trouble::Refused { .. }) => "refused",
         });
     }

@@ -13,6 +13,9 @@ pub(super) enum Trouble {
     /// The database cannot be reached or does not answer; that is over when it does.
     #[error("{0}")]
     Unreachable(String),
+    /// Its certificate is refused; that is over when it, the settings or the clock are changed.
+    #[error("{0}")]
+    Distrusted(String),
     /// The database refuses.
     #[error("the database refuses: {why}{}", hint(.code))]
     Refused {
@@ -25,7 +28,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     pub(super) fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Distrusted(_))
     }
 
     /// True if the role may not do it.
@@ -49,7 +52,7 @@ impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(refused) = error.as_db_error() else {
             if let Some(text) = certificate(&error) {
-                return Self::Unreachable(text);
+                return Self::Distrusted(text);
             }
             let mut text = error.to_string();
             let mut cause = error.source();
@@ -75,7 +78,7 @@ impl From<Trouble> for io::Error {
     /// Never of the kind that says that a resource of this process is missing.
     fn from(trouble: Trouble) -> Self {
         let kind = match trouble {
-            Trouble::Unreachable(_) => io::ErrorKind::NotConnected,
+            Trouble::Unreachable(_) | Trouble::Distrusted(_) => io::ErrorKind::NotConnected,
             Trouble::Refused { .. } => io::ErrorKind::PermissionDenied,
         };
         Self::new(kind, trouble.to_string())
