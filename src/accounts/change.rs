@@ -1,6 +1,7 @@
 //! Logins and logouts: what a person decides about an account. Both take the locks that a refresh
 //! takes, and the last one to be asked for wins.
 
+mod company;
 mod error;
 mod locked_change;
 mod name;
@@ -30,6 +31,7 @@ use crate::clock::{Deadline, Now};
 use crate::oauth::Tokens;
 use crate::secret::RefreshToken;
 use crate::store::{AccountName, EndReason, Grant, Record, StoredKey};
+use company::{Turn, held_elsewhere};
 pub use error::ChangeError;
 pub use locked_change::ChangeTicket;
 use locked_change::check_changeable;
@@ -62,7 +64,7 @@ pub struct Changes {
     services: Arc<Services>,
     registry: Arc<Registry>,
     refresher: Arc<Refresher>,
-    /// Held from the check that no other account has a login's company until the login is saved.
+    /// See [`Turn`].
     installing: tokio::sync::Mutex<()>,
 }
 
@@ -131,15 +133,15 @@ impl Changes {
         let known = previous.filter(|record| record.subject == subject);
         let company = known.and_then(|record| record.company.clone());
         let company = login.company.clone().or(company);
-        let installing = self.installing.lock().await;
-        let other = self.held_elsewhere(&account.name, subject.as_deref(), login.replaces)?;
+        let turn = Turn::take(&self.installing, &self.services).await?;
+        let other = self.other_holder(account, subject.as_deref(), login.replaces).await?;
         let is_usable = login.grant.access.is_some();
         let record = Record { company, ..record_of(login.grant.clone(), subject) };
         let lock = match login.saved_as(previous) {
             Some(saved) => ticket.adopt(change, saved, &self.services)?,
             None => ticket.save(change, record, Some(login.deadline), &self.services).await?,
         };
-        drop((lock, installing));
+        drop((lock, turn));
         account.memory().remember_success(is_usable);
         if !is_usable {
             let generation = account.peek().generation();
@@ -196,28 +198,18 @@ impl Changes {
         api_key::check(&self.services, account).await
     }
 
-    /// The other account that holds a login's company, if the login replaces it.
-    fn held_elsewhere(
+    async fn other_holder(
         &self,
-        account: &AccountName,
+        account: &Account,
         subject: Option<&str>,
         replaces: bool,
     ) -> Result<Option<AccountName>, ChangeError> {
-        let issued = self.services.issued();
-        let other = |subject: &str| self.registry.other_holder(account, subject, &issued);
-        let Some((subject, other)) = subject.and_then(|it| Some((it, other(it)?))) else {
-            return Ok(None);
-        };
-        if replaces {
-            return Ok(Some(other));
-        }
-        let (account, subject) = (account.clone(), subject.to_owned());
-        Err(ChangeError::ConnectedElsewhere { account, subject, other })
+        held_elsewhere(&self.services, &self.registry, &account.name, subject, replaces).await
     }
 
     /// Logs an account out whose company another one holds now.
     async fn moved(&self, other: &AccountName, to: &AccountName) {
-        let Some(account) = self.registry.get(other) else { return };
+        let account = self.registry.get_or_insert(other);
         if let Err(error) = self.logout(&account, EndReason::Moved { to: to.to_string() }).await {
             warn!(account = %other, "its company was moved to account {to}, and it could not be logged out: {error}");
         }
@@ -303,9 +295,11 @@ impl Changes {
         let account = ticket.account();
         let change = ticket.lock(&self.services, false).await?;
         let Some(mut record) = change.previous.clone() else { return Ok(()) };
-        let _installing = self.installing.lock().await;
-        let judged = subject_of(&account.name, record.subject.clone(), subject)
-            .and_then(|it| self.held_elsewhere(&account.name, it.as_deref(), false).map(|_| it));
+        let _turn = Turn::take(&self.installing, &self.services).await?;
+        let judged = match subject_of(&account.name, record.subject.clone(), subject) {
+            Ok(it) => self.other_holder(account, it.as_deref(), false).await.map(|_| it),
+            Err(error) => Err(error),
+        };
         match judged {
             Ok(subject) => record.subject = subject,
             Err(ChangeError::Unconfirmed { why, .. }) => {

@@ -19,6 +19,12 @@ impl AccountName {
         Self("default".into())
     }
 
+    /// In place of a name, for the lock that whoever saves a login of any account has. No account can
+    /// have it.
+    pub(crate) fn of_any_login() -> Self {
+        Self("(any login)".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
