@@ -43,8 +43,8 @@ pub(super) async fn identify(recorders: Arc<Recorders>) {
 /// The program that holds a socket, by its inode; none if it is another user's or does not let
 /// itself be looked at.
 pub fn holder(inode: u32) -> Option<Program> {
-    let holds = |pid: &u32| processes::sockets(*pid).contains(&inode);
-    processes::newest_first().into_iter().find(holds).and_then(program)
+    let holder = processes::newest_first().into_iter().find(|pid| holds(*pid, inode))?;
+    program(opener(holder, inode))
 }
 
 fn look_up(clients: &[Arc<Client>]) {
@@ -80,11 +80,24 @@ fn find_holders(sockets: &[(u32, &Arc<Client>)]) {
         missing.retain(|(socket, client)| {
             let is_held = inodes.contains(socket);
             if is_held {
-                client.set_program(program(pid));
+                client.set_program(program(opener(pid, *socket)));
             }
             !is_held
         });
     }
+}
+
+fn holds(pid: u32, socket: u32) -> bool {
+    processes::sockets(pid).contains(&socket)
+}
+
+/// The process that has opened a socket which `holder` holds: a program that is being started holds
+/// what its parent holds until it runs.
+fn opener(mut holder: u32, socket: u32) -> u32 {
+    while let Some(parent) = processes::parent(holder).filter(|parent| holds(*parent, socket)) {
+        holder = parent;
+    }
+    holder
 }
 
 /// The program of a process, if it is still there.

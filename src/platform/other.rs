@@ -81,6 +81,11 @@ pub mod processes {
         Vec::new()
     }
 
+    /// The process that started a process: not known.
+    pub fn parent(_: u32) -> Option<u32> {
+        None
+    }
+
     /// The sockets that a process holds: not known.
     pub fn sockets(_: u32) -> Vec<u32> {
         Vec::new()

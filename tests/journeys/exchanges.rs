@@ -328,6 +328,8 @@ async fn running_requests_are_listed_until_they_have_ended() {
     let setup = setup(&upstream, "").await;
     let mut caller = setup.caller();
     caller.send_head("GET", "/v1/slow?a=1", &[]);
+    // It is listed from its arrival on, and has its account a moment later.
+    wait_until("the upstream has it", || !upstream.requests().is_empty());
     let listed = wait_for_running(&setup.proxy, 1).await.remove(0);
     let names = ["running", "seq", "status", "total_ms", "path", "account"];
     let expected = json!([true, null, null, null, "/v1/slow", "default"]);

@@ -19,6 +19,13 @@ pub fn newest_first() -> Vec<u32> {
     pids
 }
 
+/// The process that started a process, while both are there.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Field 4; field 2, its name in parentheses, may hold anything.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The inodes of the sockets that a process holds; none if it is another user's or has ended.
 pub fn sockets(pid: u32) -> Vec<u32> {
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
