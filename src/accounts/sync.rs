@@ -299,6 +299,31 @@ mod tests {
     use crate::accounts::testing::{save_expired, services};
     use crate::store::EndReason;
 
+    /// An account, and its record in the store, which is not read yet.
+    struct Setup {
+        services: Arc<Services>,
+        sync: StoreSync,
+        name: AccountName,
+        account: Arc<Account>,
+        first: Record,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Setup {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (services, _commands) = services(folder.path());
+            let registry = Arc::new(Registry::new(services.context.clone()));
+            let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
+            let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
+            let name: AccountName = "acme".parse().unwrap();
+            let account = registry.get_or_insert(&name);
+            save_expired(&services, &name).await;
+            let (first, _) = services.store.load(&name).await.unwrap().unwrap();
+            Self { services, sync, name, account, first, _folder: folder }
+        }
+    }
+
     #[tokio::test]
     async fn a_new_record_of_an_account_that_is_being_changed_is_read_later() {
         let folder = tempfile::tempdir().unwrap();
@@ -323,15 +348,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_older_record_of_the_same_login_is_replaced_by_the_one_in_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let (services, _commands) = services(folder.path());
-        let registry = Arc::new(Registry::new(services.context.clone()));
-        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
-        let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
-        let name: AccountName = "acme".parse().unwrap();
-        let account = registry.get_or_insert(&name);
-        save_expired(&services, &name).await;
-        let (first, _) = services.store.load(&name).await.unwrap().unwrap();
+        let Setup { services, sync, name, account, first, _folder } = Setup::new().await;
         let at = |generation| Record { generation, ..first.clone() };
         let save = async |record: Record| {
             // A program that another test starts has the files of this process open for a moment.
@@ -365,15 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_login_is_saved_over_an_older_pair_of_it_and_of_no_later_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let (services, _commands) = services(folder.path());
-        let registry = Arc::new(Registry::new(services.context.clone()));
-        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
-        let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
-        let name: AccountName = "acme".parse().unwrap();
-        let account = registry.get_or_insert(&name);
-        save_expired(&services, &name).await;
-        let (first, _) = services.store.load(&name).await.unwrap().unwrap();
+        let Setup { services, sync, name, account, first, _folder } = Setup::new().await;
         let save = async |record: &Record| {
             let locked = services.store.lock(&name, Duration::ZERO).await.unwrap();
             locked.save(record).await.unwrap();
@@ -401,15 +410,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lower_generation_that_ends_a_later_login_counts_and_one_before_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let (services, _commands) = services(folder.path());
-        let registry = Arc::new(Registry::new(services.context.clone()));
-        let refresher = Arc::new(Refresher::new(services.clone(), registry.clone()));
-        let sync = StoreSync::new(services.clone(), registry.clone(), refresher);
-        let name: AccountName = "acme".parse().unwrap();
-        let account = registry.get_or_insert(&name);
-        save_expired(&services, &name).await;
-        let (first, _) = services.store.load(&name).await.unwrap().unwrap();
+        let Setup { services, sync, name, account, first, _folder } = Setup::new().await;
         let login = first.grant.as_ref().unwrap().logged_in_at;
         let sixth = Record { generation: 6, subject: Some("company".into()), ..first };
         let save = async |record: &Record| {
